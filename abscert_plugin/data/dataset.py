@@ -1,0 +1,140 @@
+"""What a data set is: stored images, labels, and where each image came from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol, final
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from abscert_plugin.errors import DataError
+
+
+class Split(StrEnum):
+    """The parts of a data set. `VALIDATION` is held out of the training file; nothing is chosen on `TEST`."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class ImageSource(Protocol):
+    """Where stored images come from: memory, or files that are read when asked for."""
+
+    def read(self, positions: Int64[np.ndarray, "n"]) -> UInt8[np.ndarray, "n channels height width"]:
+        """Return the images at these places of the source's own file."""
+        ...
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all images are in memory."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class ArraySource:
+    """Images in memory."""
+
+    images: UInt8[np.ndarray, "all channels height width"]
+
+    def read(self, positions: Int64[np.ndarray, "n"]) -> UInt8[np.ndarray, "n channels height width"]:
+        """Return the images at these places."""
+        return self.images[positions]
+
+    @property
+    def is_resident(self) -> bool:
+        """All images are in memory."""
+        return True
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """Some images of a data set, in order.
+
+    Args:
+        index: each image's place in the data set's own file.
+        images: stored pixel values; value v stands for v / levels on the pixel scale.
+        labels: each image's class, from 0.
+    """
+
+    index: Int64[np.ndarray, "n"]
+    images: UInt8[np.ndarray, "n channels height width"]
+    labels: Int64[np.ndarray, "n"]
+
+
+@final
+@dataclass(frozen=True)
+class DataSet:
+    """One split of a data set.
+
+    Args:
+        name: the name that `--data` takes.
+        split: which part this is.
+        classes: one name per class.
+        shape: (channels, height, width) of every image.
+        levels: the stored value that stands for 1.0 on the pixel scale (255 for 8-bit images, 16 for `digits`).
+        source: where the images come from.
+        labels: the class of every image of this split.
+        index: the place of every image of this split in the data set's own file (`ImageSource.read` takes these).
+        sha256: checksum of the split's stored images and labels (of the file list, for a folder).
+
+    Raises:
+        DataError: if a label lies outside the classes or the sizes disagree.
+    """
+
+    name: str
+    split: Split
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    levels: int
+    source: ImageSource
+    labels: Int64[np.ndarray, "n"]
+    index: Int64[np.ndarray, "n"]
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.index):
+            raise DataError(f"expected one label per image of {self.name}, got {len(self.labels)} labels and {len(self.index)} images")
+        outside = (self.labels < 0) | (self.labels >= len(self.classes))
+        if outside.any():
+            row = int(np.argmax(outside))
+            raise DataError(
+                f"expected labels of {self.name} from 0 to {len(self.classes) - 1}, got {self.labels[row]} at index {self.index[row]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all images are in memory."""
+        return self.source.is_resident
+
+    def take(self, positions: Int64[np.ndarray, "m"]) -> Batch:
+        """Return the images at these positions of the split (0 to len - 1)."""
+        index = self.index[positions]
+        return Batch(index, self.source.read(index), self.labels[positions])
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Yield the whole split in order, `size` images at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
+    def first(self, limit: int | None) -> "DataSet":
+        """Return the split's first `limit` images (all of them where `limit` is None).
+
+        Raises:
+            DataError: if `limit` is less than 1.
+        """
+        if limit is None:
+            return self
+        if limit < 1:
+            raise DataError(f"expected a limit of at least 1 image, got {limit}")
+        return replace(self, labels=self.labels[:limit], index=self.index[:limit])
+
+    def pixels(self, images: UInt8[np.ndarray, "n channels height width"]) -> Float32[np.ndarray, "n channels height width"]:
+        """Return stored images on the pixel scale [0, 1]."""
+        return images / np.float32(self.levels)

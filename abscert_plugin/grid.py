@@ -1,0 +1,175 @@
+"""The grid of cells that a pixel's range is cut into, and the abstraction phi on numpy arrays."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, final
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from abscert_plugin.errors import GridError
+
+MAX_CELLS: Final = 255
+# Edges are multiples of 2^-24 on the pixel scale. Each is then a float32, and so is 2 * edge - 1: a pixel lies
+# between the ends of its cell exactly, on both scales, with no rounding anywhere.
+_EDGE_UNITS: Final = 2**24
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A partition of the training domain [-1, 1] into `cells` intervals of one width (the paper's d = 2 / cells).
+
+    An edge belongs to the upper cell; the top of the domain belongs to the last cell. Edge k is the largest multiple
+    of 2^-24 that is not above k / cells (pixel scale), hence at most 6e-8 below the ideal edge, and an 8-bit
+    pixel that falls on an ideal edge belongs to the upper cell, as in exact arithmetic.
+
+    Args:
+        cells: number of intervals, 1 to 255. One cell is legal and decides nothing: every image is the same.
+
+    Raises:
+        GridError: if `cells` is not a whole number from 1 to 255.
+
+    Source: AbsCert paper, section 3.2.1.
+
+    >>> Grid(2).training_edges.tolist()
+    [-1.0, 0.0, 1.0]
+    """
+
+    cells: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cells <= MAX_CELLS:
+            raise GridError(f"expected a number of cells from 1 to {MAX_CELLS}, got {self.cells}")
+
+    @classmethod
+    def from_granularity(cls, granularity: float) -> "Grid":
+        """Return the grid whose cells have the width `granularity` (the paper's d, on the training scale).
+
+        Raises:
+            GridError: if 2 / granularity is not a whole number to 1e-9; the message names the two nearest
+                granularities that are.
+        """
+        if not (math.isfinite(granularity) and 0 < granularity <= 2):
+            raise GridError(f"expected a granularity d with 0 < d <= 2, got {granularity}")
+        quotient = 2 / granularity
+        cells = round(quotient)
+        if abs(quotient - cells) <= 1e-9:
+            return cls(cells)
+        coarse = min(max(1, math.floor(quotient)), MAX_CELLS - 1)
+        raise GridError(
+            f"expected a granularity d that divides 2, got {granularity} (2 / d = {quotient:.9g}); the nearest are "
+            f"{2 / coarse!r} (--cells {coarse}) and {2 / (coarse + 1)!r} (--cells {coarse + 1})"
+        )
+
+    @property
+    def granularity(self) -> float:
+        """Width of a cell on the training scale (the paper's d)."""
+        return 2 / self.cells
+
+    @property
+    def edges(self) -> Float32[np.ndarray, "edges"]:
+        """All cells + 1 edges on the pixel scale, from 0 to 1."""
+        units = [math.floor(Fraction(k * _EDGE_UNITS, self.cells)) for k in range(self.cells + 1)]
+        return (np.array(units, dtype=np.float64) / _EDGE_UNITS).astype(np.float32)
+
+    @property
+    def training_edges(self) -> Float32[np.ndarray, "edges"]:
+        """All cells + 1 edges on the training scale, from -1 to 1: exactly 2 * edges - 1."""
+        return 2 * self.edges - 1
+
+    def cell(self, images: Float32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+        """Return the cell of every pixel.
+
+        Args:
+            images: pixels on the pixel scale [0, 1].
+
+        Raises:
+            GridError: if a pixel is NaN or lies outside [0, 1]; nothing is clamped silently.
+        """
+        check_pixels(images)
+        return np.searchsorted(self.edges[1:-1], images, side="right").astype(np.uint8)
+
+    def interval_image(
+        self, images: Float32[np.ndarray, "*batch channels height width"]
+    ) -> Float32[np.ndarray, "*batch channels2 height width"]:
+        """Return phi(images): the C lower ends, then the C upper ends, of every pixel's cell, on the training scale.
+
+        Soundness: lower <= 2 * image - 1 <= upper holds exactly. Pixels of one cell get bit-identical ends.
+
+        Args:
+            images: pixels on the pixel scale [0, 1].
+
+        Raises:
+            GridError: as `cell`.
+        """
+        return self.ends(self.cell(images))
+
+    def ends(
+        self, cell: UInt8[np.ndarray, "*batch channels height width"]
+    ) -> Float32[np.ndarray, "*batch channels2 height width"]:
+        """Return the interval image of given cells: C lower ends, then C upper ends, on the training scale."""
+        edges = self.training_edges
+        return np.concatenate([edges[:-1][cell], edges[1:][cell]], axis=-3)
+
+    def reachable(
+        self, images: Float32[np.ndarray, "*shape"], radius: float
+    ) -> tuple[UInt8[np.ndarray, "*shape"], UInt8[np.ndarray, "*shape"]]:
+        """Return the lowest and the highest cell that each pixel reaches within the ball; all between are reachable.
+
+        Soundness: the ball's ends are rounded outward to float32 before they are looked up, so no cell that a
+        float32 image of the ball falls into is missed.
+
+        Args:
+            images: pixels on the pixel scale [0, 1].
+            radius: the ball's radius on the pixel scale, finite and not negative.
+
+        Raises:
+            GridError: if the radius is negative or not finite, or as `cell`.
+        """
+        if not (math.isfinite(radius) and radius >= 0):
+            raise GridError(f"expected a radius that is finite and not negative, got {radius}")
+        check_pixels(images)
+        if radius == 0:
+            cell = self.cell(images)
+            return cell, cell
+        exact = images.astype(np.float64)
+        low = np.maximum(_float32_below(np.nextafter(exact - radius, -np.inf)), np.float32(0))
+        high = np.minimum(-_float32_below(-np.nextafter(exact + radius, np.inf)), np.float32(1))
+        return self.cell(low), self.cell(high)
+
+    def level_cells(self, levels: int) -> UInt8[np.ndarray, "values"]:
+        """Return the cell of each stored pixel value 0, 1, ..., levels, which stands for value / levels."""
+        return self.cell(level_pixels(levels))
+
+
+def level_pixels(levels: int) -> Float32[np.ndarray, "values"]:
+    """Return the pixel-scale float32 of each stored value 0, 1, ..., levels (255 for 8-bit images)."""
+    return np.arange(levels + 1, dtype=np.float32) / np.float32(levels)
+
+
+def check_pixels(images: Float32[np.ndarray, "*shape"]) -> None:
+    """Raise unless every pixel is a number in [0, 1].
+
+    Raises:
+        GridError: naming the first offending value.
+    """
+    inside = (images >= 0) & (images <= 1)  # false for NaN
+    if not inside.all():
+        worst = images[~inside].flat[0]
+        raise GridError(f"expected pixels in [0, 1] (pixel scale), got {worst}; scale the images before abstraction")
+
+
+def log2_count(
+    lowest: UInt8[np.ndarray, "batch *pixels"], highest: UInt8[np.ndarray, "batch *pixels"]
+) -> Float64[np.ndarray, "batch"]:
+    """Return log2 of the number of interval images between `lowest` and `highest`, for each image."""
+    widths: Int64[np.ndarray, "batch *pixels"] = highest.astype(np.int64) - lowest.astype(np.int64) + 1
+    return np.log2(widths.reshape(len(widths), -1)).sum(axis=1, dtype=np.float64)
+
+
+def _float32_below(values: Float64[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Return the largest float32 that is not above each value."""
+    nearest = values.astype(np.float32)
+    return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)

@@ -1,0 +1,223 @@
+"""Records on disk: one JSON line per image, and a run.json beside them that says how they were made."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self, final
+
+from abscert_plugin.errors import RecordError
+
+SCHEMA_VERSION: Final = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The verdict on one image.
+
+    Args:
+        index: the image's place in the data set's own test file.
+        label: its class in the data set.
+        prediction: the class that the ONNX file gives the clean image (-1 where it gave no number).
+        claim: `cell` or `ball`; never compare rows of different claims.
+        radius: the ball's radius on `radius_scale`; None for the claim `cell`.
+        radius_scale: `pixel` or `training`; None for the claim `cell`.
+        verdict: `certified`, `falsified` or `unknown`.
+        reason: why, in one phrase.
+        method: what decided it.
+        reachable_log2: log2 of the number of interval images that the claim covers.
+        margin: least logit of the label minus the greatest other logit, over what was run; None where not a number.
+        seconds: time spent on this image (a batch's time is shared equally).
+        counterexample: `itself` where the clean image is one, the name of a stored one, or None.
+        schema: version of this row's layout.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    claim: str
+    radius: float | None
+    radius_scale: str | None
+    verdict: str
+    reason: str
+    method: str
+    reachable_log2: float
+    margin: float | None
+    seconds: float
+    counterexample: str | None = None
+    schema: int = SCHEMA_VERSION
+
+
+_FIELDS: Final = tuple(field.name for field in fields(Record))
+
+
+@final
+class RecordWriter:
+    """Appends records to a JSON Lines file; whole lines only, so that a killed run loses at most its last batch.
+
+    Raises:
+        RecordError: if the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            drop_half_line(path)
+            self._file: IO[str] = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError as failure:
+            raise RecordError(f"cannot write {self._path}: {failure.strerror}") from failure
+
+    def write(self, records: Iterable[Record]) -> None:
+        """Append the records and hand them to the operating system.
+
+        Raises:
+            RecordError: if the disk is full or the file cannot be written; the lines before stay as they are.
+        """
+        lines = [json.dumps({name: getattr(record, name) for name in _FIELDS}, allow_nan=False) + "\n" for record in records]
+        try:
+            self._file.write("".join(lines))
+            self._file.flush()
+        except OSError as error:
+            raise RecordError(f"cannot write {self._path}: {error.strerror}; the rows before are kept") from error
+
+
+def drop_half_line(path: Path) -> None:
+    """Cut a last line without an end, as a killed run leaves it; do nothing where there is none or no file."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the rows of a records file, in the file's order; a half last line is left out.
+
+    Raises:
+        RecordError: if the file is missing, a line is not a record, or its schema is not this version's.
+    """
+    return list(_parse_lines(path))
+
+
+def _parse_lines(path: Path) -> Iterator[Record]:
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
+    lines = content.split("\n")[:-1]  # what follows the last end of line is a half line, or empty
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from error
+        yield _parse_row(row, f"{path}, line {number}")
+
+
+def _parse_row(row: Any, place: str) -> Record:
+    if not isinstance(row, dict) or row.get("schema") != SCHEMA_VERSION:
+        found = row.get("schema") if isinstance(row, dict) else None
+        raise RecordError(f"{place}: expected a record of schema {SCHEMA_VERSION}, got {found}")
+    missing = [name for name in _FIELDS if name not in row]
+    unknown = sorted(set(row) - set(_FIELDS))
+    if missing or unknown:
+        raise RecordError(f"{place}: expected the keys of a record; missing {missing}, unknown {unknown}")
+    return Record(**row)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object so that the file is either the old one or the new one, whole, at any moment.
+
+    Raises:
+        RecordError: if the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        RecordError: if it is missing or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # not JSON, or not text
+        raise RecordError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"expected a JSON object in {path}, got {type(value).__name__}")
+    return value
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """How a run's records were made: the content of run.json.
+
+    Args:
+        command: the subcommand, such as `verify`.
+        configuration: every option that a result depends on.
+        versions: of this project and of the libraries that took part.
+        device: the machine, in words.
+        provider: the onnxruntime execution provider that ran (None where none took part).
+        data: name, split, count and sha256 of the data set.
+        model: path and sha256 of the ONNX file (None where none took part).
+        seconds: wall-clock time, None while the run is under way.
+    """
+
+    command: str
+    configuration: Mapping[str, Any]
+    versions: Mapping[str, str]
+    device: str
+    provider: str | None
+    data: Mapping[str, Any] | None
+    model: Mapping[str, Any] | None
+    seconds: float | None = None
+    schema: int = SCHEMA_VERSION
+
+    def write(self, path: Path) -> None:
+        """Write run.json atomically.
+
+        Raises:
+            RecordError: if it cannot be written.
+        """
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "RunInfo":
+        """Return the content of a run.json.
+
+        Raises:
+            RecordError: if it is missing, not JSON, or of another schema.
+        """
+        value = read_json(path)
+        names = {field.name for field in fields(cls)}
+        if value.get("schema") != SCHEMA_VERSION or set(value) != names:
+            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}")
+        return cls(**value)

@@ -1,0 +1,1 @@
+"""Certified-training baselines on auto_LiRPA, behind one interface."""

@@ -1,0 +1,1 @@
+"""The comparison harness: plans, runs, records and tables."""
