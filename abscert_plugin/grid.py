@@ -158,7 +158,9 @@ def check_pixels(images: Float32[np.ndarray, "*shape"]) -> None:
     inside = (images >= 0) & (images <= 1)  # false for NaN
     if not inside.all():
         worst = images[~inside].flat[0]
-        raise GridError(f"expected pixels in [0, 1] (pixel scale), got {worst}; scale the images before abstraction")
+        raise GridError(
+            f"expected pixels in [0, 1] (pixel scale), got {worst}; scale the images before abstraction"
+        )
 
 
 def log2_count(

@@ -1,1 +1,1 @@
-"""artifact."""
+"""ONNX files: what they carry, how they are written, and how any classifier is put under abstraction."""

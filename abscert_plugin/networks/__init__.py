@@ -1,1 +1,7 @@
-"""networks."""
+"""Networks: one file per family, a table from name to builder."""
+
+from abscert_plugin.networks.activation import Activation
+from abscert_plugin.networks.shape import InputShape
+from abscert_plugin.networks.table import NETWORKS, NetworkConfig
+
+__all__ = ["NETWORKS", "Activation", "InputShape", "NetworkConfig"]

@@ -1,0 +1,195 @@
+"""The metadata that an ONNX file of this project carries, and reading an ONNX file without trusting it."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from abscert_plugin.errors import AbscertError, UnsupportedModelError
+from abscert_plugin.grid import Grid
+
+DOMAIN: Final = "-1,1"
+PIXEL_RANGE: Final = "0,1"
+INTERVAL: Final = "interval"
+IMAGE: Final = "image"
+LOGITS: Final = "logits"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What `metadata_props` of an ONNX file say about it.
+
+    Args:
+        version: version of abscert-plugin that wrote the file.
+        cells: the grid's number of cells.
+        image_shape: (channels, height, width) of an image, before abstraction.
+        classes: number of classes.
+        network: name of the network, or of the wrapped file.
+        training: how it was trained (method, claim, radius, seed, epochs), as `key=value` pairs joined by `;`.
+    """
+
+    version: str
+    cells: int
+    image_shape: tuple[int, int, int]
+    classes: int
+    network: str
+    training: str
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the file's cells lie on."""
+        return Grid(self.cells)
+
+    def as_properties(self) -> Mapping[str, str]:
+        """Return the key-value pairs that are stored in the file."""
+        return {
+            "abscert.version": self.version,
+            "abscert.cells": str(self.cells),
+            "abscert.domain": DOMAIN,
+            "abscert.pixel_range": PIXEL_RANGE,
+            "abscert.image_shape": ",".join(map(str, self.image_shape)),
+            "abscert.classes": str(self.classes),
+            "abscert.network": self.network,
+            "abscert.training": self.training,
+        }
+
+
+_KEYS: Final = tuple(Metadata("", 1, (1, 1, 1), 1, "", "").as_properties())
+
+
+def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
+    """Return the metadata of an ONNX file of this project.
+
+    Raises:
+        UnsupportedModelError: if a key is missing or its value has no meaning; the message names the key.
+    """
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    missing = [key for key in _KEYS if key not in properties]
+    if missing:
+        raise UnsupportedModelError(
+            f"{path} lacks the metadata {', '.join(missing)}: it was not written by `abscert export`; "
+            "put any other classifier under abstraction with `abscert wrap`"
+        )
+    for key, expected in (("abscert.domain", DOMAIN), ("abscert.pixel_range", PIXEL_RANGE)):
+        if properties[key] != expected:
+            raise UnsupportedModelError(f"{path}: expected {key} = {expected!r}, got {properties[key]!r}")
+    try:
+        channels, height, width = (int(size) for size in properties["abscert.image_shape"].split(","))
+        metadata = Metadata(
+            version=properties["abscert.version"],
+            cells=int(properties["abscert.cells"]),
+            image_shape=(channels, height, width),
+            classes=int(properties["abscert.classes"]),
+            network=properties["abscert.network"],
+            training=properties["abscert.training"],
+        )
+        Grid(metadata.cells)
+        if min(*metadata.image_shape, metadata.classes) < 1:
+            raise ValueError("a size is less than 1")
+    except (ValueError, AbscertError) as error:
+        raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {error}") from error
+    return metadata
+
+
+def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
+    """Put the metadata into the model, in place of what it had under these keys."""
+    properties = metadata.as_properties()
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key not in properties}
+    onnx.helper.set_model_props(model, {**kept, **properties})
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Return the graph of an ONNX file, without the tensors that it keeps in other files.
+
+    Raises:
+        UnsupportedModelError: if the file is missing, empty or not an ONNX model, or if it points at external
+            data outside its own folder or at data that is not there.
+    """
+    if not path.is_file():
+        raise UnsupportedModelError(f"{path} is not there" if not path.exists() else f"{path} is not a file")
+    if path.stat().st_size == 0:
+        raise UnsupportedModelError(f"{path} is empty")
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise UnsupportedModelError(
+            f"{path} is not an ONNX model, or is cut short; export it again"
+        ) from error
+    except OSError as error:
+        raise UnsupportedModelError(f"cannot read {path}: {error.strerror}") from error
+    if not model.opset_import or not model.graph.output:
+        raise UnsupportedModelError(f"{path} is not an ONNX model: it has no operator set or no output")
+    for location in external_locations(model):
+        _check_location(location, path)
+    return model
+
+
+def external_locations(model: onnx.ModelProto) -> list[str]:
+    """Return the paths, as the model writes them, of the files that hold its tensors."""
+    found = {
+        entry.value
+        for tensor in _tensors(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for function in model.functions:
+        found |= {
+            entry.value
+            for node in function.node
+            for tensor in _node_tensors(node)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+    return sorted(found)
+
+
+def model_sha256(path: Path, model: onnx.ModelProto) -> str:
+    """Return the checksum of an ONNX file and of the files that hold its tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for part in [path, *(path.parent / location for location in external_locations(model))]:
+        with part.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_location(location: str, path: Path) -> None:
+    folder = path.resolve().parent
+    target = (folder / location).resolve()  # an absolute location replaces the folder, a link is followed
+    if not target.is_relative_to(folder) or ".." in Path(location).parts:
+        raise UnsupportedModelError(
+            f"{path} keeps tensors at {location!r}, outside its own folder; this is refused"
+        )
+    if not target.is_file():
+        raise UnsupportedModelError(
+            f"{path} keeps tensors in {location!r}, which is not there; copy it beside the model"
+        )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in [
+            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+            *attribute.sparse_tensors,
+        ]:
+            yield from (sparse.values, sparse.indices)
+        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            yield from _tensors(graph)

@@ -1,0 +1,211 @@
+"""The only door to onnxruntime: an ONNX file becomes a function on arrays."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, final
+
+import numpy as np
+import onnxruntime
+from jaxtyping import Float32
+from onnxruntime.capi import onnxruntime_pybind11_state as backend
+
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
+
+_BACKEND_ERRORS: Final = (
+    backend.EPFail,
+    backend.Fail,
+    backend.InvalidArgument,
+    backend.InvalidGraph,
+    backend.InvalidProtobuf,
+    backend.ModelLoaded,
+    backend.NoModel,
+    backend.NoSuchFile,
+    backend.NotImplemented,
+    backend.RuntimeException,
+)
+_LOG_NOTHING: Final = 4  # onnxruntime's own log goes to stderr; its errors reach the user as one line of ours
+
+
+class Provider(StrEnum):
+    """Where the ONNX file runs. `AUTO` takes CUDA where a driver and a device are there, else the CPU."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+    TENSORRT = "tensorrt"
+
+
+_PROVIDERS: Final[Mapping[Provider, tuple[str, ...]]] = MappingProxyType(
+    {
+        Provider.CPU: ("CPUExecutionProvider",),
+        Provider.CUDA: ("CUDAExecutionProvider", "CPUExecutionProvider"),
+        Provider.TENSORRT: ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    }
+)
+
+
+@final
+class BlackBox:
+    """An ONNX classifier as a function from a batch of inputs to a batch of logits.
+
+    Optimisation level, threads and execution order are pinned, so that the same file, machine and provider give
+    the same bits. A file with a fixed batch size is fed in pieces of just that size.
+
+    Args:
+        model: path of the ONNX file, or its bytes (without external data).
+        provider: where to run it.
+        threads: threads of the CPU provider; all cores of the process where None.
+
+    Raises:
+        UnsupportedModelError: if onnxruntime cannot load the file, or it has not one input and float logits.
+        VerifierError: if the provider was asked for and is not there.
+    """
+
+    def __init__(
+        self, model: Path | bytes, provider: Provider = Provider.AUTO, threads: int | None = None
+    ) -> None:
+        self._threads = threads or available_cores()
+        chosen = _choose(provider)
+        self._session = _open(model, _PROVIDERS[chosen], self._threads)
+        running = self._session.get_providers()[0]
+        if running != _PROVIDERS[chosen][0]:
+            # onnxruntime goes on with the CPU by itself when a provider fails to start
+            raise VerifierError(
+                f"{chosen} was asked for, but onnxruntime could start only {running}; "
+                "install its libraries, or use --provider cpu"
+            )
+        self.provider: str = running
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            raise UnsupportedModelError(
+                f"expected one float32 input, got {[(value.name, value.type) for value in inputs]}"
+            )
+        self._input = inputs[0]
+        self._output = next((value for value in outputs if value.name == "logits"), outputs[0])
+
+    @property
+    def input_name(self) -> str:
+        """Name of the one input."""
+        return str(self._input.name)
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the input, batch first; None where a size is free."""
+        return tuple(size if isinstance(size, int) else None for size in self._input.shape)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What a result may depend on, for run.json."""
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            "provider": self.provider,
+            "threads": self._threads,
+            "graph_optimisation": "all",
+            "execution": "sequential",
+        }
+
+    def run(self, inputs: Float32[np.ndarray, "batch *feature"]) -> Float32[np.ndarray, "batch classes"]:
+        """Return the logits of a batch.
+
+        Raises:
+            VerifierError: if the backend fails, or does not return one row of float logits per input.
+        """
+        fixed = self.input_shape[0]
+        if fixed is None or fixed == len(inputs):
+            return self._logits(inputs)
+        pieces = [
+            self._padded(inputs[start : start + fixed], fixed) for start in range(0, len(inputs), fixed)
+        ]
+        return np.concatenate(pieces)
+
+    def _padded(self, inputs: np.ndarray, size: int) -> np.ndarray:
+        missing = size - len(inputs)
+        padding = np.repeat(inputs[-1:], missing, axis=0)
+        return self._logits(np.concatenate([inputs, padding]))[: len(inputs)]
+
+    def _logits(self, inputs: np.ndarray) -> np.ndarray:
+        try:
+            logits = (
+                self._run_bound(inputs)
+                if self.provider == "CUDAExecutionProvider"
+                else self._run_plain(inputs)
+            )
+        except _BACKEND_ERRORS as error:
+            raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
+        if not (isinstance(logits, np.ndarray) and logits.ndim == 2 and logits.dtype == np.float32):
+            raise VerifierError(
+                f"expected float32 logits [batch, classes], got {getattr(logits, 'shape', type(logits))}"
+            )
+        if len(logits) != len(inputs):
+            raise VerifierError(f"expected {len(inputs)} rows of logits, got {len(logits)}")
+        return logits
+
+    def _run_plain(self, inputs: np.ndarray) -> Any:
+        return self._session.run([self._output.name], {self._input.name: inputs})[0]
+
+    def _run_bound(self, inputs: np.ndarray) -> Any:
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(self._input.name, np.ascontiguousarray(inputs))
+        binding.bind_output(self._output.name, "cuda")
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()[0]
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a backend's message, without the code and trace that follow."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _choose(provider: Provider) -> Provider:
+    if provider == Provider.AUTO:
+        return Provider.CUDA if _has_cuda() else Provider.CPU
+    if provider != Provider.CPU and not _has_cuda():
+        raise VerifierError(
+            f"{provider} was asked for, but there is no CUDA device or no onnxruntime-gpu here; "
+            "use --provider cpu or auto"
+        )
+    return provider
+
+
+def _has_cuda() -> bool:
+    """Return whether onnxruntime was built for CUDA and a driver sees a device; nothing is logged."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return False
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def _open(model: Path | bytes, providers: tuple[str, ...], threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = _LOG_NOTHING
+    if providers[0] != "CPUExecutionProvider":
+        preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21: finds CUDA in pip's nvidia wheels
+        if preload is not None:
+            preload()
+    name = model if isinstance(model, Path) else "the model"
+    try:
+        source = str(model) if isinstance(model, Path) else model
+        return onnxruntime.InferenceSession(source, options, providers=list(providers))
+    except _BACKEND_ERRORS as error:
+        raise UnsupportedModelError(f"onnxruntime cannot load {name}: {first_line(error)}") from error

@@ -1,0 +1,74 @@
+"""The convolutional networks DM-small, DM-medium and DM-large, as the paper's code lays them out."""
+
+from dataclasses import dataclass
+from typing import Final, final
+
+from torch import nn
+
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.networks.activation import ACTIVATIONS, Activation
+from abscert_plugin.networks.shape import InputShape
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One convolution: number of filters, kernel size, stride and padding."""
+
+    filters: int
+    kernel: int
+    stride: int
+    padding: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ConvolutionalPlan:
+    """Convolutions, then fully connected hidden layers of these widths; an activation after each."""
+
+    convolutions: tuple[Convolution, ...]
+    widths: tuple[int, ...]
+
+    def build(self, shape: InputShape, classes: int, activation: Activation) -> nn.Sequential:
+        """Return the network; `shape` is that of its input, interval image or plain image.
+
+        Raises:
+            ConfigError: if the image is too small for the convolutions.
+        """
+        layers: list[nn.Module] = []
+        channels, height, width = shape
+        for plan in self.convolutions:
+            layers += [
+                nn.Conv2d(channels, plan.filters, plan.kernel, plan.stride, plan.padding),
+                ACTIVATIONS[activation](),
+            ]
+            channels, height, width = plan.filters, _convolved(height, plan), _convolved(width, plan)
+        if min(height, width) < 1:
+            raise ConfigError(f"expected images large enough for this network, got {shape[1]}x{shape[2]}")
+        layers.append(nn.Flatten())
+        features = channels * height * width
+        for hidden in self.widths:
+            layers += [nn.Linear(features, hidden), ACTIVATIONS[activation]()]
+            features = hidden
+        return nn.Sequential(*layers, nn.Linear(features, classes))
+
+
+def _convolved(size: int, plan: Convolution) -> int:
+    return (size + 2 * plan.padding - plan.kernel) // plan.stride + 1
+
+
+DM_SMALL: Final = ConvolutionalPlan((Convolution(16, 4, 2, 2), Convolution(32, 4, 1, 2)), (100,))
+DM_MEDIUM: Final = ConvolutionalPlan(
+    (Convolution(32, 3, 1, 1), Convolution(32, 4, 2, 2), Convolution(64, 3, 1, 1), Convolution(64, 4, 2, 2)),
+    (512, 512),
+)
+DM_LARGE: Final = ConvolutionalPlan(
+    (
+        Convolution(64, 3, 1, 1),
+        Convolution(64, 3, 1, 1),
+        Convolution(128, 3, 2, 1),
+        Convolution(128, 3, 1, 1),
+        Convolution(128, 3, 1, 1),
+    ),
+    (512,),
+)

@@ -1,0 +1,79 @@
+"""The table from a network's name to its builder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, TypeAlias, final
+
+import torch
+from torch import nn
+
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.networks import dm, fc
+from abscert_plugin.networks.activation import Activation
+from abscert_plugin.networks.shape import InputShape
+
+Builder: TypeAlias = Callable[[InputShape, int, Activation], nn.Module]
+
+NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
+    {
+        "dm-small": dm.DM_SMALL.build,
+        "dm-medium": dm.DM_MEDIUM.build,
+        "dm-large": dm.DM_LARGE.build,
+        "fc-3": fc.FC_3.build,
+        "fc-5": fc.FC_5.build,
+        "fc-3-code": fc.FC_3_CODE.build,
+        "fc-5-code": fc.FC_5_CODE.build,
+    }
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Which network to build.
+
+    Args:
+        name: a key of `NETWORKS`.
+        activation: its activation function.
+        image_shape: (channels, height, width) of an image, before abstraction.
+        classes: number of classes.
+        takes_intervals: whether its input is the interval image (2C channels) or the image itself (C channels).
+
+    Raises:
+        ConfigError: if the name is not in the table.
+    """
+
+    name: str
+    activation: Activation
+    image_shape: InputShape
+    classes: int
+    takes_intervals: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in NETWORKS:
+            raise ConfigError(f"expected a network of {', '.join(NETWORKS)}, got {self.name!r}")
+
+    @property
+    def input_shape(self) -> InputShape:
+        """Shape of the network's input, without the batch."""
+        channels, height, width = self.image_shape
+        return (2 * channels if self.takes_intervals else channels), height, width
+
+    def build(self, seed: int) -> nn.Module:
+        """Return the network with Xavier-uniform weights and zero biases, drawn from this seed alone.
+
+        Source: AbsCert's code for the initialisation.
+
+        Raises:
+            ConfigError: if the image is too small for the network.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = NETWORKS[self.name](self.input_shape, self.classes, self.activation)
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+        return network
