@@ -66,9 +66,7 @@ class BlackBox:
         VerifierError: if the provider was asked for and is not there.
     """
 
-    def __init__(
-        self, model: Path | bytes, provider: Provider = Provider.AUTO, threads: int | None = None
-    ) -> None:
+    def __init__(self, model: Path | bytes, provider: Provider = Provider.AUTO, threads: int | None = None) -> None:
         self._threads = threads or available_cores()
         chosen = _choose(provider)
         self._session = _open(model, _PROVIDERS[chosen], self._threads)
@@ -118,9 +116,7 @@ class BlackBox:
         fixed = self.input_shape[0]
         if fixed is None or fixed == len(inputs):
             return self._logits(inputs)
-        pieces = [
-            self._padded(inputs[start : start + fixed], fixed) for start in range(0, len(inputs), fixed)
-        ]
+        pieces = [self._padded(inputs[start : start + fixed], fixed) for start in range(0, len(inputs), fixed)]
         return np.concatenate(pieces)
 
     def _padded(self, inputs: np.ndarray, size: int) -> np.ndarray:
@@ -130,11 +126,7 @@ class BlackBox:
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         try:
-            logits = (
-                self._run_bound(inputs)
-                if self.provider == "CUDAExecutionProvider"
-                else self._run_plain(inputs)
-            )
+            logits = self._run_bound(inputs) if self.provider == "CUDAExecutionProvider" else self._run_plain(inputs)
         except _BACKEND_ERRORS as error:
             raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
         if not (isinstance(logits, np.ndarray) and logits.ndim == 2 and logits.dtype == np.float32):
@@ -158,9 +150,8 @@ class BlackBox:
 
 def available_cores() -> int:
     """Return how many cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:

@@ -158,9 +158,7 @@ def check_pixels(images: Float32[np.ndarray, "*shape"]) -> None:
     inside = (images >= 0) & (images <= 1)  # false for NaN
     if not inside.all():
         worst = images[~inside].flat[0]
-        raise GridError(
-            f"expected pixels in [0, 1] (pixel scale), got {worst}; scale the images before abstraction"
-        )
+        raise GridError(f"expected pixels in [0, 1] (pixel scale), got {worst}; scale the images before abstraction")
 
 
 def log2_count(
@@ -168,7 +166,8 @@ def log2_count(
 ) -> Float64[np.ndarray, "batch"]:
     """Return log2 of the number of interval images between `lowest` and `highest`, for each image."""
     widths: Int64[np.ndarray, "batch *pixels"] = highest.astype(np.int64) - lowest.astype(np.int64) + 1
-    return np.log2(widths.reshape(len(widths), -1)).sum(axis=1, dtype=np.float64)
+    total: Float64[np.ndarray, "batch"] = np.log2(widths.reshape(len(widths), -1)).sum(axis=1)
+    return total
 
 
 def _float32_below(values: Float64[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

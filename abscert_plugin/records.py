@@ -88,16 +88,13 @@ class RecordWriter:
             RecordError: if the disk is full or the file cannot be written; the lines before stay as they are.
         """
         lines = [
-            json.dumps({name: getattr(record, name) for name in _FIELDS}, allow_nan=False) + "\n"
-            for record in records
+            json.dumps({name: getattr(record, name) for name in _FIELDS}, allow_nan=False) + "\n" for record in records
         ]
         try:
             self._file.write("".join(lines))
             self._file.flush()
         except OSError as error:
-            raise RecordError(
-                f"cannot write {self._path}: {error.strerror}; the rows before are kept"
-            ) from error
+            raise RecordError(f"cannot write {self._path}: {error.strerror}; the rows before are kept") from error
 
 
 def drop_half_line(path: Path) -> None:
@@ -123,9 +120,7 @@ def _parse_lines(path: Path) -> Iterator[Record]:
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}"
-        ) from error
+        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
     lines = content.split("\n")[:-1]  # what follows the last end of line is a half line, or empty
     for number, line in enumerate(lines, start=1):
         try:

@@ -117,9 +117,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except DecodeError as error:
-        raise UnsupportedModelError(
-            f"{path} is not an ONNX model, or is cut short; export it again"
-        ) from error
+        raise UnsupportedModelError(f"{path} is not an ONNX model, or is cut short; export it again") from error
     except OSError as error:
         raise UnsupportedModelError(f"cannot read {path}: {error.strerror}") from error
     if not model.opset_import or not model.graph.output:
@@ -164,9 +162,7 @@ def _check_location(location: str, path: Path) -> None:
     folder = path.resolve().parent
     target = (folder / location).resolve()  # an absolute location replaces the folder, a link is followed
     if not target.is_relative_to(folder) or ".." in Path(location).parts:
-        raise UnsupportedModelError(
-            f"{path} keeps tensors at {location!r}, outside its own folder; this is refused"
-        )
+        raise UnsupportedModelError(f"{path} keeps tensors at {location!r}, outside its own folder; this is refused")
     if not target.is_file():
         raise UnsupportedModelError(
             f"{path} keeps tensors in {location!r}, which is not there; copy it beside the model"

@@ -7,7 +7,7 @@ execution provider gives the same bits, equal to `Grid.interval_image`.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 import onnx
@@ -63,16 +63,12 @@ def phi_graph(grid: Grid) -> PhiGraph:
         _node("Gather", ["upper", cell], "upper_ends", axis=0),
     ]
     nodes.append(
-        helper.make_node(
-            "Concat", [f"{_PREFIX}lower_ends", f"{_PREFIX}upper_ends"], [INTERVAL], INTERVAL, axis=1
-        )
+        helper.make_node("Concat", [f"{_PREFIX}lower_ends", f"{_PREFIX}upper_ends"], [INTERVAL], INTERVAL, axis=1)
     )
     return PhiGraph(tuple(nodes), tuple(initializers))
 
 
-def prepend_phi(
-    interval_graph: onnx.GraphProto, grid: Grid, image_shape: tuple[int, int, int]
-) -> onnx.GraphProto:
+def prepend_phi(interval_graph: onnx.GraphProto, grid: Grid, image_shape: tuple[int, int, int]) -> onnx.GraphProto:
     """Return the graph of the deployed classifier: phi in front of a graph whose one input is `interval`."""
     (interval,) = interval_graph.input
     batch = interval.type.tensor_type.shape.dim[0]
@@ -105,9 +101,7 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
     if inputs not in ([IMAGE], [INTERVAL]):
         raise UnsupportedModelError(f"{path}: expected one input, `{IMAGE}` or `{INTERVAL}`, got {inputs}")
     if any(function.domain in ("", "ai.onnx") for function in model.functions):
-        raise UnsupportedModelError(
-            f"{path} defines functions under the names of standard operators; this is refused"
-        )
+        raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
     if inputs == [IMAGE]:
         _check_phi(model.graph, phi_graph(metadata.grid), path)
     return metadata
@@ -119,13 +113,8 @@ def _check_phi(graph: onnx.GraphProto, phi: PhiGraph, path: Path) -> None:
         "so no verdict about cells would hold; export or wrap the model again"
     )
     expected_nodes = {node.SerializeToString(deterministic=True) for node in phi.nodes}
-    found = [
-        node for node in graph.node if set(node.output) & {name for item in phi.nodes for name in item.output}
-    ]
-    if (
-        len(found) != len(phi.nodes)
-        or {node.SerializeToString(deterministic=True) for node in found} != expected_nodes
-    ):
+    found = [node for node in graph.node if set(node.output) & {name for item in phi.nodes for name in item.output}]
+    if len(found) != len(phi.nodes) or {node.SerializeToString(deterministic=True) for node in found} != expected_nodes:
         raise UnsupportedModelError(refusal)
     tables = {tensor.name: tensor for tensor in graph.initializer}
     for expected in phi.initializers:
@@ -151,8 +140,9 @@ def _names_read(nodes: list[onnx.NodeProto]) -> set[str]:
     return names
 
 
-def _node(operator: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
+def _node(operator: str, inputs: list[str], output: str, axis: int | None = None) -> onnx.NodeProto:
     name = _PREFIX + output
+    attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
     return helper.make_node(operator, [_PREFIX + source for source in inputs], [name], name, **attributes)
 
 
