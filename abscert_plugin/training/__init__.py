@@ -1,1 +1,1 @@
-"""training."""
+"""Training: one loop for all methods, Algorithm 2, and Algorithm 3 on top of it."""

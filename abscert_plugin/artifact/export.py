@@ -1,0 +1,140 @@
+"""From a trained interval network to its two ONNX files, checked against torch before they get their names."""
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float32
+from onnx import helper
+from torch import nn
+
+import abscert_plugin
+from abscert_plugin.abstraction import Abstraction
+from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, write_metadata
+from abscert_plugin.artifact.phi import check_artifact, prepend_phi
+from abscert_plugin.artifact.write import write_checked
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.errors import ExportError
+from abscert_plugin.grid import Grid
+from abscert_plugin.networks import NetworkConfig
+
+ABSTRACT: Final = "abstract.onnx"
+DEPLOY: Final = "deploy.onnx"
+_OPSET: Final = 13  # the oldest that the contract allows, which every verifier of the field reads
+_TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the files compute something else
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, and how far its logits were from torch's on the probes."""
+
+    abstract: Path
+    deploy: Path
+    largest_difference: float
+
+
+def export(
+    network: nn.Module,
+    config: NetworkConfig,
+    grid: Grid,
+    training: str,
+    probes: Float32[np.ndarray, "probes channels height width"],
+    folder: Path,
+) -> Exported:
+    """Write `abstract.onnx` and `deploy.onnx` for an interval network.
+
+    Args:
+        network: takes interval images on the training scale; it is left in evaluation mode, on the CPU.
+        config: how it was built.
+        grid: the cells that it was trained on.
+        training: what to say of the training in the metadata.
+        probes: real images (pixel scale) to compare the logits on; random ones are added.
+        folder: where the files go.
+
+    Raises:
+        ExportError: if torch and the ONNX files disagree beyond 1e-4; nothing is written then.
+        UnsupportedModelError: if the network cannot be written as ONNX.
+    """
+    network = network.eval().cpu()
+    abstract = _exported_by_torch(network, config)
+    deploy = onnx.ModelProto()
+    deploy.CopyFrom(abstract)
+    deploy.graph.CopyFrom(prepend_phi(abstract.graph, grid, config.image_shape))
+    metadata = Metadata(
+        version=abscert_plugin.__version__,
+        cells=grid.cells,
+        image_shape=config.image_shape,
+        classes=config.classes,
+        network=f"{config.name}-{config.activation}",
+        training=training,
+    )
+    for model in (abstract, deploy):
+        write_metadata(model, metadata)
+    random = np.random.default_rng(0).random((8, *config.image_shape), dtype=np.float32)
+    images = np.concatenate([random, probes])
+    differences: list[float] = []
+    write_checked(
+        {ABSTRACT: abstract, DEPLOY: deploy},
+        folder,
+        lambda paths: differences.append(_compare(paths, network, grid, images)),
+    )
+    return Exported(folder / ABSTRACT, folder / DEPLOY, differences[0])
+
+
+def _exported_by_torch(network: nn.Module, config: NetworkConfig) -> onnx.ModelProto:
+    example = torch.zeros(2, *config.input_shape)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # The exporter built on torch.export writes opset 18 and later only; this one writes what verifiers read.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        path = Path(folder) / "network.onnx"
+        torch.onnx.export(
+            network,
+            (example,),
+            path,
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=[INTERVAL],
+            output_names=[LOGITS],
+            dynamic_axes={INTERVAL: {0: "batch"}, LOGITS: {0: "batch"}},
+        )
+        model = onnx.load_model(str(path))
+    model.producer_name = "abscert-plugin"
+    model.graph.name = "abstract"
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["batch", config.classes]))
+    return model
+
+
+def _compare(
+    paths: Mapping[str, Path],
+    network: nn.Module,
+    grid: Grid,
+    images: Float32[np.ndarray, "probes channels height width"],
+) -> float:
+    """Return the largest difference of logits between torch and the two files.
+
+    Raises:
+        ExportError: if it is beyond the tolerance, or not a number.
+    """
+    with torch.inference_mode():
+        expected = network(Abstraction(grid)(torch.from_numpy(images))).numpy()
+    inputs = {ABSTRACT: grid.interval_image(images), DEPLOY: images}
+    largest = 0.0
+    for name, path in paths.items():
+        check_artifact(onnx.load_model(str(path), load_external_data=False), path)
+        logits = BlackBox(path, Provider.CPU).run(inputs[name])
+        difference = float(np.abs(logits - expected).max())
+        if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):  # also where it is NaN
+            raise ExportError(
+                f"expected the logits of {name} within {_TOLERANCE:g} of torch's, "
+                f"got a difference of {difference:.3g}; nothing was written"
+            )
+        largest = max(largest, difference)
+    return largest

@@ -1,0 +1,111 @@
+"""Writing ONNX files whole or not at all: to a temporary folder, checked there, then renamed."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import onnx
+from google.protobuf.message import EncodeError
+
+from abscert_plugin.errors import ExportError
+
+EMBED_LIMIT: Final = 2**31 - 2**26  # protobuf's 2 GiB, less room for the graph itself
+_ALIGNMENT: Final = 4096  # so that a backend can map each tensor into memory
+_SMALL: Final = 1024
+
+_log = logging.getLogger(__name__)
+
+
+def write_checked(
+    models: Mapping[str, onnx.ModelProto],
+    folder: Path,
+    check: Callable[[Mapping[str, Path]], None],
+    embed_limit: int = EMBED_LIMIT,
+) -> dict[str, Path]:
+    """Write `models` into `folder`, all of them or none, and return the paths they have there.
+
+    They are saved in a temporary folder inside `folder`, checked by `onnx.checker` and by `check`, then renamed.
+    Files of the same names are replaced.
+
+    Args:
+        models: file name, such as "deploy.onnx", to model; models with all their tensors in memory.
+        folder: where the files go; made if it is not there.
+        check: gets file name to temporary path; raises if a file is not what it should be.
+        embed_limit: bytes of tensors from which they go into `<file name>.data` beside the file.
+
+    Raises:
+        ExportError: if the folder cannot be written, or a file is not valid ONNX; or what `check` raises.
+    """
+    for name in models:
+        if (folder / name).is_dir():
+            raise ExportError(f"expected to write the file {folder / name}, but a folder of this name is there")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".abscert-", dir=folder, ignore_cleanup_errors=True) as scratch:
+            saved = {name: save_model(model, Path(scratch) / name, embed_limit) for name, model in models.items()}
+            for path in saved.values():
+                _check_onnx(path)
+            check(saved)
+            return {name: _publish(path, folder) for name, path in saved.items()}
+    except OSError as error:
+        raise ExportError(
+            f"cannot write into {folder}: {error.strerror or error}; free space there or choose another folder"
+        ) from error
+
+
+def save_model(model: onnx.ModelProto, path: Path, embed_limit: int = EMBED_LIMIT) -> Path:
+    """Write one model, its tensors beside it in `<file name>.data` if they reach `embed_limit` bytes; return `path`.
+
+    Raises:
+        ExportError: if the model is too large for one file and its tensors cannot be moved out of it.
+        OSError: if the file cannot be written.
+    """
+    if sum(tensor.ByteSize() for tensor in model.graph.initializer) >= embed_limit:
+        model = _with_external_data(model, data_path(path))
+    try:
+        path.write_bytes(model.SerializeToString())
+    except (EncodeError, ValueError) as error:  # which of them depends on protobuf's implementation
+        raise ExportError(f"{path.name} would pass 2 GiB, protobuf's limit; store its constants as weights") from error
+    return path
+
+
+def data_path(path: Path) -> Path:
+    """Return where the tensors of a large model go."""
+    return path.with_name(path.name + ".data")
+
+
+def _with_external_data(model: onnx.ModelProto, target: Path) -> onnx.ModelProto:
+    """Return a copy of the model whose large raw tensors lie in the file `target`."""
+    moved = onnx.ModelProto()
+    moved.CopyFrom(model)
+    with target.open("wb") as file:
+        for tensor in moved.graph.initializer:
+            if len(tensor.raw_data) < _SMALL:
+                continue
+            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            offset, length = file.tell(), len(tensor.raw_data)
+            file.write(tensor.raw_data)
+            onnx.external_data_helper.set_external_data(tensor, target.name, offset, length)
+            tensor.ClearField("raw_data")
+    return moved
+
+
+def _check_onnx(path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ExportError(f"{path.name} would not be valid ONNX: {reason}") from error
+
+
+def _publish(path: Path, folder: Path) -> Path:
+    """Rename a checked file, and its data if it has any, into `folder`."""
+    target, data = folder / path.name, data_path(path)
+    if data.exists():
+        target.unlink(missing_ok=True)  # never an old graph beside new weights, even if we are killed here
+        data.replace(folder / data.name)
+    path.replace(target)
+    _log.info("wrote %s", target)
+    return target

@@ -1,0 +1,146 @@
+"""Tables of records for the terminal, as rich renderables; printing them is the caller's part."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, final
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from abscert_plugin.errors import RecordError
+from abscert_plugin.records import Record
+from abscert_plugin.report.figures import (
+    ABSENT,
+    both_radii,
+    claim_text,
+    class_name,
+    interval_percent,
+    percent,
+)
+from abscert_plugin.verification.summary import Summary, summarise, summarise_classes
+from abscert_plugin.verification.verdict import Verdict
+
+_STYLES: Final[Mapping[str, str]] = MappingProxyType(
+    {Verdict.CERTIFIED: "green", Verdict.FALSIFIED: "red", Verdict.UNKNOWN: "yellow"}
+)
+_VERDICT_COLUMNS: Final = tuple((verdict.value, _STYLES[verdict]) for verdict in Verdict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NamedRecords:
+    """The rows of one records file.
+
+    Args:
+        name: what its row of a table is called, such as the file's name.
+        records: its rows; one claim and one radius.
+    """
+
+    name: str
+    records: Sequence[Record]
+
+
+def summary_tables(runs: Sequence[NamedRecords]) -> tuple[Table, ...]:
+    """Return one table per claim, since numbers of different claims never share a column.
+
+    Raises:
+        RecordError: if a records file has no row, or its rows differ in claim or radius.
+    """
+    claims = sorted({_claim(run) for run in runs})
+    return tuple(summary_table([run for run in runs if _claim(run) == claim]) for claim in claims)
+
+
+def summary_table(runs: Sequence[NamedRecords]) -> Table:
+    """Return a table of one claim with one row per records file.
+
+    Raises:
+        RecordError: if there is no file, a file has no row, or the files differ in claim.
+    """
+    claims = sorted({_claim(run) for run in runs})
+    if len(claims) != 1:
+        raise RecordError(f"expected records of one claim in one table, got {claims or 'none'}; use summary_tables")
+    table = _table(f"Verification, claim {claims[0]}")
+    table.add_column("records", overflow="fold")
+    table.add_column("claim")
+    table.add_column("radius", justify="right")
+    _add_numbers(table)
+    table.add_column("img/s", justify="right")
+    for run in runs:
+        summary = summarise(run.records)
+        speed = f"{summary.images_per_second:,.1f}" if summary.seconds > 0 else ABSENT
+        radius = "\n".join(both_radii(run.records[0]) or (ABSENT,))
+        table.add_row(_plain(run.name), _plain(summary.claim), _plain(radius), *_numbers(summary), speed)
+    return table
+
+
+def class_table(records: Sequence[Record], classes: Sequence[str] | None) -> Table:
+    """Return a table of rows of one claim with one row per class, by label.
+
+    Args:
+        records: rows of one claim and one radius.
+        classes: one name per class; None writes the labels.
+
+    Raises:
+        RecordError: if there is no row, or the rows differ in claim or radius.
+    """
+    summarise(records)
+    table = _table(f"Classes, {claim_text(records[0])}")
+    table.add_column("class", overflow="fold")
+    _add_numbers(table)
+    for label, summary in summarise_classes(records).items():
+        table.add_row(_plain(class_name(label, classes)), *_numbers(summary))
+    return table
+
+
+def reason_table(records: Sequence[Record]) -> Table:
+    """Return a table of rows of one claim that counts the images of each verdict, reason and method.
+
+    Raises:
+        RecordError: if there is no row, or the rows differ in claim or radius.
+    """
+    images = summarise(records).images
+    table = _table(f"Reasons, {claim_text(records[0])}")
+    for name in ("verdict", "reason", "method"):
+        table.add_column(name, overflow="fold")
+    for name in ("images", "%"):
+        table.add_column(name, justify="right")
+    counts = Counter((record.verdict, record.reason, record.method) for record in records)
+    for (verdict, reason, method), count in counts.most_common():
+        style = _STYLES.get(verdict, "")
+        table.add_row(
+            Text(verdict, style), _plain(reason), _plain(method), f"{count:,}", percent(count / images)
+        )
+    return table
+
+
+def _claim(run: NamedRecords) -> str:
+    if not run.records:
+        raise RecordError(f"expected at least one record in {run.name}, got none")
+    return run.records[0].claim
+
+
+def _table(title: str) -> Table:
+    return Table(title=_plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+
+
+def _add_numbers(table: Table) -> None:
+    table.add_column("images", justify="right")
+    for name, style in _VERDICT_COLUMNS:
+        table.add_column(name, justify="right", style=style)
+    for name in ("verified\nerror %", "95 %\ninterval", "clean\nerror %"):
+        table.add_column(name, justify="right", no_wrap=True)
+
+
+def _numbers(summary: Summary) -> tuple[str, ...]:
+    """Return the cells of the columns that `_add_numbers` adds."""
+    counts = (summary.images, summary.certified, summary.falsified, summary.unknown)
+    rates = (percent(summary.verified_error), interval_percent(summary.interval), percent(summary.clean_error))
+    return (*(f"{count:,}" for count in counts), *rates)
+
+
+def _plain(text: str) -> Text:
+    """Return text that is shown as it stands: no markup, and no control characters that steer a terminal."""
+    return Text("".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text))

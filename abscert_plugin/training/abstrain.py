@@ -1,0 +1,47 @@
+"""Algorithm 2 of the paper, ABSTRAIN: ordinary training on the interval images of the training set."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from abscert_plugin.abstraction import LevelAbstraction
+from abscert_plugin.grid import Grid
+from abscert_plugin.training.objective import Moment
+
+
+@final
+class Abstrain:
+    """Cross-entropy of the interval network on phi(image).
+
+    By design.md section 1, the training interval of a perturbed pixel (Algorithm 1) is the cell that holds the pixel
+    for every radius with d >= 2 epsilon, so the radius does not enter.
+
+    Args:
+        grid: the cells.
+        levels: the stored pixel value that stands for 1.0.
+        device: where the batches are.
+
+    Source: AbsCert paper, Algorithm 2.
+    """
+
+    name = "abstrain"
+
+    def __init__(self, grid: Grid, levels: int, device: torch.device) -> None:
+        self._abstraction = LevelAbstraction(grid, levels).to(device)
+
+    def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch *feature"]:
+        """Return the interval images, on the training scale."""
+        return self._abstraction(images)
+
+    def loss(
+        self,
+        network: nn.Module,
+        inputs: Float[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+        moment: Moment,  # noqa: ARG002 - this loss does not change over the training
+    ) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy."""
+        return functional.cross_entropy(network(inputs).float(), labels)

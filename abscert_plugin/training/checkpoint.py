@@ -1,0 +1,131 @@
+"""Checkpoints on disk: tensors in safetensors, everything else in one JSON file that is replaced last.
+
+A checkpoint counts from the moment `checkpoint.json` names its tensor files, so a kill at any time leaves either the
+former checkpoint or the new one, whole.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from abscert_plugin.errors import CheckpointError
+from abscert_plugin.records import read_json, write_json
+
+FILE_NAME: Final = "checkpoint.json"
+_SCHEMA: Final = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A training after an epoch.
+
+    Args:
+        epoch: epochs done.
+        description: what was trained and how; a training is resumed only with an equal one.
+        history: one row per epoch.
+        state: weights and optimiser state after the epoch.
+        best_epoch: the epoch with the least validation error.
+        best: weights after that epoch.
+        finished: whether the training has ended.
+    """
+
+    epoch: int
+    description: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    state: Mapping[str, Tensor]
+    best_epoch: int
+    best: Mapping[str, Tensor]
+    finished: bool
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint, then remove the tensor files of earlier ones.
+
+    Raises:
+        CheckpointError: if a file cannot be written; the former checkpoint stays valid.
+        RecordError: likewise, for checkpoint.json.
+    """
+    state, best = f"last-{checkpoint.epoch:04d}.safetensors", f"best-{checkpoint.best_epoch:04d}.safetensors"
+    _write_tensors(folder / state, checkpoint.state)
+    if checkpoint.best_epoch == checkpoint.epoch or not (folder / best).exists():
+        _write_tensors(folder / best, checkpoint.best)
+    write_json(
+        folder / FILE_NAME,
+        {
+            "schema": _SCHEMA,
+            "epoch": checkpoint.epoch,
+            "best_epoch": checkpoint.best_epoch,
+            "finished": checkpoint.finished,
+            "state_file": state,
+            "best_file": best,
+            "description": checkpoint.description,
+            "history": list(checkpoint.history),
+        },
+    )
+    for old in [*folder.glob("last-*.safetensors"), *folder.glob("best-*.safetensors")]:
+        if old.name not in (state, best):
+            old.unlink(missing_ok=True)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Return the checkpoint in a folder.
+
+    Raises:
+        CheckpointError: if there is none, or a file is missing or corrupt.
+        RecordError: if checkpoint.json cannot be read.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        raise CheckpointError(f"expected a training in {folder}, got no {FILE_NAME} there; `abscert train` writes one")
+    value = read_json(path)
+    if value.get("schema") != _SCHEMA:
+        raise CheckpointError(f"expected a checkpoint of schema {_SCHEMA} in {path}, got {value.get('schema')}")
+    try:
+        return Checkpoint(
+            epoch=value["epoch"],
+            description=value["description"],
+            history=tuple(value["history"]),
+            state=_read_tensors(folder / Path(value["state_file"]).name),
+            best_epoch=value["best_epoch"],
+            best=_read_tensors(folder / Path(value["best_file"]).name),
+            finished=value["finished"],
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks the key {error}; train again into another --out") from error
+
+
+def check_same(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless a stored training and the one asked for are described alike.
+
+    Raises:
+        CheckpointError: naming the options that differ.
+    """
+    different = [key for key in sorted(stored.keys() | asked.keys()) if stored.get(key) != asked.get(key)]
+    if different:
+        pairs = "; ".join(f"{key}: there {stored.get(key)!r}, now {asked.get(key)!r}" for key in different)
+        raise CheckpointError(f"{folder} holds another training ({pairs}); give its options or choose another --out")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        safetensors.torch.save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, part
+        )
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {error}; the former checkpoint is kept") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is missing or corrupt ({error}); train again into another --out") from error

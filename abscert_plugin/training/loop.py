@@ -1,0 +1,259 @@
+"""The one training loop: every method, data set and network is trained here."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from abscert_plugin.data.dataset import DataSet
+from abscert_plugin.errors import CheckpointError, TrainingError
+from abscert_plugin.training.augmentation import augment
+from abscert_plugin.training.checkpoint import Checkpoint, check_same, write_checkpoint
+from abscert_plugin.training.config import Precision, TrainingConfig, learning_rate_at
+from abscert_plugin.training.feed import Feed
+from abscert_plugin.training.objective import Moment, Objective
+
+_EVALUATION_BATCH: Final = 1000
+_CHECK_EVERY: Final = 50  # reading a loss from an accelerator waits for it, so not at every step
+
+
+class Observer(Protocol):
+    """Whoever wants to see the training go on; the loop itself prints nothing."""
+
+    def on_start(self, total_steps: int, steps_done: int) -> None:
+        """Take notice that the training begins, or goes on after `steps_done` steps."""
+        ...
+
+    def on_step(self, images: int, loss: float | None) -> None:
+        """Take notice of a step over so many images; the mean loss of late is given now and then."""
+        ...
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Take notice of an epoch's row of the history."""
+        ...
+
+
+@final
+class SilentObserver:
+    """An observer that looks away."""
+
+    def on_start(self, total_steps: int, steps_done: int) -> None:
+        """Do nothing."""
+
+    def on_step(self, images: int, loss: float | None) -> None:
+        """Do nothing."""
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training: what is trained on what, how, and where its files go.
+
+    Args:
+        network: with its first weights, on `device`.
+        objective: the method.
+        training: the training split.
+        validation: the split that the best epoch is chosen on; never the test split.
+        config: options of the loop.
+        device: where it runs.
+        folder: where checkpoints go.
+        description: stored with the checkpoint; only an equal one is resumed.
+    """
+
+    network: nn.Module
+    objective: Objective
+    training: DataSet
+    validation: DataSet
+    config: TrainingConfig
+    device: torch.device
+    folder: Path
+    description: Mapping[str, Any]
+
+
+def train(job: Job, resumed: Checkpoint | None, observer: Observer) -> Checkpoint:
+    """Train, writing a checkpoint after every epoch, and return the last one.
+
+    The order of the images and every other draw depend on the seed and the epoch alone, so a training that was
+    killed and resumed ends with the weights of an undisturbed one.
+
+    Args:
+        job: the training.
+        resumed: the checkpoint to go on from.
+        observer: told of every step.
+
+    Raises:
+        TrainingError: if the loss is not a number; the last checkpoint is kept.
+        CheckpointError: if `resumed` belongs to another training, or a checkpoint cannot be written.
+
+    Source: AbsCert paper, Algorithm 2 (the loop), section 5.1 (Adam, warm-up, cosine).
+    """
+    return _Loop(job, observer).run(resumed)
+
+
+def error_rate(network: nn.Module, objective: Objective, feed: Feed) -> float:
+    """Return the share of a split's images that the network mislabels, 0 to 1."""
+    was_training = network.training
+    network.eval()
+    wrong = 0
+    with torch.inference_mode():
+        for images, labels in feed.batches(torch.arange(len(feed)), _EVALUATION_BATCH):
+            wrong += int((network(objective.encode(images)).argmax(dim=1) != labels).sum())
+    network.train(was_training)
+    return wrong / len(feed)
+
+
+@final
+class _Loop:
+    def __init__(self, job: Job, observer: Observer) -> None:
+        self._job = job
+        self._observer = observer
+        self._optimiser = torch.optim.Adam(
+            job.network.parameters(), lr=job.config.learning_rate, weight_decay=job.config.weight_decay, fused=True
+        )
+        self._training = Feed(job.training, job.device)
+        self._validation = Feed(job.validation, job.device)
+        self._steps_per_epoch = math.ceil(len(job.training) / job.config.batch_size)
+        half = job.config.precision is Precision.BFLOAT16
+        self._half = half or (job.config.precision is Precision.AUTO and job.device.type == "cuda")
+
+    def run(self, resumed: Checkpoint | None) -> Checkpoint:
+        config, description = self._job.config, self._job.description
+        if resumed is not None:
+            check_same(resumed.description, description, self._job.folder)
+            self._restore(resumed)
+            if resumed.finished:
+                return resumed
+        checkpoint = resumed
+        done = resumed.epoch if resumed is not None else 0
+        self._observer.on_start(config.epochs * self._steps_per_epoch, done * self._steps_per_epoch)
+        for epoch in range(done + 1, config.epochs + 1):
+            row = self._epoch(epoch)
+            checkpoint = self._next_checkpoint(checkpoint, row)
+            write_checkpoint(self._job.folder, checkpoint)
+            self._observer.on_epoch(row)
+            if checkpoint.finished:
+                break
+        if checkpoint is None:
+            raise TrainingError(f"expected at least one epoch, got {config.epochs}")
+        return checkpoint
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        config = self._job.config
+        generator = torch.Generator().manual_seed(_mixed_seed(config.seed, epoch))
+        order = torch.randperm(len(self._training), generator=generator)
+        start = time.perf_counter()
+        with torch.random.fork_rng(devices=[self._job.device] if self._job.device.type == "cuda" else []):
+            torch.manual_seed(_mixed_seed(config.seed, epoch))  # for layers that draw, such as dropout
+            loss = self._steps(epoch, order, generator)
+        seconds = time.perf_counter() - start
+        validation_error = error_rate(self._job.network, self._job.objective, self._validation)
+        return {
+            "epoch": epoch,
+            "loss": loss,
+            "validation_error": validation_error,
+            "learning_rate": self._optimiser.param_groups[0]["lr"],
+            "seconds": seconds,
+            "images_per_second": len(self._training) / seconds,
+        }
+
+    def _steps(self, epoch: int, order: Tensor, generator: torch.Generator) -> float:
+        config = self._job.config
+        first = (epoch - 1) * self._steps_per_epoch
+        losses = torch.zeros(self._steps_per_epoch, device=self._job.device)
+        self._job.network.train()
+        for number, (images, labels) in enumerate(self._training.batches(order, config.batch_size)):
+            losses[number] = self._step(augment(images, config.augmentation, generator), labels, first + number)
+            late = None
+            if number % _CHECK_EVERY == 0 or number + 1 == self._steps_per_epoch:
+                window = losses[max(0, number + 1 - _CHECK_EVERY) : number + 1].tolist()
+                self._check_numbers(window, first + number + 1 - len(window))
+                late = sum(window) / len(window)
+            self._observer.on_step(len(images), late)
+        return float(losses.mean())
+
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        job = self._job
+        rate = learning_rate_at(step, job.config.epochs * self._steps_per_epoch, job.config)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        moment = Moment(step, self._steps_per_epoch, job.config.epochs)
+        inputs = job.objective.encode(images)
+        with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=self._half):
+            loss = job.objective.loss(job.network, inputs, labels, moment)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimiser.step()
+        return loss.detach()
+
+    def _check_numbers(self, losses: list[float], first: int) -> None:
+        for offset, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} at step {first + offset}; the last checkpoint is kept, lower --learning-rate"
+                )
+
+    def _next_checkpoint(self, former: Checkpoint | None, row: dict[str, Any]) -> Checkpoint:
+        config = self._job.config
+        history = (*(former.history if former is not None else ()), row)
+        weights = {f"network.{name}": value for name, value in self._job.network.state_dict().items()}
+        # the first of equal epochs stays the best
+        improved = former is None or row["validation_error"] < former.history[former.best_epoch - 1]["validation_error"]
+        losses = [entry["loss"] for entry in history]
+        stale = len(losses) - 1 - int(np.argmin(losses))
+        ended = row["epoch"] == config.epochs or (config.patience > 0 and stale >= config.patience)
+        return Checkpoint(
+            epoch=row["epoch"],
+            description=self._job.description,
+            history=history,
+            state={**weights, **self._optimiser_tensors()},
+            best_epoch=row["epoch"] if improved or former is None else former.best_epoch,
+            best=_copied(weights) if improved or former is None else former.best,
+            finished=ended,
+        )
+
+    def _optimiser_tensors(self) -> dict[str, Tensor]:
+        state = self._optimiser.state_dict()["state"]
+        return {f"optimiser.{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        try:
+            load_weights(self._job.network, checkpoint.state)
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in checkpoint.state.items():
+                if key.startswith("optimiser."):
+                    _, number, name = key.split(".")
+                    state.setdefault(int(number), {})[name] = value
+            whole = self._optimiser.state_dict()
+            self._optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network: {error}") from error
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's weights into a network.
+
+    Raises:
+        CheckpointError: if they do not fit.
+    """
+    weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's weights do not fit the network: {error}") from error
+
+
+def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
+def _mixed_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

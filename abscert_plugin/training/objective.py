@@ -1,0 +1,46 @@
+"""What a training method is to the loop: how images enter the network, and the loss of a batch."""
+
+from dataclasses import dataclass
+from typing import Protocol, final
+
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where in the training a step is.
+
+    Args:
+        step: number of steps done before this one.
+        steps_per_epoch: steps of one epoch.
+        epochs: epochs of the whole training.
+    """
+
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+
+class Objective(Protocol):
+    """A training method: everything that differs between two methods, and nothing else."""
+
+    @property
+    def name(self) -> str:
+        """The method's name, as records and tables show it."""
+        ...
+
+    def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch *feature"]:
+        """Return what the network is fed for stored images."""
+        ...
+
+    def loss(
+        self,
+        network: nn.Module,
+        inputs: Float[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+        moment: Moment,
+    ) -> Float[Tensor, ""]:
+        """Return the loss to descend on for this batch at this moment."""
+        ...

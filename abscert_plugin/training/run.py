@@ -1,0 +1,261 @@
+"""A training run in a folder: data, network and method put together, checkpoints, ONNX files, history, run.json."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from torch import nn
+
+import abscert_plugin
+from abscert_plugin.artifact.export import Exported, export
+from abscert_plugin.data import DataSet, Split, load_data
+from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
+from abscert_plugin.grid import Grid
+from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.records import RunInfo
+from abscert_plugin.training.abstrain import Abstrain
+from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
+from abscert_plugin.training.config import TrainingConfig
+from abscert_plugin.training.loop import Job, Observer, load_weights, train
+
+_PROBES: Final = 32
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """What to train.
+
+    Args:
+        data: name of the data set.
+        data_dir: where its files are; `$ABSCERT_DATA` where None.
+        image_size: side to resize the images of a folder to; None keeps them.
+        network: name of the network.
+        activation: its activation function.
+        cells: number of cells of the grid.
+        training: options of the loop.
+        device: `auto`, `cpu` or `cuda`.
+    """
+
+    data: str
+    data_dir: Path | None
+    image_size: int | None
+    network: str
+    activation: Activation
+    cells: int
+    training: TrainingConfig
+    device: str = "auto"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The two splits that a training sees."""
+
+    training: DataSet
+    validation: DataSet
+
+    @classmethod
+    def load(cls, spec: RunSpec) -> "TrainingData":
+        """Read both splits.
+
+        Raises:
+            DataError: if a file is missing or corrupt.
+        """
+        return cls(
+            load_data(spec.data, Split.TRAIN, spec.data_dir, spec.image_size),
+            load_data(spec.data, Split.VALIDATION, spec.data_dir, spec.image_size),
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished training: the last checkpoint, the network with its best weights, and the method it was trained by."""
+
+    checkpoint: Checkpoint
+    network: nn.Module
+    config: NetworkConfig
+    grid: Grid
+    objective: Abstrain
+    device: torch.device
+    seconds: float
+
+    @property
+    def validation_error(self) -> float:
+        """Validation cell error of the best epoch, 0 to 1."""
+        return float(self.checkpoint.history[self.checkpoint.best_epoch - 1]["validation_error"])
+
+
+def prepare_folder(out: Path, resume: bool) -> None:
+    """Make the folder of a run and see that files can be written there.
+
+    Raises:
+        CheckpointError: if a training is there already and it is not to be resumed.
+        RecordError: if the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RecordError(f"cannot write in {out}: {error.strerror}; choose another --out") from error
+    if (out / FILE_NAME).exists() and not resume:
+        raise CheckpointError(f"{out} already holds a training; add --resume to go on with it, or choose another --out")
+
+
+def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observer) -> TrainedRun:
+    """Train in a folder, or go on with the training that is there.
+
+    Raises:
+        AbscertError: as `train`; or if an option has no meaning.
+    """
+    device = choose_device(spec.device)
+    grid = Grid(spec.cells)
+    config = NetworkConfig(spec.network, spec.activation, data.training.shape, len(data.training.classes))
+    objective = Abstrain(grid, data.training.levels, device)
+    network = config.build(spec.training.seed).to(device)
+    job = Job(
+        network=network,
+        objective=objective,
+        training=data.training,
+        validation=data.validation,
+        config=spec.training,
+        device=device,
+        folder=out,
+        description=_describe(spec, data, config, objective.name),
+    )
+    resumed = read_checkpoint(out) if (out / FILE_NAME).exists() else None
+    start = time.perf_counter()
+    checkpoint = train(job, resumed, observer)
+    load_weights(network, checkpoint.best)
+    network.eval()
+    return TrainedRun(checkpoint, network, config, grid, objective, device, time.perf_counter() - start)
+
+
+def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
+    """Write the ONNX files of the best epoch, history.jsonl and run.json.
+
+    Raises:
+        AbscertError: if a file cannot be written or the export is not true to the network.
+    """
+    probes = data.validation.take(np.arange(min(_PROBES, len(data.validation))))
+    exported = export(
+        run.network, run.config, run.grid, training_note(run.checkpoint), data.validation.pixels(probes.images), out
+    )
+    history = "".join(json.dumps(row) + "\n" for row in run.checkpoint.history)
+    part = out / ".history.jsonl.part"
+    try:
+        part.write_text(history, encoding="utf-8")
+        part.replace(out / "history.jsonl")
+    except OSError as error:
+        raise RecordError(f"cannot write {out / 'history.jsonl'}: {error.strerror}") from error
+    RunInfo(
+        command="train",
+        configuration=dict(run.checkpoint.description),
+        versions=library_versions(),
+        device=describe_device(run.device),
+        provider=None,
+        data={
+            "name": data.training.name,
+            "split": "train",
+            "images": len(data.training),
+            "sha256": data.training.sha256,
+        },
+        model={"path": exported.deploy.name, "best_epoch": run.checkpoint.best_epoch},
+        seconds=sum(row["seconds"] for row in run.checkpoint.history),
+    ).write(out / "run.json")
+    return exported
+
+
+def training_note(checkpoint: Checkpoint) -> str:
+    """Return what an ONNX file's metadata say of its training."""
+    options = checkpoint.description["training"]
+    facts = {
+        "method": checkpoint.description["method"],
+        "claim": "cell",
+        "radius": "none",
+        "seed": options["seed"],
+        "epochs": options["epochs"],
+        "best_epoch": checkpoint.best_epoch,
+        "data": checkpoint.description["data"],
+    }
+    return ";".join(f"{key}={value}" for key, value in facts.items())
+
+
+def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid, Checkpoint]:
+    """Return the network of a run's best epoch, how it was built, its grid, and the checkpoint.
+
+    Raises:
+        CheckpointError: if the folder holds no training, or a corrupt one.
+    """
+    checkpoint = read_checkpoint(out)
+    stored = checkpoint.description
+    try:
+        channels, height, width = stored["image_shape"]
+        config = NetworkConfig(
+            stored["network"], Activation(stored["activation"]), (channels, height, width), stored["classes"]
+        )
+        grid = Grid(stored["cells"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {error}") from error
+    network = config.build(seed=0)
+    load_weights(network, checkpoint.best)
+    return network.eval(), config, grid, checkpoint
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; `auto` takes CUDA where it is there.
+
+    Raises:
+        ConfigError: if the name is unknown or CUDA is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"expected a device of auto, cpu, cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("cuda was asked for, but torch sees no CUDA device here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the machine that trains, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions that a training's result depends on."""
+    return {
+        "abscert-plugin": abscert_plugin.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, method: str) -> Mapping[str, Any]:
+    return {
+        "method": method,
+        "data": spec.data,
+        "data_sha256": data.training.sha256,
+        "validation_sha256": data.validation.sha256,
+        "network": config.name,
+        "activation": str(config.activation),
+        "cells": spec.cells,
+        "image_shape": list(config.image_shape),
+        "classes": config.classes,
+        "training": {
+            key: str(value) if isinstance(value, str) else value for key, value in asdict(spec.training).items()
+        },
+    }

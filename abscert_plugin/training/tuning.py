@@ -1,0 +1,206 @@
+"""Algorithm 3 of the paper: from coarse to fine cells, retraining at each step, until the gradient says stop."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from abscert_plugin.data.dataset import DataSet
+from abscert_plugin.errors import CheckpointError, ConfigError
+from abscert_plugin.grid import MAX_CELLS
+from abscert_plugin.records import read_json, write_json
+from abscert_plugin.training.checkpoint import check_same
+from abscert_plugin.training.feed import Feed
+from abscert_plugin.training.loop import Observer
+from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, run_training
+
+FILE_NAME: Final = "tune.json"
+_BATCH: Final = 500
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TuningConfig:
+    """Which cells to try.
+
+    Args:
+        radius: pixel-scale radius r; cells stay at least twice the paper's epsilon wide (d >= 2 epsilon, and
+            epsilon = 2 r on the training scale), so N <= 1 / (2 r).
+        coarsest: number of cells to begin with.
+        least_step: least change of the granularity d from one step to the next (paper's code: 0.01).
+        most_steps: end after so many steps; None tries all.
+
+    Raises:
+        ConfigError: if a value has no meaning, or no number of cells is left to try.
+    """
+
+    radius: float
+    coarsest: int = 2
+    least_step: float = 0.01
+    most_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise ConfigError(f"expected a radius above 0 (pixel scale), got {self.radius}")
+        if not 1 <= self.coarsest <= self.finest:
+            raise ConfigError(
+                f"expected a coarsest number of cells from 1 to {self.finest}, the finest whose cells are twice the "
+                f"radius wide, got {self.coarsest}"
+            )
+        if not (math.isfinite(self.least_step) and self.least_step > 0):
+            raise ConfigError(f"expected a least step above 0, got {self.least_step}")
+        if self.most_steps is not None and self.most_steps < 1:
+            raise ConfigError(f"expected at least 1 step, got {self.most_steps}")
+
+    @property
+    def finest(self) -> int:
+        """The largest number of cells with d >= 2 epsilon."""
+        return min(MAX_CELLS, math.floor(1 / (2 * self.radius) * (1 + 1e-12)))
+
+    def cell_counts(self) -> list[int]:
+        """Return the numbers of cells to try, from coarse to fine, ending with the finest."""
+        counts = [self.coarsest]
+        for cells in range(self.coarsest + 1, self.finest + 1):
+            if 2 / counts[-1] - 2 / cells >= self.least_step or cells == self.finest:
+                counts.append(cells)
+        return counts[: self.most_steps]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TuningStep:
+    """One row of the tuning's table.
+
+    Args:
+        cells: number of cells; `granularity` is the paper's d.
+        validation_error: cell error on the validation split, 0 to 1.
+        best_epoch, epochs: the epoch chosen, and how many were run.
+        lower_gradient, upper_gradient: mean gradient of the loss at the lower and at the upper ends.
+        seconds: time of the training.
+        stops: whether the gradients end the tuning here.
+    """
+
+    cells: int
+    granularity: float
+    validation_error: float
+    best_epoch: int
+    epochs: int
+    lower_gradient: float
+    upper_gradient: float
+    seconds: float
+    stops: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """All steps, and which is the best: the least validation error, the coarser of equals."""
+
+    steps: tuple[TuningStep, ...]
+
+    @property
+    def best(self) -> TuningStep:
+        """The step to keep (Algorithm 3, lines 5 to 8)."""
+        return min(self.steps, key=lambda step: step.validation_error)
+
+
+def tune(
+    spec: RunSpec,
+    tuning: TuningConfig,
+    data: TrainingData,
+    out: Path,
+    observer: Callable[[int], Observer],
+    on_step: Callable[[TuningStep], None],
+) -> Tuned:
+    """Run Algorithm 3 in a folder, or go on with the tuning that is there.
+
+    Args:
+        spec: what to train; its number of cells is replaced at each step.
+        tuning: which cells to try.
+        data: training and validation splits; the best step is chosen on the latter.
+        out: each step's training goes into `cells-NNN` below it.
+        observer: returns who watches the training with so many cells.
+        on_step: told of each finished step.
+
+    Raises:
+        CheckpointError: if the folder holds another tuning.
+
+    Source: AbsCert paper, Algorithm 3.
+    """
+    description = {
+        "tuning": asdict(tuning),
+        "network": spec.network,
+        "activation": str(spec.activation),
+        "data_sha256": data.training.sha256,
+        "training": {
+            key: value if isinstance(value, int | float) else str(value) for key, value in asdict(spec.training).items()
+        },
+    }
+    steps = _stored_steps(out, description)
+    for cells in tuning.cell_counts()[len(steps) :]:
+        if steps and steps[-1].stops:
+            break
+        folder = step_folder(out, cells)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = run_training(replace(spec, cells=cells), data, folder, observer(cells))
+        steps.append(_row(run, data.training))
+        write_json(out / FILE_NAME, {"description": description, "steps": [asdict(step) for step in steps]})
+        on_step(steps[-1])
+    return Tuned(tuple(steps))
+
+
+def step_folder(out: Path, cells: int) -> Path:
+    """Return where the step with so many cells keeps its files."""
+    return out / f"cells-{cells:03d}"
+
+
+def mean_gradients(run: TrainedRun, data: DataSet) -> tuple[float, float]:
+    """Return the mean gradient of the loss at the lower and at the upper ends, over all pixels of a split.
+
+    The first C channels of an interval image are its lower ends, the last C its upper ends.
+
+    Source: AbsCert paper, Algorithm 3, line 10.
+    """
+    feed = Feed(data, run.device)
+    totals = torch.zeros(2, dtype=torch.float64)
+    count = 0
+    for images, labels in feed.batches(torch.arange(len(feed)), _BATCH):
+        inputs = run.objective.encode(images).requires_grad_()
+        loss: Tensor = functional.cross_entropy(run.network(inputs), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, inputs)
+        lower, upper = gradient.chunk(2, dim=1)
+        totals += torch.stack([lower.double().sum(), upper.double().sum()]).cpu()
+        count += lower.numel()
+    lower_mean, upper_mean = (totals / count).tolist()
+    return lower_mean, upper_mean
+
+
+def _row(run: TrainedRun, data: DataSet) -> TuningStep:
+    lower, upper = mean_gradients(run, data)
+    return TuningStep(
+        cells=run.grid.cells,
+        granularity=run.grid.granularity,
+        validation_error=run.validation_error,
+        best_epoch=run.checkpoint.best_epoch,
+        epochs=run.checkpoint.epoch,
+        lower_gradient=lower,
+        upper_gradient=upper,
+        seconds=sum(row["seconds"] for row in run.checkpoint.history),
+        stops=upper < 0 < lower,
+    )
+
+
+def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]:
+    if not (out / FILE_NAME).exists():
+        return []
+    value = read_json(out / FILE_NAME)
+    try:
+        check_same(value["description"], description, out)
+        return [TuningStep(**step) for step in value["steps"]]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{out / FILE_NAME} is not a tuning's file: {error}; choose another --out") from error

@@ -1,0 +1,143 @@
+"""The claim `cell`: one forward pass at phi(x) decides every image that lies in the same cells as x."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from abscert_plugin.artifact.metadata import IMAGE, Metadata
+from abscert_plugin.blackbox import BlackBox
+from abscert_plugin.errors import DataError, UnsupportedModelError, VerifierError
+from abscert_plugin.grid import check_pixels
+from abscert_plugin.records import Record
+from abscert_plugin.verification.verdict import Claim, Verdict
+
+_METHOD: Final = "forward"
+_ITSELF: Final = "itself"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a batch of logits says.
+
+    Args:
+        prediction: the class with the greatest logit, -1 where a logit is not a finite number.
+        margin: logit of the label minus the greatest other logit, NaN where a logit is not a finite number.
+    """
+
+    prediction: Int64[np.ndarray, "batch"]
+    margin: Float32[np.ndarray, "batch"]
+
+
+def read_logits(logits: Float32[np.ndarray, "batch classes"], labels: Int64[np.ndarray, "batch"]) -> Answers:
+    """Return predictions and margins of a batch of logits."""
+    rows = np.arange(len(labels))
+    finite = np.isfinite(logits).all(axis=1)
+    safe = np.where(finite[:, None], logits, np.float32(0))
+    others = safe.copy()
+    others[rows, labels] = -np.inf
+    margin = np.where(finite, safe[rows, labels] - others.max(axis=1), np.float32(np.nan)).astype(np.float32)
+    return Answers(np.where(finite, safe.argmax(axis=1), -1), margin)
+
+
+def verify_cells(
+    classifier: BlackBox,
+    metadata: Metadata,
+    images: Float32[np.ndarray, "batch channels height width"],
+    labels: Int64[np.ndarray, "batch"],
+    index: Int64[np.ndarray, "batch"],
+) -> list[Record]:
+    """Return the verdict of each image on the claim `cell`.
+
+    Soundness: the network sees phi(x) alone (`check_artifact` has made sure), and phi is equal for all images in the
+    same cells, so one forward pass decides them all. Complete: x itself lies in its cells, so where x is mislabelled
+    the claim is false. Ties, logits that are not numbers and a failing backend are `unknown`.
+
+    Args:
+        classifier: the ONNX file, with the input `image` or `interval`.
+        metadata: what the file says of its grid and shape.
+        images: pixels on the pixel scale [0, 1].
+        labels: classes from 0.
+        index: each image's place in its data set.
+
+    Raises:
+        GridError: if a pixel is NaN or lies outside [0, 1].
+        DataError: if the images do not have the file's shape, or a label lies outside its classes.
+
+    Source: AbsCert paper, section 4.1; design.md section 1 on what it covers.
+    """
+    _check_fit(metadata, images, labels)
+    start = time.perf_counter()
+    grid = metadata.grid
+    inputs = images if classifier.input_name == IMAGE else grid.interval_image(images)
+    try:
+        logits = classifier.run(inputs)
+        if logits.shape[1] != metadata.classes:
+            raise VerifierError(f"expected {metadata.classes} logits, got {logits.shape[1]}")
+    except VerifierError as error:
+        return [
+            _record(int(place), int(label), -1, Verdict.UNKNOWN, str(error), float("nan"), 0.0)
+            for place, label in zip(index, labels, strict=True)
+        ]
+    answers = read_logits(logits, labels)
+    seconds = (time.perf_counter() - start) / len(images)
+    return list(_rows(index, labels, answers, seconds))
+
+
+def decide(margin: float) -> tuple[Verdict, str]:
+    """Return the verdict and its reason for the label's margin on the one interval image of a cell."""
+    if margin > 0:
+        return Verdict.CERTIFIED, "the label has the greatest logit on the cell"
+    if margin < 0:
+        return Verdict.FALSIFIED, "the image itself is mislabelled"
+    if margin == 0:
+        return Verdict.UNKNOWN, "the greatest logits are equal"
+    return Verdict.UNKNOWN, "a logit is not a finite number"
+
+
+def _rows(
+    index: Int64[np.ndarray, "batch"], labels: Int64[np.ndarray, "batch"], answers: Answers, seconds: float
+) -> Iterator[Record]:
+    columns = (index.tolist(), labels.tolist(), answers.prediction.tolist(), answers.margin.tolist())
+    for place, label, prediction, margin in zip(*columns, strict=True):
+        verdict, reason = decide(margin)
+        yield _record(place, label, prediction, verdict, reason, margin, seconds)
+
+
+def _record(
+    index: int, label: int, prediction: int, verdict: Verdict, reason: str, margin: float, seconds: float
+) -> Record:
+    return Record(
+        index=index,
+        label=label,
+        prediction=prediction,
+        claim=Claim.CELL.value,
+        radius=None,
+        radius_scale=None,
+        verdict=verdict.value,
+        reason=reason,
+        method=_METHOD,
+        reachable_log2=0.0,
+        margin=margin if np.isfinite(margin) else None,
+        seconds=round(seconds, 9),
+        counterexample=_ITSELF if verdict is Verdict.FALSIFIED else None,
+    )
+
+
+def _check_fit(
+    metadata: Metadata, images: Float32[np.ndarray, "batch channels height width"], labels: Int64[np.ndarray, "batch"]
+) -> None:
+    if metadata.classes < 2:
+        raise UnsupportedModelError(f"expected a classifier of at least 2 classes, got {metadata.classes}")
+    if images.shape[1:] != metadata.image_shape:
+        raise DataError(f"expected images of shape {metadata.image_shape}, got {images.shape[1:]}; choose other --data")
+    outside = (labels < 0) | (labels >= metadata.classes)
+    if outside.any():
+        raise DataError(
+            f"expected labels from 0 to {metadata.classes - 1}, got {labels[outside][0]}; choose other --data"
+        )
+    check_pixels(images)

@@ -1,0 +1,174 @@
+"""A verification over a data set: records as they come, resumable after a kill, and a run.json beside them."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+
+import abscert_plugin
+from abscert_plugin.artifact.metadata import Metadata, model_sha256, read_model
+from abscert_plugin.artifact.phi import check_artifact
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.data import DataSet
+from abscert_plugin.errors import DataError, RecordError
+from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records
+from abscert_plugin.verification.cell import verify_cells
+from abscert_plugin.verification.verdict import Claim
+
+RECORDS: Final = "records.jsonl"
+RUN: Final = "run.json"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An ONNX file that was read, checked and loaded."""
+
+    path: Path
+    sha256: str
+    metadata: Metadata
+    classifier: BlackBox
+
+    @classmethod
+    def open(cls, path: Path, provider: Provider, threads: int | None = None) -> "Artifact":
+        """Read, check and load an ONNX file of this project.
+
+        Raises:
+            UnsupportedModelError: if it cannot be read or run, or its graph is not what its metadata say.
+            VerifierError: if the provider was asked for and is not there.
+        """
+        model = read_model(path)
+        metadata = check_artifact(model, path)
+        return cls(path, model_sha256(path, model), metadata, BlackBox(path, provider, threads))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What to verify on what.
+
+    Args:
+        artifact: the ONNX file.
+        data: the images and labels.
+        batch_size: images per forward pass, at least 1.
+    """
+
+    artifact: Artifact
+    data: DataSet
+    batch_size: int = 250
+
+    def run(self, out: Path, on_batch: Callable[[int], None]) -> tuple[list[Record], RunInfo]:
+        """Decide every image on the claim `cell`, appending records to `out`, and return all of them.
+
+        Images that `out` already holds the records of are not run again, where the run was the same.
+
+        Args:
+            out: folder of records.jsonl and run.json.
+            on_batch: told how many images have been decided since it was last told.
+
+        Raises:
+            RecordError: if the folder cannot be written, or holds another run.
+            DataError: if the data do not fit the file.
+        """
+        if self.batch_size < 1:
+            raise DataError(f"expected a batch size of at least 1, got {self.batch_size}")
+        info = self._info()
+        done = _stored(out, info)
+        records = list(done)
+        on_batch(len(done))
+        info.write(out / RUN)
+        start = time.perf_counter()
+        with RecordWriter(out / RECORDS) as writer:
+            for batch in self._remaining({record.index for record in done}).batches(self.batch_size):
+                images = self.data.pixels(batch.images)
+                rows = verify_cells(self.artifact.classifier, self.artifact.metadata, images, batch.labels, batch.index)
+                writer.write(rows)
+                records += rows
+                on_batch(len(rows))
+        finished = replace(info, seconds=time.perf_counter() - start + sum(record.seconds for record in done))
+        finished.write(out / RUN)
+        return records, finished
+
+    def _remaining(self, done: set[int]) -> DataSet:
+        todo = np.array([place not in done for place in self.data.index.tolist()], dtype=bool)
+        return replace(self.data, labels=self.data.labels[todo], index=self.data.index[todo])
+
+    def _info(self) -> RunInfo:
+        artifact, data = self.artifact, self.data
+        return RunInfo(
+            command="verify",
+            configuration={
+                "claim": Claim.CELL.value,
+                "radius": None,
+                "radius_scale": None,
+                "batch_size": self.batch_size,
+                **artifact.classifier.settings,
+            },
+            versions={
+                "abscert-plugin": abscert_plugin.__version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "onnxruntime": str(artifact.classifier.settings["onnxruntime"]),
+            },
+            device=f"{platform.machine()}, {os.cpu_count()} cores",
+            provider=artifact.classifier.provider,
+            data={"name": data.name, "split": data.split.value, "images": len(data), "sha256": data.sha256},
+            model={
+                "path": artifact.path.name,
+                "sha256": artifact.sha256,
+                "cells": artifact.metadata.cells,
+                "classes": artifact.metadata.classes,
+                "network": artifact.metadata.network,
+                "training": artifact.metadata.training,
+            },
+        )
+
+
+def _stored(out: Path, info: RunInfo) -> list[Record]:
+    """Return the records of an earlier, equal run in this folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
+    if not (out / RUN).exists():
+        if (out / RECORDS).exists():
+            raise RecordError(f"{out} holds records without a {RUN}; choose another --out")
+        return []
+    former = RunInfo.read(out / RUN)
+    different = [
+        name
+        for name in ("command", "configuration", "versions", "provider", "data", "model")
+        if _plain(getattr(former, name)) != _plain(getattr(info, name))
+    ]
+    if different:
+        raise RecordError(f"{out} holds another run (its {', '.join(different)} differ); use --fresh or another --out")
+    return read_records(out / RECORDS) if (out / RECORDS).exists() else []
+
+
+def _plain(value: Mapping[str, Any] | str | None) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def set_aside(out: Path) -> Path | None:
+    """Rename a folder that holds a run, so that a fresh one can be written; nothing is deleted.
+
+    Returns:
+        the new name, or None where there was nothing.
+
+    Raises:
+        RecordError: if it cannot be renamed.
+    """
+    if not out.exists():
+        return None
+    number = 1
+    while (target := out.with_name(f"{out.name}.old-{number}")).exists():
+        number += 1
+    try:
+        return out.rename(target)
+    except OSError as error:
+        raise RecordError(f"cannot rename {out}: {error.strerror}; choose another --out") from error
