@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self, final
@@ -52,6 +53,8 @@ class Record:
 
 
 _FIELDS: Final = tuple(field.name for field in fields(Record))
+_values = attrgetter(*_FIELDS)
+_encode = json.JSONEncoder(allow_nan=False).encode
 
 
 @final
@@ -87,9 +90,7 @@ class RecordWriter:
         Raises:
             RecordError: if the disk is full or the file cannot be written; the lines before stay as they are.
         """
-        lines = [
-            json.dumps({name: getattr(record, name) for name in _FIELDS}, allow_nan=False) + "\n" for record in records
-        ]
+        lines = [_encode(dict(zip(_FIELDS, _values(record), strict=True))) + "\n" for record in records]
         try:
             self._file.write("".join(lines))
             self._file.flush()

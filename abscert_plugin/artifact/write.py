@@ -11,6 +11,8 @@ from google.protobuf.message import EncodeError
 
 from abscert_plugin.errors import ExportError
 
+ABSTRACT: Final = "abstract.onnx"
+DEPLOY: Final = "deploy.onnx"
 EMBED_LIMIT: Final = 2**31 - 2**26  # protobuf's 2 GiB, less room for the graph itself
 _ALIGNMENT: Final = 4096  # so that a backend can map each tensor into memory
 _SMALL: Final = 1024

@@ -39,9 +39,7 @@ class Picture:
     borders: str = ""
 
 
-def draw_pictures(
-    data: DataSet, grid: Grid | None, indices: Sequence[int]
-) -> Mapping[int, tuple[Picture, ...]]:
+def draw_pictures(data: DataSet, grid: Grid | None, indices: Sequence[int]) -> Mapping[int, tuple[Picture, ...]]:
     """Return the pictures of images by their index; an index that the data set lacks is left out.
 
     Args:
@@ -99,7 +97,9 @@ def png_uri(image: UInt8[np.ndarray, "channels height width"]) -> str:
         DataError: if it has neither 1 channel (grey) nor 3 (red, green, blue).
     """
     if len(image) not in (1, 3):
-        raise DataError(f"expected images of 1 or 3 channels to draw, got {len(image)}; write the page without a data set")
+        raise DataError(
+            f"expected images of 1 or 3 channels to draw, got {len(image)}; write the page without a data set"
+        )
     layout = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(layout)).save(file, "PNG", optimize=True)
@@ -111,7 +111,9 @@ def cell_borders(cells: UInt8[np.ndarray, "channels height width"]) -> str:
     across = (cells[:, 1:, :] != cells[:, :-1, :]).any(axis=0)
     down = (cells[:, :, 1:] != cells[:, :, :-1]).any(axis=0)
     rows = [f"M{start} {row}h{length}" for row, line in enumerate(across, 1) for start, length in _stretches(line)]
-    columns = [f"M{column} {start}v{length}" for column, line in enumerate(down.T, 1) for start, length in _stretches(line)]
+    columns = [
+        f"M{column} {start}v{length}" for column, line in enumerate(down.T, 1) for start, length in _stretches(line)
+    ]
     return "".join(rows + columns)
 
 

@@ -110,9 +110,7 @@ def reason_table(records: Sequence[Record]) -> Table:
     counts = Counter((record.verdict, record.reason, record.method) for record in records)
     for (verdict, reason, method), count in counts.most_common():
         style = _STYLES.get(verdict, "")
-        table.add_row(
-            Text(verdict, style), _plain(reason), _plain(method), f"{count:,}", percent(count / images)
-        )
+        table.add_row(Text(verdict, style), _plain(reason), _plain(method), f"{count:,}", percent(count / images))
     return table
 
 
@@ -143,4 +141,6 @@ def _numbers(summary: Summary) -> tuple[str, ...]:
 
 def _plain(text: str) -> Text:
     """Return text that is shown as it stands: no markup, and no control characters that steer a terminal."""
-    return Text("".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text))
+    return Text(
+        "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    )

@@ -1,5 +1,6 @@
 """The claim `cell`: one forward pass at phi(x) decides every image that lies in the same cells as x."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def verify_cells(
             for place, label in zip(index, labels, strict=True)
         ]
     answers = read_logits(logits, labels)
-    seconds = (time.perf_counter() - start) / len(images)
+    seconds = round((time.perf_counter() - start) / len(images), 9)
     return list(_rows(index, labels, answers, seconds))
 
 
@@ -115,15 +116,15 @@ def _record(
         index=index,
         label=label,
         prediction=prediction,
-        claim=Claim.CELL.value,
+        claim=Claim.CELL,
         radius=None,
         radius_scale=None,
-        verdict=verdict.value,
+        verdict=verdict,
         reason=reason,
         method=_METHOD,
         reachable_log2=0.0,
-        margin=margin if np.isfinite(margin) else None,
-        seconds=round(seconds, 9),
+        margin=margin if math.isfinite(margin) else None,
+        seconds=seconds,
         counterexample=_ITSELF if verdict is Verdict.FALSIFIED else None,
     )
 

@@ -1,0 +1,243 @@
+"""Reading an ONNX classifier that this project did not make: its one input, its logits, a current operator set."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto, helper
+
+from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.errors import ConfigError, UnsupportedModelError
+
+OLDEST_OPSET: Final = 13
+_DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+_FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+_INPUTS: Final = (*_FLOATS, TensorProto.UINT8)
+_RANDOM: Final = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a graph.
+
+    Args:
+        name: its name.
+        element_type: a value of `onnx.TensorProto.DataType`; 0 where it is not a tensor.
+        shape: sizes, batch first, None for each that is free; None where even the rank is unknown.
+        batch_symbol: the graph's name for a free batch size.
+    """
+
+    name: str
+    element_type: int
+    shape: tuple[int | None, ...] | None
+    batch_symbol: str
+
+    def __str__(self) -> str:
+        kind = TensorProto.DataType.Name(self.element_type).lower() if self.element_type else "not a tensor"
+        sizes = "?" if self.shape is None else ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"`{self.name}` ({kind} [{sizes}])"
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the graph demands, None where it is free."""
+        return self.shape[0] if self.shape else None
+
+    @property
+    def may_be_logits(self) -> bool:
+        """Whether it can hold logits [batch, classes], perhaps with two sizes of 1 behind them."""
+        fits = self.shape is None or len(self.shape) == 2 or (len(self.shape) == 4 and self.shape[2:] == (1, 1))
+        return self.element_type in _FLOATS and fits
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ThirdParty:
+    """A classifier as its file holds it, with all its tensors in memory and no output but the logits."""
+
+    model: onnx.ModelProto
+    input: Port
+    logits: Port
+
+
+def read_third_party(path: Path, output: str | None = None) -> ThirdParty:
+    """Return the classifier that an ONNX file holds.
+
+    Args:
+        path: the file.
+        output: name of the output that holds the logits; found by its type and shape where None.
+
+    Raises:
+        UnsupportedModelError: if the file cannot be read, is under abstraction already, draws random numbers, or
+            has not one input and logits.
+        ConfigError: if `output` is not there, or is needed to choose between several.
+    """
+    model = read_model(path)
+    if any(entry.key == "abscert.version" for entry in model.metadata_props):
+        raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
+    _refuse_random(model, path)
+    _add_default_domain(model)
+    _skip_zip_maps(model.graph)
+    source = _input(model.graph, path)
+    logits = _choose_output(_outputs(model), output, path)
+    _load_tensors(model, path)
+    kept = [value for value in model.graph.output if value.name == logits.name]
+    del model.graph.output[:], model.training_info[:]
+    model.graph.output.extend(kept)
+    return ThirdParty(model, source, logits)
+
+
+def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Return the model with opset 13 or later and no initializer among its inputs.
+
+    Raises:
+        UnsupportedModelError: if onnx's version converter cannot convert it.
+    """
+    version = next(entry.version for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS)
+    converted = onnx.ModelProto()
+    try:
+        converted.CopyFrom(onnx.version_converter.convert_version(model, OLDEST_OPSET) if version < 13 else model)
+    except (onnx.version_converter.ConvertError, RuntimeError, IndexError, ValueError, EncodeError) as error:
+        raise UnsupportedModelError(
+            f"{path} has opset {version}, and onnx cannot bring it up to {OLDEST_OPSET}: "
+            f"{' '.join(str(error).split())[:200]}; export it again with opset {OLDEST_OPSET} or later"
+        ) from error
+    constants = {tensor.name for tensor in converted.graph.initializer}
+    inputs = [value for value in converted.graph.input if value.name not in constants]
+    del converted.graph.input[:]
+    converted.graph.input.extend(inputs)
+    converted.ir_version = max(
+        converted.ir_version, helper.find_min_ir_version_for(converted.opset_import, ignore_unknown=True)
+    )
+    return converted
+
+
+def prefix_names(graph: onnx.GraphProto, prefix: str) -> None:
+    """Put `prefix` before every name in the graph and the graphs inside it, so that no name of ours is among them.
+
+    `onnx.compose.add_prefix` misses an initializer of the outer graph that an inner graph reads.
+    """
+    tensors = [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]
+    for named in [*graph.node, *graph.input, *graph.output, *graph.value_info, *tensors]:
+        named.name = _prefixed(prefix, named.name)
+    for node in graph.node:
+        node.input[:] = [_prefixed(prefix, name) for name in node.input]
+        node.output[:] = [_prefixed(prefix, name) for name in node.output]
+        for inner in _inner_graphs(node):
+            prefix_names(inner, prefix)
+    del graph.quantization_annotation[:]  # advice to tools, by names that are gone
+
+
+def _prefixed(prefix: str, name: str) -> str:
+    return prefix + name if name else name  # an empty name stands for an argument left out
+
+
+def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for inner in _inner_graphs(node):
+            yield from _all_nodes(inner.node)
+
+
+def _refuse_random(model: onnx.ModelProto, path: Path) -> None:
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in _all_nodes(nodes):
+            if node.domain in _DEFAULT_DOMAINS and node.op_type in _RANDOM:
+                raise UnsupportedModelError(
+                    f"{path} draws random numbers (node {node.name!r}, {node.op_type}), so no verdict about it would "
+                    "hold; export it for inference"
+                )
+
+
+def _add_default_domain(model: onnx.ModelProto) -> None:
+    """Name the default domain once: files of ai.onnx.ml alone leave it out, others name it twice."""
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain in _DEFAULT_DOMAINS else entry.domain
+        versions[domain] = max(versions.get(domain, 0), entry.version)
+    versions.setdefault("", OLDEST_OPSET)
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
+
+
+def _skip_zip_maps(graph: onnx.GraphProto) -> None:
+    """Give out the tensor of probabilities where scikit-learn's converter gives out dictionaries made of it."""
+    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "ZipMap"}
+    for index, value in enumerate(graph.output):
+        if value.name in sources:
+            tensor = helper.make_tensor_value_info(sources[value.name], TensorProto.FLOAT, [None, None])
+            graph.output[index].CopyFrom(tensor)
+    kept = [node for node in graph.node if node.op_type != "ZipMap"]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _input(graph: onnx.GraphProto, path: Path) -> Port:
+    constants = {tensor.name for tensor in graph.initializer}
+    ports = [_port(value) for value in graph.input if value.name not in constants]
+    if len(ports) != 1:
+        raise UnsupportedModelError(
+            f"{path}: expected one input, an image, got {len(ports)}: {', '.join(map(str, ports)) or 'none'}"
+        )
+    if ports[0].element_type not in _INPUTS:
+        raise UnsupportedModelError(f"{path}: expected an input of floats or bytes, got {ports[0]}")
+    return ports[0]
+
+
+def _outputs(model: onnx.ModelProto) -> list[Port]:
+    ports = [_port(value) for value in model.graph.output]
+    if all(port.shape is not None for port in ports if port.element_type):
+        return ports
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, EncodeError):
+        return ports  # then the shapes show when the model runs
+    return [_port(value) for value in inferred.graph.output]
+
+
+def _choose_output(ports: list[Port], name: str | None, path: Path) -> Port:
+    listed = ", ".join(map(str, ports))
+    if name is not None:
+        found = [port for port in ports if port.name == name]
+        if not found:
+            raise ConfigError(f"{path}: expected the output that holds the logits, got {name!r}; it has {listed}")
+    else:
+        found = [port for port in ports if port.may_be_logits]
+    if len(found) > 1:
+        raise ConfigError(f"{path} has several outputs that may be the logits; name one with --output: {listed}")
+    if not found or not found[0].may_be_logits:
+        raise UnsupportedModelError(f"{path}: expected an output of float logits [batch, classes], got {listed}")
+    return found[0]
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    if not value.type.HasField("tensor_type"):
+        return Port(value.name, 0, None, "")
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return Port(value.name, tensor.elem_type, None, "")
+    sizes = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)
+    return Port(value.name, tensor.elem_type, sizes, tensor.shape.dim[0].dim_param if sizes else "")
+
+
+def _load_tensors(model: onnx.ModelProto, path: Path) -> None:
+    """Read the tensors that lie in other files; `read_model` has checked where they are."""
+    try:
+        onnx.load_external_data_for_model(model, str(path.resolve().parent))
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedModelError(
+            f"{path}: cannot read the tensors that it keeps in other files: {reason}"
+        ) from error

@@ -1,0 +1,235 @@
+"""Putting an ONNX classifier that this project did not make under abstraction: phi in front, then cells' mid-points."""
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import onnx
+from jaxtyping import Float32
+from onnx import TensorProto, helper
+
+import abscert_plugin
+from abscert_plugin.artifact.metadata import (
+    IMAGE,
+    INTERVAL,
+    LOGITS,
+    Metadata,
+    external_locations,
+    read_model,
+    write_metadata,
+)
+from abscert_plugin.artifact.midpoint import InputScale, Layout, Midpoint, fit_midpoint
+from abscert_plugin.artifact.phi import check_artifact, prepend_phi
+from abscert_plugin.artifact.probe import Probe, agree, probe
+from abscert_plugin.artifact.third_party import Port, ThirdParty, brought_up, prefix_names, read_third_party
+from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, save_model, write_checked
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
+from abscert_plugin.grid import Grid
+
+_MODEL_PREFIX: Final = "model/"
+_REFERENCE_PREFIX: Final = "abscert/"
+_SAME_MODEL: Final = 1e-4  # of the largest logit: float32 sums in another order, or by a later operator set's rules
+_SAME_GRAPH: Final = 1e-6  # of the largest logit: one graph on one input, with and without phi in front
+
+_log = logging.getLogger(__name__)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class WrapOptions:
+    """How a classifier is put under abstraction.
+
+    Args:
+        grid: the cells.
+        image_shape: (channels, height, width) of an image; needed where the classifier's input does not tell.
+        layout: order of the axes that the classifier reads; where None, flat for an input of two axes, else nchw.
+        scale: what the classifier reads for a pixel.
+        output: the output that holds the logits; found by its type and shape where None.
+    """
+
+    grid: Grid
+    image_shape: tuple[int, int, int] | None = None
+    layout: Layout | None = None
+    scale: InputScale = field(default_factory=InputScale)
+    output: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Wrapped:
+    """What was written, and what there is to say about it."""
+
+    abstract: Path
+    deploy: Path
+    metadata: Metadata
+    notes: tuple[str, ...]
+
+
+def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
+    """Write `deploy.onnx` and `abstract.onnx` for the classifier in `path`, into `folder`.
+
+    Soundness: nothing but phi reads `image`, so images of one cell get the same logits whatever the classifier is. It
+    was seen to give the same bits for the same input twice, and draws no random numbers. Where a batch of images does
+    not get the logits that they get one by one, the batch is fixed to 1.
+
+    Raises:
+        UnsupportedModelError: if the classifier cannot be read or run, or its logits are not a function of one image.
+        ConfigError: if an option does not fit the classifier.
+        ExportError: if what would be written does not give the classifier's logits on the cells' mid-points; nothing
+            is written then.
+    """
+    source = read_third_party(path, options.output)
+    _refuse_overwriting(path, folder)
+    try:
+        midpoint = fit_midpoint(source.input, options.image_shape, options.layout, options.scale)
+    except (ConfigError, UnsupportedModelError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    images = probe_images(midpoint.image_shape)
+    with _opened_reference(source, path) as reference:
+        seen = probe(reference, midpoint.apply(options.grid.interval_image(images)), path)
+    metadata = Metadata(
+        version=abscert_plugin.__version__,
+        cells=options.grid.cells,
+        image_shape=midpoint.image_shape,
+        classes=seen.logits.shape[1],
+        network=f"wrapped:{path.name}",
+        training="none",
+    )
+    abstract, deploy = _wrapped_models(source, midpoint, metadata, seen.batch, path)
+    check = _Check(options.grid, images, seen)
+    written = write_checked({ABSTRACT: abstract, DEPLOY: deploy}, folder, check.run)
+    return Wrapped(written[ABSTRACT], written[DEPLOY], metadata, seen.notes)
+
+
+def probe_images(image_shape: tuple[int, int, int]) -> Float32[np.ndarray, "4 channels height width"]:
+    """Return the images that logits are compared on: two random ones, a black one and a white one."""
+    random = np.random.default_rng(0).random((2, *image_shape), dtype=np.float32)
+    return np.concatenate([random, np.zeros_like(random[:1]), np.ones_like(random[:1])])
+
+
+def _refuse_overwriting(path: Path, folder: Path) -> None:
+    sources = {path.resolve(), *(path.resolve().parent / name for name in external_locations(read_model(path)))}
+    targets = [folder / name for name in (ABSTRACT, DEPLOY)]
+    for target in (*targets, *map(data_path, targets)):
+        if target.resolve() in sources:
+            raise ConfigError(f"expected an output folder that does not hold {path} itself, got {folder}")
+
+
+@contextmanager
+def _opened_reference(source: ThirdParty, path: Path) -> Iterator[BlackBox]:
+    """Open the classifier as its file has it; only a flattening and casts are put around it, where they are needed."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    graph = model.graph
+    if source.input.element_type != TensorProto.FLOAT:
+        _read_floats(graph, source.input)
+    logits = _REFERENCE_PREFIX + LOGITS
+    graph.node.extend(_logits_nodes(source.logits.name, source.logits, logits))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(logits, TensorProto.FLOAT, [None, None]))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        try:
+            copy = save_model(model, Path(scratch) / path.name)
+        except OSError as error:
+            raise ExportError(f"cannot write into {scratch}: {error.strerror}; free space there") from error
+        del model
+        try:
+            reference = BlackBox(copy, Provider.CPU)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
+        yield reference
+
+
+def _read_floats(graph: onnx.GraphProto, port: Port) -> None:
+    """Let the graph read float32, and cast it to what it read before."""
+    name = _REFERENCE_PREFIX + IMAGE
+    cast = helper.make_node("Cast", [name], [port.name], name, to=port.element_type)
+    nodes = [cast, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    value = next(value for value in graph.input if value.name == port.name)
+    value.name = name
+    value.type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _logits_nodes(name: str, port: Port, target: str) -> list[onnx.NodeProto]:
+    """Return nodes from the classifier's output, now called `name`, to float32 logits [batch, classes]."""
+    steps: list[tuple[str, dict[str, Any]]] = []
+    if port.shape is not None and len(port.shape) == 4:
+        steps.append(("Flatten", {"axis": 1}))
+    if port.element_type != TensorProto.FLOAT:
+        steps.append(("Cast", {"to": TensorProto.FLOAT}))
+    nodes: list[onnx.NodeProto] = []
+    for operator, attributes in steps or [("Identity", {})]:
+        output = f"{target}/{operator}"
+        nodes.append(helper.make_node(operator, [name], [output], output, **attributes))
+        name = output
+    nodes[-1].output[0] = target
+    return nodes
+
+
+def _wrapped_models(
+    source: ThirdParty, midpoint: Midpoint, metadata: Metadata, batch: int | None, path: Path
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Return `abstract.onnx` and `deploy.onnx`."""
+    abstract = brought_up(source.model, path)
+    graph = abstract.graph
+    prefix_names(graph, _MODEL_PREFIX)
+    front, constants = midpoint.nodes(_MODEL_PREFIX + source.input.name)
+    back = _logits_nodes(_MODEL_PREFIX + source.logits.name, source.logits, LOGITS)
+    nodes = [*front, *graph.node, *back]
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)
+    size = batch or source.input.batch_symbol or "batch"
+    channels, height, width = midpoint.image_shape
+    graph.input.append(helper.make_tensor_value_info(INTERVAL, TensorProto.FLOAT, [size, 2 * channels, height, width]))
+    graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [size, metadata.classes]))
+    graph.name = "abstract"
+    abstract.producer_name, abstract.producer_version = "abscert-plugin", metadata.version
+    write_metadata(abstract, metadata)
+    deploy = onnx.ModelProto()
+    deploy.CopyFrom(abstract)
+    deploy.graph.CopyFrom(prepend_phi(graph, metadata.grid, midpoint.image_shape))
+    return abstract, deploy
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Compares the files to be with what the classifier gave on the mid-points of the same images."""
+
+    grid: Grid
+    images: Float32[np.ndarray, "images channels height width"]
+    seen: Probe
+
+    def run(self, paths: Mapping[str, Path]) -> None:
+        """Raise ExportError if a file does not give the classifier's logits."""
+        for path in paths.values():
+            check_artifact(read_model(path), path)
+        deployed = _logits(paths[DEPLOY], self.images)
+        _compare(DEPLOY, deployed, "the classifier's", self.seen.logits, _SAME_MODEL)
+        abstract = _logits(paths[ABSTRACT], self.grid.interval_image(self.images))
+        _compare(ABSTRACT, abstract, f"{DEPLOY}'s", deployed, _SAME_GRAPH)
+
+
+def _logits(path: Path, inputs: np.ndarray) -> np.ndarray:
+    try:
+        return BlackBox(path, Provider.CPU).run(inputs)
+    except (UnsupportedModelError, VerifierError) as error:
+        raise ExportError(f"the classifier does not run under abstraction, nothing was written: {error}") from error
+
+
+def _compare(name: str, logits: np.ndarray, source: str, expected: np.ndarray, tolerance: float) -> None:
+    if not agree(logits, expected, tolerance):
+        difference = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else logits.shape
+        raise ExportError(
+            f"expected the logits of {name} to be {source} to {tolerance:g} of the largest, got a difference of "
+            f"{difference}; nothing was written"
+        )

@@ -1,0 +1,78 @@
+"""The `abscert` command: its subcommands, and how errors reach the user."""
+
+import os
+import sys
+from importlib.metadata import entry_points
+from typing import Annotated, Final, NoReturn
+
+import typer
+from rich.text import Text
+
+import abscert_plugin
+from abscert_plugin.cli import artifact, data, demo, show, train, verify
+from abscert_plugin.cli.console import LOG
+from abscert_plugin.errors import AbscertError
+
+ENTRY_POINTS: Final = "abscert.commands"
+BAD_INPUT: Final = 2
+_INTERNAL: Final = 70  # sysexits' EX_SOFTWARE: a fault of ours, not of the input
+
+
+def build_app() -> typer.Typer:
+    """Return the command with its own subcommands and those that other packages have registered.
+
+    A package adds a subcommand through the entry-point group `abscert.commands`; each entry is a function that
+    takes the `typer.Typer` and registers what it has.
+    """
+    app = typer.Typer(
+        name="abscert",
+        help="Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)
+    for module in (train, artifact, verify, show, data, demo):
+        module.register(app)
+    for entry in entry_points(group=ENTRY_POINTS):
+        entry.load()(app)
+    return app
+
+
+def main() -> None:
+    """Run the command; every error is one line on stderr and a status: 2 for bad input."""
+    try:
+        build_app()()
+    except AbscertError as error:
+        _fail(str(error), BAD_INPUT)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}", BAD_INPUT)
+    except MemoryError:
+        _fail("out of memory; use a smaller --batch-size", BAD_INPUT)
+    except Exception as error:  # the last line of defence: a user never sees a traceback
+        if os.environ.get("ABSCERT_DEBUG"):
+            raise
+        _fail(
+            f"internal error, please report it ({type(error).__name__}: {error}); ABSCERT_DEBUG=1 shows where",
+            _INTERNAL,
+        )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"abscert-plugin {abscert_plugin.__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it."""
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    LOG.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
+    sys.exit(status)

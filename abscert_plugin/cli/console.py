@@ -1,0 +1,43 @@
+"""Where the command line writes: results to stdout, progress and messages to stderr."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+OUT: Final = Console()
+LOG: Final = Console(stderr=True)
+_INTERRUPTED: Final = 130
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout, and nothing else."""
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar on stderr that leaves nothing behind."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=LOG,
+        transient=True,
+    )
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """Turn Ctrl-C into one line that says how to go on, and exit status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        LOG.print(f"stopped; {advice}", highlight=False)
+        raise typer.Exit(_INTERRUPTED) from None

@@ -1,0 +1,97 @@
+"""Options that mean the same in every subcommand."""
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
+
+import typer
+
+from abscert_plugin.cli.console import LOG
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
+
+DEFAULT_CELLS: Final = 10
+
+
+class ClaimName(StrEnum):
+    """The claims that `verify` decides."""
+
+    CELL = "cell"
+
+
+class RadiusScale(StrEnum):
+    """The scale that a radius is given on: pixels in [0, 1], or the training domain [-1, 1] (the paper's epsilon)."""
+
+    PIXEL = "pixel"
+    TRAINING = "training"
+
+
+class DeviceName(StrEnum):
+    """Where a network is trained."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+Data: TypeAlias = Annotated[str, typer.Option("--data", help="Data set; `abscert data` lists them.")]
+DataDir: TypeAlias = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the data set's files.  [default: $ABSCERT_DATA]")
+]
+ImageSize: TypeAlias = Annotated[
+    int | None, typer.Option("--image-size", help="Resize and crop the images of --data folder to this side.")
+]
+Cells: TypeAlias = Annotated[
+    int | None, typer.Option("--cells", help=f"Number of cells per pixel, 1 to 255.  [default: {DEFAULT_CELLS}]")
+]
+Granularity: TypeAlias = Annotated[
+    float | None, typer.Option("--granularity", help="Width d of a cell on the training scale, in place of --cells.")
+]
+Network: TypeAlias = Annotated[
+    str, typer.Option("--network", help="dm-small, dm-medium, dm-large, fc-3, fc-5, fc-3-code, fc-5-code.")
+]
+ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="relu, sigmoid or tanh.")]
+Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of weights, order and augmentation.")]
+Limit: TypeAlias = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.")]
+Json: TypeAlias = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+]
+Resume: TypeAlias = Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")]
+Radius: TypeAlias = Annotated[str, typer.Option("--radius", help="Radius, such as 0.1 or 8/255.")]
+RadiusScaleName: TypeAlias = Annotated[RadiusScale, typer.Option("--radius-scale", help="Scale of --radius.")]
+
+
+def chosen_grid(cells: int | None, granularity: float | None) -> Grid:
+    """Return the grid that the two options ask for, and say so where one cell decides nothing.
+
+    Raises:
+        ConfigError: if both are given.
+        GridError: if the grid cannot exist.
+    """
+    if cells is not None and granularity is not None:
+        raise ConfigError("expected --cells or --granularity, got both; they say the same thing")
+    grid = (
+        Grid.from_granularity(granularity)
+        if granularity is not None
+        else Grid(DEFAULT_CELLS if cells is None else cells)
+    )
+    if grid.cells == 1:
+        LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
+    return grid
+
+
+def pixel_radius(text: str, scale: RadiusScale) -> float:
+    """Return a radius on the pixel scale.
+
+    Raises:
+        ConfigError: if it is not a number or a fraction, or negative or not finite.
+    """
+    numerator, _, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"expected a radius such as 0.1 or 8/255, got {text!r}") from error
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"expected a radius that is finite and not negative, got {text!r}")
+    return value / 2 if scale is RadiusScale.TRAINING else value

@@ -1,0 +1,249 @@
+"""A verification run as one HTML page that needs no network and no other file."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import jinja2
+import numpy as np
+
+import abscert_plugin
+from abscert_plugin.data.dataset import DataSet
+from abscert_plugin.errors import RecordError
+from abscert_plugin.grid import Grid
+from abscert_plugin.records import Record, RunInfo
+from abscert_plugin.report import figures
+from abscert_plugin.report.bars import class_chart
+from abscert_plugin.report.gallery import Picture, draw_pictures
+from abscert_plugin.verification.summary import summarise
+from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
+
+MAX_ITEMS: Final = 200
+MAX_REASONS: Final = 12
+# Raw bytes of all pictures of a page; fewer items are shown where images are large (40 of 224 x 224 in colour).
+_PICTURE_BYTES: Final = 12_000_000
+_DIGEST_SHOWN: Final = 12
+
+
+@final
+@dataclass(frozen=True)
+class PageContent:
+    """What a page is made of.
+
+    Args:
+        run: the content of run.json.
+        records: the run's rows, of one claim and one radius.
+        classes: one name per class; None takes the data set's names, or the labels.
+        grid: the model's grid, whose cells are drawn beside each image; None draws the images alone.
+        data: where the images are; None writes the page without pictures.
+    """
+
+    run: RunInfo
+    records: Sequence[Record]
+    classes: tuple[str, ...] | None = None
+    grid: Grid | None = None
+    data: DataSet | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, from wherever they are known."""
+        if self.classes is None and self.data is not None:
+            return self.data.classes
+        return self.classes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One line of the page's head; `detail` is the long form of a shortened value."""
+
+    name: str
+    value: str
+    detail: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """How many images share a verdict and its reason."""
+
+    verdict: str
+    text: str
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """One image that is not certified: its row, the names of its classes, and any number of pictures."""
+
+    record: Record
+    label: str
+    prediction: str
+    pictures: tuple[Picture, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """The images that are shown.
+
+    Args:
+        items: those shown, most negative margin first, those without a margin last.
+        classes: label and name of the classes of those shown, by label.
+        failing: how many there are, shown or not.
+        missing: why there are no pictures; empty where there are.
+    """
+
+    items: tuple[GalleryItem, ...]
+    classes: tuple[tuple[int, str], ...]
+    failing: int
+    missing: str
+
+
+def render_page(content: PageContent) -> str:
+    """Return the page; all that comes from files is escaped.
+
+    Raises:
+        RecordError: if there is no row, an image stands twice, the rows differ in claim or radius, or the claim is
+            neither `cell` nor `ball`.
+        DataError: if the data set's images cannot be read or drawn.
+    """
+    summary = summarise(content.records)
+    if summary.claim not in SCOPE:
+        raise RecordError(f"expected records of the claim {' or '.join(Claim)}, got {summary.claim!r}")
+    return _template().render(
+        summary=summary,
+        scope=SCOPE[Claim(summary.claim)],
+        claim=figures.claim_text(content.records[0]),
+        names=[name for name in (_text(content.run.data, "name"), _text(content.run.model, "path")) if name],
+        notices=_notices(content),
+        facts=_facts(content),
+        chart=class_chart(content.records, content.class_names),
+        reasons=_reasons(content.records),
+        max_reasons=MAX_REASONS,
+        gallery=_gallery(content),
+        cells=content.grid.cells if content.grid else None,
+        details=_details(content.run),
+        version=abscert_plugin.__version__,
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("abscert_plugin.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count_text"] = "{:,}".format
+    environment.filters["percent"] = figures.percent
+    environment.filters["interval_percent"] = figures.interval_percent
+    environment.filters["signed"] = figures.signed
+    return environment.get_template("page.html")
+
+
+def _notices(content: PageContent) -> list[str]:
+    """Return what a reader must know before the figures."""
+    notices = []
+    if content.run.seconds is None:
+        notices.append("This run has not finished; the figures are of the rows written so far.")
+    images = (content.run.data or {}).get("images")
+    if isinstance(images, int) and images != len(content.records):
+        notices.append(f"These are the rows of {len(content.records):,} of the run's {images:,} images.")
+    return notices
+
+
+def _facts(content: PageContent) -> list[Fact]:
+    run = content.run
+    cells = str(content.grid.cells) if content.grid else _text(run.model, "cells") or _text(run.configuration, "cells")
+    facts = [
+        Fact("Data set", ", ".join(part for part in (_text(run.data, "name"), _text(run.data, "split")) if part)),
+        _digest("Data sha256", run.data),
+        Fact("Model", _text(run.model, "path")),
+        _digest("Model sha256", run.model),
+        Fact("Network", _text(run.model, "network")),
+        Fact("Cells per channel", cells),
+        Fact("Radius", "" if content.records[0].radius is None else figures.radius_text(content.records[0])),
+        Fact("Provider", run.provider or ""),
+        Fact("Device", run.device),
+        Fact("Time", "" if run.seconds is None else f"{run.seconds:,.1f} s"),
+        Fact("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
+    ]
+    return [fact for fact in facts if fact.value]
+
+
+def _digest(name: str, source: Mapping[str, Any] | None) -> Fact:
+    digest = _text(source, "sha256")
+    shown = digest if len(digest) <= _DIGEST_SHOWN else f"{digest[:_DIGEST_SHOWN]}\N{HORIZONTAL ELLIPSIS}"
+    return Fact(name, shown, digest)
+
+
+def _text(source: Mapping[str, Any] | None, key: str) -> str:
+    """Return an entry as text, empty where it is absent."""
+    value = None if source is None else source.get(key)
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _details(run: RunInfo) -> dict[str, dict[str, str]]:
+    """Return every entry of run.json as text, by group."""
+    groups = {"Options": run.configuration, "Data set": run.data, "Model": run.model, "Versions": run.versions}
+    return {name: {str(key): _text(group, key) for key in group} for name, group in groups.items() if group}
+
+
+def _reasons(records: Sequence[Record]) -> list[Reason]:
+    counts = Counter((record.verdict, record.reason) for record in records)
+    return [Reason(verdict, reason, count) for (verdict, reason), count in counts.most_common()]
+
+
+def _gallery(content: PageContent) -> Gallery:
+    failing = [record for record in content.records if record.verdict != Verdict.CERTIFIED]
+    missing = _why_no_pictures(content)
+    data = None if missing else content.data
+    shown = sorted(failing, key=_by_margin)[: _item_limit(data)]
+    pictures = draw_pictures(data, content.grid, [record.index for record in shown]) if data else {}
+    names = content.class_names
+    items = tuple(
+        GalleryItem(
+            record,
+            figures.class_name(record.label, names),
+            figures.class_name(record.prediction, names),
+            pictures.get(record.index, ()),
+        )
+        for record in shown
+    )
+    classes = tuple(sorted({(item.record.label, item.label) for item in items}))
+    return Gallery(items, classes, len(failing), missing)
+
+
+def _by_margin(record: Record) -> tuple[float, int]:
+    margin = record.margin
+    return (math.inf if margin is None or math.isnan(margin) else margin), record.index
+
+
+def _item_limit(data: DataSet | None) -> int:
+    if data is None:
+        return MAX_ITEMS
+    image_and_cells = 2 * math.prod(data.shape)
+    return max(1, min(MAX_ITEMS, _PICTURE_BYTES // image_and_cells))
+
+
+def _why_no_pictures(content: PageContent) -> str:
+    """Return why the data set's images are not those of the rows, or empty where they are."""
+    data = content.data
+    if data is None:
+        return "The data set was not at hand when this page was written, so it has no pictures."
+    digest = (content.run.data or {}).get("sha256")
+    labels = dict(zip(data.index.tolist(), data.labels.tolist(), strict=True))
+    differs = any(labels.get(record.index, record.label) != record.label for record in content.records)
+    if differs or digest not in (None, data.sha256):
+        return "The data set at hand is not the one of this run, so this page has no pictures."
+    if not np.isin([record.index for record in content.records], data.index).any():
+        return "The data set at hand has none of this run's images, so this page has no pictures."
+    return ""
