@@ -40,8 +40,8 @@ class Grid:
     cells: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.cells <= MAX_CELLS:
-            raise GridError(f"expected a number of cells from 1 to {MAX_CELLS}, got {self.cells}")
+        if not (isinstance(self.cells, int) and 1 <= self.cells <= MAX_CELLS):
+            raise GridError(f"expected a whole number of cells from 1 to {MAX_CELLS}, got {self.cells}")
 
     @classmethod
     def from_granularity(cls, granularity: float) -> "Grid":
@@ -53,11 +53,10 @@ class Grid:
         """
         if not (math.isfinite(granularity) and 0 < granularity <= 2):
             raise GridError(f"expected a granularity d with 0 < d <= 2, got {granularity}")
-        quotient = 2 / granularity
-        cells = round(quotient)
-        if abs(quotient - cells) <= 1e-9:
-            return cls(cells)
-        coarse = min(max(1, math.floor(quotient)), MAX_CELLS - 1)
+        quotient = 2 / granularity  # infinite for the least floats
+        if math.isfinite(quotient) and abs(quotient - round(quotient)) <= 1e-9:
+            return cls(round(quotient))
+        coarse = math.floor(min(quotient, MAX_CELLS - 1))
         raise GridError(
             f"expected a granularity d that divides 2, got {granularity} (2 / d = {quotient:.9g}); the nearest are "
             f"{2 / coarse!r} (--cells {coarse}) and {2 / (coarse + 1)!r} (--cells {coarse + 1})"
@@ -134,9 +133,10 @@ class Grid:
         if radius == 0:
             cell = self.cell(images)
             return cell, cell
-        exact = images.astype(np.float64)
-        low = np.maximum(_float32_below(np.nextafter(exact - radius, -np.inf)), np.float32(0))
-        high = np.minimum(-_float32_below(-np.nextafter(exact + radius, np.inf)), np.float32(1))
+        shift = min(radius, 1.0)  # no pixel is further away
+        pixels = images.astype(np.float64)
+        low = np.maximum(_difference_below(pixels, shift), np.float32(0))
+        high = np.minimum(-_difference_below(-pixels, shift), np.float32(1))
         return self.cell(low), self.cell(high)
 
     def level_cells(self, levels: int) -> UInt8[np.ndarray, "values"]:
@@ -168,6 +168,15 @@ def log2_count(
     widths: Int64[np.ndarray, "batch *pixels"] = highest.astype(np.int64) - lowest.astype(np.int64) + 1
     total: Float64[np.ndarray, "batch"] = np.log2(widths.reshape(len(widths), -1)).sum(axis=1)
     return total
+
+
+def _difference_below(values: Float64[np.ndarray, "*shape"], shift: float) -> Float32[np.ndarray, "*shape"]:
+    """Return the largest float32 that is not above the exact difference values - shift."""
+    difference = values - shift
+    # What float64 rounded away, exactly (Knuth's TwoSum).
+    kept = values - difference
+    lost = (values - (difference + kept)) + (kept - shift)
+    return _float32_below(np.where(lost < 0, np.nextafter(difference, -np.inf), difference))
 
 
 def _float32_below(values: Float64[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

@@ -1,13 +1,16 @@
 """Records on disk: one JSON line per image, and a run.json beside them that says how they were made."""
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self, final
+from typing import IO, Any, Final, final
 
 from abscert_plugin.errors import RecordError
 
@@ -73,7 +76,7 @@ class RecordWriter:
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RecordWriter":
         return self
 
     def __exit__(
@@ -109,7 +112,7 @@ def drop_half_line(path: Path) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the rows of a records file, in the file's order; a half last line is left out.
+    """Return the rows of a records file (plain, or gzip by its name), in order; a half last line is left out.
 
     Raises:
         RecordError: if the file is missing, a line is not a record, or its schema is not this version's.
@@ -119,14 +122,15 @@ def read_records(path: Path) -> list[Record]:
 
 def _parse_lines(path: Path) -> Iterator[Record]:
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = raw.decode("utf-8")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
     lines = content.split("\n")[:-1]  # what follows the last end of line is a half line, or empty
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from error
         yield _parse_row(row, f"{path}, line {number}")
 
@@ -157,7 +161,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 

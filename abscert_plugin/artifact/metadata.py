@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final, final
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
 from abscert_plugin.grid import Grid
@@ -120,6 +121,8 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise UnsupportedModelError(f"{path} is not an ONNX model, or is cut short; export it again") from error
     except OSError as error:
         raise UnsupportedModelError(f"cannot read {path}: {error.strerror}") from error
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise UnsupportedModelError(f"{path} is not an ONNX model: a name in it is not UTF-8; export it again")
     if not model.opset_import or not model.graph.output:
         raise UnsupportedModelError(f"{path} is not an ONNX model: it has no operator set or no output")
     for location in external_locations(model):
@@ -167,6 +170,19 @@ def _check_location(location: str, path: Path) -> None:
         raise UnsupportedModelError(
             f"{path} keeps tensors in {location!r}, which is not there; copy it beside the model"
         )
+
+
+def _texts(message: Message) -> Iterator[str | bytes]:
+    """Return all strings of a message, as bytes where they are not UTF-8; of a tensor its name alone."""
+    if isinstance(message, onnx.TensorProto):
+        yield message.name
+        return
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_STRING:
+            yield from [value] if isinstance(value, str | bytes) else value
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from _texts(part)
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

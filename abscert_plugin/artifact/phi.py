@@ -123,7 +123,13 @@ def _check_phi(graph: onnx.GraphProto, phi: PhiGraph, path: Path) -> None:
             deterministic=True
         ):
             raise UnsupportedModelError(refusal)
-    names = {IMAGE, *(name for node in phi.nodes for name in node.output)} - {INTERVAL}
+    outputs = {name for node in phi.nodes for name in node.output}
+    given = [tensor.name for tensor in graph.initializer] + [value.name for value in graph.input]
+    given += [tensor.values.name for tensor in graph.sparse_initializer]
+    once = [IMAGE, *(tensor.name for tensor in phi.initializers)]
+    if outputs & set(given) or any(given.count(name) != 1 for name in once):
+        raise UnsupportedModelError(refusal)  # which of two definitions counts is up to the backend
+    names = {IMAGE, *outputs} - {INTERVAL}
     others = [node for node in graph.node if node.SerializeToString(deterministic=True) not in expected_nodes]
     if names & (_names_read(others) | {output.name for output in graph.output}):
         raise UnsupportedModelError(refusal)

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper
 
-from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.artifact.metadata import external_locations, read_model
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 
 OLDEST_OPSET: Final = 13
@@ -39,9 +39,9 @@ class Port:
     batch_symbol: str
 
     def __str__(self) -> str:
-        kind = TensorProto.DataType.Name(self.element_type).lower() if self.element_type else "not a tensor"
+        kinds = {number: kind.lower() for kind, number in TensorProto.DataType.items() if number}
         sizes = "?" if self.shape is None else ", ".join("?" if size is None else str(size) for size in self.shape)
-        return f"`{self.name}` ({kind} [{sizes}])"
+        return f"{self.name!r} ({kinds.get(self.element_type, 'not a tensor')} [{sizes}])"
 
     @property
     def fixed_batch(self) -> int | None:
@@ -58,11 +58,19 @@ class Port:
 @final
 @dataclass(frozen=True, slots=True)
 class ThirdParty:
-    """A classifier as its file holds it, with all its tensors in memory and no output but the logits."""
+    """A classifier as its file holds it, with all its tensors in memory and no output but the logits.
+
+    Args:
+        model: the graph.
+        input: its one input.
+        logits: its one output.
+        files: where it was read from: the file, and those that held its tensors.
+    """
 
     model: onnx.ModelProto
     input: Port
     logits: Port
+    files: frozenset[Path]
 
 
 def read_third_party(path: Path, output: str | None = None) -> ThirdParty:
@@ -85,11 +93,13 @@ def read_third_party(path: Path, output: str | None = None) -> ThirdParty:
     _skip_zip_maps(model.graph)
     source = _input(model.graph, path)
     logits = _choose_output(_outputs(model), output, path)
+    folder = path.resolve().parent
+    files = {path.resolve(), *((folder / location).resolve() for location in external_locations(model))}
     _load_tensors(model, path)
     kept = [value for value in model.graph.output if value.name == logits.name]
     del model.graph.output[:], model.training_info[:]
     model.graph.output.extend(kept)
-    return ThirdParty(model, source, logits)
+    return ThirdParty(model, source, logits, frozenset(files))
 
 
 def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

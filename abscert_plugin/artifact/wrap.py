@@ -19,7 +19,6 @@ from abscert_plugin.artifact.metadata import (
     INTERVAL,
     LOGITS,
     Metadata,
-    external_locations,
     read_model,
     write_metadata,
 )
@@ -85,7 +84,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
             is written then.
     """
     source = read_third_party(path, options.output)
-    _refuse_overwriting(path, folder)
+    _refuse_overwriting(source, folder)
     try:
         midpoint = fit_midpoint(source.input, options.image_shape, options.layout, options.scale)
     except (ConfigError, UnsupportedModelError) as error:
@@ -113,12 +112,11 @@ def probe_images(image_shape: tuple[int, int, int]) -> Float32[np.ndarray, "4 ch
     return np.concatenate([random, np.zeros_like(random[:1]), np.ones_like(random[:1])])
 
 
-def _refuse_overwriting(path: Path, folder: Path) -> None:
-    sources = {path.resolve(), *(path.resolve().parent / name for name in external_locations(read_model(path)))}
+def _refuse_overwriting(source: ThirdParty, folder: Path) -> None:
     targets = [folder / name for name in (ABSTRACT, DEPLOY)]
     for target in (*targets, *map(data_path, targets)):
-        if target.resolve() in sources:
-            raise ConfigError(f"expected an output folder that does not hold {path} itself, got {folder}")
+        if target.resolve() in source.files:
+            raise ConfigError(f"{target} belongs to the classifier itself and would be replaced; choose another folder")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ ABSTRACT: Final = "abstract.onnx"
 DEPLOY: Final = "deploy.onnx"
 EMBED_LIMIT: Final = 2**31 - 2**26  # protobuf's 2 GiB, less room for the graph itself
 _ALIGNMENT: Final = 4096  # so that a backend can map each tensor into memory
-_SMALL: Final = 1024
+_SMALL: Final = 4096  # tensors that stay in the file: the tables of phi, which are compared to the byte, are smaller
 
 _log = logging.getLogger(__name__)
 

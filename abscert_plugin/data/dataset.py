@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -19,6 +19,7 @@ class Split(StrEnum):
     TEST = "test"
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Where stored images come from: memory, or files that are read when asked for."""
 
@@ -97,7 +98,9 @@ class DataSet:
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.index):
-            raise DataError(f"expected one label per image of {self.name}, got {len(self.labels)} labels and {len(self.index)} images")
+            raise DataError(
+                f"expected one label per image of {self.name}, got {len(self.labels)} labels and {len(self.index)} images"
+            )
         outside = (self.labels < 0) | (self.labels >= len(self.classes))
         if outside.any():
             row = int(np.argmax(outside))
@@ -135,6 +138,8 @@ class DataSet:
             raise DataError(f"expected a limit of at least 1 image, got {limit}")
         return replace(self, labels=self.labels[:limit], index=self.index[:limit])
 
-    def pixels(self, images: UInt8[np.ndarray, "n channels height width"]) -> Float32[np.ndarray, "n channels height width"]:
+    def pixels(
+        self, images: UInt8[np.ndarray, "n channels height width"]
+    ) -> Float32[np.ndarray, "n channels height width"]:
         """Return stored images on the pixel scale [0, 1]."""
         return images / np.float32(self.levels)

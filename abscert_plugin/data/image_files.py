@@ -64,7 +64,7 @@ class FolderSource:
         elif image.size != (width, height):
             raise DataError(
                 f"expected images of {width} x {height} pixels, as the first one, got {image.width} x {image.height} "
-                f"in {path}; give an image size to resize and crop them all"
+                f"in {path}; give --image-size to resize and crop them all"
             )
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
         return pixels.reshape(height, width, channels).transpose(2, 0, 1)

@@ -4,7 +4,9 @@ A pickle is a program. Here each global that numpy's arrays need is answered wit
 what it is given, every other global is refused, and the stand-ins have no attributes that a file could overwrite.
 """
 
+import io
 import pickle
+import pickletools
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +19,7 @@ from abscert_plugin.errors import DataError
 
 _UINT8_CODES: Final = ("u1", b"u1", "|u1", b"|u1")
 _NDARRAY: Final = "numpy.ndarray"  # a plain string: _reconstruct's first argument, never used as a class
+_RESERVING_OPCODES: Final = ("FRAME", "LONG_BINPUT", "PUT")  # pickletools checks the lengths of all others
 # What the unpickler itself raises on a file that is no valid program for it.
 _BROKEN_PICKLE: Final = (
     pickle.UnpicklingError,
@@ -145,8 +148,9 @@ def read_inert_pickle(path: Path) -> dict[str, object]:
         DataError: if the file asks for any other global than numpy's arrays need, is corrupt, or holds no dict.
     """
     try:
-        with path.open("rb") as stream:
-            content = _InertUnpickler(stream, encoding="bytes").load()
+        raw = path.read_bytes()
+        _check_lengths(raw)
+        content = _InertUnpickler(io.BytesIO(raw), encoding="bytes").load()
     except _UnknownGlobalError as error:
         raise DataError(
             f"expected a pickle of plain numpy arrays, got one that asks for {error.args[0]!r} in {path}; nothing of "
@@ -157,6 +161,19 @@ def read_inert_pickle(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise DataError(f"expected a dict in {path}, got {type(content).__name__}; unpack the archive again")
     return {_text(key): value for key, value in content.items()}
+
+
+def _check_lengths(raw: bytes) -> None:
+    """Raise unless every length and memo place of the pickle is within the file's size.
+
+    The unpickler reserves what a length or place says, so one damaged byte may cost 64 GiB of memory.
+
+    Raises:
+        UnpicklingError: if one is not, or ValueError where the opcodes cannot be read.
+    """
+    for opcode, argument, _ in pickletools.genops(raw):
+        if opcode.name in _RESERVING_OPCODES and isinstance(argument, int) and argument > len(raw):
+            raise pickle.UnpicklingError(f"{opcode.name} {argument} in a file of {len(raw)} bytes")
 
 
 def _text(key: object) -> str:

@@ -43,8 +43,8 @@ class ConvolutionalPlan:
                 ACTIVATIONS[activation](),
             ]
             channels, height, width = plan.filters, _convolved(height, plan), _convolved(width, plan)
-        if min(height, width) < 1:
-            raise ConfigError(f"expected images large enough for this network, got {shape[1]}x{shape[2]}")
+            if min(height, width) < 1:
+                raise ConfigError(f"expected images large enough for this network, got {shape[1]}x{shape[2]}")
         layers.append(nn.Flatten())
         features = channels * height * width
         for hidden in self.widths:

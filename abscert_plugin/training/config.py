@@ -72,7 +72,8 @@ class TrainingConfig:
 def default_config(data: str, network: str) -> TrainingConfig:
     """Return the settings for a data set and network: the paper's where it has them.
 
-    The paper's code trains fully connected networks at a rate of 1e-2; 1e-3 does better with either activation.
+    The batch size is the one of the paper's text (128; its code has 256 on MNIST). Its code trains fully connected
+    networks at a rate of 1e-2; 1e-3 does better with either activation.
 
     Source: AbsCert's code, as section 0 of the baselines notes lists it.
     """
@@ -83,7 +84,7 @@ def default_config(data: str, network: str) -> TrainingConfig:
         return TrainingConfig(epochs=30, batch_size=128, learning_rate=rate, augmentation=augmentation)
     if data == "digits":
         return TrainingConfig(epochs=30, batch_size=64, learning_rate=3e-3)
-    return TrainingConfig(epochs=10, batch_size=256, learning_rate=1e-3)
+    return TrainingConfig(epochs=10, batch_size=128, learning_rate=1e-3)
 
 
 def learning_rate_at(step: int, total: int, config: TrainingConfig) -> float:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ _EVALUATION_BATCH: Final = 1000
 _CHECK_EVERY: Final = 50  # reading a loss from an accelerator waits for it, so not at every step
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Whoever wants to see the training go on; the loop itself prints nothing."""
 

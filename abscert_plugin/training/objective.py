@@ -1,7 +1,7 @@
 """What a training method is to the loop: how images enter the network, and the loss of a batch."""
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Moment:
     epochs: int
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training method: everything that differs between two methods, and nothing else."""
 

@@ -41,7 +41,9 @@ def read_logits(logits: Float32[np.ndarray, "batch classes"], labels: Int64[np.n
     safe = np.where(finite[:, None], logits, np.float32(0))
     others = safe.copy()
     others[rows, labels] = -np.inf
-    margin = np.where(finite, safe[rows, labels] - others.max(axis=1), np.float32(np.nan)).astype(np.float32)
+    with np.errstate(over="ignore"):  # the difference of two finite logits may be infinite; its sign holds
+        difference = safe[rows, labels] - others.max(axis=1)
+    margin = np.where(finite, difference, np.float32(np.nan)).astype(np.float32)
     return Answers(np.where(finite, safe.argmax(axis=1), -1), margin)
 
 

@@ -166,7 +166,7 @@ def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:
     write_classes(tmp_path / "test")
     picture(1, 7, 5).save(tmp_path / "test" / "cat" / "003.png")
     data = load_data("folder", Split.TEST, tmp_path)
-    with pytest.raises(DataError, match=r"6 x 5 pixels.*got 7 x 5 in .*cat.003\.png; give an image size"):
+    with pytest.raises(DataError, match=r"6 x 5 pixels.*got 7 x 5 in .*cat.003\.png; give --image-size"):
         all_images(data)
     assert len(all_images(load_data("folder", Split.TEST, tmp_path, image_size=5))) == 20
 

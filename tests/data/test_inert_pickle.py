@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,25 @@ def test_a_stand_in_cannot_be_changed_by_a_file(tmp_path: Path, name: bytes, sta
     path.write_bytes(b"\x80\x02" + name + state + b"b.")
     with pytest.raises(DataError, match="expected"):
         read_inert_pickle(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}r\xff\xff\xff\x05.",  # LONG_BINPUT: 1.5 GiB of memo
+        b"\x80\x02}p100000000\n.",  # PUT
+        b"\x80\x04\x95" + (2**40).to_bytes(8, "little") + b"}.",  # FRAME
+        b"\x80\x04\x8e" + (2**33).to_bytes(8, "little") + b"abc.",  # BINBYTES8
+        b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b"abc.",  # BYTEARRAY8
+    ],
+)
+def test_a_length_beyond_the_file_reserves_no_memory(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="a readable pickle"):
+        read_inert_pickle(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
 
 def test_another_encoding_than_latin1_is_refused(tmp_path: Path) -> None:

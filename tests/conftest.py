@@ -1,0 +1,22 @@
+"""Settings and fixtures of all tests: the hypothesis profile, and the data sets that some of them need."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.load_profile("ci")  # --hypothesis-profile chooses another
+
+DATA_VARIABLE = "ABSCERT_TEST_DATA"
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """Return the folder to pass as `--data-dir` for MNIST, or skip."""
+    folder = Path(os.environ.get(DATA_VARIABLE) or SHARED_DATA)
+    if not list((folder / "mnist").glob("t10k-images-idx3-ubyte*")):
+        pytest.skip(f"no MNIST in {folder / 'mnist'}; set ${DATA_VARIABLE} to the folder that holds mnist/")
+    return folder
