@@ -16,6 +16,7 @@ from abscert_plugin.errors import AbscertError
 ENTRY_POINTS: Final = "abscert.commands"
 BAD_INPUT: Final = 2
 _INTERNAL: Final = 70  # sysexits' EX_SOFTWARE: a fault of ours, not of the input
+_UsageError: Final = typer.BadParameter.__bases__[0]  # of an unknown option, a missing one, and so on: typer hides it
 
 
 def build_app() -> typer.Typer:
@@ -27,11 +28,10 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         name="abscert",
         help="Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it.",
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback()(_options)
+    app.callback(invoke_without_command=True)(_options)
     for module in (train, artifact, verify, show, data, demo):
         module.register(app)
     for entry in entry_points(group=ENTRY_POINTS):
@@ -42,7 +42,7 @@ def build_app() -> typer.Typer:
 def main() -> None:
     """Run the command; every error is one line on stderr and a status: 2 for bad input."""
     try:
-        build_app()()
+        sys.exit(build_app()(standalone_mode=False))
     except AbscertError as error:
         _fail(str(error), BAD_INPUT)
     except OSError as error:
@@ -51,6 +51,9 @@ def main() -> None:
     except MemoryError:
         _fail("out of memory; use a smaller --batch-size", BAD_INPUT)
     except Exception as error:  # the last line of defence: a user never sees a traceback
+        if isinstance(error, _UsageError):
+            command = error.ctx.command_path if error.ctx is not None else "abscert"
+            _fail(f"{error.format_message().rstrip('.')}; `{command} --help` lists what there is", BAD_INPUT)
         if os.environ.get("ABSCERT_DEBUG"):
             raise
         _fail(
@@ -66,11 +69,14 @@ def _print_version(asked: bool) -> None:
 
 
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def _fail(message: str, status: int) -> NoReturn:

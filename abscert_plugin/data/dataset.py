@@ -98,15 +98,13 @@ class DataSet:
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.index):
-            raise DataError(
-                f"expected one label per image of {self.name}, got {len(self.labels)} labels and {len(self.index)} images"
-            )
+            counts = f"{len(self.labels)} labels and {len(self.index)} images"
+            raise DataError(f"expected one label per image of {self.name}, got {counts}")
         outside = (self.labels < 0) | (self.labels >= len(self.classes))
         if outside.any():
             row = int(np.argmax(outside))
-            raise DataError(
-                f"expected labels of {self.name} from 0 to {len(self.classes) - 1}, got {self.labels[row]} at index {self.index[row]}"
-            )
+            found = f"{self.labels[row]} at index {self.index[row]}"
+            raise DataError(f"expected labels of {self.name} from 0 to {len(self.classes) - 1}, got {found}")
 
     def __len__(self) -> int:
         return len(self.labels)

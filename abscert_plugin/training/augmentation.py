@@ -14,15 +14,21 @@ _ERASED_ASPECT: Final = (0.3, 3.3)
 
 
 def augment(
-    images: UInt8[Tensor, "batch channels height width"], kind: Augmentation, generator: torch.Generator
+    images: UInt8[Tensor, "batch channels height width"], kind: Augmentation, levels: int, generator: torch.Generator
 ) -> UInt8[Tensor, "batch channels height width"]:
-    """Return changed copies of the images; `generator` lives on the CPU, so that every device draws the same.
+    """Return changed copies of the images.
+
+    Args:
+        images: stored images.
+        kind: which changes.
+        levels: the stored pixel value that stands for 1.0.
+        generator: lives on the CPU, so that every device draws the same.
 
     Source: AbsCert's code for CIFAR-10 (flip, RandomErasing 0.04 to 0.2, RandomCrop with padding 4).
     """
     if kind is Augmentation.NONE:
         return images
-    return _erase(_crop(_flip(images, generator), generator), generator)
+    return _erase(_crop(_flip(images, generator), generator), (levels + 1) // 2, generator)
 
 
 def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -43,8 +49,8 @@ def _crop(images: Tensor, generator: torch.Generator) -> Tensor:
     ].permute(0, 3, 1, 2)
 
 
-def _erase(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Set one rectangle of half of the images to mid-grey, which is 0 on the training scale."""
+def _erase(images: Tensor, grey: int, generator: torch.Generator) -> Tensor:
+    """Set one rectangle of half of the images to grey."""
     batch, _, height, width = images.shape
     draws = torch.rand(5, batch, generator=generator).to(images.device)
     area = (_ERASED_AREA[0] + (_ERASED_AREA[1] - _ERASED_AREA[0]) * draws[0]) * height * width
@@ -59,4 +65,4 @@ def _erase(images: Tensor, generator: torch.Generator) -> Tensor:
     in_columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
     chosen = (draws[4] < 0.5)[:, None, None]
     erased = (chosen & in_rows[:, :, None] & in_columns[:, None, :])[:, None]
-    return torch.where(erased, images.new_tensor(128), images)
+    return torch.where(erased, images.new_tensor(grey), images)

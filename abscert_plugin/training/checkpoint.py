@@ -106,10 +106,19 @@ def check_same(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path
     Raises:
         CheckpointError: naming the options that differ.
     """
-    different = [key for key in sorted(stored.keys() | asked.keys()) if stored.get(key) != asked.get(key)]
+    there, now = _flat(stored), _flat(asked)
+    different = [key for key in sorted(there.keys() | now.keys()) if there.get(key) != now.get(key)]
     if different:
-        pairs = "; ".join(f"{key}: there {stored.get(key)!r}, now {asked.get(key)!r}" for key in different)
+        pairs = "; ".join(f"{key}: there {there.get(key)!r}, now {now.get(key)!r}" for key in different)
         raise CheckpointError(f"{folder} holds another training ({pairs}); give its options or choose another --out")
+
+
+def _flat(description: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the options of a description with those of its parts, such as `training.epochs`."""
+    flat: dict[str, Any] = {}
+    for key, value in description.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

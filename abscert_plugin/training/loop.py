@@ -92,7 +92,7 @@ def train(job: Job, resumed: Checkpoint | None, observer: Observer) -> Checkpoin
         observer: told of every step.
 
     Raises:
-        TrainingError: if the loss is not a number; the last checkpoint is kept.
+        TrainingError: if the loss or a logit is not a finite number; the last checkpoint is kept.
         CheckpointError: if `resumed` belongs to another training, or a checkpoint cannot be written.
 
     Source: AbsCert paper, Algorithm 2 (the loop), section 5.1 (Adam, warm-up, cosine).
@@ -101,15 +101,18 @@ def train(job: Job, resumed: Checkpoint | None, observer: Observer) -> Checkpoin
 
 
 def error_rate(network: nn.Module, objective: Objective, feed: Feed) -> float:
-    """Return the share of a split's images that the network mislabels, 0 to 1."""
+    """Return the share of a split's images that the network mislabels, 0 to 1, or NaN if a logit is not finite."""
     was_training = network.training
     network.eval()
     wrong = 0
+    finite = True
     with torch.inference_mode():
         for images, labels in feed.batches(torch.arange(len(feed)), _EVALUATION_BATCH):
-            wrong += int((network(objective.encode(images)).argmax(dim=1) != labels).sum())
+            logits = network(objective.encode(images))
+            wrong += int((logits.argmax(dim=1) != labels).sum())
+            finite = finite and bool(torch.isfinite(logits).all())
     network.train(was_training)
-    return wrong / len(feed)
+    return wrong / len(feed) if finite else math.nan
 
 
 @final
@@ -157,6 +160,11 @@ class _Loop:
             loss = self._steps(epoch, order, generator)
         seconds = time.perf_counter() - start
         validation_error = error_rate(self._job.network, self._job.objective, self._validation)
+        if math.isnan(validation_error):
+            raise TrainingError(
+                f"the logits are not finite numbers after step {epoch * self._steps_per_epoch - 1}; "
+                "the last checkpoint is kept, lower --learning-rate"
+            )
         return {
             "epoch": epoch,
             "loss": loss,
@@ -172,7 +180,8 @@ class _Loop:
         losses = torch.zeros(self._steps_per_epoch, device=self._job.device)
         self._job.network.train()
         for number, (images, labels) in enumerate(self._training.batches(order, config.batch_size)):
-            losses[number] = self._step(augment(images, config.augmentation, generator), labels, first + number)
+            changed = augment(images, config.augmentation, self._job.training.levels, generator)
+            losses[number] = self._step(changed, labels, first + number)
             late = None
             if number % _CHECK_EVERY == 0 or number + 1 == self._steps_per_epoch:
                 window = losses[max(0, number + 1 - _CHECK_EVERY) : number + 1].tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from abscert_plugin.data.dataset import DataSet
-from abscert_plugin.errors import CheckpointError, ConfigError
+from abscert_plugin.errors import CheckpointError, ConfigError, TrainingError
 from abscert_plugin.grid import MAX_CELLS
 from abscert_plugin.records import read_json, write_json
 from abscert_plugin.training.checkpoint import check_same
@@ -60,7 +60,7 @@ class TuningConfig:
     @property
     def finest(self) -> int:
         """The largest number of cells with d >= 2 epsilon."""
-        return min(MAX_CELLS, math.floor(1 / (2 * self.radius) * (1 + 1e-12)))
+        return math.floor(min(MAX_CELLS, 1 / (2 * self.radius) * (1 + 1e-12)))
 
     def cell_counts(self) -> list[int]:
         """Return the numbers of cells to try, from coarse to fine, ending with the finest."""
@@ -164,6 +164,9 @@ def mean_gradients(run: TrainedRun, data: DataSet) -> tuple[float, float]:
 
     The first C channels of an interval image are its lower ends, the last C its upper ends.
 
+    Raises:
+        TrainingError: if they are not finite numbers.
+
     Source: AbsCert paper, Algorithm 3, line 10.
     """
     feed = Feed(data, run.device)
@@ -177,6 +180,8 @@ def mean_gradients(run: TrainedRun, data: DataSet) -> tuple[float, float]:
         totals += torch.stack([lower.double().sum(), upper.double().sum()]).cpu()
         count += lower.numel()
     lower_mean, upper_mean = (totals / count).tolist()
+    if not (math.isfinite(lower_mean) and math.isfinite(upper_mean)):
+        raise TrainingError(f"the mean gradients are {lower_mean} and {upper_mean}; lower --learning-rate")
     return lower_mean, upper_mean
 
 

@@ -15,7 +15,7 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.data.cifar10 import CIFAR10_CLASSES
 from abscert_plugin.errors import DataError
 
-REAL = Path(os.environ.get("ABSCERT_DATA") or "/tmp/absdata")  # where CIFAR-10 lies on the project's machine
+REAL = Path(os.environ.get("ABSCERT_DATA") or Path.home() / ".cache" / "abscert")
 COUNT = 4  # images of each batch
 
 

@@ -1,0 +1,107 @@
+"""Small ONNX classifiers, made with onnx.helper alone, and onnxruntime without this project in between."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, LOGITS, Metadata, write_metadata
+from abscert_plugin.artifact.phi import phi_graph, prepend_phi
+from abscert_plugin.grid import Grid
+
+SHAPE = (3, 4, 4)
+CLASSES = 5
+
+
+def value(name, shape, kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def constant(name, values):
+    return numpy_helper.from_array(np.asarray(values), name)
+
+
+def weights(inputs=48, classes=CLASSES, seed=0):
+    return np.random.default_rng(seed).standard_normal((inputs, classes)).astype(np.float32)
+
+
+def make(nodes, inputs, outputs, constants=(), opset=13, ir_version=8, domains: Mapping[str, int] | None = None):
+    """Return a model; nodes are (operator, inputs, outputs, attributes)."""
+    built = [
+        helper.make_node(operator, sources, targets, f"{operator}_{index}", **attributes)
+        for index, (operator, sources, targets, attributes) in enumerate(nodes)
+    ]
+    graph = helper.make_graph(built, "third_party", list(inputs), list(outputs), list(constants))
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(*item) for item in (domains or {}).items())]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+
+
+def linear(batch="batch", shape=SHAPE, before=(), after=(), source="x", **options):
+    """Return a linear classifier of images; `before` and `after` are nodes from `x` to `source` and after `y`."""
+    inputs = int(np.prod(shape))
+    nodes = [
+        *before,
+        ("Flatten", [source], ["flat"], {"axis": 1}),
+        ("MatMul", ["flat", "w"], ["y"], {}),
+        *after,
+    ]
+    last = after[-1][2][0] if after else "y"
+    constants = [constant("w", weights(inputs)), *options.pop("constants", ())]
+    return make(nodes, [value("x", [batch, *shape])], [value(last, [batch, CLASSES])], constants, **options)
+
+
+def save(model, folder, name="model.onnx"):
+    path = Path(folder) / name
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def run(model, feed, outputs=None):
+    """Return what onnxruntime gives; `model` is a ModelProto or a path."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    if isinstance(feed, np.ndarray):
+        feed = {session.get_inputs()[0].name: feed}
+    return session.run(outputs, feed)
+
+
+def phi_model(cells, opset=13):
+    """Return a model that gives the interval image itself."""
+    phi = phi_graph(Grid(cells))
+    graph = helper.make_graph(
+        list(phi.nodes),
+        "phi",
+        [value(IMAGE, ["batch", "channels", "height", "width"])],
+        [value(INTERVAL, None)],
+        list(phi.initializers),
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def deployed(cells=5):
+    """Return a deployed classifier as `abscert export` writes it."""
+    interval_shape = (2 * SHAPE[0], *SHAPE[1:])
+    model = make(
+        [("Flatten", [INTERVAL], ["flat"], {"axis": 1}), ("MatMul", ["flat", "w"], [LOGITS], {})],
+        [value(INTERVAL, ["batch", *interval_shape])],
+        [value(LOGITS, ["batch", CLASSES])],
+        [constant("w", weights(96))],
+    )
+    model.graph.CopyFrom(prepend_phi(model.graph, Grid(cells), SHAPE))
+    write_metadata(model, Metadata("0.1.0", cells, SHAPE, CLASSES, "linear", "none"))
+    return model
+
+
+def cells_and_midpoints(images, cells):
+    """Return the mid-point (pixel scale) of each pixel's cell, in float64, without `Grid`."""
+    index = np.minimum(np.floor(images.astype(np.float64) * cells), cells - 1)
+    return (index + 0.5) / cells
+
+
+def random_images(count, shape=SHAPE, seed=7):
+    return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)

@@ -1,0 +1,272 @@
+"""Records: what is written is read, a kill or a full disk costs whole lines only, and damage is named."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abscert_plugin.errors import RecordError
+from abscert_plugin.records import Record, RecordWriter, RunInfo, read_json, read_records, write_json
+
+FULL_DEVICE = Path("/dev/full")
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+records = st.builds(
+    Record,
+    index=st.integers(0),
+    label=st.integers(0, 999),
+    prediction=st.integers(-1, 999),
+    claim=st.sampled_from(["cell", "ball"]),
+    radius=st.none() | numbers,
+    radius_scale=st.none() | st.sampled_from(["pixel", "training"]),
+    verdict=st.sampled_from(["certified", "falsified", "unknown"]),
+    reason=st.text(),
+    method=st.text(),
+    reachable_log2=numbers,
+    margin=st.none() | numbers,
+    seconds=numbers,
+    counterexample=st.none() | st.text(),
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+mappings = st.dictionaries(st.text(), values, max_size=3)
+RECORD = Record(
+    index=3,
+    label=1,
+    prediction=1,
+    claim="cell",
+    radius=None,
+    radius_scale=None,
+    verdict="certified",
+    reason="the label has the greatest logit on the cell",
+    method="forward",
+    reachable_log2=0.0,
+    margin=1.5,
+    seconds=0.001,
+)
+
+
+def write(path: Path, rows: list[Record]) -> None:
+    with RecordWriter(path) as writer:
+        writer.write(rows)
+
+
+def file_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("records") / "records.jsonl"
+
+
+@contextmanager
+def disk_with_room_for(size: int) -> Iterator[None]:
+    """Let every write fail that would make a file larger than `size` bytes, by the operating system's own limit."""
+    resource = pytest.importorskip("resource", reason="this system has no limit on a file's size")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(records, max_size=4), max_size=3))
+def test_record_to_file_to_record_is_the_identity(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[Record]]
+) -> None:
+    path = file_in(tmp_path_factory)
+    for batch in batches:  # each is a run that goes on with the file
+        write(path, batch)
+    if batches:
+        assert read_records(path) == [row for batch in batches for row in batch]
+        assert path.read_bytes().count(b"\n") == sum(map(len, batches))
+
+
+@given(st.lists(records, min_size=1, max_size=4), st.data())
+def test_a_file_cut_anywhere_gives_its_whole_lines_and_can_be_gone_on_with(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Record], data: st.DataObject
+) -> None:
+    path = file_in(tmp_path_factory)
+    write(path, rows)
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    kept = path.read_bytes().count(b"\n")
+    assert read_records(path) == rows[:kept]
+    write(path, rows[kept:])
+    assert path.read_bytes() == content
+
+
+def test_a_record_with_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "r") as writer, pytest.raises(ValueError, match="JSON compliant"):
+        writer.write([RECORD, replace(RECORD, margin=math.nan)])
+    assert read_records(tmp_path / "r") == []
+
+
+def test_a_full_disk_keeps_the_rows_before(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    first, later = [replace(RECORD, index=place) for place in range(3)], [replace(RECORD, index=3)]
+    write(path, first)
+    whole = path.read_bytes()
+    with (
+        disk_with_room_for(len(whole) + 20),
+        pytest.raises(RecordError, match=r"records\.jsonl: File too large"),
+        RecordWriter(path) as writer,
+    ):
+        writer.write(later)
+    assert path.read_bytes()[: len(whole)] == whole
+    assert read_records(path) == first
+    write(path, later)
+    assert read_records(path) == first + later
+
+
+LINE = json.dumps(asdict(RECORD))
+
+
+def line_with(**changes: Any) -> str:
+    return json.dumps({**asdict(RECORD), **changes})
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("garbage", "JSON object, got 'garbage'"),
+        ("", "JSON object, got ''"),
+        (LINE[:-1], "JSON object"),
+        (LINE + LINE, "JSON object"),
+        ("9" * 5000, "JSON object"),  # Python refuses to read so long a number, with an error of its own
+        ("[" * 100_000, "JSON object"),
+        ("[]", "record of schema 1, got None"),
+        ("3", "record of schema 1, got None"),
+        ("null", "record of schema 1, got None"),
+        (line_with(schema=2), "record of schema 1, got 2"),
+        (line_with(schema=None), "record of schema 1, got None"),
+        (
+            json.dumps({key: value for key, value in asdict(RECORD).items() if key != "verdict"}),
+            r"missing \['verdict'\]",
+        ),
+        (line_with(extra=1), r"unknown \['extra'\]"),
+        (line_with(**{"two\nlines": 1}), "unknown"),
+    ],
+)
+def test_a_damaged_line_is_named_in_one_line(tmp_path: Path, line: str, fault: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(f"{LINE}\n{line}\n{LINE}\n", encoding="utf-8")
+    with pytest.raises(RecordError, match=fault) as caught:
+        read_records(path)
+    assert f"{path}, line 2: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00\n"])
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "records.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecordError, match=r"cannot read .*records\.jsonl: (No such file|not a text file)"):
+        read_records(path)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        RecordWriter,
+        read_records,
+        read_json,
+        lambda path: write_json(path, {}),
+    ],
+)
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path, use: Any) -> None:
+    """In place of a folder without the right to write, which the super-user has everywhere."""
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(RecordError, match=r"cannot (read|write) .*file.records\.jsonl") as caught:
+        use(tmp_path / "file" / "records.jsonl")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+# --- run.json --------------------------------------------------------------------------------------------------------
+
+
+@given(mappings)
+def test_json_to_file_to_json_is_the_identity(tmp_path_factory: pytest.TempPathFactory, value: dict[str, Any]) -> None:
+    path = file_in(tmp_path_factory)
+    write_json(path, {"former": 1})
+    write_json(path, value)
+    assert read_json(path) == value
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_old_file_survives_where_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename that fails is simulated: no folder lets a file be made but not renamed."""
+    path = tmp_path / "run.json"
+    write_json(path, {"old": True})
+
+    def fail(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RecordError, match=r"cannot write .*run\.json: Permission denied"):
+        write_json(path, {"new": True})
+    assert read_json(path) == {"old": True}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not FULL_DEVICE.is_char_device(), reason=f"no {FULL_DEVICE} here")
+def test_the_old_file_survives_a_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    write_json(path, {"old": True})
+    (tmp_path / ".run.json.part").symlink_to(FULL_DEVICE)  # where the new content is written to first
+    with pytest.raises(RecordError, match=r"cannot write .*run\.json: No space left on device"):
+        write_json(path, {"new": True})
+    assert read_json(path) == {"old": True}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("content", "fault"), [("{", "not a JSON file"), ("[1]", "got list"), ("\0", "not a JSON")])
+def test_a_json_file_without_an_object_is_named(tmp_path: Path, content: str, fault: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=fault) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value)
+
+
+run_infos = st.builds(
+    RunInfo,
+    command=st.text(),
+    configuration=mappings,
+    versions=st.dictionaries(st.text(), st.text(), max_size=3),
+    device=st.text(),
+    provider=st.none() | st.text(),
+    data=st.none() | mappings,
+    model=st.none() | mappings,
+    seconds=st.none() | numbers,
+)
+
+
+@given(run_infos)
+def test_run_json_to_file_to_run_json_is_the_identity(tmp_path_factory: pytest.TempPathFactory, info: RunInfo) -> None:
+    path = file_in(tmp_path_factory)
+    info.write(path)
+    assert RunInfo.read(path) == info
+
+
+@pytest.mark.parametrize("change", [{"schema": 2}, {"extra": 1}, {"device": None}])
+def test_a_run_json_of_another_layout_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "run.json"
+    info = RunInfo("verify", {}, {}, "cpu", None, None, None)
+    value = {**asdict(info), **change}
+    write_json(path, {key: item for key, item in value.items() if not (key in change and item is None)})
+    with pytest.raises(RecordError, match=r"run\.json is not a run\.json of schema 1"):
+        RunInfo.read(path)
