@@ -143,7 +143,16 @@ def _parse_row(row: Any, place: str) -> Record:
     unknown = sorted(set(row) - set(_FIELDS))
     if missing or unknown:
         raise RecordError(f"{place}: expected the keys of a record; missing {missing}, unknown {unknown}")
+    for field in fields(Record):
+        if not _fits(row[field.name], field.type):
+            raise RecordError(f"{place}: expected {field.name} as a record has it, got {row[field.name]!r}"[:300])
     return Record(**row)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, hint) or (isinstance(value, int) and isinstance(0.0, hint))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -176,7 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise RecordError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"expected a JSON object in {path}, got {type(value).__name__}")

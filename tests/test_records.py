@@ -1,5 +1,6 @@
 """Records: what is written is read, a kill or a full disk costs whole lines only, and damage is named."""
 
+import gzip
 import json
 import math
 from collections.abc import Iterator
@@ -105,6 +106,31 @@ def test_a_file_cut_anywhere_gives_its_whole_lines_and_can_be_gone_on_with(
     assert path.read_bytes() == content
 
 
+@given(st.lists(records, max_size=3))
+def test_a_packed_file_is_read_as_the_plain_one(tmp_path_factory: pytest.TempPathFactory, rows: list[Record]) -> None:
+    path = file_in(tmp_path_factory)
+    write(path, rows)
+    packed = path.with_name("records.jsonl.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_records(packed) == rows
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", gzip.compress(b"{}\n" * 99)[:-9], gzip.compress(b"\xff\n")])
+def test_a_damaged_packed_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "records.jsonl.gz"
+    path.write_bytes(content)
+    if not content:
+        assert read_records(path) == []
+        return
+    with pytest.raises(RecordError, match=r"cannot read .*records\.jsonl\.gz: not a text file"):
+        read_records(path)
+
+
+def test_whole_numbers_stand_for_floats(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text(line_with(seconds=1, margin=-2) + "\n")
+    assert read_records(tmp_path / "r") == [replace(RECORD, seconds=1.0, margin=-2.0)]
+
+
 def test_a_record_with_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "r") as writer, pytest.raises(ValueError, match="JSON compliant"):
         writer.write([RECORD, replace(RECORD, margin=math.nan)])
@@ -149,10 +175,12 @@ def line_with(**changes: Any) -> str:
         ("null", "record of schema 1, got None"),
         (line_with(schema=2), "record of schema 1, got 2"),
         (line_with(schema=None), "record of schema 1, got None"),
-        (
-            json.dumps({key: value for key, value in asdict(RECORD).items() if key != "verdict"}),
-            r"missing \['verdict'\]",
-        ),
+        ('{"schema": 1}', r"missing \['index', 'label'"),
+        (line_with(index="3"), "expected index .*got '3'"),
+        (line_with(label=1.5), "expected label .*got 1.5"),
+        (line_with(margin=[]), "expected margin"),
+        (line_with(verdict=None), "expected verdict .*got None"),
+        (line_with(schema=True), "expected schema .*got True"),
         (line_with(extra=1), r"unknown \['extra'\]"),
         (line_with(**{"two\nlines": 1}), "unknown"),
     ],

@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib.metadata import entry_points
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from rich.text import Text
@@ -52,8 +52,9 @@ def main() -> None:
         _fail("out of memory; use a smaller --batch-size", BAD_INPUT)
     except Exception as error:  # the last line of defence: a user never sees a traceback
         if isinstance(error, _UsageError):
-            command = error.ctx.command_path if error.ctx is not None else "abscert"
-            _fail(f"{error.format_message().rstrip('.')}; `{command} --help` lists what there is", BAD_INPUT)
+            usage: Any = error
+            command = usage.ctx.command_path if usage.ctx is not None else "abscert"
+            _fail(f"{usage.format_message().rstrip('.')}; `{command} --help` lists what there is", BAD_INPUT)
         if os.environ.get("ABSCERT_DEBUG"):
             raise
         _fail(

@@ -65,7 +65,8 @@ def wrap(
     json: options.Json = False,
 ) -> None:
     """Put any ONNX classifier under abstraction: phi in front, the cell's mid-point fed to the model."""
-    from abscert_plugin.artifact.wrap import Layout, WrapOptions
+    from abscert_plugin.artifact.midpoint import InputScale, Layout
+    from abscert_plugin.artifact.wrap import WrapOptions
     from abscert_plugin.artifact.wrap import wrap as write
 
     shape = None if image_shape is None else _shape(image_shape)
@@ -81,9 +82,7 @@ def wrap(
             grid=options.chosen_grid(cells, granularity),
             image_shape=shape,
             layout=chosen_layout,
-            input_range=(low, high),
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
+            scale=InputScale((low, high), _numbers("--mean", mean), _numbers("--std", std)),
             output=output,
         ),
     )
