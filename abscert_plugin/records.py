@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import IO, Any, Final, final
 
 from abscert_plugin.errors import RecordError
@@ -55,7 +55,8 @@ class Record:
     schema: int = SCHEMA_VERSION
 
 
-_FIELDS: Final = tuple(field.name for field in fields(Record))
+_HINTS: Final[Mapping[str, Any]] = MappingProxyType({field.name: field.type for field in fields(Record)})
+_FIELDS: Final = tuple(_HINTS)
 _values = attrgetter(*_FIELDS)
 _encode = json.JSONEncoder(allow_nan=False).encode
 
@@ -143,16 +144,18 @@ def _parse_row(row: Any, place: str) -> Record:
     unknown = sorted(set(row) - set(_FIELDS))
     if missing or unknown:
         raise RecordError(f"{place}: expected the keys of a record; missing {missing}, unknown {unknown}")
-    for field in fields(Record):
-        if not _fits(row[field.name], field.type):
-            raise RecordError(f"{place}: expected {field.name} as a record has it, got {row[field.name]!r}"[:300])
-    return Record(**row)
+    return Record(**{name: _fitted(row[name], hint, f"{place}: expected {name}") for name, hint in _HINTS.items()})
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    return isinstance(value, hint) or (isinstance(value, int) and isinstance(0.0, hint))
+def _fitted(value: Any, hint: Any, expectation: str) -> Any:
+    """Return a stored value that has the type of its field; a whole number may stand for a float."""
+    try:
+        fitted = float(value) if type(value) is int and not isinstance(value, hint) else value
+    except OverflowError:
+        fitted = None
+    if isinstance(fitted, bool) or not isinstance(fitted, hint):
+        raise RecordError(f"{expectation} of type {getattr(hint, '__name__', hint)}, got {value!r}"[:300])
+    return fitted
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from abscert_plugin.errors import AbscertError, ConfigError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.report.page import PageContent, render_page
-from abscert_plugin.report.terminal import NamedRecords, class_table, reason_table, summary_tables
+from abscert_plugin.report.terminal import NamedRecords, class_table, reason_table, run_table, summary_tables
 from abscert_plugin.verification.run import RECORDS, RUN
 
 
@@ -32,7 +32,8 @@ def show(
         raise ConfigError(f"expected one records file with --html, got {len(records)}")
     paths = [path / RECORDS if path.is_dir() else path for path in records]
     rows = [read_records(path) for path in paths]
-    for table in summary_tables([NamedRecords(str(path.parent), own) for path, own in zip(paths, rows, strict=True)]):
+    named = [NamedRecords(str(path.parent), own) for path, own in zip(paths, rows, strict=True)]
+    for table in [run_table(named[0])] if len(named) == 1 else summary_tables(named):
         OUT.print(table)
     if len(paths) > 1:
         return

@@ -11,7 +11,7 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.records import RunInfo
-from abscert_plugin.report.terminal import NamedRecords, summary_table
+from abscert_plugin.report.terminal import NamedRecords, run_table
 from abscert_plugin.verification.run import RECORDS, Artifact, Verification, set_aside
 from abscert_plugin.verification.summary import Summary, summarise
 from abscert_plugin.verification.verdict import SCOPE, Claim
@@ -52,7 +52,7 @@ def verify(
     if json:
         print_json(_facts(summary, info, folder))
         return
-    OUT.print(summary_table([NamedRecords(model.name, records)]))
+    OUT.print(run_table(NamedRecords(model.name, records)))
     OUT.print(SCOPE[Claim(summary.claim)], highlight=False)
     OUT.print(f"records: {folder / RECORDS}", highlight=False, soft_wrap=True)
 

@@ -76,6 +76,29 @@ def summary_table(runs: Sequence[NamedRecords]) -> Table:
     return table
 
 
+def run_table(run: NamedRecords) -> Table:
+    """Return a table of one records file, one line per fact, for the width of any terminal.
+
+    Raises:
+        RecordError: if the file has no row, or its rows differ in claim or radius.
+    """
+    summary = summarise(run.records)
+    table = _table(f"Verification, claim {summary.claim}")
+    table.add_column("")
+    table.add_column("", justify="right", overflow="fold")
+    table.add_row("records", _plain(run.name))
+    table.add_row("claim", _plain(summary.claim))
+    table.add_row("radius", _plain(", ".join(both_radii(run.records[0]) or (ABSENT,))))
+    table.add_row("images", f"{summary.images:,}")
+    for verdict, style in _VERDICT_COLUMNS:
+        table.add_row(verdict, f"{getattr(summary, verdict):,}", style=style)
+    table.add_row("verified error", f"{percent(summary.verified_error)} %")
+    table.add_row("its 95 % interval", f"{interval_percent(summary.interval)} %")
+    table.add_row("clean error", f"{percent(summary.clean_error)} %")
+    table.add_row("images a second", f"{summary.images_per_second:,.1f}" if summary.seconds > 0 else ABSENT)
+    return table
+
+
 def class_table(records: Sequence[Record], classes: Sequence[str] | None) -> Table:
     """Return a table of rows of one claim with one row per class, by label.
 
