@@ -30,6 +30,7 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
         console=LOG,
         transient=True,
+        disable=not LOG.is_terminal,  # a log file gets the epochs alone
     )
 
 
