@@ -73,7 +73,8 @@ def verify_cells(
 
     Source: AbsCert paper, section 4.1; design.md section 1 on what it covers.
     """
-    _check_fit(metadata, images, labels)
+    check_fit(metadata, images.shape[1:], labels)
+    check_pixels(images)
     start = time.perf_counter()
     grid = metadata.grid
     inputs = images if classifier.input_name == IMAGE else grid.interval_image(images)
@@ -131,16 +132,19 @@ def _record(
     )
 
 
-def _check_fit(
-    metadata: Metadata, images: Float32[np.ndarray, "batch channels height width"], labels: Int64[np.ndarray, "batch"]
-) -> None:
+def check_fit(metadata: Metadata, shape: tuple[int, ...], labels: Int64[np.ndarray, "batch"]) -> None:
+    """Raise unless images of this shape and these labels fit an ONNX file.
+
+    Raises:
+        DataError: if the images do not have the file's shape, or a label lies outside its classes.
+        UnsupportedModelError: if the file has fewer than two classes.
+    """
     if metadata.classes < 2:
         raise UnsupportedModelError(f"expected a classifier of at least 2 classes, got {metadata.classes}")
-    if images.shape[1:] != metadata.image_shape:
-        raise DataError(f"expected images of shape {metadata.image_shape}, got {images.shape[1:]}; choose other --data")
+    if shape != metadata.image_shape:
+        raise DataError(f"expected images of shape {metadata.image_shape}, got {shape}; choose other --data")
     outside = (labels < 0) | (labels >= metadata.classes)
     if outside.any():
         raise DataError(
             f"expected labels from 0 to {metadata.classes - 1}, got {labels[outside][0]}; choose other --data"
         )
-    check_pixels(images)

@@ -17,7 +17,7 @@ from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records
-from abscert_plugin.verification.cell import verify_cells
+from abscert_plugin.verification.cell import check_fit, verify_cells
 from abscert_plugin.verification.verdict import Claim
 
 RECORDS: Final = "records.jsonl"
@@ -77,6 +77,7 @@ class Verification:
         """
         if self.batch_size < 1:
             raise DataError(f"expected a batch size of at least 1, got {self.batch_size}")
+        check_fit(self.artifact.metadata, self.data.shape, self.data.labels)
         info = self._info()
         done = _stored(out, info)
         records = list(done)
