@@ -188,13 +188,29 @@ def test_files_that_compute_something_else_are_not_written(
     assert not list(tmp_path.rglob("fresh/*"))
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_network_whose_logits_are_no_numbers_is_not_written(tmp_path: Path, bad: float) -> None:
     network = tiny_network(0)
     network[3].bias.data[1] = bad
     with pytest.raises(ExportError, match="nothing was written"):
         export_tiny(network, 3, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_torch_without_a_number_is_not_excused_by_a_file_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tolerance grows with torch's largest logit, but not without end."""
+
+    def heal(model: onnx.ModelProto) -> None:
+        (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "3.bias")
+        bias.CopyFrom(numpy_helper.from_array(np.zeros(3, dtype=np.float32), bias.name))
+
+    monkeypatch.setattr(export_module, "_exported_by_torch", exported_with(heal))
+    network = tiny_network(0)
+    network[3].bias.data[1] = float("inf")
+    with pytest.raises(ExportError, match="nothing was written"):
+        export_tiny(network, 3, tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
