@@ -7,10 +7,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import IO, Any, Final, final
+from types import TracebackType
+from typing import IO, Any, Final, Literal, final
+
+import msgspec
 
 from abscert_plugin.errors import RecordError
 
@@ -18,8 +19,7 @@ SCHEMA_VERSION: Final = 1
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The verdict on one image.
 
     Args:
@@ -36,7 +36,7 @@ class Record:
         margin: least logit of the label minus the greatest other logit, over what was run; None where not a number.
         seconds: time spent on this image (a batch's time is shared equally).
         counterexample: `itself` where the clean image is one, the name of a stored one, or None.
-        schema: version of this row's layout.
+        schema: version of this row's layout; it has no default, so that no row can be read that does not say it.
     """
 
     index: int
@@ -51,14 +51,12 @@ class Record:
     reachable_log2: float
     margin: float | None
     seconds: float
-    counterexample: str | None = None
-    schema: int = SCHEMA_VERSION
+    counterexample: str | None
+    schema: Literal[1]
 
 
-_HINTS: Final[Mapping[str, Any]] = MappingProxyType({field.name: field.type for field in fields(Record)})
-_FIELDS: Final = tuple(_HINTS)
-_values = attrgetter(*_FIELDS)
-_encode = json.JSONEncoder(allow_nan=False).encode
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder(Record)
 
 
 @final
@@ -73,7 +71,7 @@ class RecordWriter:
         self._path = path
         try:
             drop_half_line(path)
-            self._file: IO[str] = path.open("a", encoding="utf-8")
+            self._file: IO[bytes] = path.open("ab")
         except OSError as error:
             raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
@@ -94,9 +92,8 @@ class RecordWriter:
         Raises:
             RecordError: if the disk is full or the file cannot be written; the lines before stay as they are.
         """
-        lines = [_encode(dict(zip(_FIELDS, _values(record), strict=True))) + "\n" for record in records]
         try:
-            self._file.write("".join(lines))
+            self._file.write(_encoder.encode_lines(records))
             self._file.flush()
         except OSError as error:
             raise RecordError(f"cannot write {self._path}: {error.strerror}; the rows before are kept") from error
@@ -123,39 +120,16 @@ def read_records(path: Path) -> list[Record]:
 
 def _parse_lines(path: Path) -> Iterator[Record]:
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        content = raw.decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
-    lines = content.split("\n")[:-1]  # what follows the last end of line is a half line, or empty
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a gzip file'}") from error
+    lines = content.split(b"\n")[:-1]  # what follows the last end of line is a half line, or empty
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RecordError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r}") from error
-        yield _parse_row(row, f"{path}, line {number}")
-
-
-def _parse_row(row: Any, place: str) -> Record:
-    if not isinstance(row, dict) or row.get("schema") != SCHEMA_VERSION:
-        found = row.get("schema") if isinstance(row, dict) else None
-        raise RecordError(f"{place}: expected a record of schema {SCHEMA_VERSION}, got {found}")
-    missing = [name for name in _FIELDS if name not in row]
-    unknown = sorted(set(row) - set(_FIELDS))
-    if missing or unknown:
-        raise RecordError(f"{place}: expected the keys of a record; missing {missing}, unknown {unknown}")
-    return Record(**{name: _fitted(row[name], hint, f"{place}: expected {name}") for name, hint in _HINTS.items()})
-
-
-def _fitted(value: Any, hint: Any, expectation: str) -> Any:
-    """Return a stored value that has the type of its field; a whole number may stand for a float."""
-    try:
-        fitted = float(value) if type(value) is int and not isinstance(value, hint) else value
-    except OverflowError:
-        fitted = None
-    if isinstance(fitted, bool) or not isinstance(fitted, hint):
-        raise RecordError(f"{expectation} of type {getattr(hint, '__name__', hint)}, got {value!r}"[:300])
-    return fitted
+            yield _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            fault = " ".join(str(error).split())[:200]
+            raise RecordError(f"{path}, line {number}: expected a record of schema {SCHEMA_VERSION}: {fault}") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,18 +3,21 @@
 import gzip
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict as record_dict
+from msgspec.structs import replace
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import Record, RecordWriter, RunInfo, read_json, read_records, write_json
+from abscert_plugin.records import SCHEMA_VERSION, Record, RecordWriter, RunInfo, read_json, read_records, write_json
 
 FULL_DEVICE = Path("/dev/full")
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -33,6 +36,7 @@ records = st.builds(
     margin=st.none() | numbers,
     seconds=numbers,
     counterexample=st.none() | st.text(),
+    schema=st.just(SCHEMA_VERSION),
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | numbers | st.text(),
@@ -53,6 +57,8 @@ RECORD = Record(
     reachable_log2=0.0,
     margin=1.5,
     seconds=0.001,
+    counterexample=None,
+    schema=SCHEMA_VERSION,
 )
 
 
@@ -115,14 +121,17 @@ def test_a_packed_file_is_read_as_the_plain_one(tmp_path_factory: pytest.TempPat
     assert read_records(packed) == rows
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", gzip.compress(b"{}\n" * 99)[:-9], gzip.compress(b"\xff\n")])
+def test_an_empty_packed_file_has_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl.gz"
+    path.write_bytes(b"")
+    assert read_records(path) == []
+
+
+@pytest.mark.parametrize("content", [b"{}", gzip.compress(b"{}\n" * 99)[:-9]])
 def test_a_damaged_packed_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "records.jsonl.gz"
     path.write_bytes(content)
-    if not content:
-        assert read_records(path) == []
-        return
-    with pytest.raises(RecordError, match=r"cannot read .*records\.jsonl\.gz: not a text file"):
+    with pytest.raises(RecordError, match=r"cannot read .*records\.jsonl\.gz: not a gzip file"):
         read_records(path)
 
 
@@ -131,10 +140,9 @@ def test_whole_numbers_stand_for_floats(tmp_path: Path) -> None:
     assert read_records(tmp_path / "r") == [replace(RECORD, seconds=1.0, margin=-2.0)]
 
 
-def test_a_record_with_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
-    with RecordWriter(tmp_path / "r") as writer, pytest.raises(ValueError, match="JSON compliant"):
-        writer.write([RECORD, replace(RECORD, margin=math.nan)])
-    assert read_records(tmp_path / "r") == []
+def test_a_margin_that_is_no_number_is_stored_as_none(tmp_path: Path) -> None:
+    write(tmp_path / "r", [replace(RECORD, margin=math.nan)])
+    assert read_records(tmp_path / "r") == [replace(RECORD, margin=None)]
 
 
 def test_a_full_disk_keeps_the_rows_before(tmp_path: Path) -> None:
@@ -154,42 +162,44 @@ def test_a_full_disk_keeps_the_rows_before(tmp_path: Path) -> None:
     assert read_records(path) == first + later
 
 
-LINE = json.dumps(asdict(RECORD))
+LINE = json.dumps(record_dict(RECORD))
 
 
 def line_with(**changes: Any) -> str:
-    return json.dumps({**asdict(RECORD), **changes})
+    return json.dumps({**record_dict(RECORD), **changes})
 
 
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("garbage", "JSON object, got 'garbage'"),
-        ("", "JSON object, got ''"),
-        (LINE[:-1], "JSON object"),
-        (LINE + LINE, "JSON object"),
-        ("9" * 5000, "JSON object"),  # Python refuses to read so long a number, with an error of its own
-        ("[" * 100_000, "JSON object"),
-        ("[]", "record of schema 1, got None"),
-        ("3", "record of schema 1, got None"),
-        ("null", "record of schema 1, got None"),
-        (line_with(schema=2), "record of schema 1, got 2"),
-        (line_with(schema=None), "record of schema 1, got None"),
-        ('{"schema": 1}', r"missing \['index', 'label'"),
-        (line_with(index="3"), "expected index of type int, got '3'"),
-        (line_with(label=1.5), "expected label of type int, got 1.5"),
-        (line_with(margin=[]), r"expected margin of type float \| None, got \[\]"),
-        (line_with(verdict=None), "expected verdict of type str, got None"),
-        (line_with(schema=True), "expected schema of type int, got True"),
-        (line_with(seconds=10**400), "expected seconds of type float, got 1000"),
-        (line_with(extra=1), r"unknown \['extra'\]"),
+        ("garbage", "malformed"),
+        ("", "truncated"),
+        (LINE[:-1], "truncated"),
+        (LINE + LINE, "malformed"),
+        ("9" * 5000, "out of range"),
+        ("[" * 100_000, "expected a record"),
+        ("\\xff", "malformed"),
+        ("[]", "Expected `object`, got `array`"),
+        ("3", "Expected `object`, got `int`"),
+        ("null", "Expected `object`, got `null`"),
+        (line_with(schema=2), "Invalid enum value 2"),
+        (line_with(schema=None), "Expected `int`, got `null` - at `$.schema`"),
+        ('{"schema": 1}', "missing required field `index`"),
+        (LINE.replace(', "schema": 1', ""), "missing required field `schema`"),
+        (line_with(index="3"), "Expected `int`, got `str` - at `$.index`"),
+        (line_with(label=1.5), "Expected `int`, got `float` - at `$.label`"),
+        (line_with(margin=[]), "got `array` - at `$.margin`"),
+        (line_with(verdict=None), "Expected `str`, got `null` - at `$.verdict`"),
+        (line_with(schema=True), "Expected `int`, got `bool` - at `$.schema`"),
+        (line_with(seconds=10**400), "out of range"),
+        (line_with(extra=1), "unknown field `extra`"),
         (line_with(**{"two\nlines": 1}), "unknown"),
     ],
 )
 def test_a_damaged_line_is_named_in_one_line(tmp_path: Path, line: str, fault: str) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text(f"{LINE}\n{line}\n{LINE}\n", encoding="utf-8")
-    with pytest.raises(RecordError, match=fault) as caught:
+    with pytest.raises(RecordError, match=re.escape(fault)) as caught:
         read_records(path)
     assert f"{path}, line 2: " in str(caught.value)
     assert "\n" not in str(caught.value)

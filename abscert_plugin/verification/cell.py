@@ -13,7 +13,7 @@ from abscert_plugin.artifact.metadata import IMAGE, Metadata
 from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
-from abscert_plugin.records import Record
+from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.verdict import Claim, Verdict
 
 _METHOD: Final = "forward"
@@ -129,6 +129,7 @@ def _record(
         margin=margin if math.isfinite(margin) else None,
         seconds=seconds,
         counterexample=_ITSELF if verdict is Verdict.FALSIFIED else None,
+        schema=SCHEMA_VERSION,
     )
 
 

@@ -1,16 +1,16 @@
 """Summaries: counts against counting, intervals against scipy's own test, and rows that do not belong together."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from scipy.stats import binomtest
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import Record
+from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.summary import clopper_pearson, summarise, summarise_classes
 
 ROW = Record(
@@ -26,6 +26,8 @@ ROW = Record(
     reachable_log2=0.0,
     margin=None,
     seconds=0.25,
+    counterexample=None,
+    schema=SCHEMA_VERSION,
 )
 BALL = replace(ROW, claim="ball", radius=0.1, radius_scale="pixel")
 verdicts = st.sampled_from(["certified", "falsified", "unknown"])
