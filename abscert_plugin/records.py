@@ -129,7 +129,9 @@ def _parse_lines(path: Path) -> Iterator[Record]:
             yield _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             fault = " ".join(str(error).split())[:200]
-            raise RecordError(f"{path}, line {number}: expected a record of schema {SCHEMA_VERSION}: {fault}") from error
+            raise RecordError(
+                f"{path}, line {number}: expected a record of schema {SCHEMA_VERSION}: {fault}"
+            ) from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -205,12 +205,19 @@ def test_a_damaged_line_is_named_in_one_line(tmp_path: Path, line: str, fault: s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00\n"])
-def test_a_file_that_is_no_text_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "cannot read .*: No such file"),
+        (b"\xff\xfe\x00\n", "line 1: expected a record of schema 1: JSON is malformed"),
+        (LINE.encode().replace(b"cell", b"c\xffll") + b"\n", "line 1: expected a record of schema 1: 'utf-8' codec"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named(tmp_path: Path, content: bytes | None, fault: str) -> None:
     path = tmp_path / "records.jsonl"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RecordError, match=r"cannot read .*records\.jsonl: (No such file|not a text file)"):
+    with pytest.raises(RecordError, match=fault):
         read_records(path)
 
 
