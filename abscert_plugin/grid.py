@@ -1,8 +1,10 @@
 """The grid of cells that a pixel's range is cut into, and the abstraction phi on numpy arrays."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final, final
 
 import numpy as np
@@ -19,29 +21,53 @@ _EDGE_UNITS: Final = 2**24
 @final
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A partition of the training domain [-1, 1] into `cells` intervals of one width (the paper's d = 2 / cells).
+    """A partition of the training domain [-1, 1] into `cells` intervals.
 
-    An edge belongs to the upper cell; the top of the domain belongs to the last cell. Edge k is the largest multiple
-    of 2^-24 that is not above k / cells (pixel scale), hence at most 6e-8 below the ideal edge, and an 8-bit
-    pixel that falls on an ideal edge belongs to the upper cell, as in exact arithmetic.
+    They have one width (the paper's d = 2 / cells) unless `inner` says where the edges lie.
+    An edge belongs to the upper cell; the top of the domain belongs to the last cell. Edge k of a uniform grid is the
+    largest multiple of 2^-24 that is not above k / cells (pixel scale), hence at most 6e-8 below the ideal edge, and
+    an 8-bit pixel that falls on an ideal edge belongs to the upper cell, as in exact arithmetic.
 
     Args:
         cells: number of intervals, 1 to 255. One cell is legal and decides nothing: every image is the same.
+        inner: the cells - 1 edges between 0 and 1, in units of 2^-24 on the pixel scale; None for a uniform grid.
 
     Raises:
-        GridError: if `cells` is not a whole number from 1 to 255.
+        GridError: if `cells` is not a whole number from 1 to 255, or the inner edges do not rise between 0 and 1.
 
-    Source: AbsCert paper, section 3.2.1.
+    Source: AbsCert paper, section 3.2.1; inner edges are an extension of ours.
 
     >>> Grid(2).training_edges.tolist()
     [-1.0, 0.0, 1.0]
     """
 
     cells: int
+    inner: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.cells, int) and 1 <= self.cells <= MAX_CELLS):
             raise GridError(f"expected a whole number of cells from 1 to {MAX_CELLS}, got {self.cells}")
+        if self.inner is None:
+            return
+        whole = (0, *self.inner, _EDGE_UNITS)
+        if len(self.inner) != self.cells - 1 or any(low >= high for low, high in pairwise(whole)):
+            raise GridError(
+                f"expected {self.cells - 1} edges that rise between 0 and 1 (pixel scale), got {self.inner}"
+            )
+
+    @classmethod
+    def from_inner_edges(cls, edges: Sequence[float]) -> "Grid":
+        """Return the grid with these edges between 0 and 1 (pixel scale), each rounded down to a multiple of 2^-24.
+
+        Raises:
+            GridError: if an edge is not a number, or they do not rise between 0 and 1.
+
+        >>> Grid.from_inner_edges([0.25, 0.75]).edges.tolist()
+        [0.0, 0.25, 0.75, 1.0]
+        """
+        if not all(map(math.isfinite, edges)):
+            raise GridError(f"expected edges that rise between 0 and 1 (pixel scale), got {list(edges)}")
+        return cls(len(edges) + 1, tuple(math.floor(Fraction(edge) * _EDGE_UNITS) for edge in edges))
 
     @classmethod
     def from_granularity(cls, granularity: float) -> "Grid":
@@ -64,13 +90,26 @@ class Grid:
 
     @property
     def granularity(self) -> float:
-        """Width of a cell on the training scale (the paper's d)."""
+        """Width of a cell on the training scale (the paper's d); the mean width where the grid is not uniform."""
         return 2 / self.cells
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all cells have one width."""
+        return self.inner is None
+
+    @property
+    def inner_edges(self) -> tuple[float, ...]:
+        """The edges between 0 and 1, exactly; `from_inner_edges` gives back an equal partition."""
+        return tuple(float(edge) for edge in self.edges[1:-1])
 
     @property
     def edges(self) -> Float32[np.ndarray, "edges"]:
         """All cells + 1 edges on the pixel scale, from 0 to 1."""
-        units = [math.floor(Fraction(k * _EDGE_UNITS, self.cells)) for k in range(self.cells + 1)]
+        if self.inner is not None:
+            units = [0, *self.inner, _EDGE_UNITS]
+        else:
+            units = [k * _EDGE_UNITS // self.cells for k in range(self.cells + 1)]
         return (np.array(units, dtype=np.float64) / _EDGE_UNITS).astype(np.float32)
 
     @property

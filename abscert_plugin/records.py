@@ -210,10 +210,13 @@ class RunInfo:
         """Return the content of a run.json.
 
         Raises:
-            RecordError: if it is missing, not JSON, or of another schema.
+            RecordError: if it is missing, not JSON, of another schema, or an entry is of the wrong kind.
         """
         value = read_json(path)
         names = {field.name for field in fields(cls)}
         if value.get("schema") != SCHEMA_VERSION or set(value) != names:
             raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}")
-        return cls(**value)
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}: {error}") from error

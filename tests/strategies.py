@@ -28,8 +28,15 @@ def cell_counts(most: int = MAX_CELLS) -> st.SearchStrategy[int]:
 
 
 def grids(most: int = MAX_CELLS) -> st.SearchStrategy[Grid]:
-    """Return grids."""
-    return cell_counts(most).map(Grid)
+    """Return grids, uniform and not."""
+    return cell_counts(most).map(Grid) | uneven_grids(min(most, 12))
+
+
+def uneven_grids(most: int = 12) -> st.SearchStrategy[Grid]:
+    """Return grids whose edges lie anywhere, also one unit apart and on 8-bit pixels."""
+    units = st.integers(1, 2**24 - 1) | st.integers(1, 254).map(lambda value: value * 2**24 // 255) | st.integers(1, 4)
+    inner = st.lists(units, max_size=most - 1, unique=True).map(lambda edges: tuple(sorted(edges)))
+    return inner.map(lambda edges: Grid(len(edges) + 1, edges))
 
 
 def edge_pixels(grid: Grid) -> np.ndarray:

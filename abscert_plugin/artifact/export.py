@@ -69,7 +69,7 @@ def export(
     deploy.graph.CopyFrom(prepend_phi(abstract.graph, grid, config.image_shape))
     metadata = Metadata(
         version=abscert_plugin.__version__,
-        cells=grid.cells,
+        grid=grid,
         image_shape=config.image_shape,
         classes=config.classes,
         network=f"{config.name}-{config.activation}",

@@ -18,6 +18,7 @@ PIXEL_RANGE: Final = "0,1"
 INTERVAL: Final = "interval"
 IMAGE: Final = "image"
 LOGITS: Final = "logits"
+EDGES: Final = "abscert.edges"
 
 
 @final
@@ -27,7 +28,7 @@ class Metadata:
 
     Args:
         version: version of abscert-plugin that wrote the file.
-        cells: the grid's number of cells.
+        grid: the cells.
         image_shape: (channels, height, width) of an image, before abstraction.
         classes: number of classes.
         network: name of the network, or of the wrapped file.
@@ -35,22 +36,19 @@ class Metadata:
     """
 
     version: str
-    cells: int
+    grid: Grid
     image_shape: tuple[int, int, int]
     classes: int
     network: str
     training: str
 
-    @property
-    def grid(self) -> Grid:
-        """The grid that the file's cells lie on."""
-        return Grid(self.cells)
-
     def as_properties(self) -> Mapping[str, str]:
-        """Return the key-value pairs that are stored in the file."""
+        """Return the key-value pairs that are stored in the file; `abscert.edges` only where cells differ in width."""
+        edges = {} if self.grid.is_uniform else {EDGES: ",".join(map(repr, self.grid.inner_edges))}
         return {
             "abscert.version": self.version,
-            "abscert.cells": str(self.cells),
+            "abscert.cells": str(self.grid.cells),
+            **edges,
             "abscert.domain": DOMAIN,
             "abscert.pixel_range": PIXEL_RANGE,
             "abscert.image_shape": ",".join(map(str, self.image_shape)),
@@ -60,7 +58,7 @@ class Metadata:
         }
 
 
-_KEYS: Final = tuple(Metadata("", 1, (1, 1, 1), 1, "", "").as_properties())
+_KEYS: Final = tuple(Metadata("", Grid(1), (1, 1, 1), 1, "", "").as_properties())
 
 
 def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
@@ -83,13 +81,12 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
         channels, height, width = (int(size) for size in properties["abscert.image_shape"].split(","))
         metadata = Metadata(
             version=properties["abscert.version"],
-            cells=int(properties["abscert.cells"]),
+            grid=_read_grid(properties),
             image_shape=(channels, height, width),
             classes=int(properties["abscert.classes"]),
             network=properties["abscert.network"],
             training=properties["abscert.training"],
         )
-        Grid(metadata.cells)
         if min(*metadata.image_shape, metadata.classes) < 1:
             raise ValueError("a size is less than 1")
     except (ValueError, AbscertError) as error:
@@ -97,10 +94,22 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
     return metadata
 
 
+def _read_grid(properties: Mapping[str, str]) -> Grid:
+    cells = int(properties["abscert.cells"])
+    if EDGES not in properties:
+        return Grid(cells)
+    written = [float(edge) for edge in properties[EDGES].split(",")]
+    grid = Grid.from_inner_edges(written)
+    if grid.cells != cells or list(grid.inner_edges) != written:
+        raise ValueError(f"{EDGES} are not {cells - 1} multiples of 2^-24")
+    return grid
+
+
 def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
     """Put the metadata into the model, in place of what it had under these keys."""
     properties = metadata.as_properties()
-    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key not in properties}
+    ours = {*properties, EDGES}
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key not in ours}
     onnx.helper.set_model_props(model, {**kept, **properties})
 
 

@@ -94,7 +94,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         seen = probe(reference, midpoint.apply(options.grid.interval_image(images)), path)
     metadata = Metadata(
         version=abscert_plugin.__version__,
-        cells=options.grid.cells,
+        grid=options.grid,
         image_shape=midpoint.image_shape,
         classes=seen.logits.shape[1],
         network=f"wrapped:{path.name}",

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-OUT: Final = Console()
-LOG: Final = Console(stderr=True)
+# paths and messages are shown as they stand: no markup, no emoji codes
+OUT: Final = Console(markup=False, emoji=False)
+LOG: Final = Console(stderr=True, markup=False, emoji=False)
 _INTERRUPTED: Final = 130
 
 

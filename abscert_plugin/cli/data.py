@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, print_json
@@ -75,5 +76,5 @@ def _list(rows: list[dict[str, str]]) -> Table:
         table.add_column(column, overflow="fold")
     for row in rows:
         style = "green" if row["state"] == "found" else "yellow"
-        table.add_row(row["name"], row["description"], f"[{style}]{row['state']}[/]", row["note"])
+        table.add_row(row["name"], row["description"], Text(row["state"], style), row["note"])
     return table

@@ -1,6 +1,5 @@
 """Options that mean the same in every subcommand."""
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
@@ -10,6 +9,7 @@ import typer
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+from abscert_plugin.radius import RadiusScale
 
 DEFAULT_CELLS: Final = 10
 
@@ -18,13 +18,6 @@ class ClaimName(StrEnum):
     """The claims that `verify` decides."""
 
     CELL = "cell"
-
-
-class RadiusScale(StrEnum):
-    """The scale that a radius is given on: pixels in [0, 1], or the training domain [-1, 1] (the paper's epsilon)."""
-
-    PIXEL = "pixel"
-    TRAINING = "training"
 
 
 class DeviceName(StrEnum):
@@ -49,7 +42,7 @@ Granularity: TypeAlias = Annotated[
     float | None, typer.Option("--granularity", help="Width d of a cell on the training scale, in place of --cells.")
 ]
 Network: TypeAlias = Annotated[
-    str, typer.Option("--network", help="dm-small, dm-medium, dm-large, fc-3, fc-5, fc-3-code, fc-5-code.")
+    str, typer.Option("--network", help="dm-small, dm-medium, dm-large, cnn-2layer, fc-3, fc-5, fc-3-code, fc-5-code.")
 ]
 ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="relu, sigmoid or tanh.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of weights, order and augmentation.")]
@@ -79,19 +72,3 @@ def chosen_grid(cells: int | None, granularity: float | None) -> Grid:
     if grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     return grid
-
-
-def pixel_radius(text: str, scale: RadiusScale) -> float:
-    """Return a radius on the pixel scale.
-
-    Raises:
-        ConfigError: if it is not a number or a fraction, or negative or not finite.
-    """
-    numerator, _, denominator = text.partition("/")
-    try:
-        value = float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"expected a radius such as 0.1 or 8/255, got {text!r}") from error
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"expected a radius that is finite and not negative, got {text!r}")
-    return value / 2 if scale is RadiusScale.TRAINING else value

@@ -12,7 +12,14 @@ from abscert_plugin.errors import AbscertError, ConfigError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.report.page import PageContent, render_page
-from abscert_plugin.report.terminal import NamedRecords, class_table, reason_table, run_table, summary_tables
+from abscert_plugin.report.terminal import (
+    SUMMARY_WIDTH,
+    NamedRecords,
+    class_table,
+    reason_table,
+    run_table,
+    summary_tables,
+)
 from abscert_plugin.verification.run import RECORDS, RUN
 
 
@@ -33,7 +40,8 @@ def show(
     paths = [path / RECORDS if path.is_dir() else path for path in records]
     rows = [read_records(path) for path in paths]
     named = [NamedRecords(str(path.parent), own) for path, own in zip(paths, rows, strict=True)]
-    for table in [run_table(named[0])] if len(named) == 1 else summary_tables(named):
+    side_by_side = len(named) > 1 and OUT.width >= SUMMARY_WIDTH
+    for table in summary_tables(named) if side_by_side else map(run_table, named):
         OUT.print(table)
     if len(paths) > 1:
         return
@@ -54,7 +62,7 @@ def _data(run: RunInfo, data_dir: Path | None, image_size: int | None) -> DataSe
     except (AbscertError, ValueError) as error:
         LOG.print(f"note: without pictures, since the images are not there: {error}", highlight=False, soft_wrap=True)
         return None
-    if facts.get("sha256") not in (data.sha256, data.first(facts.get("images")).sha256):
+    if facts.get("sha256") != data.sha256:
         LOG.print("note: without pictures, since these are not the images of the run", highlight=False)
         return None
     return data
@@ -66,7 +74,7 @@ def _write_page(path: Path, run: RunInfo, rows: list[Record], data: DataSet | No
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
+        part.write_text(page, encoding="utf-8", errors="replace")  # JSON can hold what UTF-8 cannot
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -9,12 +9,16 @@ import typer
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
+from abscert_plugin.radius import Radius, RadiusScale
 
 # torch is imported when a command that trains is run: `abscert verify` must start without it.
 if TYPE_CHECKING:
+    from abscert_plugin.training.method import Method
     from abscert_plugin.training.run import RunSpec, TrainedRun
     from abscert_plugin.training.tuning import Tuned, TuningStep
 
@@ -26,6 +30,7 @@ Patience = Annotated[
 ]
 AugmentationName = Annotated[str | None, typer.Option("--augmentation", help="none or cifar.  [default: by data set]")]
 Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.")]
+GradientClip = Annotated[float | None, typer.Option("--gradient-clip", help="Greatest norm of a step's gradient.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
 
 
@@ -44,20 +49,44 @@ def train(  # one parameter per option
     activation: options.ActivationName = "relu",
     cells: options.Cells = None,
     granularity: options.Granularity = None,
+    edges: method_options.Edges = "uniform",
+    method: method_options.MethodName = "abstrain",
+    radius: method_options.TrainingRadius = None,
+    radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
+    robust_loss: method_options.RobustLossName = None,
+    share: method_options.Share = None,
+    natural_end: method_options.NaturalEnd = None,
+    ramp: method_options.Ramp = None,
+    regulariser: method_options.Regulariser = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: Rate = None,
     patience: Patience = None,
     augmentation: AugmentationName = None,
     precision: PrecisionName = "auto",
+    gradient_clip: GradientClip = None,
     seed: options.Seed = 0,
     device: Device = options.DeviceName.AUTO,
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Train an interval network (Algorithm 2) and export it; the epoch is chosen on the validation split."""
+    """Train an interval network and export it; the epoch is chosen on the validation split."""
+    from abscert_plugin.training.edges import EdgeChoice, choose_grid
     from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
 
+    ball = method_options.chosen_radius(radius, radius_scale)
+    robust = {
+        "robust_loss": robust_loss,
+        "share": share,
+        "natural_end": natural_end,
+        "ramp": ramp,
+        "regulariser": regulariser,
+    }
+    how = method_options.chosen_method(method, ball, robust)
+    choice = method_options.member(EdgeChoice, "edges", edges)
+    if method != "abstrain":
+        # losses rise with the radius, and interval bounds need their own precision
+        patience, gradient_clip = (0 if patience is None else patience), (gradient_clip or 10.0)
     chosen = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -65,14 +94,17 @@ def train(  # one parameter per option
         "patience": patience,
         "augmentation": augmentation,
         "precision": precision,
+        "gradient_clip": gradient_clip,
         "seed": seed,
     }
     grid = options.chosen_grid(cells, granularity)
-    spec = make_spec(data, data_dir, image_size, network, activation, grid.cells, device, chosen)
+    spec = make_spec(data, data_dir, image_size, network, activation, grid, device, chosen, how)
     prepare_folder(out, resume)
     loaded = TrainingData.load(spec)
+    spec = replace(spec, grid=choose_grid(choice, grid.cells, ball, loaded.training))
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
-        run = run_training(spec, loaded, out, ProgressObserver(bar, f"training, {grid.cells} cells"))
+        observer = ProgressObserver(bar, f"training, {grid.cells} cells", how.claim)
+        run = run_training(spec, loaded, out, observer)
     exported = write_run(run, loaded, out)
     if json:
         print_json({**facts(run), "deploy": str(exported.deploy), "abstract": str(exported.abstract)})
@@ -84,7 +116,7 @@ def train(  # one parameter per option
 def tune(
     out: Annotated[Path, typer.Option("--out", help="Folder for every step's training and the best one's ONNX files.")],
     radius: options.Radius,
-    radius_scale: options.RadiusScaleName = options.RadiusScale.PIXEL,
+    radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     data: options.Data = "digits",
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
@@ -118,8 +150,8 @@ def tune(
         "precision": precision,
         "seed": seed,
     }
-    tuning = TuningConfig(options.pixel_radius(radius, radius_scale), coarsest, least_step, steps)
-    spec = make_spec(data, data_dir, image_size, network, activation, coarsest, device, chosen)
+    tuning = TuningConfig(float(Radius.parse(radius, radius_scale).pixel), coarsest, least_step, steps)
+    spec = make_spec(data, data_dir, image_size, network, activation, Grid(coarsest), device, chosen)
     prepare_folder(out, resume)
     if (out / FILE_NAME).exists() and not resume:
         raise ConfigError(f"{out} already holds a tuning; add --resume to go on with it, or choose another --out")
@@ -133,9 +165,9 @@ def tune(
             lambda count: ProgressObserver(bar, f"training, {count} cells"),
             lambda step: LOG.print(step_line(step), highlight=False),
         )
-        best = replace(spec, cells=tuned.best.cells)
+        best = replace(spec, grid=Grid(tuned.best.cells))
         # the training is finished, so this only reads its checkpoint
-        run = run_training(best, loaded, step_folder(out, best.cells), ProgressObserver(bar, "reading the best"))
+        run = run_training(best, loaded, step_folder(out, best.grid.cells), ProgressObserver(bar, "reading the best"))
     exported = write_run(run, loaded, out)
     if json:
         print_json({"best_cells": tuned.best.cells, "deploy": str(exported.deploy), **facts(run)})
@@ -150,9 +182,10 @@ def make_spec(
     image_size: int | None,
     network: str,
     activation: str,
-    cells: int,
+    grid: Grid,
     device: str,
     chosen: Mapping[str, Any],
+    method: "Method | None" = None,
 ) -> "RunSpec":
     """Return what to train: the data set's defaults with the options that were given.
 
@@ -161,32 +194,35 @@ def make_spec(
     """
     from abscert_plugin.networks import Activation
     from abscert_plugin.training.config import Augmentation, Precision, default_config
+    from abscert_plugin.training.method import ABSTRAIN
     from abscert_plugin.training.run import RunSpec
 
     named = {"augmentation": Augmentation, "precision": Precision}
     given = {key: value for key, value in chosen.items() if value is not None}
     for key, kind in named.items():
         if key in given:
-            given[key] = _member(kind, key, given[key])
+            given[key] = method_options.member(kind, key, given[key])
     training = replace(default_config(data, network), **given)
     return RunSpec(
-        data, data_dir, image_size, network, _member(Activation, "activation", activation), cells, training, str(device)
+        data=data,
+        data_dir=data_dir,
+        image_size=image_size,
+        network=network,
+        activation=method_options.member(Activation, "activation", activation),
+        grid=grid,
+        training=training,
+        device=str(device),
+        method=method or ABSTRAIN,
     )
-
-
-def _member(kind: Any, option: str, value: str) -> Any:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise ConfigError(f"expected --{option} of {', '.join(kind)}, got {value!r}") from error
 
 
 @final
 class ProgressObserver:
-    """Shows a training as a progress bar: loss, validation cell error, images a second, time left."""
+    """Shows a training as a progress bar: loss, validation error, images a second, time left."""
 
-    def __init__(self, bar: Progress, title: str) -> None:
+    def __init__(self, bar: Progress, title: str, claim: str = "cell") -> None:
         self._bar = bar
+        self._claim = claim
         self._title = title
         self._task: TaskID | None = None
         self._loss = self._error = ""
@@ -205,7 +241,7 @@ class ProgressObserver:
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Print the epoch's row above the bar."""
-        self._error = f"validation cell error {row['validation_error']:.2%}"
+        self._error = f"validation {self._claim} error {row['validation_error']:.2%}"
         LOG.print(
             f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  {self._error}  {row['images_per_second']:,.0f} images/s",
             highlight=False,
@@ -221,15 +257,19 @@ def facts(run: "TrainedRun") -> dict[str, Any]:
         "granularity": run.grid.granularity,
         "epochs": run.checkpoint.epoch,
         "best_epoch": run.checkpoint.best_epoch,
-        "validation_cell_error": run.validation_error,
+        "edges": list(run.grid.inner_edges),
+        "claim": run.objective.claim,
+        f"validation_{run.objective.claim}_error": run.validation_error,
         "seconds": sum(row["seconds"] for row in run.checkpoint.history),
     }
 
 
 def training_table(run: "TrainedRun") -> Table:
     """Return the facts of a training as a table."""
-    table = Table(title="training (the epoch is chosen on the validation split, claim `cell`)", title_justify="left")
-    for name in ("network", "cells", "d", "epochs", "best epoch", "validation cell error", "seconds"):
+    claim = run.objective.claim
+    title = f"training (the epoch is chosen on the validation split, claim `{claim}`)"
+    table = Table(title=title, title_justify="left")
+    for name in ("network", "cells", "d", "epochs", "best epoch", f"validation {claim} error", "seconds"):
         table.add_column(name, justify="left" if name == "network" else "right")
     table.add_row(
         f"{run.config.name}, {run.config.activation}",
@@ -257,10 +297,10 @@ def tuning_table(tuned: "Tuned") -> Table:
     for name in (
         "cells",
         "d",
-        "validation cell error",
-        "best epoch",
-        "lower gradient",
-        "upper gradient",
+        "validation\ncell error",
+        "best\nepoch",
+        "lower\ngradient",
+        "upper\ngradient",
         "seconds",
         "",
     ):
@@ -275,7 +315,7 @@ def tuning_table(tuned: "Tuned") -> Table:
             f"{step.lower_gradient:+.2e}",
             f"{step.upper_gradient:+.2e}",
             f"{step.seconds:.1f}",
-            ", ".join(notes),
+            "\n".join(notes),
             style="bold" if step is tuned.best else None,
         )
     return table

@@ -39,7 +39,7 @@ def verify(
 ) -> None:
     """Decide a claim for every test image by running the ONNX file."""
     artifact = Artifact.open(model, provider)
-    if artifact.metadata.cells == 1:
+    if artifact.metadata.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     folder = out or model.parent / f"verify-{model.stem}-{data}-{claim}"

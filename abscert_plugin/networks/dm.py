@@ -1,4 +1,4 @@
-"""The convolutional networks DM-small, DM-medium and DM-large, as the paper's code lays them out."""
+"""The convolutional networks: DM-small, DM-medium and DM-large, as the paper's code lays them out, and CNN-2layer."""
 
 from dataclasses import dataclass
 from typing import Final, final
@@ -72,3 +72,5 @@ DM_LARGE: Final = ConvolutionalPlan(
     ),
     (512,),
 )
+# CROWN-IBP's model_cnn_2layer with width 4: DM-small with strides of 2, a fifth of its cost
+CNN_2LAYER: Final = ConvolutionalPlan((Convolution(16, 4, 2, 1), Convolution(32, 4, 2, 1)), (100,))

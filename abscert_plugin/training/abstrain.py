@@ -1,6 +1,6 @@
 """Algorithm 2 of the paper, ABSTRAIN: ordinary training on the interval images of the training set."""
 
-from typing import final
+from typing import Final, final
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -27,7 +27,8 @@ class Abstrain:
     Source: AbsCert paper, Algorithm 2.
     """
 
-    name = "abstrain"
+    name: Final = "abstrain"
+    claim: Final = "cell"
 
     def __init__(self, grid: Grid, levels: int, device: torch.device) -> None:
         self._abstraction = LevelAbstraction(grid, levels).to(device)
@@ -45,3 +46,19 @@ class Abstrain:
     ) -> Float[Tensor, ""]:
         """Return the mean cross-entropy."""
         return functional.cross_entropy(network(inputs).float(), labels)
+
+    def margins(
+        self,
+        network: nn.Module,
+        inputs: Float[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+    ) -> Float[Tensor, "batch"]:
+        """Return the label's logit minus the greatest other one, on the image's cells."""
+        return logit_margins(network(inputs).float(), labels)
+
+
+def logit_margins(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """Return the label's logit minus the greatest other one; NaN where a logit is not a finite number."""
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    margins = logits.gather(1, labels[:, None])[:, 0] - others
+    return torch.where(torch.isfinite(logits).all(dim=1), margins, torch.nan)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: if a file cannot be written; the former checkpoint stays valid.
         RecordError: likewise, for checkpoint.json.
     """
-    state, best = f"last-{checkpoint.epoch:04d}.safetensors", f"best-{checkpoint.best_epoch:04d}.safetensors"
+    state, best = _file_names(checkpoint)
     _write_tensors(folder / state, checkpoint.state)
     if checkpoint.best_epoch == checkpoint.epoch or not (folder / best).exists():
         _write_tensors(folder / best, checkpoint.best)
@@ -68,9 +69,23 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             "history": list(checkpoint.history),
         },
     )
-    for old in [*folder.glob("last-*.safetensors"), *folder.glob("best-*.safetensors")]:
-        if old.name not in (state, best):
-            old.unlink(missing_ok=True)
+    _remove_others(folder, {state, best})
+
+
+def remove_leftovers(folder: Path, checkpoint: Checkpoint) -> None:
+    """Remove tensor files that an interruption has left beside those of the folder's checkpoint."""
+    _remove_others(folder, set(_file_names(checkpoint)))
+
+
+def _file_names(checkpoint: Checkpoint) -> tuple[str, str]:
+    return f"last-{checkpoint.epoch:04d}.safetensors", f"best-{checkpoint.best_epoch:04d}.safetensors"
+
+
+def _remove_others(folder: Path, kept: set[str]) -> None:
+    for pattern in ("last-*.safetensors", "best-*.safetensors", ".*.safetensors.part"):
+        for path in folder.glob(pattern):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -125,7 +140,12 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         safetensors.torch.save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, part
+            # copies, since tensors that share memory (tied weights) are refused
+            {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in tensors.items()
+            },
+            part,
         )
         part.replace(path)
     except (OSError, SafetensorError) as error:

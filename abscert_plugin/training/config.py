@@ -38,6 +38,7 @@ class TrainingConfig:
         patience: end after so many epochs without a new least training loss; 0 never ends early.
         augmentation: random changes of the training images.
         precision: arithmetic of the forward pass.
+        gradient_clip: greatest norm of a step's gradient; None never clips.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -52,6 +53,7 @@ class TrainingConfig:
     patience: int = 5
     augmentation: Augmentation = Augmentation.NONE
     precision: Precision = Precision.AUTO
+    gradient_clip: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -65,6 +67,8 @@ class TrainingConfig:
             raise ConfigError(f"expected a warm-up share in [0, 1), got {self.warmup}")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"expected a seed from 0 to 2^31 - 1, got {self.seed}")
+        if self.gradient_clip is not None and not self.gradient_clip > 0:
+            raise ConfigError(f"expected a gradient clip above 0, got {self.gradient_clip}")
         if self.patience < 0:
             raise ConfigError(f"expected a patience of at least 0, got {self.patience}")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, TrainingError
 from abscert_plugin.training.augmentation import augment
-from abscert_plugin.training.checkpoint import Checkpoint, check_same, write_checkpoint
+from abscert_plugin.training.checkpoint import Checkpoint, check_same, remove_leftovers, write_checkpoint
 from abscert_plugin.training.config import Precision, TrainingConfig, learning_rate_at
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.objective import Moment, Objective
@@ -101,16 +101,16 @@ def train(job: Job, resumed: Checkpoint | None, observer: Observer) -> Checkpoin
 
 
 def error_rate(network: nn.Module, objective: Objective, feed: Feed) -> float:
-    """Return the share of a split's images that the network mislabels, 0 to 1, or NaN if a logit is not finite."""
+    """Return the share of a split's images that fail the method's claim, 0 to 1, or NaN if a margin is not a number."""
     was_training = network.training
     network.eval()
     wrong = 0
     finite = True
     with torch.inference_mode():
         for images, labels in feed.batches(torch.arange(len(feed)), _EVALUATION_BATCH):
-            logits = network(objective.encode(images))
-            wrong += int((logits.argmax(dim=1) != labels).sum())
-            finite = finite and bool(torch.isfinite(logits).all())
+            margins = objective.margins(network, objective.encode(images), labels)
+            wrong += int((margins <= 0).sum())
+            finite = finite and not bool(margins.isnan().any())
     network.train(was_training)
     return wrong / len(feed) if finite else math.nan
 
@@ -133,6 +133,7 @@ class _Loop:
         config, description = self._job.config, self._job.description
         if resumed is not None:
             check_same(resumed.description, description, self._job.folder)
+            remove_leftovers(self._job.folder, resumed)
             self._restore(resumed)
             if resumed.finished:
                 return resumed
@@ -201,6 +202,8 @@ class _Loop:
             loss = job.objective.loss(job.network, inputs, labels, moment)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if job.config.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(job.network.parameters(), job.config.gradient_clip)
         self._optimiser.step()
         return loss.detach()
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
 
@@ -32,16 +32,30 @@ class Objective(Protocol):
         """The method's name, as records and tables show it."""
         ...
 
-    def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch *feature"]:
-        """Return what the network is fed for stored images."""
+    @property
+    def claim(self) -> str:
+        """The claim that its validation error is of, such as `cell`."""
+        ...
+
+    def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Shaped[Tensor, "batch *feature"]:
+        """Return what `loss` and `margins` are given for stored images."""
         ...
 
     def loss(
         self,
         network: nn.Module,
-        inputs: Float[Tensor, "batch *feature"],
+        inputs: Shaped[Tensor, "batch *feature"],
         labels: Int64[Tensor, "batch"],
         moment: Moment,
     ) -> Float[Tensor, ""]:
         """Return the loss to descend on for this batch at this moment."""
+        ...
+
+    def margins(
+        self,
+        network: nn.Module,
+        inputs: Shaped[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+    ) -> Float[Tensor, "batch"]:
+        """Return a lower bound of each label's margin under the claim; an image counts as right where it is above 0."""
         ...

@@ -20,10 +20,11 @@ from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.records import RunInfo
-from abscert_plugin.training.abstrain import Abstrain
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from abscert_plugin.training.config import TrainingConfig
 from abscert_plugin.training.loop import Job, Observer, load_weights, train
+from abscert_plugin.training.method import ABSTRAIN, Method
+from abscert_plugin.training.objective import Objective
 
 _PROBES: Final = 32
 
@@ -39,8 +40,9 @@ class RunSpec:
         image_size: side to resize the images of a folder to; None keeps them.
         network: name of the network.
         activation: its activation function.
-        cells: number of cells of the grid.
+        grid: the cells.
         training: options of the loop.
+        method: the training method.
         device: `auto`, `cpu` or `cuda`.
     """
 
@@ -49,9 +51,10 @@ class RunSpec:
     image_size: int | None
     network: str
     activation: Activation
-    cells: int
+    grid: Grid
     training: TrainingConfig
     device: str = "auto"
+    method: Method = ABSTRAIN
 
 
 @final
@@ -84,13 +87,13 @@ class TrainedRun:
     network: nn.Module
     config: NetworkConfig
     grid: Grid
-    objective: Abstrain
+    objective: Objective
     device: torch.device
     seconds: float
 
     @property
     def validation_error(self) -> float:
-        """Validation cell error of the best epoch, 0 to 1."""
+        """Validation error of the best epoch under the method's claim, 0 to 1."""
         return float(self.checkpoint.history[self.checkpoint.best_epoch - 1]["validation_error"])
 
 
@@ -119,9 +122,8 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
         AbscertError: as `train`; or if an option has no meaning.
     """
     device = choose_device(spec.device)
-    grid = Grid(spec.cells)
     config = NetworkConfig(spec.network, spec.activation, data.training.shape, len(data.training.classes))
-    objective = Abstrain(grid, data.training.levels, device)
+    objective = spec.method.build(spec.grid, data.training.levels, device)
     network = config.build(spec.training.seed).to(device)
     job = Job(
         network=network,
@@ -131,14 +133,14 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
         config=spec.training,
         device=device,
         folder=out,
-        description=_describe(spec, data, config, objective.name),
+        description=_describe(spec, data, config, objective),
     )
     resumed = read_checkpoint(out) if (out / FILE_NAME).exists() else None
     start = time.perf_counter()
     checkpoint = train(job, resumed, observer)
     load_weights(network, checkpoint.best)
     network.eval()
-    return TrainedRun(checkpoint, network, config, grid, objective, device, time.perf_counter() - start)
+    return TrainedRun(checkpoint, network, config, spec.grid, objective, device, time.perf_counter() - start)
 
 
 def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
@@ -179,10 +181,11 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
 def training_note(checkpoint: Checkpoint) -> str:
     """Return what an ONNX file's metadata say of its training."""
     options = checkpoint.description["training"]
+    method = checkpoint.description["method_options"]
     facts = {
         "method": checkpoint.description["method"],
-        "claim": "cell",
-        "radius": "none",
+        "claim": checkpoint.description["claim"],
+        "radius": f"{method['radius']} ({method['radius_scale']} scale)" if "radius" in method else "none",
         "seed": options["seed"],
         "epochs": options["epochs"],
         "best_epoch": checkpoint.best_epoch,
@@ -204,7 +207,7 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid, Checkpoint]:
         config = NetworkConfig(
             stored["network"], Activation(stored["activation"]), (channels, height, width), stored["classes"]
         )
-        grid = Grid(stored["cells"])
+        grid = Grid(stored["cells"], tuple(stored["edges"]) if stored["edges"] is not None else None)
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {error}") from error
     network = config.build(seed=0)
@@ -244,15 +247,18 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, method: str) -> Mapping[str, Any]:
+def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, objective: Objective) -> Mapping[str, Any]:
     return {
-        "method": method,
+        "method": objective.name,
+        "method_options": dict(spec.method.describe()),
+        "claim": objective.claim,
         "data": spec.data,
         "data_sha256": data.training.sha256,
         "validation_sha256": data.validation.sha256,
         "network": config.name,
         "activation": str(config.activation),
-        "cells": spec.cells,
+        "cells": spec.grid.cells,
+        "edges": None if spec.grid.inner is None else list(spec.grid.inner),  # in units of 2^-24
         "image_shape": list(config.image_shape),
         "classes": config.classes,
         "training": {

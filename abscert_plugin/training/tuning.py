@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, ConfigError, TrainingError
-from abscert_plugin.grid import MAX_CELLS
+from abscert_plugin.grid import MAX_CELLS, Grid
 from abscert_plugin.records import read_json, write_json
 from abscert_plugin.training.checkpoint import check_same
 from abscert_plugin.training.feed import Feed
@@ -66,7 +66,8 @@ class TuningConfig:
         """Return the numbers of cells to try, from coarse to fine, ending with the finest."""
         counts = [self.coarsest]
         for cells in range(self.coarsest + 1, self.finest + 1):
-            if 2 / counts[-1] - 2 / cells >= self.least_step or cells == self.finest:
+            # 2 / 8 - 2 / 10 is less than 0.05 in floating point
+            if 2 / counts[-1] - 2 / cells >= self.least_step * (1 - 1e-12) or cells == self.finest:
                 counts.append(cells)
         return counts[: self.most_steps]
 
@@ -137,6 +138,7 @@ def tune(
         "network": spec.network,
         "activation": str(spec.activation),
         "data_sha256": data.training.sha256,
+        "validation_sha256": data.validation.sha256,
         "training": {
             key: value if isinstance(value, int | float) else str(value) for key, value in asdict(spec.training).items()
         },
@@ -147,7 +149,7 @@ def tune(
             break
         folder = step_folder(out, cells)
         folder.mkdir(parents=True, exist_ok=True)
-        run = run_training(replace(spec, cells=cells), data, folder, observer(cells))
+        run = run_training(replace(spec, grid=Grid(cells)), data, folder, observer(cells))
         steps.append(_row(run, data.training))
         write_json(out / FILE_NAME, {"description": description, "steps": [asdict(step) for step in steps]})
         on_step(steps[-1])
@@ -207,5 +209,5 @@ def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]
     try:
         check_same(value["description"], description, out)
         return [TuningStep(**step) for step in value["steps"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{out / FILE_NAME} is not a tuning's file: {error}; choose another --out") from error

@@ -122,7 +122,8 @@ class Verification:
             model={
                 "path": artifact.path.name,
                 "sha256": artifact.sha256,
-                "cells": artifact.metadata.cells,
+                "cells": artifact.metadata.grid.cells,
+                "edges": None if artifact.metadata.grid.is_uniform else list(artifact.metadata.grid.inner_edges),
                 "classes": artifact.metadata.classes,
                 "network": artifact.metadata.network,
                 "training": artifact.metadata.training,

@@ -70,9 +70,9 @@ def run(model, feed, outputs=None):
     return session.run(outputs, feed)
 
 
-def phi_model(cells, opset=13):
+def phi_model(grid, opset=13):
     """Return a model that gives the interval image itself."""
-    phi = phi_graph(Grid(cells))
+    phi = phi_graph(grid)
     graph = helper.make_graph(
         list(phi.nodes),
         "phi",
@@ -93,7 +93,7 @@ def deployed(cells=5):
         [constant("w", weights(96))],
     )
     model.graph.CopyFrom(prepend_phi(model.graph, Grid(cells), SHAPE))
-    write_metadata(model, Metadata("0.1.0", cells, SHAPE, CLASSES, "linear", "none"))
+    write_metadata(model, Metadata("0.1.0", Grid(cells), SHAPE, CLASSES, "linear", "none"))
     return model
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from strategies import grids
 
 from abscert_plugin.artifact.metadata import (
     Metadata,
@@ -21,9 +22,10 @@ from abscert_plugin.artifact.metadata import (
 )
 from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
+from abscert_plugin.grid import Grid
 
 PATH = Path("model.onnx")
-METADATA = Metadata("0.1.0", 10, (1, 28, 28), 10, "dm-small-relu", "method=abstrain;seed=0")
+METADATA = Metadata("0.1.0", Grid(10), (1, 28, 28), 10, "dm-small-relu", "method=abstrain;seed=0")
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 # a test that only overwrites its one file may run again in the same folder
@@ -41,7 +43,7 @@ def _refused(path, match, read=read_model):
     st.builds(
         Metadata,
         version=TEXT,
-        cells=st.integers(1, 255),
+        grid=grids(),
         image_shape=st.tuples(*[st.integers(1, 10**6)] * 3),
         classes=st.integers(1, 10**6),
         network=TEXT,

@@ -22,17 +22,17 @@ PATH = Path("deploy.onnx")
 
 
 @functools.cache
-def _session(cells):
+def _session(grid):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(
-        graphs.phi_model(cells).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        graphs.phi_model(grid).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 
-def _phi(cells, images):
-    return _session(cells).run(None, {IMAGE: images})[0]
+def _phi(grid, images):
+    return _session(grid).run(None, {IMAGE: images})[0]
 
 
 @pytest.mark.parametrize("first", range(1, 256, 51))
@@ -44,19 +44,19 @@ def test_phi_graph_equals_the_grid_at_every_edge_and_its_neighbours(first):
         tiny = np.array([np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).tiny], dtype=np.float32)
         pixels = np.concatenate([*near, tiny, np.linspace(0, 1, 256, dtype=np.float32)])
         images = pixels[(pixels >= 0) & (pixels <= 1)].reshape(1, 1, 1, -1)
-        assert _phi(cells, images).tobytes() == Grid(cells).interval_image(images).tobytes(), cells
+        assert _phi(Grid(cells), images).tobytes() == Grid(cells).interval_image(images).tobytes(), cells
 
 
 @given(grid=strategies.grids(), data=st.data())
 def test_phi_graph_equals_the_grid_on_any_pixels(grid, data):
     images = data.draw(strategies.pixel_images(grid, (2, 3, 2, 2)))
-    assert _phi(grid.cells, images).tobytes() == grid.interval_image(images).tobytes()
+    assert _phi(grid, images).tobytes() == grid.interval_image(images).tobytes()
 
 
 @pytest.mark.parametrize("opset", [13, 15, 18, 21, 23])
 def test_phi_graph_means_the_same_in_later_operator_sets(opset):
     images = graphs.random_images(3)
-    (interval,) = graphs.run(graphs.phi_model(10, opset), images)
+    (interval,) = graphs.run(graphs.phi_model(Grid(10), opset), images)
     assert interval.tobytes() == Grid(10).interval_image(images).tobytes()
 
 
@@ -256,4 +256,4 @@ def test_check_accepts_an_interval_network_without_phi():
     del abstract.graph.node[:], abstract.graph.input[:]
     abstract.graph.node.extend(kept)
     abstract.graph.input.append(graphs.value(INTERVAL, ["batch", 6, 4, 4]))
-    assert check_artifact(abstract, PATH).cells == 5
+    assert check_artifact(abstract, PATH).grid == Grid(5)

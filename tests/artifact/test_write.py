@@ -11,6 +11,7 @@ from abscert_plugin.artifact.metadata import external_locations, read_model
 from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.artifact.write import data_path, save_model, write_checked
 from abscert_plugin.errors import ExportError, VerifierError
+from abscert_plugin.grid import Grid
 
 NAMES = ("abstract.onnx", "deploy.onnx")
 
@@ -58,7 +59,7 @@ def test_a_failed_check_leaves_nothing_and_what_was_there(tmp_path):
 def test_files_of_the_same_name_are_replaced(tmp_path):
     (tmp_path / NAMES[1]).write_bytes(b"the old one")
     _write(tmp_path)
-    assert check_artifact(read_model(tmp_path / NAMES[1]), tmp_path).cells == 5
+    assert check_artifact(read_model(tmp_path / NAMES[1]), tmp_path).grid == Grid(5)
 
 
 def test_what_is_not_valid_onnx_is_not_written(tmp_path):

@@ -12,6 +12,7 @@ from tiny_trainings import small_config
 
 from abscert_plugin.cli.train import make_spec
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config, learning_rate_at
 from abscert_plugin.training.run import choose_device
 
@@ -83,11 +84,11 @@ def test_options_at_the_end_of_their_range_are_taken(option: str, value: float) 
 )
 def test_unknown_names_are_refused_with_those_there_are(chosen: dict[str, Any], activation: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make_spec("digits", None, None, "dm-small", activation, 4, "cpu", chosen)
+        make_spec("digits", None, None, "dm-small", activation, Grid(4), "cpu", chosen)
 
 
 def test_chosen_options_replace_the_defaults_and_no_others() -> None:
-    spec = make_spec("cifar10", None, None, "dm-small", "tanh", 4, "cpu", {"augmentation": "none", "epochs": None})
+    spec = make_spec("cifar10", None, None, "dm-small", "tanh", Grid(4), "cpu", {"augmentation": "none", "epochs": None})
     assert spec.training.augmentation is Augmentation.NONE
     assert spec.training.epochs == default_config("cifar10", "dm-small").epochs
 

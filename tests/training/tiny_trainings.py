@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from abscert_plugin.data import ArraySource, DataSet, Split, load_data
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation
-from abscert_plugin.training.abstrain import Abstrain
+from abscert_plugin.training.abstrain import Abstrain, logit_margins
 from abscert_plugin.training.checkpoint import Checkpoint
 from abscert_plugin.training.config import TrainingConfig
 from abscert_plugin.training.loop import Job
@@ -41,7 +41,7 @@ def digits_data(training: int = 200, validation: int = 60) -> TrainingData:
 
 def digits_spec(cells: int = CELLS, network: str = "dm-small", **options: Any) -> RunSpec:
     """Return a short training on digits."""
-    return RunSpec("digits", None, None, network, Activation.RELU, cells, small_config(**options), "cpu")
+    return RunSpec("digits", None, None, network, Activation.RELU, Grid(cells), small_config(**options), "cpu")
 
 
 def random_data(shape: tuple[int, int, int], count: int, classes: int = 3, seed: int = 0) -> DataSet:
@@ -120,6 +120,7 @@ class RecordingObjective:
     moments: list[Moment] = field(default_factory=list)
     encoded: list[Tensor] = field(default_factory=list)
     name: str = "recording"
+    claim: str = "cell"
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the interval images."""
@@ -134,6 +135,10 @@ class RecordingObjective:
         if self.scripted is not None:
             return 0 * network(inputs).sum() + self.scripted(moment.step)
         return nn.functional.cross_entropy(network(inputs), labels)
+
+    def margins(self, network: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the margins of the image's own cells."""
+        return logit_margins(network(inputs), labels)
 
 
 @dataclass
@@ -168,12 +173,17 @@ def unclocked(history: Any) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in CLOCKED} for row in history]
 
 
+def _bits(tensor: Tensor) -> bytes:
+    # through int8, since numpy has no bfloat16
+    return tensor.detach().contiguous().reshape(-1).view(torch.int8).numpy().tobytes()
+
+
 def same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     """Return whether the tensors are equal in name, type, shape and every bit."""
     return first.keys() == second.keys() and all(
         first[key].dtype == second[key].dtype
         and first[key].shape == second[key].shape
-        and first[key].numpy().tobytes() == second[key].numpy().tobytes()
+        and _bits(first[key]) == _bits(second[key])
         for key in first
     )
 

@@ -92,7 +92,7 @@ def tampered_pair(folder: Path) -> tuple[Path, np.ndarray]:
     path = export_tiny(network, 4, folder).deploy
     model = onnx.load_model(str(path))
     honest = read_metadata(model, path)
-    claimed = Metadata(honest.version, 2, honest.image_shape, honest.classes, honest.network, honest.training)
+    claimed = Metadata(honest.version, Grid(2), honest.image_shape, honest.classes, honest.network, honest.training)
     write_metadata(model, claimed)
     tampered = folder / "tampered.onnx"
     onnx.save_model(model, str(tampered))
@@ -212,7 +212,7 @@ def failing_file(folder: Path) -> Path:
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(nodes, "failing", ports[:1], ports[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    write_metadata(model, Metadata("0", 2, SHAPE, CLASSES, "failing", "none"))
+    write_metadata(model, Metadata("0", Grid(2), SHAPE, CLASSES, "failing", "none"))
     path = folder / "failing.onnx"
     onnx.save_model(model, str(path))
     return path
@@ -227,7 +227,7 @@ def test_a_file_that_fails_when_it_runs_is_unknown(tmp_path: Path) -> None:
 def test_another_number_of_logits_than_the_metadata_say_is_unknown(deploy: Path) -> None:
     model = onnx.load_model(str(deploy))
     metadata = read_metadata(model, deploy)
-    more = Metadata(metadata.version, metadata.cells, SHAPE, 5, metadata.network, metadata.training)
+    more = Metadata(metadata.version, metadata.grid, SHAPE, 5, metadata.network, metadata.training)
     (record,) = verify_cells(
         BlackBox(deploy, Provider.CPU), more, np.zeros((1, *SHAPE), dtype=np.float32), np.array([4]), np.array([0])
     )

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from tiny_networks import constant_network, export_tiny, run_onnx, tiny_data, tiny_network
@@ -40,7 +41,7 @@ def verification(path: Path, data: DataSet, batch_size: int = BATCH) -> Verifica
 
 def facts(records: list[Record]) -> list[dict[str, Any]]:
     """Return all that records say but how long they took."""
-    return [asdict(replace(record, seconds=0.0)) for record in records]
+    return [msgspec.structs.asdict(msgspec.structs.replace(record, seconds=0.0)) for record in records]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

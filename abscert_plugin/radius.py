@@ -1,0 +1,74 @@
+"""The radius of a ball, exact, with its scale."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import final
+
+from abscert_plugin.errors import ConfigError
+
+
+class RadiusScale(StrEnum):
+    """The scale that a radius is given on: pixels in [0, 1], or the training domain [-1, 1] (the paper's epsilon)."""
+
+    PIXEL = "pixel"
+    TRAINING = "training"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Radius:
+    """The radius of an l-infinity ball of images.
+
+    Args:
+        given: the number on its own scale, exactly as it was written: 8/255 is that fraction, 0.1 is a tenth.
+        scale: the scale of `given`; a length on the training scale is half as long on the pixel scale.
+
+    Raises:
+        ConfigError: if it is negative, or more than 1 on the pixel scale, where every ball holds all images.
+    """
+
+    given: Fraction
+    scale: RadiusScale = RadiusScale.PIXEL
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pixel <= 1:
+            raise ConfigError(f"expected a radius from 0 to 1 on the pixel scale, got {self} ({float(self.pixel):g})")
+
+    def __str__(self) -> str:
+        return f"{float(self.given):.6g} ({self.scale} scale)"
+
+    @classmethod
+    def parse(cls, text: str, scale: RadiusScale = RadiusScale.PIXEL) -> "Radius":
+        """Return the radius that `text` writes, such as 0.1 or 8/255.
+
+        Raises:
+            ConfigError: if it is not a number or a fraction, negative, not finite or too large.
+
+        >>> Radius.parse("8/255").pixel
+        Fraction(8, 255)
+        """
+        numerator, slash, denominator = text.partition("/")
+        try:
+            value = Fraction(numerator.strip()) / Fraction(denominator.strip() if slash else 1)
+        except (ValueError, ZeroDivisionError) as error:
+            raise ConfigError(f"expected a radius such as 0.1 or 8/255, got {text!r}") from error
+        return cls(value, scale)
+
+    @property
+    def pixel(self) -> Fraction:
+        """The radius on the pixel scale, exactly."""
+        return self.given / 2 if self.scale is RadiusScale.TRAINING else self.given
+
+    @property
+    def outward(self) -> float:
+        """The least float64 that is not below the radius on the pixel scale."""
+        nearest = float(self.pixel)
+        return nearest if Fraction(nearest) >= self.pixel else math.nextafter(nearest, math.inf)
+
+    @property
+    def inward(self) -> float:
+        """The largest float64 that is not above the radius on the pixel scale."""
+        nearest = float(self.pixel)
+        return nearest if Fraction(nearest) <= self.pixel else math.nextafter(nearest, -math.inf)

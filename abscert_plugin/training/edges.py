@@ -1,0 +1,105 @@
+"""Where the edges between cells lie, chosen from the training images' histogram and the radius."""
+
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from abscert_plugin.data.dataset import DataSet
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
+from abscert_plugin.radius import Radius
+
+_BATCH: Final = 1000
+
+
+class EdgeChoice(StrEnum):
+    """How edges are chosen.
+
+    `UNIFORM`: cells of one width, as the paper has them.
+    `QUANTILE`: the same number of pixels in each cell, not counting pixels at the ends of the range.
+    `SPARSE`: where the fewest pixels lie within the radius of an edge, so that balls reach the fewest cells.
+    """
+
+    UNIFORM = "uniform"
+    QUANTILE = "quantile"
+    SPARSE = "sparse"
+
+
+def choose_grid(choice: EdgeChoice, cells: int, radius: Radius | None, data: DataSet) -> Grid:
+    """Return a grid of so many cells for the training images.
+
+    Args:
+        choice: how the edges are chosen.
+        cells: number of cells.
+        radius: the ball's radius; only `SPARSE` needs it.
+        data: the training split; the test split has no say.
+
+    Raises:
+        ConfigError: if a radius is needed and not given, or the images have too few values for so many cells.
+        GridError: if the number of cells is out of range.
+    """
+    if choice is EdgeChoice.UNIFORM or cells == 1:
+        return Grid(cells)
+    if choice is EdgeChoice.QUANTILE:
+        return Grid.from_inner_edges(_quantiles(histogram(data), cells).tolist())
+    if radius is None:
+        raise ConfigError("expected a --radius with --edges sparse: it says how near an edge a pixel may not lie")
+    return Grid.from_inner_edges(_sparse(histogram(data), cells, float(radius.pixel)).tolist())
+
+
+def histogram(data: DataSet) -> Int64[np.ndarray, "values"]:
+    """Return how many pixels of the split have each stored value."""
+    counts = np.zeros(data.levels + 1, dtype=np.int64)
+    for batch in data.batches(_BATCH):
+        counts += np.bincount(batch.images.ravel(), minlength=data.levels + 1)
+    return counts
+
+
+def _quantiles(counts: Int64[np.ndarray, "values"], cells: int) -> Float64[np.ndarray, "edges"]:
+    """Return the mid-points between stored values that split the inner values evenly."""
+    levels = len(counts) - 1
+    inner = counts.astype(np.float64)
+    inner[[0, -1]] = 0
+    total = np.cumsum(inner)
+    if total[-1] == 0 or cells > levels:
+        raise ConfigError(f"the images have too few values for {cells} cells by quantiles; use --edges uniform")
+    values = np.searchsorted(total, np.arange(1, cells) / cells * total[-1])
+    for place in range(1, len(values)):  # apart, where many pixels share a value
+        values[place] = max(values[place], values[place - 1] + 1)
+    if values[-1] >= levels:
+        raise ConfigError(f"the images have too few values for {cells} cells by quantiles; use --edges uniform")
+    return (values + 0.5) / levels
+
+
+def _sparse(counts: Int64[np.ndarray, "values"], cells: int, radius: float) -> Float64[np.ndarray, "edges"]:
+    """Return mid-points between stored values, with the fewest pixels within the radius of them in all.
+
+    Edges keep a distance of twice the radius, so that no pixel straddles two, or of a cell's mean width if
+    that is less.
+    Dynamic programming over the edges, from left to right.
+    """
+    levels = len(counts) - 1
+    places = (np.arange(levels) + 0.5) / levels
+    total = np.concatenate([[0], np.cumsum(counts)])
+    first = np.searchsorted(np.arange(levels + 1) / levels, places - radius, side="left")
+    last = np.searchsorted(np.arange(levels + 1) / levels, places + radius, side="right")
+    cost = (total[last] - total[first]).astype(np.float64)
+    gap = max(1, round(min(2 * radius, 1 / cells) * levels))
+    if (cells - 2) * gap >= levels:
+        raise ConfigError(f"the images have too few values for {cells} cells; use --edges uniform")
+    best = cost.copy()  # least cost of k edges of which the last is here
+    before: list[np.ndarray] = []
+    for _ in range(cells - 2):
+        least = np.minimum.accumulate(best)
+        where = np.where(best == least, np.arange(levels), 0)
+        where = np.maximum.accumulate(where)  # the place of the least value so far
+        reached = np.full(levels, np.inf)
+        reached[gap:] = least[:-gap]
+        before.append(np.concatenate([np.zeros(gap, dtype=np.int64), where[:-gap]]))
+        best = reached + cost
+    chosen = [int(np.argmin(best))]
+    for step in reversed(before):
+        chosen.append(int(step[chosen[-1]]))
+    return places[chosen[::-1]]

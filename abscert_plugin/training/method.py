@@ -1,0 +1,70 @@
+"""What a training method's options are to the code that runs it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol, final, runtime_checkable
+
+import torch
+
+from abscert_plugin.grid import Grid
+from abscert_plugin.training.abstrain import Abstrain
+from abscert_plugin.training.objective import Objective
+from abscert_plugin.training.reachable import Reachable, ReachableConfig
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A training method with its options: a value that can be stored, compared, and built into an objective."""
+
+    @property
+    def claim(self) -> str:
+        """The claim that it trains for, `cell` or `ball`."""
+        ...
+
+    def build(self, grid: Grid, levels: int, device: torch.device) -> Objective:
+        """Return the objective for images of these cells and levels."""
+        ...
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the options, for a checkpoint and run.json."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AbstrainMethod:
+    """Algorithm 2; it has no options."""
+
+    claim: ClassVar[str] = Abstrain.claim
+
+    def build(self, grid: Grid, levels: int, device: torch.device) -> Objective:
+        """Return the objective."""
+        return Abstrain(grid, levels, device)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return no options."""
+        return {}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReachableMethod:
+    """Sound training on reachable cells.
+
+    Args:
+        config: its options.
+    """
+
+    config: ReachableConfig
+    claim: ClassVar[str] = Reachable.claim
+
+    def build(self, grid: Grid, levels: int, device: torch.device) -> Objective:
+        """Return the objective."""
+        return Reachable(grid, levels, device, self.config)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the options."""
+        return self.config.describe()
+
+
+ABSTRAIN: Final = AbstrainMethod()
