@@ -162,13 +162,26 @@ def _all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def _refuse_random(model: onnx.ModelProto, path: Path) -> None:
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in _all_nodes(nodes):
-            if node.domain in _DEFAULT_DOMAINS and node.op_type in _RANDOM:
+    functions = [(function.node, ()) for function in model.functions]
+    for top, initializers in ((model.graph.node, model.graph.initializer), *functions):
+        nodes = [node for node in _all_nodes(top) if node.domain in _DEFAULT_DOMAINS]
+        off = {"", *(tensor.name for tensor in initializers if _is_false(tensor))}
+        constants = [node for node in nodes if node.op_type == "Constant"]
+        off.update(*(node.output for node in constants if any(_is_false(value.t) for value in node.attribute)))
+        for node in nodes:
+            # few values dropped would not show when it is run twice, so training has to be seen to be off
+            trains = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] not in off
+            if trains or node.op_type in _RANDOM:
                 raise UnsupportedModelError(
                     f"{path} draws random numbers (node {node.name!r}, {node.op_type}), so no verdict about it would "
                     "hold; export it for inference"
                 )
+
+
+def _is_false(tensor: onnx.TensorProto) -> bool:
+    """Return whether it is the truth value False, kept in the file itself."""
+    known = tensor.data_type == TensorProto.BOOL and tensor.data_location != TensorProto.EXTERNAL
+    return known and (tensor.raw_data == b"\0" or list(tensor.int32_data) == [0])
 
 
 def _add_default_domain(model: onnx.ModelProto) -> None:
@@ -183,15 +196,16 @@ def _add_default_domain(model: onnx.ModelProto) -> None:
 
 
 def _skip_zip_maps(graph: onnx.GraphProto) -> None:
-    """Give out the tensor of probabilities where scikit-learn's converter gives out dictionaries made of it."""
-    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "ZipMap"}
-    for index, value in enumerate(graph.output):
-        if value.name in sources:
-            tensor = helper.make_tensor_value_info(sources[value.name], TensorProto.FLOAT, [None, None])
-            graph.output[index].CopyFrom(tensor)
-    kept = [node for node in graph.node if node.op_type != "ZipMap"]
-    del graph.node[:]
-    graph.node.extend(kept)
+    """Give out the tensor of probabilities, of the same name, where skl2onnx makes dictionaries of it."""
+    names = set()
+    for node in graph.node:
+        if node.op_type == "ZipMap":
+            node.op_type, node.domain = "Identity", ""
+            del node.attribute[:]
+            names.update(node.output)
+    for value in graph.output:
+        if value.name in names:
+            value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [None, None]))
 
 
 def _input(graph: onnx.GraphProto, path: Path) -> Port:
