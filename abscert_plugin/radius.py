@@ -51,6 +51,8 @@ class Radius:
         """
         numerator, slash, denominator = text.partition("/")
         try:
+            if "/" in denominator:  # Fraction would read 8/255/2 as 8 over 255/2
+                raise ValueError("two fraction bars")
             value = Fraction(numerator.strip()) / Fraction(denominator.strip() if slash else 1)
         except (ValueError, ZeroDivisionError) as error:
             raise ConfigError(f"expected a radius such as 0.1 or 8/255, got {text!r}") from error

@@ -1,5 +1,6 @@
 """`abscert show`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,5 +78,6 @@ def _write_page(path: Path, run: RunInfo, rows: list[Record], data: DataSet | No
         part.write_text(page, encoding="utf-8", errors="replace")  # JSON can hold what UTF-8 cannot
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise RecordError(f"cannot write {path}: {error.strerror}; choose another --html") from error

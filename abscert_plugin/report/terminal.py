@@ -26,6 +26,7 @@ from abscert_plugin.verification.verdict import Verdict
 _STYLES: Final[Mapping[str, str]] = MappingProxyType(
     {Verdict.CERTIFIED: "green", Verdict.FALSIFIED: "red", Verdict.UNKNOWN: "yellow"}
 )
+SUMMARY_WIDTH: Final = 120  # of a terminal in which `summary_tables` need not cut a number short
 _VERDICT_COLUMNS: Final = tuple((verdict.value, _STYLES[verdict]) for verdict in Verdict)
 
 
@@ -133,7 +134,9 @@ def reason_table(records: Sequence[Record]) -> Table:
     counts = Counter((record.verdict, record.reason, record.method) for record in records)
     for (verdict, reason, method), count in counts.most_common():
         style = _STYLES.get(verdict, "")
-        table.add_row(Text(verdict, style), _plain(reason), _plain(method), f"{count:,}", percent(count / images))
+        table.add_row(
+            Text(_plain(verdict).plain, style), _plain(reason), _plain(method), f"{count:,}", percent(count / images)
+        )
     return table
 
 
