@@ -200,6 +200,23 @@ def check_pixels(images: Float32[np.ndarray, "*shape"]) -> None:
         raise GridError(f"expected pixels in [0, 1] (pixel scale), got {worst}; scale the images before abstraction")
 
 
+def float32_within(
+    images: Float32[np.ndarray, "*shape"], radius: float
+) -> tuple[Float32[np.ndarray, "*shape"], Float32[np.ndarray, "*shape"]]:
+    """Return the least and the greatest float32 within the radius of each pixel and the pixel range, exactly.
+
+    These are ends rounded inward: both lie in the ball. `Grid.reachable` rounds outward instead.
+
+    Args:
+        images: pixels on the pixel scale [0, 1].
+        radius: the ball's radius on the pixel scale, from 0 to 1.
+    """
+    pixels = images.astype(np.float64)
+    low = np.maximum(-_difference_below(-pixels, -radius), np.float32(0))
+    high = np.minimum(_difference_below(pixels, -radius), np.float32(1))
+    return low, high
+
+
 def log2_count(
     lowest: UInt8[np.ndarray, "batch *pixels"], highest: UInt8[np.ndarray, "batch *pixels"]
 ) -> Float64[np.ndarray, "batch"]:

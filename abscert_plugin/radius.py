@@ -1,12 +1,16 @@
 """The radius of a ball, exact, with its scale."""
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import final
+from typing import Final, final
 
 from abscert_plugin.errors import ConfigError
+
+_LONGEST: Final = 100
+_HUGE_EXPONENT: Final = re.compile(r"[eE][+-]?0*[1-9]\d{3}")
 
 
 class RadiusScale(StrEnum):
@@ -51,8 +55,8 @@ class Radius:
         """
         numerator, slash, denominator = text.partition("/")
         try:
-            if "/" in denominator:  # Fraction would read 8/255/2 as 8 over 255/2
-                raise ValueError("two fraction bars")
+            if "/" in denominator or len(text) > _LONGEST or _HUGE_EXPONENT.search(text):
+                raise ValueError("two fraction bars, or a number whose exact value would fill the memory")
             value = Fraction(numerator.strip()) / Fraction(denominator.strip() if slash else 1)
         except (ValueError, ZeroDivisionError) as error:
             raise ConfigError(f"expected a radius such as 0.1 or 8/255, got {text!r}") from error

@@ -48,7 +48,7 @@ def chosen_method(name: str, radius: Radius | None, chosen: dict[str, Any]) -> "
         ConfigError: if the name is unknown, an option has no meaning, or it belongs to another method.
     """
     from abscert_plugin.training.method import ABSTRAIN, ReachableMethod
-    from abscert_plugin.training.reachable import ReachableConfig, RobustLoss
+    from abscert_plugin.training.robust import RobustConfig, RobustLoss
 
     given = {key: value for key, value in chosen.items() if value is not None}
     if name == "abstrain":
@@ -62,7 +62,7 @@ def chosen_method(name: str, radius: Radius | None, chosen: dict[str, Any]) -> "
         raise ConfigError("expected a --radius with --method reachable: the ball to train for")
     if "robust_loss" in given:
         given["loss"] = member(RobustLoss, "robust-loss", given.pop("robust_loss"))
-    return ReachableMethod(ReachableConfig(radius, **given))
+    return ReachableMethod(RobustConfig(radius, **given))
 
 
 def chosen_radius(text: str | None, scale: RadiusScale) -> Radius | None:

@@ -9,7 +9,8 @@ import torch
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.abstrain import Abstrain
 from abscert_plugin.training.objective import Objective
-from abscert_plugin.training.reachable import Reachable, ReachableConfig
+from abscert_plugin.training.reachable import ReachableCells
+from abscert_plugin.training.robust import RobustConfig, RobustObjective
 
 
 @runtime_checkable
@@ -55,12 +56,12 @@ class ReachableMethod:
         config: its options.
     """
 
-    config: ReachableConfig
-    claim: ClassVar[str] = Reachable.claim
+    config: RobustConfig
+    claim: ClassVar[str] = RobustObjective.claim
 
     def build(self, grid: Grid, levels: int, device: torch.device) -> Objective:
         """Return the objective."""
-        return Reachable(grid, levels, device, self.config)
+        return RobustObjective("reachable", ReachableCells(grid, levels, device), self.config)
 
     def describe(self) -> Mapping[str, Any]:
         """Return the options."""

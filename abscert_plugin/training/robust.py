@@ -1,0 +1,183 @@
+"""Sound training for a ball: a loss on the image itself, mixed with one over all that the network sees of the ball."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Protocol, final, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64, Shaped, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.radius import Radius
+from abscert_plugin.training.interval_bounds import Box, interval_margins, warmup_regulariser
+from abscert_plugin.training.objective import Moment
+
+
+class RobustLoss(StrEnum):
+    """How the loss over a ball is made.
+
+    `INTERVAL`: cross-entropy of interval bounds over the whole box (Gowal et al. 2018).
+    `MTL_IBP`: that, mixed with cross-entropy on an adversarial input (De Palma et al. 2024).
+    `SABR`: interval bounds over a small box around an adversarial input (Mueller et al. 2023).
+    """
+
+    INTERVAL = "interval"
+    MTL_IBP = "mtl-ibp"
+    SABR = "sabr"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RobustConfig:
+    """Options of sound training.
+
+    Args:
+        radius: the ball to train for.
+        loss: how the loss over the ball is made.
+        share: weight of the interval loss (MTL-IBP's alpha), or size of the small box (SABR's lambda), 0 to 1.
+        natural_end: weight of the cross-entropy on the image itself at the end (it begins with 1), 0 to 1.
+        start: share of the epochs before the radius rises from 0.
+        ramp: share of the epochs in which it rises to `radius`.
+        regulariser: weight of the warm-up regulariser of Shi et al. 2021 while the radius rises.
+        attack_steps: gradient steps to find adversarial inputs.
+
+    Raises:
+        ConfigError: if a value has no meaning.
+    """
+
+    radius: Radius
+    loss: RobustLoss = RobustLoss.INTERVAL
+    share: float = 0.5
+    natural_end: float = 0.0
+    start: float = 0.02
+    ramp: float = 0.5
+    regulariser: float = 0.5
+    attack_steps: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("share", "natural_end", "start", "ramp"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"expected {name.replace('_', '-')} from 0 to 1, got {getattr(self, name)}")
+        if self.start + self.ramp > 1:
+            raise ConfigError(f"expected start and ramp within the training, got {self.start} + {self.ramp} of it")
+        if not (math.isfinite(self.regulariser) and self.regulariser >= 0):
+            raise ConfigError(f"expected a regulariser of at least 0, got {self.regulariser}")
+        if self.attack_steps < 1:
+            raise ConfigError(f"expected at least 1 attack step, got {self.attack_steps}")
+
+    def progress(self, moment: Moment) -> float:
+        """Return how far the radius has risen at a moment, from 0 to 1."""
+        done = moment.step / (moment.steps_per_epoch * moment.epochs)
+        return min(1.0, max(0.0, (done - self.start) / self.ramp)) if self.ramp else float(done >= self.start)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options for a checkpoint and run.json."""
+        return {
+            "radius": str(self.radius.given),
+            "radius_scale": str(self.radius.scale),
+            "loss": str(self.loss),
+            "share": self.share,
+            "natural_end": self.natural_end,
+            "start": self.start,
+            "ramp": self.ramp,
+            "regulariser": self.regulariser,
+            "attack_steps": self.attack_steps,
+        }
+
+
+@runtime_checkable
+class Balls(Protocol):
+    """What a network sees of the balls around stored images."""
+
+    def center(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch *feature"]:
+        """Return what the network is fed for the images themselves."""
+        ...
+
+    def box(self, images: UInt8[Tensor, "batch channels height width"], radius: float) -> Box:
+        """Return the box of all that it is fed for images within the radius (pixel scale)."""
+        ...
+
+    def adversarial(
+        self, network: nn.Module, box: Box, labels: Int64[Tensor, "batch"], steps: int
+    ) -> Float[Tensor, "batch *feature"]:
+        """Return inputs within the box, that images of the ball lead to, on which the loss is large."""
+        ...
+
+
+@final
+class RobustObjective:
+    """Cross-entropy on images, mixed with a sound loss over the balls around them.
+
+    Args:
+        name: the method's name.
+        balls: what the network sees of a ball; interval images of reachable cells, or plain pixels.
+        config: the options.
+
+    Source: Gowal et al. 2018 for the interval loss and its schedule; `RobustLoss` for the others.
+    """
+
+    claim: Final = "ball"
+
+    def __init__(self, name: str, balls: Balls, config: RobustConfig) -> None:
+        self.name = name
+        self._balls = balls
+        self._config = config
+
+    def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Shaped[Tensor, "batch *feature"]:
+        """Return the stored images: what the loss sees of them depends on the moment."""
+        return images
+
+    def loss(
+        self,
+        network: nn.Module,
+        inputs: Shaped[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+        moment: Moment,
+    ) -> Float[Tensor, ""]:
+        """Return the mixed loss of a batch of stored images.
+
+        Raises:
+            ConfigError: if interval arithmetic is not written for the network.
+        """
+        config, progress = self._config, self._config.progress(moment)
+        natural_weight = 1 - progress * (1 - config.natural_end)
+        total = labels.new_zeros((), dtype=torch.float32)
+        if natural_weight > 0:
+            logits = network(self._balls.center(inputs)).float()
+            total = total + natural_weight * functional.cross_entropy(logits, labels)
+        box = self._balls.box(inputs, progress * config.radius.outward)
+        adversarial = None
+        if natural_weight < 1 and config.loss is not RobustLoss.INTERVAL:
+            adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
+        if adversarial is not None and config.loss is RobustLoss.SABR:
+            # moved towards the adversarial point, the small box stays inside the whole one
+            box = Box(adversarial + config.share * (box.center - adversarial), config.share * box.radius)
+        bounds = interval_margins(_sequential(network), box, labels)
+        robust = functional.cross_entropy(-bounds.lower, labels)
+        if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
+            attacked = functional.cross_entropy(network(adversarial).float(), labels)
+            robust = (1 - config.share) * attacked + config.share * robust
+        total = total + (1 - natural_weight) * robust
+        if progress < 1 and config.regulariser > 0:
+            total = total + config.regulariser * (1 - progress) * warmup_regulariser(box, bounds.hidden)
+        return total
+
+    def margins(
+        self,
+        network: nn.Module,
+        inputs: Shaped[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+    ) -> Float[Tensor, "batch"]:
+        """Return a lower bound of each image's margin over the whole ball, by interval arithmetic."""
+        box = self._balls.box(inputs, self._config.radius.outward)
+        lower = interval_margins(_sequential(network), box, labels).lower
+        return lower.scatter(1, labels[:, None], torch.inf).amin(dim=1)
+
+
+def _sequential(network: nn.Module) -> nn.Sequential:
+    if not isinstance(network, nn.Sequential):
+        raise ConfigError(f"interval arithmetic is written for a sequence of layers, got {type(network).__name__}")
+    return network
