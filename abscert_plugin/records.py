@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Literal, final
 
 import msgspec
+import numpy as np
 
 from abscert_plugin.errors import RecordError
 
@@ -19,7 +20,7 @@ SCHEMA_VERSION: Final = 1
 
 
 @final
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The verdict on one image.
 
     Args:
@@ -29,6 +30,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         claim: `cell` or `ball`; never compare rows of different claims.
         radius: the ball's radius on `radius_scale`; None for the claim `cell`.
         radius_scale: `pixel` or `training`; None for the claim `cell`.
+        inputs: `float` or `uint8`, which images the ball holds; None for the claim `cell`.
         verdict: `certified`, `falsified` or `unknown`.
         reason: why, in one phrase.
         method: what decided it.
@@ -53,6 +55,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seconds: float
     counterexample: str | None
     schema: Literal[1]
+    inputs: str | None = None
 
 
 _encoder: Final = msgspec.json.Encoder()
@@ -152,6 +155,38 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         with suppress(OSError):
             part.unlink()
         raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy, whole or not at all, making its folder.
+
+    Raises:
+        RecordError: if it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Return an array of a .npy file; nothing is unpickled.
+
+    Raises:
+        RecordError: if it is missing or not such a file.
+    """
+    try:
+        with path.open("rb") as file:
+            values: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not an array'}") from error
+    return values
 
 
 def read_json(path: Path) -> dict[str, Any]:

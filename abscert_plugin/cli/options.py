@@ -18,6 +18,7 @@ class ClaimName(StrEnum):
     """The claims that `verify` decides."""
 
     CELL = "cell"
+    BALL = "ball"
 
 
 class DeviceName(StrEnum):
@@ -51,6 +52,16 @@ Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
 ]
 Resume: TypeAlias = Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")]
+InputsName: TypeAlias = Annotated[
+    str, typer.Option("--inputs", help="Images of the ball: float, or uint8 for those of 8 bits alone.")
+]
+Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds an image (claim ball).")]
+Exhaustive: TypeAlias = Annotated[
+    int, typer.Option("--exhaustive", help="Run all combinations of cells where there are no more than this.")
+]
+BlackBoxOnly: TypeAlias = Annotated[
+    bool, typer.Option("--black-box", help="Run the file alone: no gradients, no bounds (claim ball).")
+]
 Radius: TypeAlias = Annotated[str, typer.Option("--radius", help="Radius, such as 0.1 or 8/255.")]
 RadiusScaleName: TypeAlias = Annotated[RadiusScale, typer.Option("--radius-scale", help="Scale of --radius.")]
 

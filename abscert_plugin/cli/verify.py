@@ -8,13 +8,19 @@ import typer
 
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.cli import options
+from abscert_plugin.cli.ball import ball_decider
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
 from abscert_plugin.data import Split, load_data
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.records import RunInfo
-from abscert_plugin.report.terminal import NamedRecords, run_table
+from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
 from abscert_plugin.verification.run import RECORDS, Artifact, Verification, set_aside
 from abscert_plugin.verification.summary import Summary, summarise
 from abscert_plugin.verification.verdict import SCOPE, Claim
+
+_CELL_BATCH = 250
+_BALL_BATCH = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -22,14 +28,24 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
 
 
-def verify(
-    model: Annotated[Path, typer.Argument(help="deploy.onnx or abstract.onnx.")],
+def verify(  # one parameter per option
+    model: Annotated[Path, typer.Argument(help="deploy.onnx or abstract.onnx (claim cell alone).")],
     data: options.Data = "digits",
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     claim: Annotated[options.ClaimName, typer.Option("--claim", help="What to decide.")] = options.ClaimName.CELL,
+    radius: Annotated[
+        str | None, typer.Option("--radius", help="Radius of the ball, such as 0.1 or 8/255 (claim ball).")
+    ] = None,
+    radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
+    inputs: options.InputsName = "float",
+    timeout: options.Timeout = 10.0,
+    exhaustive: options.Exhaustive = 256,
+    black_box: options.BlackBoxOnly = False,
     limit: options.Limit = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Images per forward pass.")] = 250,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images that are decided together.  [default: by claim]")
+    ] = None,
     provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the records.  [default: beside the model]")
@@ -38,29 +54,43 @@ def verify(
     json: options.Json = False,
 ) -> None:
     """Decide a claim for every test image by running the ONNX file."""
+    is_ball = claim is options.ClaimName.BALL
+    if is_ball != (radius is not None):
+        raise ConfigError("expected --radius with --claim ball, and with it alone")
+    ball = None if radius is None else Radius.parse(radius, radius_scale)
     artifact = Artifact.open(model, provider)
     if artifact.metadata.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
-    folder = out or model.parent / f"verify-{model.stem}-{data}-{claim}"
+    name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
+    folder = out or model.parent / name.replace("/", "_")
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
+    decider = None if ball is None else ball_decider(artifact, images, ball, inputs, timeout, exhaustive, black_box)
+    size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task("verifying", total=len(images), note="")
-        records, info = Verification(artifact, images, batch_size).run(folder, lambda n: bar.update(task, advance=n))
+        verification = Verification(artifact, images, size, decider)
+        records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
     summary = summarise(records)
     if json:
         print_json(_facts(summary, info, folder))
         return
     OUT.print(run_table(NamedRecords(model.name, records)))
+    if is_ball:
+        OUT.print(reason_table(records))
     OUT.print(SCOPE[Claim(summary.claim)], highlight=False)
     OUT.print(f"records: {folder / RECORDS}", highlight=False, soft_wrap=True)
 
 
 def _facts(summary: Summary, info: RunInfo, folder: Path) -> dict[str, Any]:
     model = info.model or {}
+    configuration = info.configuration
     return {
         **asdict(summary),
+        "radius": configuration.get("radius"),
+        "radius_scale": configuration.get("radius_scale"),
+        "inputs": configuration.get("inputs"),
         "seconds": info.seconds,
         "images_per_second": summary.images / info.seconds if info.seconds else None,
         "provider": info.provider,

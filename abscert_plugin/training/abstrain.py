@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from abscert_plugin.abstraction import LevelAbstraction
 from abscert_plugin.grid import Grid
+from abscert_plugin.margin import logit_margins
 from abscert_plugin.training.objective import Moment
 
 
@@ -55,10 +56,3 @@ class Abstrain:
     ) -> Float[Tensor, "batch"]:
         """Return the label's logit minus the greatest other one, on the image's cells."""
         return logit_margins(network(inputs).float(), labels)
-
-
-def logit_margins(logits: Float[Tensor, "batch classes"], labels: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    """Return the label's logit minus the greatest other one; NaN where a logit is not a finite number."""
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-    margins = logits.gather(1, labels[:, None])[:, 0] - others
-    return torch.where(torch.isfinite(logits).all(dim=1), margins, torch.nan)

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -14,6 +14,7 @@ from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
 from abscert_plugin.records import SCHEMA_VERSION, Record
+from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.verdict import Claim, Verdict
 
 _METHOD: Final = "forward"
@@ -45,6 +46,39 @@ def read_logits(logits: Float32[np.ndarray, "batch classes"], labels: Int64[np.n
         difference = safe[rows, labels] - others.max(axis=1)
     margin = np.where(finite, difference, np.float32(np.nan)).astype(np.float32)
     return Answers(np.where(finite, safe.argmax(axis=1), -1), margin)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CellDecider:
+    """Decides images on the claim `cell`.
+
+    Args:
+        classifier: the ONNX file, with the input `image` or `interval`.
+        metadata: what the file says of its grid and shape.
+    """
+
+    classifier: BlackBox
+    metadata: Metadata
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """The claim; it has no radius."""
+        return {"claim": Claim.CELL.value, "radius": None, "radius_scale": None}
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """No library but onnxruntime takes part."""
+        return {}
+
+    def decide(
+        self,
+        images: Float32[np.ndarray, "batch channels height width"],
+        labels: Int64[np.ndarray, "batch"],
+        index: Int64[np.ndarray, "batch"],
+    ) -> Sequence[Decided]:
+        """Return the verdicts on a batch of images, as `verify_cells`."""
+        return [Decided(record) for record in verify_cells(self.classifier, self.metadata, images, labels, index)]
 
 
 def verify_cells(

@@ -16,9 +16,9 @@ from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError
-from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records
-from abscert_plugin.verification.cell import check_fit, verify_cells
-from abscert_plugin.verification.verdict import Claim
+from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records, write_array
+from abscert_plugin.verification.cell import CellDecider, check_fit
+from abscert_plugin.verification.decision import Decider
 
 RECORDS: Final = "records.jsonl"
 RUN: Final = "run.json"
@@ -55,15 +55,17 @@ class Verification:
     Args:
         artifact: the ONNX file.
         data: the images and labels.
-        batch_size: images per forward pass, at least 1.
+        batch_size: images that are decided together, at least 1.
+        decider: the claim, and the way to decide it; None decides the claim `cell`.
     """
 
     artifact: Artifact
     data: DataSet
     batch_size: int = 250
+    decider: Decider | None = None
 
     def run(self, out: Path, on_batch: Callable[[int], None]) -> tuple[list[Record], RunInfo]:
-        """Decide every image on the claim `cell`, appending records to `out`, and return all of them.
+        """Decide every image, appending records to `out`, and return all of them.
 
         Images that `out` already holds the records of are not run again, where the run was the same.
 
@@ -78,7 +80,8 @@ class Verification:
         if self.batch_size < 1:
             raise DataError(f"expected a batch size of at least 1, got {self.batch_size}")
         check_fit(self.artifact.metadata, self.data.shape, self.data.labels)
-        info = self._info()
+        decider = self.decider or CellDecider(self.artifact.classifier, self.artifact.metadata)
+        info = self._info(decider)
         done = _stored(out, info)
         records = list(done)
         on_batch(len(done))
@@ -87,7 +90,11 @@ class Verification:
         with RecordWriter(out / RECORDS) as writer:
             for batch in self._remaining({record.index for record in done}).batches(self.batch_size):
                 images = self.data.pixels(batch.images)
-                rows = verify_cells(self.artifact.classifier, self.artifact.metadata, images, batch.labels, batch.index)
+                decided = decider.decide(images, batch.labels, batch.index)
+                for item in decided:
+                    if item.counterexample is not None and item.record.counterexample is not None:
+                        write_array(out / item.record.counterexample, item.counterexample)
+                rows = [item.record for item in decided]
                 writer.write(rows)
                 records += rows
                 on_batch(len(rows))
@@ -99,14 +106,12 @@ class Verification:
         todo = np.array([place not in done for place in self.data.index.tolist()], dtype=bool)
         return replace(self.data, labels=self.data.labels[todo], index=self.data.index[todo])
 
-    def _info(self) -> RunInfo:
+    def _info(self, decider: Decider) -> RunInfo:
         artifact, data = self.artifact, self.data
         return RunInfo(
             command="verify",
             configuration={
-                "claim": Claim.CELL.value,
-                "radius": None,
-                "radius_scale": None,
+                **decider.configuration,
                 "batch_size": self.batch_size,
                 **artifact.classifier.settings,
             },
@@ -115,6 +120,7 @@ class Verification:
                 "python": platform.python_version(),
                 "numpy": np.__version__,
                 "onnxruntime": str(artifact.classifier.settings["onnxruntime"]),
+                **decider.versions,
             },
             device=f"{platform.machine()}, {os.cpu_count()} cores",
             provider=artifact.classifier.provider,

@@ -50,7 +50,7 @@ def summarise(records: Sequence[Record]) -> Summary:
     """
     if not records:
         raise RecordError("expected at least one record, got none")
-    claims = {(record.claim, record.radius, record.radius_scale) for record in records}
+    claims = {(record.claim, record.radius, record.radius_scale, record.inputs) for record in records}
     if len(claims) > 1:
         raise RecordError(f"expected records of one claim and one radius, got {sorted(map(str, claims))}")
     if len({record.index for record in records}) < len(records):

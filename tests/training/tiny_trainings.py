@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from abscert_plugin.data import ArraySource, DataSet, Split, load_data
 from abscert_plugin.grid import Grid
+from abscert_plugin.margin import logit_margins
 from abscert_plugin.networks import Activation
-from abscert_plugin.training.abstrain import Abstrain, logit_margins
+from abscert_plugin.training.abstrain import Abstrain
 from abscert_plugin.training.checkpoint import Checkpoint
 from abscert_plugin.training.config import TrainingConfig
 from abscert_plugin.training.loop import Job

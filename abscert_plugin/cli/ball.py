@@ -1,0 +1,55 @@
+"""What decides the claim `ball`, as the options of `abscert verify` and `abscert check` ask for it."""
+
+from typing import TYPE_CHECKING
+
+from abscert_plugin.cli.console import LOG
+from abscert_plugin.cli.method import member
+from abscert_plugin.data import DataSet
+from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.radius import Radius
+from abscert_plugin.verification.run import Artifact
+
+if TYPE_CHECKING:
+    from abscert_plugin.lirpa.whitebox import WhiteBox
+    from abscert_plugin.verification.ball import BallVerifier
+
+_LEVELS = 255
+
+
+def ball_decider(
+    artifact: Artifact,
+    data: DataSet,
+    radius: Radius,
+    inputs: str,
+    timeout: float,
+    exhaustive: int,
+    black_box: bool,
+) -> "BallVerifier":
+    """Return the verifier of the claim `ball`; where the network cannot be opened, a line says so and why.
+
+    Raises:
+        ConfigError: if an option has no meaning, or 8-bit images are asked for of data that are none.
+        UnsupportedModelError: if the file is not a deployed classifier.
+    """
+    # torch is imported here: deciding cells must start without it
+    from abscert_plugin.verification.ball import BallVerifier, Budget
+    from abscert_plugin.verification.deployed import DeployedCells
+    from abscert_plugin.verification.reach import Ball, Inputs
+
+    kind = member(Inputs, "inputs", inputs)
+    if kind is Inputs.UINT8 and data.levels != _LEVELS:
+        raise ConfigError(f"expected 8-bit images with --inputs uint8, got {data.name} of {data.levels + 1} levels")
+    budget = Budget(seconds=timeout, exhaustive=exhaustive)
+    deployed = DeployedCells(artifact.classifier, artifact.metadata)
+    return BallVerifier(deployed, None if black_box else _white_box(artifact), Ball(radius, kind), budget)
+
+
+def _white_box(artifact: Artifact) -> "WhiteBox | None":
+    from abscert_plugin.artifact.metadata import read_model
+    from abscert_plugin.lirpa.whitebox import open_white_box
+
+    try:
+        return open_white_box(read_model(artifact.path), artifact.path)
+    except (ConfigError, UnsupportedModelError) as error:
+        LOG.print(f"note: without gradients and bounds, running the file alone: {error}", highlight=False)
+        return None

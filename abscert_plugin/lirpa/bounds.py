@@ -1,0 +1,347 @@
+"""Lower bounds of an interval network's margins over boxes of interval images, by auto_LiRPA."""
+
+import copy
+import inspect
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, final
+
+import torch
+from jaxtyping import Bool, Float32, Int64
+from torch import Tensor, nn
+
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.lirpa.compat import load_lirpa
+
+ROUNDING: Final = 1e-5
+"""Every bound is lowered by this share of max(1, |bound|): float32 sums of auto_LiRPA are not rounded outward."""
+
+# What a library that meets a graph it was not written for may raise.
+LIRPA_FAILURES: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NameError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_SAME_FORWARD: Final = 1e-4
+_NO_MEMORY: Final = ("out of memory", "defaultcpuallocator", "can't allocate memory", "alloc_failed")
+
+
+class BoundMethod(StrEnum):
+    """How bounds are computed, from fast and loose to slow and tight."""
+
+    IBP = "ibp"
+    CROWN_IBP = "crown-ibp"
+    CROWN = "crown"
+    OPTIMISED = "optimised"
+
+
+_NAMES: Final[Mapping[BoundMethod, str]] = MappingProxyType(
+    {
+        BoundMethod.IBP: "IBP",
+        BoundMethod.CROWN_IBP: "CROWN-IBP",
+        BoundMethod.CROWN: "CROWN",
+        BoundMethod.OPTIMISED: "CROWN-Optimized",
+    }
+)
+
+
+class BoundMemoryError(VerifierError):
+    """Memory did not suffice for the bounds of a batch; a smaller batch may fit."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LinearMargins:
+    """Lower bounds of margins, and the slopes that they came from.
+
+    Args:
+        bounds: as `IntervalBounder.margins` returns them.
+        coefficients: slope of each margin's lower bound in each entry of the interval image. They tell where a
+            split helps; after optimisation they may be those of another step than the bounds, so prove nothing.
+    """
+
+    bounds: Float32[Tensor, "batch others"]
+    coefficients: Float32[Tensor, "batch others channels2 height width"]
+
+
+@final
+class IntervalBounder:
+    """Bounds of an interval network's margins over boxes of interval images.
+
+    One traced graph serves all batch sizes. The network is copied; later changes to its weights are not seen.
+    Not for use by several threads at once.
+
+    Args:
+        network: takes interval images (training scale); bounded in evaluation mode.
+        input_shape: (2C, height, width) of an interval image.
+        classes: number of logits, at least 2.
+        device: where the bounds are computed; float32 products are not shortened to TF32 there.
+
+    Raises:
+        UnsupportedModelError: if auto_LiRPA cannot bound the network, or would bound another function.
+        ConfigError: if auto_LiRPA is not installed.
+    """
+
+    def __init__(
+        self, network: nn.Module, input_shape: tuple[int, int, int], classes: int, device: torch.device
+    ) -> None:
+        if classes < 2:
+            raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
+        self._network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+        self._input_shape = input_shape
+        self._device = device
+        self._margin_rows = margin_rows(classes).to(device)
+        self._bounded: Any = self._trace()
+
+    def margins(
+        self,
+        lower: Float32[Tensor, "batch channels2 height width"],
+        upper: Float32[Tensor, "batch channels2 height width"],
+        labels: Int64[Tensor, "batch"],
+        method: BoundMethod,
+    ) -> Float32[Tensor, "batch others"]:
+        """Return lower bounds of logit[label] - logit[j] over each box, for all j other than the label, ascending.
+
+        Soundness: every interval image between `lower` and `upper` has margins at least these, up to float32
+        rounding, for which `ROUNDING` is taken off. What is not a number becomes -inf, which claims nothing.
+
+        Args:
+            lower: lower ends of the boxes.
+            upper: upper ends of the boxes; equal to the lower ends where nothing is free.
+            labels: the class whose margins are bounded, for each box.
+            method: how.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; try fewer boxes at once.
+            VerifierError: if a box is empty or not finite, or auto_LiRPA fails.
+        """
+        return self._compute(lower, upper, labels, method, with_slopes=False)[0]
+
+    def linear_margins(
+        self,
+        lower: Float32[Tensor, "batch channels2 height width"],
+        upper: Float32[Tensor, "batch channels2 height width"],
+        labels: Int64[Tensor, "batch"],
+        method: BoundMethod,
+    ) -> LinearMargins:
+        """Return the bounds of `margins` with their slopes at the input, for choosing where to split.
+
+        Args:
+            lower: as in `margins`.
+            upper: as in `margins`.
+            labels: as in `margins`.
+            method: any but `IBP`, which has no slopes.
+
+        Raises:
+            VerifierError: as `margins`, or if the method has no slopes.
+        """
+        if method == BoundMethod.IBP:
+            raise VerifierError(f"expected a method with linear bounds, got {method}; choose {BoundMethod.CROWN_IBP}")
+        bounds, slopes = self._compute(lower, upper, labels, method, with_slopes=True)
+        if not isinstance(slopes, Tensor) or slopes.shape != (*bounds.shape, *self._input_shape):
+            raise VerifierError(f"auto_LiRPA gave no slopes at the input by {method} for this network; use margins")
+        return LinearMargins(bounds, torch.nan_to_num(slopes.detach()))
+
+    def _compute(
+        self, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, *, with_slopes: bool
+    ) -> tuple[Tensor, Any]:
+        lower, upper, labels = lower.to(self._device), upper.to(self._device), labels.to(self._device)
+        if not lower.numel():
+            others = self._margin_rows.shape[1]
+            return lower.new_zeros((0, others)), lower.new_zeros((0, others, *self._input_shape))
+        self._check(lower, upper, labels)
+        try:
+            if self._bounded is None:
+                self._bounded = self._trace()
+            with full_precision(self._device), quiet():
+                bounds, slopes = self._call(lower, upper, self._margin_rows[labels], method, with_slopes)
+        except LIRPA_FAILURES as error:
+            failure = _as_verifier_error(error, method, len(lower))
+        else:
+            bounds = bounds.detach()
+            bounds = bounds - ROUNDING * bounds.abs().clamp(min=1)
+            return torch.nan_to_num(bounds, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf), slopes
+        # Here, not above: the error that was caught holds on to the tensors of the batch.
+        self._bounded = None
+        raise failure
+
+    def _call(
+        self, lower: Tensor, upper: Tensor, rows: Tensor, method: BoundMethod, with_slopes: bool
+    ) -> tuple[Tensor, Any]:
+        if method != BoundMethod.OPTIMISED:
+            return self._run(lower, upper, rows, method, with_slopes)
+        bounds, slopes = self._run(lower, upper, rows, BoundMethod.CROWN, with_slopes)
+        if bool((bounds > 0).all()) or not self._bounded.optimizable_activations:
+            return bounds, slopes
+        # Without these auto_LiRPA computes the bounds of all hidden layers again at each step.
+        hidden = _hidden_bounds(self._bounded)
+        optimised, slopes = self._run(lower, upper, rows, method, with_slopes, hidden)
+        return torch.maximum(bounds, optimised.detach()), slopes
+
+    def _run(
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        rows: Tensor,
+        method: BoundMethod,
+        with_slopes: bool,
+        hidden: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, Any]:
+        bounded, lirpa = self._bounded, load_lirpa()
+        norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
+        box = lirpa.BoundedTensor((lower + upper) / 2, norm)
+        source, target = bounded.input_name[0], bounded.final_name
+        options: dict[str, Any] = {"return_A": True, "needed_A_dict": {target: {source}}} if with_slopes else {}
+        if hidden is not None:
+            options[self._hidden_option] = hidden
+        with torch.set_grad_enabled(method == BoundMethod.OPTIMISED):
+            result = bounded.compute_bounds(x=(box,), C=rows, method=_NAMES[method], bound_upper=False, **options)
+        return result[0], result[2][target][source]["lA"] if with_slopes else None
+
+    def _check(self, lower: Tensor, upper: Tensor, labels: Tensor) -> None:
+        expected = (len(labels), *self._input_shape)
+        if lower.shape != expected or upper.shape != expected:
+            raise VerifierError(f"expected boxes of shape {expected}, got {(*lower.shape,)} and {(*upper.shape,)}")
+        narrowest, widest = torch.aminmax(upper - lower)  # both NaN where an end is, or both ends are infinite
+        if not (float(narrowest) >= 0 and float(widest) < torch.inf):
+            raise VerifierError("expected boxes with finite ends, lower <= upper; got one that is not")
+        if not bool(((labels >= 0) & (labels < len(self._margin_rows))).all()):
+            raise VerifierError(f"expected labels from 0 to {len(self._margin_rows) - 1}, got {labels.tolist()}")
+
+    @property
+    def _hidden_option(self) -> str:
+        """What `compute_bounds` calls given bounds of hidden layers: 0.3 and 0.7 differ."""
+        known = inspect.signature(self._bounded.compute_bounds).parameters
+        return "interm_bounds" if "interm_bounds" in known else "intermediate_layer_bounds"
+
+    def _trace(self) -> Any:
+        example = torch.zeros((2, *self._input_shape), device=self._device)
+        return bounded_module(copy.deepcopy(self._network), example, len(self._margin_rows))
+
+
+def bounded_module(network: nn.Module, example: Float32[Tensor, "batch *feature"], classes: int) -> Any:
+    """Return auto_LiRPA's bounded module of a network, with the settings that were found fast and sound.
+
+    Args:
+        network: in evaluation mode, on the device of `example`; auto_LiRPA may move it, so pass a copy.
+        example: inputs to trace it with; its batch size binds nothing.
+        classes: number of logits.
+
+    Raises:
+        UnsupportedModelError: if auto_LiRPA cannot read the network, or what it read gives other logits.
+    """
+    options = {
+        "conv_mode": "patches",
+        # Version 0.3 fails now and then where slopes of stable neurons are left out.
+        "sparse_features_alpha": False,
+        "sparse_spec_alpha": False,
+        "optimize_bound_args": {"stop_criterion_func": _all_positive},
+    }
+    lirpa = load_lirpa()
+    try:
+        with full_precision(example.device), quiet():
+            bounded = lirpa.BoundedModule(network, example, bound_opts=options, device=example.device)
+            for batch in (3, 1):
+                generator = torch.Generator().manual_seed(batch)
+                points = (2 * torch.rand((batch, *example.shape[1:]), generator=generator) - 1).to(example.device)
+                check_bounded_forward(bounded, network, points)
+            shape = (*network(points).shape,)
+    except LIRPA_FAILURES as error:
+        raise UnsupportedModelError(f"auto_LiRPA cannot bound this network: {_one_line(error)}") from error
+    if shape != (1, classes):
+        raise UnsupportedModelError(f"expected logits of shape [batch, {classes}], got {[*shape]} for one input")
+    return bounded
+
+
+def check_bounded_forward(bounded: nn.Module, network: nn.Module, points: Float32[Tensor, "batch *feature"]) -> None:
+    """Raise unless a bounded module computes what its network computes, on these points.
+
+    auto_LiRPA rewrites the graph it traced, and has been seen to merge nodes that differ; bounds of the wrong
+    function pass every test by sampling it. Choose a batch size other than that of the trace: one that was traced as a
+    constant shows here.
+
+    Raises:
+        UnsupportedModelError: if logits have other shapes, or differ by more than 1e-4 of the largest.
+    """
+    with torch.no_grad():
+        expected, got = network(points), bounded(points)
+    if got.shape != expected.shape:
+        raise UnsupportedModelError(
+            f"expected logits of shape {(*expected.shape,)} from auto_LiRPA, got {(*got.shape,)}"
+        )
+    difference = float((expected - got).abs().max())
+    if not difference <= _SAME_FORWARD * max(1.0, float(expected.abs().max())):
+        raise UnsupportedModelError(
+            f"auto_LiRPA computes other logits than the network: they differ by {difference:.3g}"
+        )
+
+
+def margin_rows(classes: int) -> Float32[Tensor, "classes others classes"]:
+    """Return, for each label, the rows that turn logits into logit[label] - logit[j], for all other j, ascending."""
+    eye = torch.eye(classes)
+    others = torch.stack([torch.cat([eye[:label], eye[label + 1 :]]) for label in range(classes)])
+    return eye[:, None] - others
+
+
+def _hidden_bounds(bounded: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the bounds of hidden layers that the last call has left in a bounded module."""
+    read = [
+        node.inputs[place]
+        for node in bounded._modules.values()
+        for place in getattr(node, "requires_input_bounds", [])
+        if node.perturbed
+    ]
+    known = [node for node in read if node.perturbed and node.inputs and node.lower is not None]
+    return {node.name: (node.lower.detach(), node.upper.detach()) for node in known}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what auto_LiRPA prints off stdout, and its and the tracer's warnings from the user."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Let a CUDA device use all bits of float32: TF32, its default for convolutions, has errors of 1e-3."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _all_positive(bounds: Float32[Tensor, "batch others"]) -> Bool[Tensor, "batch 1"]:
+    """Return which boxes need no further optimisation."""
+    return (bounds > 0).all(dim=1, keepdim=True)
+
+
+def _as_verifier_error(error: Exception, method: BoundMethod, batch: int) -> VerifierError:
+    text = _one_line(error)
+    if isinstance(error, VerifierError | UnsupportedModelError):
+        return VerifierError(text)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in text.lower() for part in _NO_MEMORY):
+        return BoundMemoryError(f"memory does not suffice for bounds by {method} of {batch} boxes; try fewer at once")
+    return VerifierError(f"auto_LiRPA failed to bound by {method}: {text}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

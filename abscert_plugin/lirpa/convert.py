@@ -1,0 +1,269 @@
+"""From an ONNX file of this project to the interval network as a torch module, for auto_LiRPA to bound."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float32
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, nn
+
+from abscert_plugin.artifact.metadata import (
+    IMAGE,
+    INTERVAL,
+    LOGITS,
+    Metadata,
+    external_locations,
+    read_metadata,
+    read_model,
+)
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.lirpa.onnx_affine import AFFINE, READS_ACTIVATIONS, split
+from abscert_plugin.lirpa.onnx_layers import (
+    LAYERS,
+    Activation,
+    Affine,
+    Difference,
+    NodeView,
+    Permuted,
+    Total,
+    UnsupportedNodeError,
+    Value,
+)
+
+_TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the module computes something else
+_PROBES: Final = 32
+_DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+_JOINS: Final = {"Add": Total, "Sub": Difference}
+# Operators that only pick and order the sizes of a shape, so that a -1 for the batch keeps its meaning.
+_MOVES_SIZES: Final = frozenset({"Cast", "Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"})
+# What the layers and constants of a broken graph may raise.
+_BROKEN: Final = (IndexError, KeyError, RuntimeError, TypeError, ValueError, NotImplementedError)
+
+
+@final
+class IntervalNetwork(nn.Module):
+    """An interval network read from an ONNX file: layers, and which values each of them reads.
+
+    Args:
+        layers: the layers, in an order in which they can be computed.
+        slots: for each layer the values that it reads: 0 is the input, k + 1 is what layer k gives out.
+        output: the value that holds the logits.
+    """
+
+    def __init__(self, layers: list[nn.Module], slots: list[tuple[int, ...]], output: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.slots = tuple(slots)
+        self.output = output
+
+    def forward(self, intervals: Float32[Tensor, "batch channels2 height width"]) -> Float32[Tensor, "batch classes"]:
+        """Return the logits of interval images (training scale)."""
+        values: list[Tensor] = [intervals]
+        for layer, slots in zip(self.layers, self.slots, strict=True):
+            values.append(layer(*(values[slot] for slot in slots)))
+        return values[self.output]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """An interval network, and how far its logits were from those of the ONNX file on random cells."""
+
+    network: IntervalNetwork
+    largest_difference: float
+
+
+def interval_network_of(model: onnx.ModelProto, path: Path) -> nn.Module:
+    """Return the interval network of a `deploy.onnx` or `abstract.onnx`, as `convert` does."""
+    return convert(model, path).network
+
+
+def convert(model: onnx.ModelProto, path: Path) -> Converted:
+    """Return the interval network of an ONNX file: what lies between its tensors `interval` and `logits`.
+
+    Soundness: the module's logits were compared with those of the file, run by onnxruntime, on random cells of the
+    file's grid. Bounds of the module hold for the file up to that difference of floats.
+
+    Args:
+        model: the graph, a `deploy.onnx` or `abstract.onnx` of this project, trained or wrapped.
+        path: the file that it was read from; tensors that it keeps in other files are read as `read_model` allows.
+
+    Raises:
+        UnsupportedModelError: if metadata are missing, an operator has no layer here, or logits differ by more than
+            1e-4 of the largest.
+    """
+    metadata = read_metadata(model, path)
+    if external_locations(model):
+        model = read_model(path)  # checks where they lie
+        try:
+            onnx.load_external_data_for_model(model, str(path.resolve().parent))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise UnsupportedModelError(f"{path}: cannot read its tensors: {_one_line(error)}") from error
+    channels, height, width = metadata.image_shape
+    network = _Reader(model, path, (2 * channels, height, width)).read(metadata.classes)
+    return Converted(network, _largest_difference(network, model, metadata, path))
+
+
+def _largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Metadata, path: Path) -> float:
+    """Return the largest difference of logits between the module and the file.
+
+    Raises:
+        UnsupportedModelError: if it is beyond the tolerance, or not a number.
+    """
+    cells = np.random.default_rng(0).integers(0, metadata.grid.cells, (_PROBES, *metadata.image_shape), dtype=np.uint8)
+    intervals = metadata.grid.ends(cells)
+    takes_images = any(value.name == IMAGE for value in model.graph.input)
+    # a cell's lower edge belongs to it
+    expected = BlackBox(path, Provider.CPU).run(metadata.grid.edges[cells] if takes_images else intervals)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(intervals)).numpy()
+    difference = float(np.abs(logits - expected).max())
+    if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):  # also where it is NaN
+        raise UnsupportedModelError(
+            f"{path}: expected the logits of its torch module within {_TOLERANCE:g} of the file's, "
+            f"got a difference of {difference:.3g}; it cannot be bounded"
+        )
+    return difference
+
+
+@final
+class _Reader:
+    """Reads a graph node by node into layers."""
+
+    def __init__(self, model: onnx.ModelProto, path: Path, input_shape: tuple[int, ...]) -> None:
+        self._model = model
+        self._path = path
+        self._layers: list[nn.Module] = []
+        self._slots: list[tuple[int, ...]] = []
+        self._values: dict[str, Value] = {INTERVAL: Activation(0, input_shape)}
+        self._constants: dict[str, np.ndarray] = {
+            tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
+        }
+        self._holds_batch: set[str] = set()  # constants in which -1 stands for the batch
+
+    def read(self, classes: int) -> IntervalNetwork:
+        """Return the network between `interval` and `logits`."""
+        for node in self._needed_nodes():
+            try:
+                self._read_node(node)
+            except UnsupportedNodeError as error:
+                raise self._refusal(node, str(error)) from error
+            except _BROKEN as error:
+                raise self._refusal(node, _one_line(error)) from error
+        if LOGITS not in self._values or self._values[LOGITS].shape != (classes,):
+            raise UnsupportedModelError(f"{self._path}: expected logits [batch, {classes}] that depend on `{INTERVAL}`")
+        output = self._activation(LOGITS).slot
+        return IntervalNetwork(self._layers, self._slots, output).eval()
+
+    def _needed_nodes(self) -> list[onnx.NodeProto]:
+        """Return the nodes that `logits` needs and `interval` does not, in the graph's order."""
+        wanted, needed = {LOGITS}, []
+        for node in reversed(self._model.graph.node):
+            if wanted & set(node.output) and INTERVAL not in node.output:
+                needed.append(node)
+                wanted |= set(node.input)
+        if IMAGE in wanted:
+            raise UnsupportedModelError(f"{self._path}: its logits read `{IMAGE}` past the abstraction")
+        return needed[::-1]
+
+    def _read_node(self, node: onnx.NodeProto) -> None:
+        if node.domain not in _DEFAULT_DOMAINS:
+            raise UnsupportedNodeError(f"expected an operator of ONNX itself, got one of {node.domain}")
+        if any(self._holds_batch & set(node.input)) and node.op_type not in (*_MOVES_SIZES, "Reshape"):
+            raise UnsupportedNodeError("expected the batch size to be used in shapes only")
+        if node.op_type == "Shape":
+            self._constants[node.output[0]] = self._sizes(node)
+            self._holds_batch.add(node.output[0])
+        elif all(name in self._constants for name in node.input if name):
+            self._fold(node)
+        elif node.op_type == "Split":
+            parts = split(self._view(node), len(node.output))
+            self._values.update(zip(node.output, parts, strict=True))
+        else:
+            self._values[node.output[0]] = self._converted(node)
+
+    def _converted(self, node: onnx.NodeProto) -> Value:
+        if node.op_type in LAYERS or node.op_type in READS_ACTIVATIONS:
+            self._activation(node.input[0])
+        view = self._view(node)
+        if node.op_type in AFFINE:
+            made = AFFINE[node.op_type](view)
+            return made if made is not None else self._joined(node)
+        if node.op_type not in LAYERS:
+            raise UnsupportedNodeError("this operator has no bounds here")
+        value = self._activation(node.input[0])
+        for layer in LAYERS[node.op_type](view):
+            value = self._append(layer, (value,))
+        return value
+
+    def _joined(self, node: onnx.NodeProto) -> Value:
+        """Return the sum or difference of two activations."""
+        first, second = (self._activation(name) for name in node.input)
+        if first.shape != second.shape:
+            raise UnsupportedNodeError(f"expected two of one shape, got {first.shape} and {second.shape}")
+        return self._append(_JOINS[node.op_type](), (first, second))
+
+    def _append(self, layer: nn.Module, inputs: tuple[Activation, ...]) -> Activation:
+        before = self._layers[inputs[0].slot - 1] if inputs[0].slot else None
+        if isinstance(layer, Permuted) and isinstance(before, Permuted):
+            source = self._slots[inputs[0].slot - 1][0]
+            order = tuple(before.order[axis] for axis in layer.order)
+            if order == tuple(range(len(order))):  # as in a model of NHWC images behind our transposition
+                return Activation(source, tuple(inputs[0].shape[axis - 1] for axis in layer.order[1:]))
+        with torch.no_grad():
+            shape = layer.eval()(*(torch.zeros(1, *value.shape) for value in inputs)).shape
+        self._layers.append(layer)
+        self._slots.append(tuple(value.slot for value in inputs))
+        return Activation(len(self._layers), tuple(shape[1:]))
+
+    def _activation(self, name: str) -> Activation:
+        """Return a value as what a layer gives out; an affine function becomes a layer."""
+        value = self._values.get(name)
+        if isinstance(value, Affine):
+            value = self._append(value.layer(), (value.source,))
+            self._values[name] = value
+        if value is None:
+            raise UnsupportedNodeError(f"expected its input {name!r} to depend on `{INTERVAL}`")
+        return value
+
+    def _view(self, node: onnx.NodeProto) -> NodeView:
+        inputs = tuple(self._values.get(name, self._constants.get(name)) for name in node.input)
+        return NodeView(_attributes(node), inputs)
+
+    def _sizes(self, node: onnx.NodeProto) -> np.ndarray:
+        name = node.input[0]
+        shape = [-1, *self._values[name].shape] if name in self._values else list(self._constants[name].shape)
+        attributes = _attributes(node)
+        return np.array(shape[attributes.get("start", 0) : attributes.get("end")], dtype=np.int64)
+
+    def _fold(self, node: onnx.NodeProto) -> None:
+        """Compute a node whose inputs are all constants, by onnx's own reference."""
+        names = [name for name in node.input if name]
+        inputs = [helper.make_tensor_value_info(name, self._kind(name), None) for name in names]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = helper.make_graph([node], "constants", inputs, outputs)
+        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._model.opset_import))
+        results = evaluator.run(None, {name: self._constants[name] for name in names})
+        self._constants.update(zip((value.name for value in outputs), map(np.asarray, results), strict=True))
+        if self._holds_batch & set(names):
+            self._holds_batch |= set(node.output)
+
+    def _kind(self, name: str) -> int:
+        return helper.np_dtype_to_tensor_dtype(self._constants[name].dtype)
+
+    def _refusal(self, node: onnx.NodeProto, reason: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self._path}: node {node.name!r} ({node.op_type}) cannot be bounded: {reason}")
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,48 @@
+"""What decides a claim, to the code that runs it over a data set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from abscert_plugin.records import Record
+
+
+@final
+@dataclass(frozen=True)
+class Decided:
+    """A row, and the counterexample that belongs to it.
+
+    Args:
+        record: the row.
+        counterexample: an image that the deployed file mislabels, where the row names a stored one; else None.
+    """
+
+    record: Record
+    counterexample: Float32[np.ndarray, "channels height width"] | None = None
+
+
+@runtime_checkable
+class Decider(Protocol):
+    """A claim, and a way to decide it."""
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """What a verdict depends on, with at least `claim`, `radius` and `radius_scale`, for run.json."""
+        ...
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The versions of the libraries that take part, besides onnxruntime and numpy."""
+        ...
+
+    def decide(
+        self,
+        images: Float32[np.ndarray, "batch channels height width"],
+        labels: Int64[np.ndarray, "batch"],
+        index: Int64[np.ndarray, "batch"],
+    ) -> Sequence[Decided]:
+        """Return the verdicts on a batch of images on the pixel scale, in order."""
+        ...

@@ -1,0 +1,57 @@
+"""Exhaustive enumeration: run every reachable combination of cells. Sound and complete, for any black box."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from abscert_plugin.verification.deployed import DeployedCells, Part, combinations, undecided
+
+BATCH: Final = 1024
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Enumerated:
+    """What running combinations of cells has shown.
+
+    Args:
+        margin: the least margin seen, NaN if a logit was not a finite number.
+        count: how many combinations were run.
+        failure: why they do not show that all have the label; empty where they do.
+    """
+
+    margin: float
+    count: int
+    failure: str
+
+
+def enumerate_cells(
+    deployed: DeployedCells, part: Part, refutes: Callable[[UInt8[np.ndarray, "channels height width"]], bool]
+) -> Enumerated:
+    """Run every combination of cells, until one is refuted or time is up.
+
+    Args:
+        deployed: the classifier.
+        part: the combinations, their label, and the time.
+        refutes: told of a combination that is mislabelled; returns whether an image of the ball confirms it.
+
+    Raises:
+        VerifierError: if the backend fails.
+    """
+    start = time.perf_counter()
+    least, count, failure = float("inf"), 0, ""
+    for cells in combinations(part.lowest, part.highest, BATCH):
+        if count and time.perf_counter() - start > part.seconds:
+            return Enumerated(least, count, "time-out of the enumeration")
+        margins = deployed.margins(cells, np.full(len(cells), part.label, dtype=np.int64))
+        count += len(cells)
+        least = float(np.minimum(least, margins.min()))  # NaN stays NaN
+        for row in np.flatnonzero(~(margins > deployed.floor)):
+            failure = undecided(float(margins[row]), deployed.floor)
+            if margins[row] < -deployed.floor and refutes(cells[row]):
+                return Enumerated(least, count, failure)
+    return Enumerated(least, count, failure)
