@@ -47,8 +47,8 @@ def load_lirpa() -> Any:
     _put_back_opset_setter()
     _put_back_node_subscript()
     try:
-        with warnings.catch_warnings():  # 0.3 changes the process-wide filters when it is imported
-            warnings.simplefilter("ignore")
+        # 0.3 changes the process-wide filters when it is imported: what it then warns of is collected, and dropped
+        with warnings.catch_warnings(record=True):
             module = import_module("auto_LiRPA")
     except ModuleNotFoundError as error:
         if error.name == "auto_LiRPA":

@@ -15,6 +15,8 @@ from abscert_plugin.verification.cell import read_logits
 
 _PROBES: Final = 64
 _PROBED_BATCHES: Final = (1, 7, 64)
+_MOST_AT_ONCE: Final = 1024  # combinations of cells in a forward pass
+_PIXELS_AT_ONCE: Final = 2**22  # their pixels: 27 images of 3 x 224 x 224
 _FLOAT32_SHARE: Final = 2.0**-20  # of the largest logit: what sums in another order may move, on any provider
 
 
@@ -43,6 +45,7 @@ class DeployedCells:
         self._classifier = classifier
         self.metadata = metadata
         self._edges = metadata.grid.edges[:-1]
+        self.batch_size = max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // math.prod(metadata.image_shape)))
         self.floor = self._observed_floor()
 
     def run(self, images: Float32[np.ndarray, "batch channels height width"]) -> Float32[np.ndarray, "batch classes"]:

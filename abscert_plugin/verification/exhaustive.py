@@ -3,14 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, final
+from typing import final
 
 import numpy as np
 from jaxtyping import UInt8
 
 from abscert_plugin.verification.deployed import DeployedCells, Part, combinations, undecided
-
-BATCH: Final = 1024
 
 
 @final
@@ -44,7 +42,7 @@ def enumerate_cells(
     """
     start = time.perf_counter()
     least, count, failure = float("inf"), 0, ""
-    for cells in combinations(part.lowest, part.highest, BATCH):
+    for cells in combinations(part.lowest, part.highest, deployed.batch_size):
         if count and time.perf_counter() - start > part.seconds:
             return Enumerated(least, count, "time-out of the enumeration")
         margins = deployed.margins(cells, np.full(len(cells), part.label, dtype=np.int64))
