@@ -19,7 +19,11 @@ from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.lirpa.compat import load_lirpa
 
 ROUNDING: Final = 1e-5
-"""Every bound is lowered by this share of max(1, |bound|): float32 sums of auto_LiRPA are not rounded outward."""
+"""The share of max(1, largest |bound| of its box) that every bound is lowered by.
+
+auto_LiRPA's float32 sums are not rounded outward. Against float64 its bounds of DM-small and FC-5 were too high by at
+most 9e-7 of that measure, with margins from 0.002 to 170,000.
+"""
 
 # What a library that meets a graph it was not written for may raise.
 LIRPA_FAILURES: Final = (
@@ -169,9 +173,7 @@ class IntervalBounder:
         except LIRPA_FAILURES as error:
             failure = _as_verifier_error(error, method, len(lower))
         else:
-            bounds = bounds.detach()
-            bounds = bounds - ROUNDING * bounds.abs().clamp(min=1)
-            return torch.nan_to_num(bounds, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf), slopes
+            return _lowered(bounds.detach()), slopes
         # Here, not above: the error that was caught holds on to the tensors of the batch.
         self._bounded = None
         raise failure
@@ -201,7 +203,8 @@ class IntervalBounder:
         bounded, lirpa = self._bounded, load_lirpa()
         norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
         box = lirpa.BoundedTensor((lower + upper) / 2, norm)
-        source, target = bounded.input_name[0], bounded.final_name
+        source = bounded.input_name[bounded.input_index.index(0)]  # the other inputs are weights
+        target = bounded.final_name
         options: dict[str, Any] = {"return_A": True, "needed_A_dict": {target: {source}}} if with_slopes else {}
         if hidden is not None:
             options[self._hidden_option] = hidden
@@ -302,7 +305,7 @@ def _hidden_bounds(bounded: Any) -> dict[str, tuple[Tensor, Tensor]]:
         for place in getattr(node, "requires_input_bounds", [])
         if node.perturbed
     ]
-    known = [node for node in read if node.perturbed and node.inputs and node.lower is not None]
+    known = [node for node in read if node.perturbed and node.inputs and getattr(node, "lower", None) is not None]
     return {node.name: (node.lower.detach(), node.upper.detach()) for node in known}
 
 
@@ -329,6 +332,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def _lowered(bounds: Float32[Tensor, "batch others"]) -> Float32[Tensor, "batch others"]:
+    """Return the bounds less what rounding may have added, -inf where one is not a finite number."""
+    size = torch.where(bounds.isfinite(), bounds.abs(), 1).amax(dim=1, keepdim=True).clamp(min=1)
+    return torch.nan_to_num(bounds - ROUNDING * size, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
 def _all_positive(bounds: Float32[Tensor, "batch others"]) -> Bool[Tensor, "batch 1"]:
     """Return which boxes need no further optimisation."""
     return (bounds > 0).all(dim=1, keepdim=True)
@@ -336,8 +345,6 @@ def _all_positive(bounds: Float32[Tensor, "batch others"]) -> Bool[Tensor, "batc
 
 def _as_verifier_error(error: Exception, method: BoundMethod, batch: int) -> VerifierError:
     text = _one_line(error)
-    if isinstance(error, VerifierError | UnsupportedModelError):
-        return VerifierError(text)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in text.lower() for part in _NO_MEMORY):
         return BoundMemoryError(f"memory does not suffice for bounds by {method} of {batch} boxes; try fewer at once")
     return VerifierError(f"auto_LiRPA failed to bound by {method}: {text}")

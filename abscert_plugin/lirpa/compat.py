@@ -4,6 +4,7 @@ Version 0.3, the newest on PyPI, was written for torch < 1.13. What it looks for
 before it is imported; nothing that exists is replaced.
 """
 
+import logging
 import sys
 import types
 import warnings
@@ -46,6 +47,7 @@ def load_lirpa() -> Any:
     _put_back_numpy_module()
     _put_back_opset_setter()
     _put_back_node_subscript()
+    handlers = list(logging.getLogger().handlers)
     try:
         # 0.3 changes the process-wide filters when it is imported: what it then warns of is collected, and dropped
         with warnings.catch_warnings(record=True):
@@ -54,6 +56,7 @@ def load_lirpa() -> Any:
         if error.name == "auto_LiRPA":
             raise ConfigError(_ADVICE) from error
         raise ConfigError(f"auto_LiRPA needs the module {error.name}, which is not installed") from error
+    logging.getLogger().handlers[:] = handlers  # it sends the log to stdout, where results go
     _accept_remove_duplicate(module.BoundedModule)
     return module
 

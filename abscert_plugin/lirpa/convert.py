@@ -37,13 +37,15 @@ from abscert_plugin.lirpa.onnx_layers import (
 )
 
 _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the module computes something else
-_PROBES: Final = 32
+_PROBES: Final = 16
 _DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 _JOINS: Final = {"Add": Total, "Sub": Difference}
 # Operators that only pick and order the sizes of a shape, so that a -1 for the batch keeps its meaning.
 _MOVES_SIZES: Final = frozenset({"Cast", "Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"})
+# Operators on constants that are computed while reading; none that holds a graph, which might never end.
+_FOLDED: Final = _MOVES_SIZES | {"Add", "Constant", "Div", "Mul", "Neg", "Reshape", "Sqrt", "Sub", "Transpose"}
 # What the layers and constants of a broken graph may raise.
-_BROKEN: Final = (IndexError, KeyError, RuntimeError, TypeError, ValueError, NotImplementedError)
+_BROKEN: Final = (IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @final
@@ -97,6 +99,7 @@ def convert(model: onnx.ModelProto, path: Path) -> Converted:
     Raises:
         UnsupportedModelError: if metadata are missing, an operator has no layer here, or logits differ by more than
             1e-4 of the largest.
+        VerifierError: if onnxruntime fails to run the file.
     """
     metadata = read_metadata(model, path)
     if external_locations(model):
@@ -175,11 +178,11 @@ class _Reader:
     def _read_node(self, node: onnx.NodeProto) -> None:
         if node.domain not in _DEFAULT_DOMAINS:
             raise UnsupportedNodeError(f"expected an operator of ONNX itself, got one of {node.domain}")
-        if any(self._holds_batch & set(node.input)) and node.op_type not in (*_MOVES_SIZES, "Reshape"):
+        if self._holds_batch & set(node.input) and node.op_type not in (*_MOVES_SIZES, "Reshape"):
             raise UnsupportedNodeError("expected the batch size to be used in shapes only")
         if node.op_type == "Shape":
             self._constants[node.output[0]] = self._sizes(node)
-            self._holds_batch.add(node.output[0])
+            self._holds_batch |= set(node.output) if node.input[0] in self._values else set()
         elif all(name in self._constants for name in node.input if name):
             self._fold(node)
         elif node.op_type == "Split":
@@ -244,6 +247,8 @@ class _Reader:
 
     def _fold(self, node: onnx.NodeProto) -> None:
         """Compute a node whose inputs are all constants, by onnx's own reference."""
+        if node.op_type not in _FOLDED:
+            raise UnsupportedNodeError("this operator on constants is not computed here")
         names = [name for name in node.input if name]
         inputs = [helper.make_tensor_value_info(name, self._kind(name), None) for name in names]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]

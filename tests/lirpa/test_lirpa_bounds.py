@@ -1,6 +1,7 @@
 """Bounds of margins: sound, tight where they can be exact, and failing without a false bound."""
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tiny_networks import tiny_network
 from torch import nn
 
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.bounds import (
     ROUNDING,
     BoundMemoryError,
@@ -110,19 +112,13 @@ def test_the_check_sees_a_bound_that_is_a_thousandth_too_high():
 
 
 def test_the_check_of_reachable_cells_sees_a_dropped_cell():
-    net, grid = tiny_network(3), grids_of_five()
+    net, grid = tiny_network(3), Grid(5)
     low, high = np.zeros((1, 2, 2), dtype=int), np.full((1, 2, 2), 2)
     exact = reachable_least_margins(net, grid, low, high, 0)
     lower, upper = (torch.from_numpy(grid.ends(cell.astype(np.uint8)))[None] for cell in (low, high - 1))
     bounds = bounder_of(net, (2, 2, 2), 3).margins(lower, upper, torch.tensor([0]), BoundMethod.CROWN)[0]
     with pytest.raises(AssertionError, match="too high"):
         assert_below(bounds, exact)
-
-
-def grids_of_five():
-    from abscert_plugin.grid import Grid
-
-    return Grid(5)
 
 
 @pytest.mark.parametrize("method", BoundMethod)
@@ -141,7 +137,7 @@ def test_slower_methods_are_tighter_on_a_whole():
     bounder = bounder_of(net)
     lower, upper, labels = boxes(8, 0.5)
     means = [float(bounder.margins(lower, upper, labels, method).mean()) for method in BoundMethod]
-    assert means == sorted(means)
+    assert all(tight > loose for loose, tight in pairwise(means))
 
 
 def test_optimised_bounds_are_nowhere_below_crown():
@@ -306,7 +302,7 @@ def test_a_failure_of_auto_lirpa_is_a_verifier_error_of_one_line(bounder, monkey
     assert not isinstance(caught.value, BoundMemoryError)
 
 
-class Cosine(nn.Module):
+class Bessel(nn.Module):
     def forward(self, x):
         return torch.special.bessel_j0(x).flatten(1)[:, :CLASSES]
 
@@ -323,7 +319,7 @@ class FixedBatch(nn.Module):
         return x.reshape(2 if len(x) == 2 else -1, 72)[:, :CLASSES]
 
 
-@pytest.mark.parametrize("net", [Cosine(), broken_weight(), FixedBatch()], ids=["operator", "nan", "batch"])
+@pytest.mark.parametrize("net", [Bessel(), broken_weight(), FixedBatch()], ids=["operator", "nan", "batch"])
 def test_a_network_that_cannot_be_bounded_is_refused(net):
     with pytest.raises(UnsupportedModelError, match="auto_LiRPA") as caught:
         bounder_of(net)

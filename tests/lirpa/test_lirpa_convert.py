@@ -1,0 +1,373 @@
+"""From an ONNX file to the interval network as a torch module: the same logits, batches of any size, refusals."""
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from box_oracle import BUILDERS, lirpa_or_skip, network
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from abscert_plugin.abstraction import Abstraction
+from abscert_plugin.artifact.export import export
+from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_model, write_metadata
+from abscert_plugin.artifact.midpoint import Layout
+from abscert_plugin.artifact.wrap import InputScale, WrapOptions, wrap
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.grid import Grid
+from abscert_plugin.lirpa.bounds import BoundMethod, IntervalBounder
+from abscert_plugin.lirpa.convert import convert, interval_network_of
+from abscert_plugin.networks import Activation, NetworkConfig
+
+GRID = Grid.from_inner_edges([0.2, 0.5, 0.55])
+IMAGE_SHAPE = (1, 6, 6)
+INTERVAL_SHAPE = (2, 6, 6)
+CLASSES = 4
+CPU = torch.device("cpu")
+TOLERANCE = 1e-5  # float32 logits of order 1, sums in another order
+
+
+def random_images(count, seed=0, shape=IMAGE_SHAPE):
+    return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)
+
+
+def assert_same_logits(net, path, count=7, grid=GRID, shape=IMAGE_SHAPE):
+    """Compare the module behind phi with the deployed file itself, in one batch."""
+    images = random_images(count, shape=shape)
+    with torch.no_grad():
+        logits = net(Abstraction(grid)(torch.from_numpy(images))).numpy()
+    expected = BlackBox(path, Provider.CPU).run(images)
+    np.testing.assert_allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def exported(net, folder):
+    config = NetworkConfig("fc-3", Activation.RELU, IMAGE_SHAPE, CLASSES)
+    return export(net, config, GRID, "none", random_images(1), folder)
+
+
+def graph_file(nodes, constants, source, target, path):
+    """Return a model of nodes (operator, inputs, outputs, attributes) from `source` to `target`, (name, shape)."""
+    built = [
+        helper.make_node(kind, reads, gives, f"n{k}", **rest) for k, (kind, reads, gives, rest) in enumerate(nodes)
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (source, target)]
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    graph = helper.make_graph(built, "test", ports[:1], ports[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    if source[0] == INTERVAL:
+        write_metadata(model, Metadata("0.1.0", GRID, IMAGE_SHAPE, CLASSES, "test", "none"))
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def abstract_file(nodes, constants, folder):
+    """Write an interval network of these nodes from `interval` to `logits`, as a file of this project."""
+    ports = (INTERVAL, ["batch", *INTERVAL_SHAPE]), (LOGITS, ["batch", CLASSES])
+    return graph_file(nodes, constants, *ports, folder / "abstract.onnx")
+
+
+def weights(*shape, seed=0):
+    return (np.random.default_rng(seed).standard_normal(shape) / 8).astype(np.float32)
+
+
+# --- exported networks -----------------------------------------------------------------------------------------------
+
+
+class Viewed(nn.Module):
+    """Flattens as much code does, which the exporter writes as Shape, Gather, Concat and Reshape."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.linear = nn.Conv2d(2, 3, 3, 2, 1), nn.Linear(27, CLASSES)
+
+    def forward(self, x):
+        x = torch.relu(self.convolution(x))
+        return self.linear(x.view(x.size(0), -1))
+
+
+NETWORKS = {
+    **BUILDERS,
+    "viewed": Viewed,
+    "leaky": lambda: nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(27, CLASSES)),
+    "global-pool": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, CLASSES)
+    ),
+    "grouped": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)
+    ),
+    "no-bias": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 9, bias=False), nn.ReLU(), nn.Linear(9, CLASSES)),
+}
+
+
+def built(name):
+    if name in BUILDERS:
+        return network(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return NETWORKS[name]().eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exported_network_comes_back_and_can_be_bounded(name, tmp_path):
+    files = exported(built(name), tmp_path)
+    for path in (files.deploy, files.abstract):
+        converted = convert(read_model(path), path)
+        assert converted.largest_difference <= TOLERANCE
+        assert_same_logits(converted.network, files.deploy)
+    lirpa_or_skip()
+    bounder = IntervalBounder(interval_network_of(read_model(files.deploy), files.deploy), INTERVAL_SHAPE, CLASSES, CPU)
+    if name != "viewed":  # auto_LiRPA takes a batch size that is read from the input for a constant
+        assert_bounded_as(bounder, IntervalBounder(built(name), INTERVAL_SHAPE, CLASSES, CPU))
+
+
+def assert_bounded_as(bounder, expected):
+    """Assert that two bounders give the same bounds: the module has no more layers than the network it stems from."""
+    lower = torch.from_numpy(GRID.interval_image(random_images(3)))
+    upper = torch.clamp(lower + 0.1, max=1)
+    labels = torch.tensor([0, 1, 2])
+    for method in (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN):
+        bounds = [one.margins(lower, upper, labels, method) for one in (bounder, expected)]
+        torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-4, atol=1e-4)  # layers folded by the exporter
+
+
+def test_the_module_holds_nothing_but_layers(tmp_path):
+    files = exported(network("relu"), tmp_path)
+    net = interval_network_of(read_model(files.deploy), files.deploy)
+    kinds = [type(layer) for layer in net.layers]
+    assert kinds == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    assert not net.training
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+# --- wrapped models --------------------------------------------------------------------------------------------------
+
+
+def third_party(nodes, constants, inputs, folder):
+    """Write a classifier of these nodes from `x` to the last one's output."""
+    ports = ("x", inputs), (nodes[-1][2][0], [inputs[0], CLASSES])
+    return graph_file(nodes, constants, *ports, folder / "third.onnx")
+
+
+PLANES = ["batch", *IMAGE_SHAPE]
+DENSE = [("MatMul", ["h", "v"], ["o"], {}), ("Add", ["c", "o"], ["y"], {})]
+DENSE_CONSTANTS = {"v": weights(9, CLASSES), "c": weights(CLASSES)}
+CONVOLUTION = [
+    ("Conv", ["n", "k", "kb"], ["conv"], {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ("Relu", ["conv"], ["relu"], {}),
+    ("Flatten", ["relu"], ["flat"], {}),
+    ("Gemm", ["flat", "v", "c"], ["y"], {"alpha": 0.5, "beta": 2.0}),
+]
+CONVOLUTION_CONSTANTS = {"k": weights(3, 1, 3, 3), "kb": weights(3), "v": weights(27, CLASSES), "c": weights(CLASSES)}
+THIRD_PARTIES = {
+    "matmul-add": (
+        [
+            ("Flatten", ["x"], ["f"], {}),
+            ("MatMul", ["f", "w"], ["m"], {}),
+            ("Add", ["m", "b"], ["a"], {}),
+            ("Relu", ["a"], ["h"], {}),
+            *DENSE,
+        ],
+        {"w": weights(36, 9), "b": weights(9), **DENSE_CONSTANTS},
+        PLANES,
+        ["Conv2d", "Flatten", "Linear", "ReLU", "Linear"],
+    ),
+    "flat-input": (
+        [("MatMul", ["x", "w"], ["m"], {}), ("Tanh", ["m"], ["h"], {}), *DENSE],
+        {"w": weights(36, 9), **DENSE_CONSTANTS},
+        ["batch", 36],
+        ["Conv2d", "Flatten", "Linear", "Tanh", "Linear"],
+    ),
+    "reshape": (
+        [
+            ("Reshape", ["x", "s"], ["f"], {}),
+            ("MatMul", ["f", "w"], ["m"], {}),
+            ("Sigmoid", ["m"], ["h"], {}),
+            *DENSE,
+        ],
+        {"s": np.array([-1, 36]), "w": weights(36, 9), **DENSE_CONSTANTS},
+        PLANES,
+        ["Conv2d", "Flatten", "Linear", "Sigmoid", "Linear"],
+    ),
+    "fixed-batch": (
+        [("Reshape", ["x", "s"], ["f"], {}), ("Gemm", ["f", "w"], ["m"], {}), ("Relu", ["m"], ["h"], {}), *DENSE],
+        {"s": np.array([1, 36]), "w": weights(36, 9), **DENSE_CONSTANTS},
+        [1, *IMAGE_SHAPE],
+        ["Conv2d", "Flatten", "Linear", "ReLU", "Linear"],
+    ),
+    "normalised": (
+        [("Sub", ["x", "mean"], ["s"], {}), ("Div", ["s", "std"], ["n"], {}), *CONVOLUTION],
+        {"mean": np.float32([[[0.4]]]), "std": np.float32([[[0.3]]]), **CONVOLUTION_CONSTANTS},
+        PLANES,
+        ["Conv2d", "Conv2d", "ReLU", "Flatten", "Linear"],
+    ),
+    "channels-last": (
+        [("Transpose", ["x"], ["n"], {"perm": [0, 3, 1, 2]}), *CONVOLUTION],
+        CONVOLUTION_CONSTANTS,
+        ["batch", 6, 6, 1],
+        ["Conv2d", "Permuted", "Conv2d", "ReLU", "Flatten", "Linear"],
+    ),
+    "transposed-weights": (
+        [
+            ("Flatten", ["x"], ["f"], {}),
+            ("Transpose", ["wt"], ["w"], {"perm": [1, 0]}),
+            ("MatMul", ["f", "w"], ["m"], {}),
+            ("Relu", ["m"], ["h"], {}),
+            *DENSE,
+        ],
+        {"wt": weights(9, 36), **DENSE_CONSTANTS},
+        PLANES,
+        ["Conv2d", "Flatten", "Linear", "ReLU", "Linear"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THIRD_PARTIES)
+def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(name, tmp_path):
+    nodes, constants, inputs, layers = THIRD_PARTIES[name]
+    source = third_party(nodes, constants, inputs, tmp_path)
+    layout = {"layout": Layout.NHWC} if name == "channels-last" else {}
+    options = WrapOptions(GRID, IMAGE_SHAPE, **layout)
+    deploy = wrap(source, tmp_path / "out", options).deploy
+    converted = convert(read_model(deploy), deploy)
+    assert converted.largest_difference <= TOLERANCE
+    assert_same_logits(converted.network, deploy)
+    assert [type(layer).__name__ for layer in converted.network.layers][: len(layers)] == layers
+    lirpa_or_skip()
+    bounder = IntervalBounder(converted.network, INTERVAL_SHAPE, CLASSES, CPU)
+    lower = torch.from_numpy(GRID.interval_image(random_images(3)))
+    upper = torch.clamp(lower + 0.1, max=1)
+    labels = torch.tensor([0, 1, 2])
+    means = [float(bounder.margins(lower, upper, labels, method).mean()) for method in BoundMethod]
+    assert np.isfinite(means).all()
+    assert all(tight >= loose - 1e-6 for loose, tight in pairwise(means))  # float32 means of order 0.1
+
+
+def test_colours_and_a_scale_for_each_channel_come_back(tmp_path):
+    shape = (3, 4, 4)
+    nodes = [("Flatten", ["x"], ["f"], {}), ("MatMul", ["f", "w"], ["y"], {})]
+    source = third_party(nodes, {"w": weights(48, CLASSES)}, ["batch", *shape], tmp_path)
+    scale = InputScale((0.0, 255.0), (120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
+    deploy = wrap(source, tmp_path / "out", WrapOptions(GRID, shape, scale=scale)).deploy
+    net = interval_network_of(read_model(deploy), deploy)
+    assert_same_logits(net, deploy, shape=shape)
+
+
+def test_tensors_in_another_file_are_read(tmp_path):
+    files = exported(network("relu"), tmp_path)
+    model = onnx.load_model(str(files.deploy))
+    outside = tmp_path / "outside.onnx"
+    onnx.save_model(model, str(outside), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert_same_logits(interval_network_of(read_model(outside), outside), files.deploy)
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+LINEAR = [("Flatten", [INTERVAL], ["f"], {}), ("MatMul", ["f", "w"], [LOGITS], {})]
+WEIGHT = {"w": weights(72, CLASSES)}
+PER_PIXEL = {"per_pixel": weights(1, 2, 6, 6)}
+
+
+def after(*front):
+    """Return nodes that turn `interval` into `front`, then a linear layer."""
+    return [*front, ("Flatten", ["front"], ["f"], {}), LINEAR[1]]
+
+
+REFUSED = {
+    "operator": (after(("Elu", [INTERVAL], ["front"], {})), WEIGHT, "Elu.*no bounds here"),
+    "constants": ([("Erf", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})], WEIGHT, "not computed"),
+    "product": (after(("Mul", [INTERVAL, INTERVAL], ["front"], {})), WEIGHT, "Mul.*expected a constant"),
+    "per-pixel": (after(("Add", [INTERVAL, "per_pixel"], ["front"], {})), {**WEIGHT, **PER_PIXEL}, "each channel"),
+    "one-sided": (
+        after(("MaxPool", [INTERVAL], ["front"], {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]})),
+        WEIGHT,
+        "same padding",
+    ),
+    "batch-mixed": (
+        [("Transpose", [INTERVAL], ["t"], {"perm": [1, 0, 2, 3]}), *after(("Relu", ["t"], ["front"], {}))],
+        WEIGHT,
+        "batch to stay first",
+    ),
+    "batch-sized": (
+        [
+            ("Shape", [INTERVAL], ["s"], {}),
+            ("Cast", ["s"], ["sf"], {"to": TensorProto.FLOAT}),
+            ("ReduceSum", ["sf"], ["total"], {"keepdims": 0}),
+            *after(("Mul", [INTERVAL, "total"], ["front"], {})),
+        ],
+        WEIGHT,
+        "used in shapes only",
+    ),
+    "classes": (
+        [("Flatten", [INTERVAL], ["f"], {}), ("MatMul", ["f", "w"], [LOGITS], {})],
+        {"w": weights(72, CLASSES + 1)},
+        r"logits \[batch, 4\]",
+    ),
+    "mismatch": (LINEAR, {"w": weights(71, CLASSES)}, "MatMul.*expected features and a matrix"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_layer_is_refused_in_one_line(name, tmp_path):
+    nodes, constants, message = REFUSED[name]
+    path = abstract_file(nodes, constants, tmp_path)
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
+        interval_network_of(read_model(path), path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_domain_is_refused(tmp_path):
+    path = abstract_file(LINEAR, WEIGHT, tmp_path)
+    model = read_model(path)
+    model.graph.node[0].domain = "com.example"
+    with pytest.raises(UnsupportedModelError, match=r"com\.example"):
+        interval_network_of(model, path)
+
+
+def test_logits_that_read_the_image_past_the_abstraction_are_refused(tmp_path):
+    files = exported(network("relu"), tmp_path)
+    model = read_model(files.deploy)
+    reader = next(node for node in model.graph.node if INTERVAL in node.input)
+    reader.input[0] = "image"
+    with pytest.raises(UnsupportedModelError, match="past the abstraction"):
+        interval_network_of(model, files.deploy)
+
+
+@pytest.mark.parametrize("kind", ["weight", "nan"])
+def test_the_comparison_sees_a_file_that_computes_something_else(tmp_path, kind):
+    path = abstract_file(LINEAR, WEIGHT, tmp_path)
+    model = read_model(path)
+    changed = WEIGHT["w"].copy()
+    changed[5, 1] += 1e-2 if kind == "weight" else np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(changed, "w"))
+    with pytest.raises(UnsupportedModelError, match="cannot be bounded"):
+        interval_network_of(model, path)
+
+
+def test_a_file_without_our_metadata_is_refused(tmp_path):
+    path = third_party([("Flatten", ["x"], ["y"], {})], {}, ["batch", CLASSES, 1, 1], tmp_path)
+    with pytest.raises(UnsupportedModelError, match="lacks the metadata"):
+        interval_network_of(read_model(path), path)
+
+
+def test_reading_a_file_needs_no_auto_lirpa(tmp_path):
+    path = abstract_file(LINEAR, WEIGHT, tmp_path)
+    code = """
+        import sys
+        from pathlib import Path
+        import abscert_plugin.lirpa.bounds, abscert_plugin.lirpa.operator
+        from abscert_plugin.artifact.metadata import read_model
+        from abscert_plugin.lirpa.convert import interval_network_of
+        path = Path(sys.argv[1])
+        interval_network_of(read_model(path), path)
+        assert not {"auto_LiRPA", "torchvision"} & set(sys.modules)
+    """
+    command = [sys.executable, "-c", "\n".join(line.strip() for line in code.splitlines()), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
