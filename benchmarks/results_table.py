@@ -13,8 +13,9 @@ KEPT = Path(__file__).parent / "records"
 
 
 def main() -> None:
-    print("| data | network | cells N | epochs (best) | claim | radius | images | error | 95 % interval | unknown |")
-    print("|---|---|--:|--:|---|---|--:|--:|---|--:|")
+    columns = "data, network, method, cells N, epochs (best), claim, radius, images, certified, falsified, unknown"
+    print(f"| {columns.replace(', ', ' | ')} | error | 95 % interval | clean error | seconds |")
+    print("|---|---|---|--:|--:|---|---|--:|--:|--:|--:|--:|---|--:|--:|")
     for path in sorted(KEPT.glob("*/verify-*/records.jsonl.gz")):
         summary = summarise(read_records(path))
         run = RunInfo.read(path.with_name("run.json"))
@@ -24,10 +25,12 @@ def main() -> None:
         radius = "none" if row.radius is None else f"{row.radius:.4g} ({row.radius_scale})"
         low, high = summary.interval
         print(
-            f"| {data['name']} | {options['network']}, {options['activation']} | {options['cells']} "
+            f"| {data['name']} | {options['network']}, {options['activation']} "
+            f"| {options['method']} | {options['cells']} "
             f"| {options['training']['epochs']} ({training['model']['best_epoch']}) | {summary.claim} | {radius} "
-            f"| {summary.images:,} | {100 * summary.verified_error:.2f} % | {100 * low:.2f} to {100 * high:.2f} "
-            f"| {summary.unknown} |"
+            f"| {summary.images:,} | {summary.certified:,} | {summary.falsified:,} | {summary.unknown:,} "
+            f"| {100 * summary.verified_error:.2f} % | {100 * low:.2f} to {100 * high:.2f} "
+            f"| {100 * summary.clean_error:.2f} % | {summary.seconds:,.0f} |"
         )
 
 
