@@ -22,6 +22,9 @@ Edges: TypeAlias = Annotated[
 RobustLossName: TypeAlias = Annotated[
     str | None, typer.Option("--robust-loss", help="reachable: interval, mtl-ibp or sabr.  [default: interval]")
 ]
+BoundsName: TypeAlias = Annotated[
+    str | None, typer.Option("--bounds", help="reachable: interval or crown-ibp.  [default: interval]")
+]
 Share: TypeAlias = Annotated[
     float | None, typer.Option("--share", help="reachable: weight of the interval loss (mtl-ibp), box size (sabr).")
 ]
@@ -48,7 +51,7 @@ def chosen_method(name: str, radius: Radius | None, chosen: dict[str, Any]) -> "
         ConfigError: if the name is unknown, an option has no meaning, or it belongs to another method.
     """
     from abscert_plugin.training.method import ABSTRAIN, ReachableMethod
-    from abscert_plugin.training.robust import RobustConfig, RobustLoss
+    from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustLoss
 
     given = {key: value for key, value in chosen.items() if value is not None}
     if name == "abstrain":
@@ -62,6 +65,8 @@ def chosen_method(name: str, radius: Radius | None, chosen: dict[str, Any]) -> "
         raise ConfigError("expected a --radius with --method reachable: the ball to train for")
     if "robust_loss" in given:
         given["loss"] = member(RobustLoss, "robust-loss", given.pop("robust_loss"))
+    if "bounds" in given:
+        given["bounds"] = member(BoundKind, "bounds", given["bounds"])
     return ReachableMethod(RobustConfig(radius, **given))
 
 

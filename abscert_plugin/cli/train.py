@@ -54,6 +54,7 @@ def train(  # one parameter per option
     radius: method_options.TrainingRadius = None,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     robust_loss: method_options.RobustLossName = None,
+    bounds: method_options.BoundsName = None,
     share: method_options.Share = None,
     natural_end: method_options.NaturalEnd = None,
     ramp: method_options.Ramp = None,
@@ -77,6 +78,7 @@ def train(  # one parameter per option
     ball = method_options.chosen_radius(radius, radius_scale)
     robust = {
         "robust_loss": robust_loss,
+        "bounds": bounds,
         "share": share,
         "natural_end": natural_end,
         "ramp": ramp,

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
@@ -14,6 +14,9 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.radius import Radius
 from abscert_plugin.training.interval_bounds import Box, interval_margins, warmup_regulariser
 from abscert_plugin.training.objective import Moment
+
+if TYPE_CHECKING:
+    from abscert_plugin.lirpa.training import CrownIbpMargins
 
 
 class RobustLoss(StrEnum):
@@ -27,6 +30,13 @@ class RobustLoss(StrEnum):
     INTERVAL = "interval"
     MTL_IBP = "mtl-ibp"
     SABR = "sabr"
+
+
+class BoundKind(StrEnum):
+    """The bounds of the loss: intervals, or CROWN-IBP (auto_LiRPA), which gives way to them as the radius rises."""
+
+    INTERVAL = "interval"
+    CROWN_IBP = "crown-ibp"
 
 
 @final
@@ -43,6 +53,7 @@ class RobustConfig:
         ramp: share of the epochs in which it rises to `radius`.
         regulariser: weight of the warm-up regulariser of Shi et al. 2021 while the radius rises.
         attack_steps: gradient steps to find adversarial inputs.
+        bounds: the bounds that the loss is made of.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -56,6 +67,7 @@ class RobustConfig:
     ramp: float = 0.5
     regulariser: float = 0.5
     attack_steps: int = 3
+    bounds: BoundKind = BoundKind.INTERVAL
 
     def __post_init__(self) -> None:
         for name in ("share", "natural_end", "start", "ramp"):
@@ -85,6 +97,7 @@ class RobustConfig:
             "ramp": self.ramp,
             "regulariser": self.regulariser,
             "attack_steps": self.attack_steps,
+            "bounds": str(self.bounds),
         }
 
 
@@ -125,6 +138,7 @@ class RobustObjective:
         self.name = name
         self._balls = balls
         self._config = config
+        self._linear: "CrownIbpMargins | None" = None
 
     def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Shaped[Tensor, "batch *feature"]:
         """Return the stored images: what the loss sees of them depends on the moment."""
@@ -144,6 +158,8 @@ class RobustObjective:
         """
         config, progress = self._config, self._config.progress(moment)
         natural_weight = 1 - progress * (1 - config.natural_end)
+        is_linear = config.bounds is BoundKind.CROWN_IBP and 0 < progress < 1
+        linear = self._linear_margins(network, inputs) if is_linear else None
         total = labels.new_zeros((), dtype=torch.float32)
         if natural_weight > 0:
             logits = network(self._balls.center(inputs)).float()
@@ -156,7 +172,11 @@ class RobustObjective:
             # moved towards the adversarial point, the small box stays inside the whole one
             box = Box(adversarial + config.share * (box.center - adversarial), config.share * box.radius)
         bounds = interval_margins(_sequential(network), box, labels)
-        robust = functional.cross_entropy(-bounds.lower, labels)
+        margins = bounds.lower
+        if linear is not None:
+            # weight 1 - progress, as beta of CROWN-IBP falls from 1 to 0
+            margins = (1 - progress) * linear.lower(box.lower, box.upper, labels) + progress * margins
+        robust = functional.cross_entropy(-margins, labels)
         if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
             attacked = functional.cross_entropy(network(adversarial).float(), labels)
             robust = (1 - config.share) * attacked + config.share * robust
@@ -175,6 +195,16 @@ class RobustObjective:
         box = self._balls.box(inputs, self._config.radius.outward)
         lower = interval_margins(_sequential(network), box, labels).lower
         return lower.scatter(1, labels[:, None], torch.inf).amin(dim=1)
+
+    def _linear_margins(self, network: nn.Module, images: Tensor) -> "CrownIbpMargins":
+        from abscert_plugin.lirpa.training import CrownIbpMargins  # auto_LiRPA is needed here alone
+
+        if self._linear is None or self._linear.network is not network:
+            example = self._balls.center(images[:1])
+            with torch.no_grad():
+                classes = network(example).shape[1]
+            self._linear = CrownIbpMargins(network, example.repeat(2, *[1] * (example.ndim - 1)), classes)
+        return self._linear
 
 
 def _sequential(network: nn.Module) -> nn.Sequential:

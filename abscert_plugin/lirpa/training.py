@@ -1,0 +1,53 @@
+"""CROWN-IBP bounds of a network in training, differentiable in its weights."""
+
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from abscert_plugin.lirpa.bounds import bounded_module, margin_rows, quiet
+from abscert_plugin.lirpa.compat import load_lirpa
+
+
+@final
+class CrownIbpMargins:
+    """Margins of the very network that is trained: auto_LiRPA's graph shares its parameters.
+
+    Tracing writes to the weights what they hold, so make it before a loss that is to be differentiated is computed.
+
+    Args:
+        network: the network.
+        example: inputs to trace it with, of any batch size.
+        classes: number of logits.
+
+    Raises:
+        ConfigError: if auto_LiRPA is not installed.
+        UnsupportedModelError: if auto_LiRPA cannot bound the network.
+
+    Source: Zhang et al. 2020, CROWN-IBP.
+    """
+
+    def __init__(self, network: nn.Module, example: Float[Tensor, "batch *feature"], classes: int) -> None:
+        self.network = network
+        self._rows = margin_rows(classes).to(example.device)
+        self._bounded: Any = bounded_module(network, example[:2].detach(), classes)
+
+    def lower(
+        self,
+        lower: Float[Tensor, "batch *feature"],
+        upper: Float[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+    ) -> Float[Tensor, "batch classes"]:
+        """Return lower bounds of the label's logit minus each logit over the boxes; 0 at the label itself."""
+        lirpa = load_lirpa()
+        norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
+        box = lirpa.BoundedTensor((lower + upper) / 2, norm)
+        with quiet():
+            others: Tensor = self._bounded.compute_bounds(
+                x=(box,), C=self._rows[labels], method="CROWN-IBP", bound_upper=False
+            )[0]
+        batch, count = others.shape
+        places = torch.arange(count, device=others.device).expand(batch, count)
+        places = places + (places >= labels[:, None])  # the label's own place is left out
+        return others.new_zeros(batch, count + 1).scatter(1, places, others)
