@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 import abscert_plugin
-from abscert_plugin.cli import artifact, data, demo, show, train, verify
+from abscert_plugin.cli import artifact, check, data, demo, show, train, verify
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
 
@@ -32,7 +32,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback(invoke_without_command=True)(_options)
-    for module in (train, artifact, verify, show, data, demo):
+    for module in (train, artifact, verify, check, show, data, demo):
         module.register(app)
     for entry in entry_points(group=ENTRY_POINTS):
         entry.load()(app)

@@ -1,17 +1,22 @@
 """`abscert show`."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
+from abscert_plugin.artifact.metadata import IMAGE, model_sha256, read_model
+from abscert_plugin.blackbox import Provider
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.errors import AbscertError, ConfigError, RecordError
+from abscert_plugin.errors import AbscertError, ConfigError, GridError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo, read_records
+from abscert_plugin.report.exhibits import ITSELF, Replay
 from abscert_plugin.report.page import PageContent, render_page
 from abscert_plugin.report.terminal import (
     SUMMARY_WIDTH,
@@ -19,9 +24,11 @@ from abscert_plugin.report.terminal import (
     class_table,
     reason_table,
     run_table,
+    step_table,
     summary_tables,
 )
-from abscert_plugin.verification.run import RECORDS, RUN
+from abscert_plugin.verification.cell import read_logits
+from abscert_plugin.verification.run import RECORDS, RUN, Artifact
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +57,12 @@ def show(
     data = _data(run, data_dir, image_size)
     OUT.print(class_table(rows[0], data.classes if data is not None else None))
     OUT.print(reason_table(rows[0]))
+    if len({record.method for record in rows[0]}) > 1:
+        OUT.print(step_table(rows[0]))
     if html is not None:
-        _write_page(html, run, rows[0], data)
+        folder = paths[0].parent
+        replay = _replay(run, folder, data) if data is not None and _stored(rows[0]) else None
+        _write_page(html, PageContent(run, rows[0], None, _grid(run), data, folder, replay))
         OUT.print(f"wrote {html}", highlight=False, soft_wrap=True)
 
 
@@ -69,9 +80,54 @@ def _data(run: RunInfo, data_dir: Path | None, image_size: int | None) -> DataSe
     return data
 
 
-def _write_page(path: Path, run: RunInfo, rows: list[Record], data: DataSet | None) -> None:
-    cells: Any = (run.model or {}).get("cells")
-    page = render_page(PageContent(run, rows, None, Grid(cells) if isinstance(cells, int) else None, data))
+def _grid(run: RunInfo) -> Grid | None:
+    """Return the model's grid, uneven where run.json lists edges; None where it does not say.
+
+    Raises:
+        RecordError: if it lists edges that are not those of its count of cells.
+    """
+    facts = run.model or {}
+    cells: Any = facts.get("cells")
+    edges: Any = facts.get("edges")
+    if edges is None:
+        return Grid(cells) if isinstance(cells, int) else None
+    try:
+        grid = Grid.from_inner_edges([float(edge) for edge in edges])
+    except (TypeError, ValueError, OverflowError, GridError) as error:
+        raise RecordError(f"expected edges of cells in {RUN} that rise between 0 and 1, got {edges!r:.200}") from error
+    if grid.cells != cells:
+        raise RecordError(f"expected {RUN} to list the edges between {cells} cells, got {grid.cells - 1} edges")
+    return grid
+
+
+def _stored(rows: Sequence[Record]) -> bool:
+    return any(row.counterexample not in (None, ITSELF) for row in rows)
+
+
+def _replay(run: RunInfo, folder: Path, data: DataSet) -> Replay | None:
+    """Return what runs the deployed file, where that very file lies in or above the run's folder."""
+    facts = run.model or {}
+    name = str(facts.get("path"))
+    try:
+        path = next((place / name for place in (folder, folder.resolve().parent) if (place / name).is_file()), None)
+        if path is None or Path(name).name != name or model_sha256(path, read_model(path)) != facts.get("sha256"):
+            return None
+        artifact = Artifact.open(path, Provider.CPU)
+    except (AbscertError, OSError, ValueError) as error:
+        LOG.print(f"note: without the labels of counterexamples: {error}", highlight=False, soft_wrap=True)
+        return None
+    if artifact.classifier.input_name != IMAGE or artifact.metadata.image_shape != data.shape:
+        return None
+
+    def replay(images: np.ndarray) -> list[int]:
+        answers = read_logits(artifact.classifier.run(images), np.zeros(len(images), dtype=np.int64))
+        return [int(label) for label in answers.prediction]
+
+    return replay
+
+
+def _write_page(path: Path, content: PageContent) -> None:
+    page = render_page(content)
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

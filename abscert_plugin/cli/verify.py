@@ -15,6 +15,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
+from abscert_plugin.verification.certificate import write_certificate
 from abscert_plugin.verification.run import RECORDS, Artifact, Verification, set_aside
 from abscert_plugin.verification.summary import Summary, summarise
 from abscert_plugin.verification.verdict import SCOPE, Claim
@@ -50,6 +51,9 @@ def verify(  # one parameter per option
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the records.  [default: beside the model]")
     ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="Also write all verdicts into one file for `abscert check`.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Rename a former run in --out and start anew.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -72,6 +76,8 @@ def verify(  # one parameter per option
         task = bar.add_task("verifying", total=len(images), note="")
         verification = Verification(artifact, images, size, decider)
         records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
+    if certificate is not None:
+        write_certificate(certificate, folder, records, info)
     summary = summarise(records)
     if json:
         print_json(_facts(summary, info, folder))
@@ -81,6 +87,8 @@ def verify(  # one parameter per option
         OUT.print(reason_table(records))
     OUT.print(SCOPE[Claim(summary.claim)], highlight=False)
     OUT.print(f"records: {folder / RECORDS}", highlight=False, soft_wrap=True)
+    if certificate is not None:
+        OUT.print(f"certificate: {certificate}", highlight=False, soft_wrap=True)
 
 
 def _facts(summary: Summary, info: RunInfo, folder: Path) -> dict[str, Any]:

@@ -13,6 +13,8 @@ _OTHER_SCALE: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
     {"pixel": ("training", 2.0), "training": ("pixel", 0.5)}
 )
 
+INPUTS: Final[Mapping[str, str]] = MappingProxyType({"float": "all images", "uint8": "8-bit images only"})
+
 
 def percent(rate: float) -> str:
     """Return a rate (0 to 1) in per cent, without the sign.
@@ -62,9 +64,20 @@ def radius_text(record: Record) -> str:
     return f"{own} ({other})" if other else own
 
 
+def inputs_text(record: Record) -> str:
+    """Return which images the row's ball holds, empty where the row does not say."""
+    return "" if record.inputs is None else INPUTS.get(record.inputs, record.inputs)
+
+
+def narrower_inputs(record: Record) -> str:
+    """Return which images the row's ball holds where these are not all, else empty."""
+    return "" if record.inputs == "float" else inputs_text(record)
+
+
 def claim_text(record: Record) -> str:
     """Return the row's claim in one phrase, such as `claim ball, radius 0.1 pixel (0.2 training)`."""
-    return f"claim {record.claim}" + ("" if record.radius is None else f", radius {radius_text(record)}")
+    radius = "" if record.radius is None else f"radius {radius_text(record)}"
+    return ", ".join(part for part in (f"claim {record.claim}", radius, narrower_inputs(record)) if part)
 
 
 def class_name(label: int, classes: Sequence[str] | None) -> str:

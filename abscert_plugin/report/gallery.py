@@ -39,24 +39,19 @@ class Picture:
     borders: str = ""
 
 
-def draw_pictures(data: DataSet, grid: Grid | None, indices: Sequence[int]) -> Mapping[int, tuple[Picture, ...]]:
-    """Return the pictures of images by their index; an index that the data set lacks is left out.
+def take_images(data: DataSet, indices: Sequence[int]) -> Mapping[int, Float32[np.ndarray, "channels height width"]]:
+    """Return images on the pixel scale by their index; an index that the data set lacks is left out.
 
     Args:
         data: where the images are.
-        grid: adds a picture of the image's cells; None draws the image alone.
         indices: places in the data set's own file.
-
-    Raises:
-        DataError: if the images have neither 1 nor 3 channels.
     """
     places = {int(index): position for position, index in enumerate(data.index)}
     positions: Int64[np.ndarray, "n"] = np.array([places[i] for i in indices if i in places], dtype=np.int64)
     if len(positions) == 0:
         return {}
     batch = data.take(positions)
-    pixels = data.pixels(batch.images)
-    return {int(index): draw(image, grid) for index, image in zip(batch.index, pixels, strict=True)}
+    return dict(zip(map(int, batch.index), data.pixels(batch.images), strict=True))
 
 
 def draw(image: Float32[np.ndarray, "channels height width"], grid: Grid | None) -> tuple[Picture, ...]:
@@ -70,13 +65,22 @@ def draw(image: Float32[np.ndarray, "channels height width"], grid: Grid | None)
         DataError: if the image has neither 1 nor 3 channels.
     """
     height, width = image.shape[1:]
-    plain = Picture("image", "the image", png_uri(to_bytes(image)), height, width)
+    plain = draw_image(image, "image")
     if grid is None:
         return (plain,)
     cells = grid.cell(image)
     borders = cell_borders(cells) if max(height, width) <= MAX_BORDERED_SIDE else ""
     uri = png_uri(to_bytes(mid_points(cells, grid)))
     return plain, Picture("cells", "its cells, each at its mid-point", uri, height, width, borders)
+
+
+def draw_image(image: Float32[np.ndarray, "channels height width"], name: str) -> Picture:
+    """Return the picture of an image on the pixel scale.
+
+    Raises:
+        DataError: if the image has neither 1 nor 3 channels.
+    """
+    return Picture(name, f"the {name}", png_uri(to_bytes(image)), *image.shape[1:])
 
 
 def mid_points(cells: UInt8[np.ndarray, "*shape"], grid: Grid) -> Float32[np.ndarray, "*shape"]:

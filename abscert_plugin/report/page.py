@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, final
 
 import jinja2
@@ -17,7 +18,10 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo
 from abscert_plugin.report import figures
 from abscert_plugin.report.bars import class_chart
-from abscert_plugin.report.gallery import Picture, draw_pictures
+from abscert_plugin.report.changes import COLOURS
+from abscert_plugin.report.exhibits import Exhibit, Replay, Sources, exhibits
+from abscert_plugin.report.gallery import take_images
+from abscert_plugin.report.steps import decided_by
 from abscert_plugin.verification.summary import summarise
 from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
 
@@ -26,6 +30,7 @@ MAX_REASONS: Final = 12
 # Raw bytes of all pictures of a page; fewer items are shown where images are large (40 of 224 x 224 in colour).
 _PICTURE_BYTES: Final = 12_000_000
 _DIGEST_SHOWN: Final = 12
+_EDGES_SHOWN: Final = 8
 
 
 @final
@@ -39,6 +44,8 @@ class PageContent:
         classes: one name per class; None takes the data set's names, or the labels.
         grid: the model's grid, whose cells are drawn beside each image; None draws the images alone.
         data: where the images are; None writes the page without pictures.
+        folder: where the run keeps its counterexamples; None draws none.
+        replay: runs the deployed file; None leaves the counterexamples' labels out.
     """
 
     run: RunInfo
@@ -46,6 +53,8 @@ class PageContent:
     classes: tuple[str, ...] | None = None
     grid: Grid | None = None
     data: DataSet | None = None
+    folder: Path | None = None
+    replay: Replay | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -78,12 +87,20 @@ class Reason:
 @final
 @dataclass(frozen=True, slots=True)
 class GalleryItem:
-    """One image that is not certified: its row, the names of its classes, and any number of pictures."""
+    """One image that is not certified: its row, the names of its classes, and what is shown of it.
+
+    Args:
+        record: its row.
+        label, prediction: its class and the predicted one, by name.
+        refuted: the class that its counterexample gets, by name; empty where that is not known.
+        exhibit: its pictures.
+    """
 
     record: Record
     label: str
     prediction: str
-    pictures: tuple[Picture, ...]
+    refuted: str
+    exhibit: Exhibit
 
 
 @final
@@ -115,10 +132,15 @@ def render_page(content: PageContent) -> str:
     summary = summarise(content.records)
     if summary.claim not in SCOPE:
         raise RecordError(f"expected records of the claim {' or '.join(Claim)}, got {summary.claim!r}")
+    first = content.records[0]
     return _template().render(
         summary=summary,
         scope=SCOPE[Claim(summary.claim)],
-        claim=figures.claim_text(content.records[0]),
+        claim=figures.claim_text(first),
+        inputs=figures.narrower_inputs(first),
+        steps=decided_by(content.records),
+        colours={name: "#" + bytes(colour).hex() for name, colour in COLOURS.items()},
+        radius=figures.radius_text(first),
         names=[name for name in (_text(content.run.data, "name"), _text(content.run.model, "path")) if name],
         notices=_notices(content),
         facts=_facts(content),
@@ -160,21 +182,46 @@ def _notices(content: PageContent) -> list[str]:
 
 def _facts(content: PageContent) -> list[Fact]:
     run = content.run
-    cells = str(content.grid.cells) if content.grid else _text(run.model, "cells") or _text(run.configuration, "cells")
+    first = content.records[0]
     facts = [
         Fact("Data set", ", ".join(part for part in (_text(run.data, "name"), _text(run.data, "split")) if part)),
         _digest("Data sha256", run.data),
         Fact("Model", _text(run.model, "path")),
         _digest("Model sha256", run.model),
         Fact("Network", _text(run.model, "network")),
-        Fact("Cells per channel", cells),
-        Fact("Radius", "" if content.records[0].radius is None else figures.radius_text(content.records[0])),
+        _cells(content),
+        Fact("Claim", first.claim),
+        Fact("Radius", "" if first.radius is None else figures.radius_text(first)),
+        Fact("Inputs", figures.inputs_text(first)),
+        _floor(run),
         Fact("Provider", run.provider or ""),
         Fact("Device", run.device),
         Fact("Time", "" if run.seconds is None else f"{run.seconds:,.1f} s"),
         Fact("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     ]
     return [fact for fact in facts if fact.value]
+
+
+def _cells(content: PageContent) -> Fact:
+    """Return the count of cells and, where they differ in width, their edges."""
+    grid, run = content.grid, content.run
+    if grid is None:
+        return Fact("Cells per channel", _text(run.model, "cells") or _text(run.configuration, "cells"))
+    if grid.is_uniform:
+        return Fact("Cells per channel", str(grid.cells))
+    edges = [f"{edge:.4g}" for edge in grid.inner_edges]
+    dots = "" if len(edges) <= _EDGES_SHOWN else ", \N{HORIZONTAL ELLIPSIS}"
+    shown = f"{grid.cells}, with edges at {', '.join(edges[:_EDGES_SHOWN])}{dots} (pixel scale)"
+    return Fact("Cells per channel", shown, ", ".join(edges) if dots else "")
+
+
+def _floor(run: RunInfo) -> Fact:
+    """Return the margin that a verdict needs, and that of a bound."""
+    floor, bound = (run.configuration.get(name) for name in ("floor", "bound_floor"))
+    if not isinstance(floor, int | float):
+        return Fact("Floor of the margin", "")
+    of_bounds = f"; of bounds {bound:.3g}" if isinstance(bound, int | float) else ""
+    return Fact("Floor of the margin", f"{floor:.3g}{of_bounds}")
 
 
 def _digest(name: str, source: Mapping[str, Any] | None) -> Fact:
@@ -206,20 +253,18 @@ def _gallery(content: PageContent) -> Gallery:
     failing = [record for record in content.records if record.verdict != Verdict.CERTIFIED]
     missing = _why_no_pictures(content)
     data = None if missing else content.data
-    shown = sorted(failing, key=_by_margin)[: _item_limit(data)]
-    pictures = draw_pictures(data, content.grid, [record.index for record in shown]) if data else {}
-    names = content.class_names
-    items = tuple(
-        GalleryItem(
-            record,
-            figures.class_name(record.label, names),
-            figures.class_name(record.prediction, names),
-            pictures.get(record.index, ()),
-        )
-        for record in shown
-    )
+    shown = sorted(failing, key=_by_margin)[: _item_limit(data, content.records[0].claim)]
+    images = take_images(data, [record.index for record in shown]) if data else {}
+    found = exhibits(shown, images, Sources(content.grid, content.folder, content.replay))
+    items = tuple(_item(record, found.get(record.index, Exhibit()), content.class_names) for record in shown)
     classes = tuple(sorted({(item.record.label, item.label) for item in items}))
     return Gallery(items, classes, len(failing), missing)
+
+
+def _item(record: Record, exhibit: Exhibit, names: Sequence[str] | None) -> GalleryItem:
+    label, prediction = (figures.class_name(number, names) for number in (record.label, record.prediction))
+    refuted = "" if exhibit.label is None else figures.class_name(exhibit.label, names)
+    return GalleryItem(record, label, prediction, refuted, exhibit)
 
 
 def _by_margin(record: Record) -> tuple[float, int]:
@@ -227,11 +272,13 @@ def _by_margin(record: Record) -> tuple[float, int]:
     return (math.inf if margin is None or math.isnan(margin) else margin), record.index
 
 
-def _item_limit(data: DataSet | None) -> int:
+def _item_limit(data: DataSet | None, claim: str) -> int:
     if data is None:
         return MAX_ITEMS
     image_and_cells = 2 * math.prod(data.shape)
-    return max(1, min(MAX_ITEMS, _PICTURE_BYTES // image_and_cells))
+    # a counterexample, and two pictures in colour of what it changed
+    more = math.prod(data.shape) + 2 * 3 * math.prod(data.shape[1:]) if claim == Claim.BALL else 0
+    return max(1, min(MAX_ITEMS, _PICTURE_BYTES // (image_and_cells + more)))
 
 
 def _why_no_pictures(content: PageContent) -> str:

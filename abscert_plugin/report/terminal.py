@@ -17,9 +17,12 @@ from abscert_plugin.report.figures import (
     both_radii,
     claim_text,
     class_name,
+    inputs_text,
     interval_percent,
+    narrower_inputs,
     percent,
 )
+from abscert_plugin.report.steps import decided_by
 from abscert_plugin.verification.summary import Summary, summarise, summarise_classes
 from abscert_plugin.verification.verdict import Verdict
 
@@ -72,7 +75,8 @@ def summary_table(runs: Sequence[NamedRecords]) -> Table:
     for run in runs:
         summary = summarise(run.records)
         speed = f"{summary.images_per_second:,.1f}" if summary.seconds > 0 else ABSENT
-        radius = "\n".join(both_radii(run.records[0]) or (ABSENT,))
+        first = run.records[0]
+        radius = "\n".join([*(both_radii(first) or (ABSENT,)), *filter(None, [narrower_inputs(first)])])
         table.add_row(_plain(run.name), _plain(summary.claim), _plain(radius), *_numbers(summary), speed)
     return table
 
@@ -90,6 +94,8 @@ def run_table(run: NamedRecords) -> Table:
     table.add_row("records", _plain(run.name))
     table.add_row("claim", _plain(summary.claim))
     table.add_row("radius", _plain(", ".join(both_radii(run.records[0]) or (ABSENT,))))
+    if narrower_inputs(run.records[0]):
+        table.add_row("inputs", _plain(inputs_text(run.records[0])))
     table.add_row("images", f"{summary.images:,}")
     for verdict, style in _VERDICT_COLUMNS:
         table.add_row(verdict, f"{getattr(summary, verdict):,}", style=style)
@@ -137,6 +143,23 @@ def reason_table(records: Sequence[Record]) -> Table:
         table.add_row(
             Text(_plain(verdict).plain, style), _plain(reason), _plain(method), f"{count:,}", percent(count / images)
         )
+    return table
+
+
+def step_table(records: Sequence[Record]) -> Table:
+    """Return a table of rows of one claim with one row per method: the images it decided, and their time.
+
+    Raises:
+        RecordError: if there is no row, or the rows differ in claim or radius.
+    """
+    summarise(records)
+    table = _table(f"Decided by, {claim_text(records[0])}")
+    table.add_column("method", overflow="fold")
+    for name in ("images", "%", "seconds", "% of time"):
+        table.add_column(name, justify="right")
+    for step in decided_by(records):
+        numbers = (f"{step.images:,}", percent(step.image_share), f"{step.seconds:,.1f}", percent(step.time_share))
+        table.add_row(_plain(step.method), *numbers)
     return table
 
 

@@ -84,19 +84,19 @@ class BallVerifier:
     def __init__(self, deployed: DeployedCells, white_box: WhiteBox | None, ball: Ball, budget: Budget) -> None:
         self._deployed = deployed
         self._white_box = white_box
-        self._ball = ball
+        self.ball = ball
         self._budget = budget
         self._pace: dict[BoundMethod, float] = {}  # seconds a box that each method last took
 
     @property
     def configuration(self) -> Mapping[str, Any]:
         """What a verdict depends on."""
-        radius = self._ball.radius
+        radius = self.ball.radius
         return {
             "claim": Claim.BALL.value,
             "radius": str(radius.given),
             "radius_scale": str(radius.scale),
-            "inputs": str(self._ball.inputs),
+            "inputs": str(self.ball.inputs),
             "floor": self._deployed.floor,
             "bound_floor": self.bound_floor if self._white_box is not None else None,
             "white_box": self._white_box is not None,
@@ -110,6 +110,19 @@ class BallVerifier:
     def versions(self) -> Mapping[str, str]:
         """The versions of torch and auto_LiRPA."""
         return {"torch": torch.__version__, **({"auto_LiRPA": lirpa_version()} if self._white_box is not None else {})}
+
+    @property
+    def floor(self) -> float:
+        """What a margin must exceed, or be below 0 by, to decide anything."""
+        return self._deployed.floor
+
+    def run(self, images: Float32[np.ndarray, "batch channels height width"]) -> Float32[np.ndarray, "batch classes"]:
+        """Return the deployed file's logits of images on the pixel scale.
+
+        Raises:
+            VerifierError: if the backend fails.
+        """
+        return self._deployed.run(images)
 
     @property
     def bound_floor(self) -> float:
@@ -132,7 +145,7 @@ class BallVerifier:
         Raises:
             GridError: if a pixel is NaN or lies outside [0, 1].
         """
-        batch = _Batch(self._deployed, self._ball.reach(self._deployed.metadata.grid, images), labels, index)
+        batch = _Batch(self._deployed, self.ball.reach(self._deployed.metadata.grid, images), labels, index)
         for step in (self._forward, self._exhaustive, self._attack, *self._bounds(), self._search):
             batch.give_up_late(self._budget.seconds)
             rows = batch.open_rows
@@ -151,7 +164,7 @@ class BallVerifier:
         answers = read_logits(self._deployed.run(batch.reach.images), batch.labels)
         batch.prediction = answers.prediction
         floor = self._deployed.floor
-        for row in rows:
+        for row in rows.tolist():
             margin = float(answers.margin[row])
             batch.margin[row] = margin
             if margin < -floor:
@@ -226,8 +239,8 @@ class BallVerifier:
                 continue  # a method that fails leaves the image to the next one
             self._pace[method] = (time.perf_counter() - began) / len(part)
             least = margins.amin(dim=1).cpu().numpy()
-            for row, bound in zip(part, least, strict=True):
-                batch.bounds[int(row), method] = float(bound)
+            for row, bound in zip(part.tolist(), least, strict=True):
+                batch.bounds[row, method] = float(bound)
                 if bound > self.bound_floor:
                     batch.margin[row] = float(bound)
                     batch.end([row], Verdict.CERTIFIED, "a lower bound of every margin is above the floor", str(method))

@@ -81,7 +81,8 @@ class DeployedCells:
         cells = random.integers(0, grid.cells, (_PROBES, *self.metadata.image_shape)).astype(np.uint8)
         runs = [self._in_batches(cells, size) for size in _PROBED_BATCHES]
         largest = max(1.0, max(float(np.nan_to_num(np.abs(logits)).max()) for logits in runs))
-        difference = max(float(np.nan_to_num(np.abs(logits - runs[0])).max()) for logits in runs)
+        with np.errstate(invalid="ignore"):  # two infinite logits; their difference counts as none
+            difference = max(float(np.nan_to_num(np.abs(logits - runs[0])).max()) for logits in runs)
         return 2.0 ** math.ceil(math.log2(max(2 * difference, _FLOAT32_SHARE * largest)))
 
     def _in_batches(self, cells: np.ndarray, size: int) -> np.ndarray:

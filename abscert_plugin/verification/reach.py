@@ -65,9 +65,9 @@ class Ball:
         """Return whether an image lies in the ball around `center` and in the pixel range, by exact arithmetic."""
         if self.inputs is Inputs.UINT8:
             levels = np.rint(image * np.float32(_LEVELS)).astype(np.int64)
-            first, last = self._levels(center)
             is_8_bit = (level_pixels(_LEVELS)[np.clip(levels, 0, _LEVELS)] == image).all()
-            return bool(is_8_bit and ((first <= levels) & (levels <= last) | (image == center)).all())
+            within = np.abs(levels - center.astype(np.float64) * _LEVELS) <= self.radius.outward * _LEVELS + _ROUNDING
+            return bool(is_8_bit and (within | (image == center)).all())
         low, high = float32_within(center, self.radius.inward)
         return bool(((low <= image) & (image <= high)).all())
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
+from jaxtyping import Float32
 
 import abscert_plugin
-from abscert_plugin.artifact.metadata import Metadata, model_sha256, read_model
+from abscert_plugin.artifact.metadata import IMAGE, Metadata, model_sha256, read_model
 from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.data import DataSet
@@ -45,6 +46,17 @@ class Artifact:
         model = read_model(path)
         metadata = check_artifact(model, path)
         return cls(path, model_sha256(path, model), metadata, BlackBox(path, provider, threads))
+
+    def run_images(
+        self, images: Float32[np.ndarray, "batch channels height width"]
+    ) -> Float32[np.ndarray, "batch classes"]:
+        """Return the logits of images on the pixel scale, by whichever input the file has.
+
+        Raises:
+            VerifierError: if the backend fails.
+        """
+        is_deployed = self.classifier.input_name == IMAGE
+        return self.classifier.run(images if is_deployed else self.metadata.grid.interval_image(images))
 
 
 @final

@@ -88,7 +88,9 @@ def test_unknown_names_are_refused_with_those_there_are(chosen: dict[str, Any], 
 
 
 def test_chosen_options_replace_the_defaults_and_no_others() -> None:
-    spec = make_spec("cifar10", None, None, "dm-small", "tanh", Grid(4), "cpu", {"augmentation": "none", "epochs": None})
+    spec = make_spec(
+        "cifar10", None, None, "dm-small", "tanh", Grid(4), "cpu", {"augmentation": "none", "epochs": None}
+    )
     assert spec.training.augmentation is Augmentation.NONE
     assert spec.training.epochs == default_config("cifar10", "dm-small").epochs
 

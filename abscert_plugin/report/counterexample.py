@@ -1,0 +1,78 @@
+"""A run's stored counterexamples, read as files that anyone may have written."""
+
+import tokenize
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from abscert_plugin.errors import ConfigError, RecordError
+from abscert_plugin.radius import Radius, RadiusScale
+from abscert_plugin.records import Record, read_array
+from abscert_plugin.verification.reach import Ball, Inputs
+
+_HEADER_BYTES: Final = 4096  # of a .npy file, at most
+# What numpy raises on a header that lies, beyond what `read_array` turns into a RecordError.
+_LIES: Final = (MemoryError, OverflowError, TypeError, RecursionError, tokenize.TokenError)
+
+
+def ball_of(record: Record) -> Ball:
+    """Return the ball that a row speaks of, centred nowhere.
+
+    Raises:
+        RecordError: if the row's radius, scale or inputs are missing or have no meaning.
+    """
+    try:
+        radius = Radius(Fraction(record.radius or 0), RadiusScale(record.radius_scale or ""))
+        return Ball(radius, Inputs(record.inputs or Inputs.FLOAT))
+    except (ValueError, OverflowError, ConfigError) as error:  # NaN, infinity, a scale of another name
+        raise RecordError(f"expected a radius with its scale, got {record.radius} {record.radius_scale}") from error
+
+
+def read_counterexample(
+    folder: Path, record: Record, image: Float32[np.ndarray, "channels height width"]
+) -> Float32[np.ndarray, "channels height width"]:
+    """Return the stored counterexample of a falsified row, once it is seen to be an image of the ball.
+
+    Args:
+        folder: the run's folder; nothing outside it is opened.
+        record: the row; `counterexample` names a file in the folder.
+        image: the centre of the ball, on the pixel scale.
+
+    Raises:
+        RecordError: if the row names none, the name leads out of the folder, the file is missing or damaged, or what it
+            holds is not an image of the ball.
+    """
+    path = _path_inside(folder, record.counterexample)
+    if path.stat().st_size > image.nbytes + _HEADER_BYTES:
+        raise RecordError(f"expected {image.nbytes:,} bytes of pixels, got a file of {path.stat().st_size:,}")
+    try:
+        stored = read_array(path)
+    except RecordError as error:
+        raise RecordError("the file is damaged, or no array") from error
+    except _LIES as error:
+        raise RecordError("the file's header is damaged") from error
+    if stored.dtype != np.float32 or stored.shape != image.shape:
+        raise RecordError(f"expected float32 of shape {image.shape}, got {stored.dtype} of {stored.shape}")
+    if not ((stored >= 0) & (stored <= 1)).all():  # false for NaN
+        raise RecordError("a pixel is NaN or lies outside [0, 1]")
+    if not ball_of(record).contains(image, stored):
+        raise RecordError("it is not an image of the ball")
+    return stored
+
+
+def _path_inside(folder: Path, name: str | None) -> Path:
+    if not name:
+        raise RecordError("the row names none")
+    try:
+        home = folder.resolve()
+        path = (home / name).resolve()  # an absolute name replaces the folder, a link is followed
+        if not path.is_relative_to(home):
+            raise RecordError("its name leads out of the run's folder")
+        if not path.is_file():  # nor a pipe, which would wait for ever
+            raise RecordError("the file is missing")
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a circle of links
+        raise RecordError("its name is not that of a file") from error
+    return path

@@ -1,0 +1,173 @@
+"""`verify --certificate` and `check`: what holds is found to hold, what was changed is found out."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import abscert, refused, train
+
+LIMIT = 30
+ON = ("--data", "digits")
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def deploy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("check") / "run", "--cells", 2) / "deploy.onnx"
+
+
+@pytest.fixture(scope="module")
+def ball(deploy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ball")
+    claim = ("--claim", "ball", "--radius", "1/10", "--limit", LIMIT, "--out", folder / "run")
+    abscert("verify", deploy, *ON, *claim, "--certificate", folder / "c.json", "--json")
+    return folder / "c.json"
+
+
+@pytest.fixture(scope="module")
+def cell(deploy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cell")
+    abscert("verify", deploy, *ON, "--out", folder / "run", "--certificate", folder / "c.json", "--json")
+    return folder / "c.json"
+
+
+def failed(result: dict[str, Any]) -> list[str]:
+    return [check["name"] for check in result["checks"] if not check["holds"]]
+
+
+def edited(source: Path, target: Path, edit: Edit, digest: bool = True) -> Path:
+    """Write a copy with an edit, and with the digest of what it then says."""
+    value = json.loads(source.read_text())
+    edit(value)
+    if digest:
+        del value["digest"]
+        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+        value["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
+    target.write_text(json.dumps(value))
+    return target
+
+
+def first(value: dict[str, Any], verdict: str) -> dict[str, Any]:
+    return next(row for row in value["rows"] if row["record"]["verdict"] == verdict and row["image"] is not None)
+
+
+def certify(value: dict[str, Any]) -> None:
+    row = first(value, "falsified")
+    row["image"] = None
+    row["record"].pop("counterexample")
+    row["record"].update(verdict="certified", counterexample=None)
+
+
+def move_outside(value: dict[str, Any]) -> None:
+    row = first(value, "falsified")
+    image = np.frombuffer(base64.b64decode(row["image"]), dtype="<f4")
+    row["image"] = base64.b64encode((1 - image).astype("<f4").tobytes()).decode()
+
+
+def cut_image(value: dict[str, Any]) -> None:
+    first(value, "falsified")["image"] = "AAAA"
+
+
+def change_label(value: dict[str, Any]) -> None:
+    value["rows"][3]["record"]["label"] = (value["rows"][3]["record"]["label"] + 1) % 10
+
+
+def enlarge(value: dict[str, Any]) -> None:
+    value["configuration"]["radius"] = "1/2"
+
+
+def rename_image(value: dict[str, Any]) -> None:
+    value["rows"][0]["record"]["index"] = 10**6
+
+
+def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> None:
+    for path in (ball, cell):
+        result = abscert("check", path, deploy, *ON, "--all", "--json").json
+        assert result["holds"]
+        assert failed(result) == []
+        assert len(result["checks"]) == 7
+    value = json.loads(ball.read_text())
+    verdicts = [row["record"]["verdict"] for row in value["rows"]]
+    assert {"certified", "falsified"} <= set(verdicts)
+    assert any(row["image"] for row in value["rows"])
+    assert value["configuration"]["radius"] == "1/10"
+    assert "within the radius" in value["says"]
+    lines = abscert("check", ball, deploy, *ON, "--sample", "5").out.splitlines()
+    assert sum(line.startswith("ok ") for line in lines) == 7
+    assert any("5 are certified again" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("edit", "name"),
+    [
+        (certify, "certified images, decided anew"),
+        (move_outside, "counterexamples, replayed through the file"),
+        (cut_image, "counterexamples, replayed through the file"),
+        (change_label, "labels"),
+        (enlarge, "certified images, decided anew"),
+        (rename_image, "images are in the data set"),
+        (lambda value: value["model"].update(sha256="0" * 64), "model"),
+        (lambda value: value["data"].update(sha256="0" * 64), "data"),
+    ],
+)
+def test_an_edit_is_found_out_even_where_the_digest_was_made_anew(
+    deploy: Path, ball: Path, tmp_path: Path, edit: Edit, name: str
+) -> None:
+    path = edited(ball, tmp_path / "c.json", edit)
+    assert name in failed(abscert("check", path, deploy, *ON, "--all", "--json", status=1).json)
+
+
+def test_an_edit_is_found_by_the_digest(deploy: Path, ball: Path, tmp_path: Path) -> None:
+    path = edited(ball, tmp_path / "c.json", lambda value: value["rows"][0]["record"].update(seconds=1.0), digest=False)
+    assert failed(abscert("check", path, deploy, *ON, "--json", status=1).json) == ["digest"]
+
+
+def test_a_certificate_is_of_one_file(ball: Path, tmp_path: Path) -> None:
+    other = train(tmp_path / "run", "--cells", 3) / "deploy.onnx"
+    result = abscert("check", ball, other, *ON, status=1)
+    assert "FAILED" in result.out
+    assert "another file" in result.out
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda value: value.update(schema=2), "schema 1"),
+        (lambda value: value.update(extra=1), "not a certificate"),
+        (lambda value: value.pop("rows"), "not a certificate"),
+        (lambda value: value.update(claim="all"), "claim cell or ball"),
+        (lambda value: value["rows"].append(value["rows"][0]), "stands twice"),
+        (lambda value: value["rows"][0]["record"].update(verdict="sure"), "verdict 'sure'"),
+        (lambda value: first(value, "falsified")["record"].update(verdict="certified"), "contradicts"),
+        (lambda value: first(value, "falsified").update(image=None), "that is not there"),
+        (lambda value: value["configuration"].update(radius="-1"), "radius from 0 to 1"),
+        (lambda value: value["configuration"].update(radius_scale="inches"), "no scale"),
+    ],
+)
+def test_what_is_no_certificate_is_refused(deploy: Path, ball: Path, tmp_path: Path, edit: Edit, message: str) -> None:
+    assert message in refused("check", edited(ball, tmp_path / "c.json", edit), deploy, *ON)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[1]", b'{"schema": 1}'])
+def test_another_file_is_refused(deploy: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.json").write_bytes(content)
+    refused("check", tmp_path / "c.json", deploy, *ON)
+
+
+def test_a_file_cut_anywhere_is_refused(deploy: Path, ball: Path, tmp_path: Path) -> None:
+    whole = ball.read_bytes()
+    for length in range(0, len(whole) - 2, len(whole) // 7):
+        (tmp_path / "c.json").write_bytes(whole[:length])
+        refused("check", tmp_path / "c.json", deploy, *ON)
+
+
+def test_a_certificate_that_cannot_be_written_loses_no_row(deploy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    out = ("--out", tmp_path / "run")
+    assert "cannot write" in refused("verify", deploy, *ON, *out, "--certificate", tmp_path / "file" / "c.json")
+    assert (tmp_path / "run" / "records.jsonl").exists()

@@ -1,0 +1,73 @@
+"""A radius is exact, and floats beside it lie on the side that they should."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.radius import Radius, RadiusScale
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8/255", Fraction(8, 255)),
+        ("0.1", Fraction(1, 10)),
+        (" 1 / 3 ", Fraction(1, 3)),
+        ("1e-3", Fraction(1, 1000)),
+        ("2.5/255", Fraction(5, 510)),
+        ("0", Fraction(0)),
+        ("1", Fraction(1)),
+        ("1e-99", Fraction(1, 10**99)),
+    ],
+)
+def test_a_radius_is_the_number_that_was_written(text: str, value: Fraction) -> None:
+    assert Radius.parse(text).pixel == Radius.parse(text).given == value
+    training = Radius.parse(text, RadiusScale.TRAINING)
+    assert (training.given, training.pixel) == (value, value / 2)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+def test_fractions_and_decimals_are_read_exactly(first: int, second: int) -> None:
+    numerator, denominator = sorted((first, second))
+    assert Radius.parse(f"{numerator}/{denominator or 1}").pixel == Fraction(numerator, denominator or 1)
+    assert Radius.parse(f"0.{first:07d}").pixel == Fraction(first, 10**7)
+
+
+@given(st.fractions(0, 1) | st.floats(0, 1).map(Fraction), st.sampled_from(RadiusScale))
+def test_floats_bracket_the_radius_and_none_lies_between(value: Fraction, scale: RadiusScale) -> None:
+    radius = Radius(value, scale)
+    inward, outward, pixel = Fraction(radius.inward), Fraction(radius.outward), radius.pixel
+    assert inward <= pixel <= outward
+    assert (inward == outward) == (pixel in (inward, outward))
+    assert radius.outward in (radius.inward, math.nextafter(radius.inward, math.inf))
+
+
+def test_two_is_the_largest_on_the_training_scale() -> None:
+    assert Radius.parse("2", RadiusScale.TRAINING).pixel == 1
+    with pytest.raises(ConfigError, match="from 0 to 1 on the pixel scale"):
+        Radius.parse("2.001", RadiusScale.TRAINING)
+
+
+@pytest.mark.parametrize("text", ["-0.1", "-1/255", "1/-255", "1.0000001", "256/255", "1e3"])
+def test_radii_out_of_range_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="from 0 to 1 on the pixel scale"):
+        Radius.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "nan", "inf", "-inf", "0.1x", "8/255/2", "/", "1/", "/2", "1/0", "1//2", "1e-999999999", "1/1e999999999",
+     "1e-00001000", "0" * 101],
+)  # fmt: skip
+def test_what_is_no_number_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected a radius such as 0\.1 or 8/255"):
+        Radius.parse(text)
+
+
+def test_a_radius_says_its_scale() -> None:
+    assert str(Radius.parse("0.3", RadiusScale.TRAINING)) == "0.3 (training scale)"
+    assert str(Radius.parse("8/255")) == "0.0313725 (pixel scale)"

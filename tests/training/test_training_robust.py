@@ -1,0 +1,235 @@
+"""Sound training for a ball: its boxes, its schedule, and its losses against formulas written out here."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import grids, uint8_images
+from tiny_networks import tiny_network
+from torch import Tensor, nn
+from torch.nn import functional
+
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
+from abscert_plugin.radius import Radius
+from abscert_plugin.training.interval_bounds import Box, interval_margins, warmup_regulariser
+from abscert_plugin.training.objective import Moment
+from abscert_plugin.training.reachable import ReachableCells
+from abscert_plugin.training.robust import RobustConfig, RobustLoss, RobustObjective
+
+CPU = torch.device("cpu")
+RADIUS = Radius.parse("0.2")
+START, MIDDLE, END = Moment(0, 10, 10), Moment(50, 10, 10), Moment(100, 10, 10)
+
+
+def stored(seed: int, count: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 1, 2, 2), generator=generator, dtype=torch.uint8)
+    return images, torch.randint(3, (count,), generator=generator)
+
+
+def config(**options: object) -> RobustConfig:
+    return RobustConfig(RADIUS, **{"start": 0.0, "ramp": 1.0, "regulariser": 0.0, **options})
+
+
+# --- boxes --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80)
+@given(st.data(), grids(12), st.sampled_from([0.0, 1 / 255, 0.05, 0.1, 0.3, 1.0]), st.sampled_from([16, 255]))
+def test_boxes_are_those_of_the_lowest_and_highest_reachable_cells(
+    data: st.DataObject, grid: Grid, radius: float, levels: int
+) -> None:
+    images = data.draw(uint8_images((3, 2, 2, 2), levels))
+    balls = ReachableCells(grid, levels, CPU)
+    pixels = images.astype(np.float32) / np.float32(levels)
+    low, high = grid.reachable(pixels, radius)
+    box = balls.box(torch.from_numpy(images), radius)
+    expected = Box.between(torch.from_numpy(grid.ends(low)), torch.from_numpy(grid.ends(high)))
+    assert torch.equal(box.center, expected.center)
+    assert torch.equal(box.radius, expected.radius)
+    center = balls.center(torch.from_numpy(images))
+    assert np.array_equal(center.numpy(), grid.interval_image(pixels))
+    # half-sums of float32 ends round once
+    assert (box.lower <= center + 1e-6).all()
+    assert (center <= box.upper + 1e-6).all()
+
+
+def test_another_radius_gives_another_box() -> None:
+    balls, (images, _) = ReachableCells(Grid(5), 255, CPU), stored(0)
+    narrow, wide, again = (balls.box(images, radius).radius for radius in (0.05, 0.3, 0.05))
+    assert float(wide.sum()) > float(narrow.sum())
+    assert torch.equal(narrow, again)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_adversarial_inputs_are_reachable_and_raise_the_loss(steps: int) -> None:
+    network, balls, (images, labels) = tiny_network(3), ReachableCells(Grid(4), 255, CPU), stored(1, 64)
+    box = balls.box(images, 0.2)
+    torch.manual_seed(0)
+    found = balls.adversarial(network, box, labels, steps)
+    at_low, at_high = (found - box.lower).abs() < 1e-6, (found - box.upper).abs() < 1e-6
+    assert (at_low | at_high).all()
+    # both ends of a pixel belong to one cell
+    both_low, both_high = at_low[:, :1] & at_low[:, 1:], at_high[:, :1] & at_high[:, 1:]
+    assert (both_low | both_high).all()
+    before, after = (functional.cross_entropy(network(x), labels) for x in (balls.center(images), found))
+    assert after > before
+
+
+# --- schedule -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "ramp", "step", "expected"),
+    [
+        (0.0, 1.0, 0, 0.0),
+        (0.0, 1.0, 50, 0.5),
+        (0.0, 1.0, 100, 1.0),
+        (0.2, 0.4, 19, 0.0),
+        (0.2, 0.4, 20, 0.0),
+        (0.2, 0.4, 40, 0.5),
+        (0.2, 0.4, 60, 1.0),
+        (0.2, 0.4, 99, 1.0),
+        (0.3, 0.0, 29, 0.0),
+        (0.3, 0.0, 30, 1.0),
+    ],
+)
+def test_the_radius_rises_as_the_schedule_says(start: float, ramp: float, step: int, expected: float) -> None:
+    found = RobustConfig(RADIUS, start=start, ramp=ramp).progress(Moment(step, 10, 10))
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"share": -0.1}, "share from 0 to 1"),
+        ({"share": float("nan")}, "share from 0 to 1"),
+        ({"natural_end": 1.1}, "natural-end from 0 to 1"),
+        ({"start": -0.1}, "start from 0 to 1"),
+        ({"ramp": 1.5}, "ramp from 0 to 1"),
+        ({"start": 0.6, "ramp": 0.6}, "start and ramp within the training"),
+        ({"regulariser": -1.0}, "regulariser of at least 0"),
+        ({"regulariser": float("inf")}, "regulariser of at least 0"),
+        ({"attack_steps": 0}, "at least 1 attack step"),
+    ],
+)
+def test_options_without_meaning_are_refused(options: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        RobustConfig(RADIUS, **options)
+
+
+# --- losses -------------------------------------------------------------------------------------------------------
+
+
+class Fixed:
+    """Balls whose adversarial input is known: three quarters of the way from the lower to the upper end."""
+
+    def __init__(self, balls: ReachableCells) -> None:
+        self.center, self.box = balls.center, balls.box
+
+    def adversarial(self, network: nn.Module, box: Box, labels: Tensor, steps: int) -> Tensor:
+        return box.lower + 0.75 * (box.upper - box.lower)
+
+
+def objective(balls: Fixed, **options: object) -> RobustObjective:
+    return RobustObjective("reachable", balls, config(**options))
+
+
+def interval_loss(network: nn.Sequential, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of the worst margins: log of the sum of exp(-margin)."""
+    margins = interval_margins(network, Box.between(lower, upper), labels).lower
+    return (-margins).exp().sum(dim=1).log().mean()
+
+
+def natural_loss(network: nn.Sequential, inputs: Tensor, labels: Tensor) -> Tensor:
+    logits = network(inputs)
+    return (logits.logsumexp(dim=1) - logits.gather(1, labels[:, None])[:, 0]).mean()
+
+
+@pytest.mark.parametrize("natural_end", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("moment", [START, MIDDLE, END])
+@pytest.mark.parametrize("loss", list(RobustLoss))
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_losses_are_their_formulas(natural_end: float, moment: Moment, loss: RobustLoss, share: float) -> None:
+    network, (images, labels) = tiny_network(5), stored(5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.1)
+    grid, progress = Grid(4), moment.step / 100
+    balls = Fixed(ReachableCells(grid, 255, CPU))
+    pixels = images.numpy().astype(np.float32) / np.float32(255)
+    low, high = (torch.from_numpy(grid.ends(cells)) for cells in grid.reachable(pixels, 0.2 * progress))
+    point = low + 0.75 * (high - low)
+    if loss is RobustLoss.SABR:  # the small box around the point, of `share` of each side, within the whole box
+        robust = interval_loss(network, point - share * (point - low), point + share * (high - point), labels)
+    else:
+        robust = interval_loss(network, low, high, labels)
+    if loss is RobustLoss.MTL_IBP:
+        robust = (1 - share) * natural_loss(network, point, labels) + share * robust
+    weight = 1 - progress * (1 - natural_end)
+    natural = natural_loss(network, torch.from_numpy(grid.interval_image(pixels)), labels)
+    found = objective(balls, natural_end=natural_end, loss=loss, share=share).loss(network, images, labels, moment)
+    # float32 sums of a few numbers around 1
+    torch.testing.assert_close(found, weight * natural + (1 - weight) * robust, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", list(RobustLoss))
+def test_a_ball_of_radius_0_has_the_cross_entropy_of_its_image(loss: RobustLoss) -> None:
+    network, (images, labels) = tiny_network(6), stored(6)
+    balls = Fixed(ReachableCells(Grid(4), 255, CPU))
+    options = RobustConfig(Radius.parse("0"), loss=loss, start=0.0, ramp=0.5, regulariser=0.0)
+    expected = functional.cross_entropy(network(balls.center(images)), labels)
+    for moment in (START, MIDDLE, END):
+        found = RobustObjective("reachable", balls, options).loss(network, images, labels, moment)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # float32 sums in another order
+
+
+def test_the_regulariser_fades_as_the_radius_rises() -> None:
+    network, (images, labels) = tiny_network(7), stored(7)
+    balls = Fixed(ReachableCells(Grid(4), 255, CPU))
+    for moment in (START, MIDDLE, END):
+        progress = moment.step / 100
+        box = balls.box(images, 0.2 * progress)
+        penalty = warmup_regulariser(box, interval_margins(network, box, labels).hidden)
+        with_it, without = (
+            objective(balls, regulariser=weight).loss(network, images, labels, moment) for weight in (0.5, 0.0)
+        )
+        torch.testing.assert_close(with_it - without, 0.5 * (1 - progress) * penalty, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from(["0", "0.1", "0.2", "1/3"]))
+def test_margins_hold_for_every_combination_of_reachable_cells(seed: int, cells: int, radius: str) -> None:
+    network, (images, labels), grid = tiny_network(seed), stored(seed), Grid(cells)
+    made = RobustObjective("reachable", ReachableCells(grid, 255, CPU), RobustConfig(Radius.parse(radius)))
+    pixels = images.numpy().astype(np.float32) / np.float32(255)
+    lowest, highest = grid.reachable(pixels, float(Radius.parse(radius).pixel))
+    with torch.no_grad():
+        found = made.margins(network, images, labels)
+        for row, label in enumerate(labels.tolist()):
+            ends = zip(lowest[row].ravel().tolist(), highest[row].ravel().tolist(), strict=True)
+            choices = np.array(list(product(*(range(low, high + 1) for low, high in ends))), dtype=np.uint8)
+            logits = network(torch.from_numpy(grid.ends(choices.reshape(-1, 1, 2, 2))))
+            others = torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1).amax(dim=1)
+            least = (logits[:, label] - others).min()
+            assert float(found[row]) <= float(least) + 1e-4  # float32 sums of numbers of some tens
+            if len(choices) == 1:
+                assert float(found[row]) == pytest.approx(float(least), abs=1e-4)
+
+
+def test_a_network_that_is_no_sequence_is_refused() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny_network(0)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.inner(inputs)
+
+    images, labels = stored(0)
+    with pytest.raises(ConfigError, match="a sequence of layers, got Wrapped"):
+        objective(Fixed(ReachableCells(Grid(4), 255, CPU))).loss(Wrapped(), images, labels, END)

@@ -1,0 +1,317 @@
+"""The claim `ball` where something fails: only ever `unknown`; and planted bugs, which the oracle must see."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from ball_oracle import Tiny, check_decided, tiny, tiny_case
+from tiny_networks import SHAPE, constant_network, export_tiny, tiny_network, with_weight
+from torch import nn
+
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.grid import Grid, float32_within
+from abscert_plugin.lirpa.bounds import BoundMemoryError, IntervalBounder, LinearMargins
+from abscert_plugin.lirpa.whitebox import open_white_box
+from abscert_plugin.radius import Radius
+from abscert_plugin.verification import ball as ball_module
+from abscert_plugin.verification import branch_and_bound
+from abscert_plugin.verification.attack import Candidates
+from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.deployed import DeployedCells
+from abscert_plugin.verification.reach import Ball, Reach
+from abscert_plugin.verification.run import Artifact
+
+BALL = Ball(Radius.parse("0.2"))
+NOT_RUN_WHOLE = Budget(60.0, exhaustive=1)
+GRAY = np.full((1, *SHAPE), 0.45, dtype=np.float32)  # with BALL and 3 cells: 16 combinations
+
+
+def no_attack(network: object, reach: Reach, labels: np.ndarray, *_: object) -> Candidates:
+    return Candidates(reach.own, np.full(len(reach), np.inf, dtype=np.float32))
+
+
+def check(case: Tiny, ball: Ball, images: np.ndarray, labels: np.ndarray, budget: Budget) -> None:
+    verifier = case.verifier(ball, budget)
+    decided = verifier.decide(images, labels, np.arange(len(images)))
+    check_decided(case, ball, images, labels, decided, 2 * verifier.bound_floor)
+
+
+# --- failures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("white_box", [True, False])
+@pytest.mark.parametrize(
+    ("logits", "label", "verdict"),
+    [([1.0, 1.0, 1.0], 0, "unknown"), ([1.0, 1.0, 0.0], 1, "unknown"), ([1.0, 1.0, 0.0], 2, "falsified")],
+)
+def test_ties_are_unknown(logits: list[float], label: int, verdict: str, white_box: bool) -> None:
+    verifier = tiny(constant_network(logits), Grid(3)).verifier(BALL, white_box=white_box)
+    (item,) = verifier.decide(GRAY, np.array([label]), np.array([0]))
+    assert item.record.verdict == verdict
+    assert ("within the floor" in item.record.reason) == (verdict == "unknown")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_unknown(tmp_path: Path, bad: float) -> None:
+    path = with_weight(export_tiny(tiny_network(0), 3, tmp_path).deploy, "3.bias", np.array([0, bad, 0]))
+    artifact = Artifact.open(path, Provider.CPU)
+    verifier = BallVerifier(DeployedCells(artifact.classifier, artifact.metadata), None, BALL, Budget())
+    for label in range(3):
+        (item,) = verifier.decide(GRAY, np.array([label]), np.array([0]))
+        assert (item.record.verdict, item.record.margin, item.counterexample) == ("unknown", None, None)
+        assert item.record.reason == "a logit is not a finite number"
+
+
+def nan_on_one_combination(case: Tiny) -> Callable[[BlackBox, np.ndarray], np.ndarray]:
+    """Return a backend that gives no numbers where every pixel lies in the last cell that GRAY reaches."""
+    run, worst = BlackBox.run, Grid(3).reachable(GRAY, 0.2)[1]
+
+    def run_with_nan(self: BlackBox, images: np.ndarray) -> np.ndarray:
+        logits = run(self, images).copy()
+        logits[(Grid(3).cell(images) == worst).all(axis=(1, 2, 3))] = np.nan
+        return logits
+
+    return run_with_nan
+
+
+@pytest.mark.parametrize("budget", [Budget(60.0), NOT_RUN_WHOLE])
+@pytest.mark.parametrize("white_box", [True, False])
+def test_one_combination_without_a_number_is_not_certified(
+    monkeypatch: pytest.MonkeyPatch, budget: Budget, white_box: bool
+) -> None:
+    case = tiny(constant_network([1.0, 0.0, 0.0]), Grid(3))
+    verifier = case.verifier(BALL, budget, white_box=white_box)
+    (before,) = verifier.decide(GRAY, np.array([0]), np.array([0]))
+    assert before.record.verdict == "certified"
+    if white_box:  # bounds of the network know nothing of the backend
+        monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+        monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
+    monkeypatch.setattr(BlackBox, "run", nan_on_one_combination(case))
+    (after,) = verifier.decide(GRAY, np.array([0]), np.array([0]))
+    assert (after.record.verdict, after.record.reason) == ("unknown", "a logit is not a finite number")
+
+
+@pytest.mark.parametrize("works", range(4))
+@pytest.mark.parametrize("white_box", [True, False])
+def test_a_failing_backend_is_unknown_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, works: int, white_box: bool
+) -> None:
+    case = tiny(constant_network([1.0, 0.0, 0.0]), Grid(3))
+    verifier = case.verifier(BALL, NOT_RUN_WHOLE, white_box=white_box)
+    monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+    run, calls = BlackBox.run, []
+
+    def fail(self: BlackBox, images: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) > works:
+            raise VerifierError("onnxruntime failed: out of memory")
+        return run(self, images)
+
+    monkeypatch.setattr(BlackBox, "run", fail)
+    (item,) = verifier.decide(GRAY, np.array([0]), np.array([0]))
+    if len(calls) > works:
+        assert (item.record.verdict, item.record.reason) == ("unknown", "onnxruntime failed: out of memory")
+    else:
+        assert item.record.verdict == "certified"
+    assert works > 0 or item.record.verdict == "unknown"
+
+
+def test_the_interval_network_is_refused(tmp_path: Path) -> None:
+    artifact = Artifact.open(export_tiny(tiny_network(0), 3, tmp_path).abstract, Provider.CPU)
+    with pytest.raises(UnsupportedModelError, match=r"expected a deploy\.onnx"):
+        DeployedCells(artifact.classifier, artifact.metadata)
+
+
+def limited(most: int, sizes: list[int]) -> dict[str, Callable[..., object]]:
+    """Return methods of a bounder that has memory for so many boxes, and note how many it was asked for."""
+    former = {name: getattr(IntervalBounder, name) for name in ("margins", "linear_margins")}
+
+    def limit(name: str) -> Callable[..., object]:
+        def bound(self: IntervalBounder, lower: torch.Tensor, *arguments: object) -> object:
+            sizes.append(len(lower))
+            if len(lower) > most:
+                raise BoundMemoryError("memory does not suffice; try fewer at once")
+            return former[name](self, lower, *arguments)
+
+        return bound
+
+    return {name: limit(name) for name in former}
+
+
+@pytest.mark.parametrize("most", [1, 3, 0])
+@pytest.mark.parametrize("only_search", [True, False])
+def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, most: int, only_search: bool
+) -> None:
+    case = tiny_case(3)
+    random = np.random.default_rng(0)
+    images = random.random((16, *SHAPE), dtype=np.float32)
+    labels = case.labels(images, random)
+    monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
+    monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
+    if only_search:
+        monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+    sizes: list[int] = []
+    for name, method in limited(most, sizes).items():
+        monkeypatch.setattr(IntervalBounder, name, method)
+    verifier = case.verifier(BALL, NOT_RUN_WHOLE)
+    decided = verifier.decide(images, labels, np.arange(16))
+    assert max(sizes) > most
+    assert min(sizes) == 1 or most > 1
+    unknown = [item.record.reason for item in decided if item.record.verdict == "unknown"]
+    if most:
+        assert any(item.record.verdict == "certified" and item.record.reachable_log2 > 0 for item in decided)
+        check_decided(case, BALL, images, labels, decided, 2 * verifier.bound_floor)
+    else:
+        assert unknown
+        assert all("memory does not suffice" in reason for reason in unknown)
+
+
+def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: IntervalBounder, *arguments: object) -> object:
+        raise VerifierError("auto_LiRPA failed")
+
+    monkeypatch.setattr(IntervalBounder, "margins", fail)
+    monkeypatch.setattr(IntervalBounder, "linear_margins", fail)
+    case = tiny_case(3)
+    images = np.random.default_rng(1).random((16, *SHAPE), dtype=np.float32)
+    check_labels = case.labels(images, np.random.default_rng(0))
+    decided = case.verifier(BALL, NOT_RUN_WHOLE).decide(images, check_labels, np.arange(16))
+    # branches of 64 combinations are run; larger ones need bounds
+    for item in decided:
+        assert item.record.verdict != "unknown" or (item.record.reachable_log2 > 6 and "failed" in item.record.reason)
+
+
+# --- planted bugs -------------------------------------------------------------------------------------------------
+
+
+def seen(ball: Ball, budget: Budget, number: int = 3, count: int = 60) -> bool:
+    """Return whether the oracle's check sees that verdicts are wrong."""
+    case, random = tiny_case(number), np.random.default_rng(0)
+    images = random.random((count, *SHAPE), dtype=np.float32)
+    try:
+        check(case, ball, images, case.labels(images, random), budget)
+    except AssertionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("budget", [Budget(60.0), NOT_RUN_WHOLE])
+@pytest.mark.parametrize("end", ["lowest", "highest"])
+def test_a_reachable_cell_that_is_dropped_is_seen(monkeypatch: pytest.MonkeyPatch, budget: Budget, end: str) -> None:
+    assert not seen(BALL, budget)
+    reach = Ball.reach
+
+    def dropping(self: Ball, grid: Grid, images: np.ndarray) -> Reach:
+        whole = reach(self, grid, images)
+        ends = {"lowest": whole.lowest, "highest": whole.highest}
+        return Reach(grid, self, images, whole.own, **{**ends, end: whole.own})
+
+    monkeypatch.setattr(Ball, "reach", dropping)
+    assert seen(BALL, budget)
+
+
+def nearly_right(worst: float) -> tuple[Tiny, np.ndarray]:
+    """Return a linear network of two classes whose margin falls to `worst` on one combination that GRAY reaches."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+    ends = Grid(3).ends(Grid(3).reachable(GRAY, 0.2)[0])
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].weight[0] = 0.25
+        network[1].bias.copy_(torch.tensor([worst - 0.25 * float(ends.sum()), 0.0]))
+    return tiny(network, Grid(3), classes=2), np.array([0])
+
+
+@pytest.mark.parametrize("only_search", [True, False])
+def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_search: bool) -> None:
+    case, label = nearly_right(-5e-4)
+    monkeypatch.setattr(ball_module, "gradient_attack", no_attack)  # it would find the image before bounds are asked
+    monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
+    if only_search:
+        monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+    check(case, BALL, GRAY, label, NOT_RUN_WHOLE)
+    margins, linear = IntervalBounder.margins, IntervalBounder.linear_margins
+
+    def raised(bounds: torch.Tensor) -> torch.Tensor:
+        return bounds + 1e-3 * (1 + bounds.abs())
+
+    monkeypatch.setattr(IntervalBounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
+
+    def raised_linear(self: IntervalBounder, *rest: object) -> LinearMargins:
+        found = linear(self, *rest)
+        return LinearMargins(raised(found.bounds), found.coefficients)
+
+    monkeypatch.setattr(IntervalBounder, "linear_margins", raised_linear)
+    with pytest.raises(AssertionError, match="certified, but"):
+        check(case, BALL, GRAY, label, NOT_RUN_WHOLE)
+
+
+def test_an_end_of_the_ball_that_is_rounded_inward_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge, radius = float(Grid(3).edges[1]), 0.125
+    images = np.full((1, *SHAPE), edge - radius, dtype=np.float32)  # reaches the edge, and that alone
+    ball = Ball(Radius.parse("0.125"))
+    weights = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+    with torch.no_grad():  # class 1 as soon as one pixel leaves the first cell
+        weights[1].weight.zero_()
+        weights[1].weight[1] = 1.0
+        weights[1].bias.copy_(torch.tensor([0.0, 5.0]))
+    case = tiny(weights, Grid(3), classes=2)
+    check(case, ball, images, np.array([0]), Budget(60.0))
+
+    def inward(self: Grid, pixels: np.ndarray, distance: float) -> tuple[np.ndarray, np.ndarray]:
+        low, high = float32_within(pixels, distance)
+        return self.cell(np.nextafter(low, np.float32(1))), self.cell(np.nextafter(high, np.float32(0)))
+
+    monkeypatch.setattr(Grid, "reachable", inward)
+    with pytest.raises(AssertionError, match="certified, but"):
+        check(case, ball, images, np.array([0]), Budget(60.0))
+
+
+def test_a_counterexample_that_is_not_replayed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = tiny(constant_network([1.0, 0.0, 0.0]), Grid(3))
+
+    def mistaken(network: object, reach: Reach, labels: np.ndarray, *_: object) -> Candidates:
+        return Candidates(reach.highest, np.full(len(reach), -1, dtype=np.float32))
+
+    monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
+    check(case, BALL, GRAY, np.array([0]), NOT_RUN_WHOLE)
+
+    def believed(self: ball_module._Batch, row: int, cells: np.ndarray, method: str) -> bool:
+        image = self.reach.image_in(row, cells)
+        if image is not None:
+            self.falsify(row, image, "an image of the ball is mislabelled", method)
+        return image is not None
+
+    monkeypatch.setattr(ball_module._Batch, "refute", believed)
+    with pytest.raises(AssertionError, match="falsified, but"):
+        check(case, BALL, GRAY, np.array([0]), NOT_RUN_WHOLE)
+
+
+def test_only_rounding_that_reaches_a_mislabelled_combination_is_unknown() -> None:
+    """No float32 lies between the ball's end and the edge: the edge's cell is not reached, but not left out either."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].weight[1] = 1.0
+        network[1].bias.copy_(torch.tensor([0.0, 3.0]))  # class 1 as soon as one pixel is in the last cell
+    case = tiny(network, Grid(2), classes=2)
+    ball = Ball(Radius.parse("0.249999999999"))
+    images = np.full((1, *SHAPE), 0.25, dtype=np.float32)
+    for budget in (Budget(60.0), NOT_RUN_WHOLE):
+        (item,) = case.verifier(ball, budget).decide(images, np.array([0]), np.array([0]))
+        assert item.record.verdict == "unknown"
+        assert "only rounding of the ball's ends reaches it" in item.record.reason
+
+
+def test_a_network_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    path = export_tiny(tiny_network(0), 3, tmp_path).deploy
+    model = onnx.load_model(str(path))
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "scores"
+    model.graph.node.append(onnx.helper.make_node("Sin", ["scores"], ["logits"]))
+    with pytest.raises(UnsupportedModelError, match="Sin"):
+        open_white_box(model, path)
