@@ -16,7 +16,7 @@ from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
-from abscert_plugin.report.gallery import MAX_BORDERED_SIDE, draw, draw_pictures, to_bytes
+from abscert_plugin.report.gallery import MAX_BORDERED_SIDE, draw, take_images, to_bytes
 from abscert_plugin.report.page import PageContent, render_page
 
 SHAPES = [(1, 5, 7), (3, 6, 4)]
@@ -97,7 +97,7 @@ def test_each_item_shows_its_own_image_and_its_cells(shape: tuple[int, int, int]
 def test_images_of_few_levels_are_drawn_at_full_range() -> None:
     data = replace(picture_data((1, 4, 4), 6), levels=16)
     data.source.images[:] %= 17
-    (picture,) = draw_pictures(data, None, [7])[7]
+    (picture,) = draw(take_images(data, [7])[7], None)
     assert np.array_equal(decoded(picture.uri), to_bytes(data.source.images[7] / np.float32(16)))
     assert decoded(picture.uri).max() > 200
 
@@ -120,8 +120,8 @@ def test_borders_are_left_out_where_pixels_are_too_small_to_carry_them() -> None
 def test_an_index_that_the_data_lack_has_no_picture_and_says_so() -> None:
     data = picture_data((1, 4, 4), 6)
     rows = [*failing_rows(data), row(999, "unknown")]
-    assert set(draw_pictures(data, None, [5, 999])) == {5}
-    assert draw_pictures(data, None, [999]) == {}
+    assert set(take_images(data, [5, 999])) == {5}
+    assert take_images(data, [999]) == {}
     shown = page_of(data, rows).by_id("gallery").all("li")
     bare = [item for item in shown if not item.all("img")]
     assert [item.attributes["data-index"] for item in bare] == ["999"]
