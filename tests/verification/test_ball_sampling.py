@@ -65,8 +65,8 @@ def mislabelled(path: Path, balls: Iterator[tuple[np.ndarray, np.ndarray, int]],
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sampled")
-    options = ("--cells", 2, "--method", "reachable", "--radius", RADIUS, "--epochs", 3, "--batch-size", 128)
-    deploy = train(folder / "run", *options, "--learning-rate", "3e-3") / "deploy.onnx"
+    options = ("--cells", 2, "--method", "reachable", "--radius", RADIUS, "--epochs", 2, "--regulariser", 0)
+    deploy = train(folder / "run", *options, "--learning-rate", "5e-3", "--batch-size", 128) / "deploy.onnx"
     ball = ("--data", "digits", "--claim", "ball", "--radius", RADIUS, "--limit", LIMIT, "--timeout", 0.1)
     abscert("verify", deploy, *ball, "--out", folder / "out", "--json")
     return folder
