@@ -30,6 +30,7 @@ MAX_REASONS: Final = 12
 # Raw bytes of all pictures of a page; fewer items are shown where images are large (40 of 224 x 224 in colour).
 _PICTURE_BYTES: Final = 12_000_000
 _DIGEST_SHOWN: Final = 12
+_IMAGE_AND_CELLS: Final = 2  # pictures of an image without a counterexample
 _EDGES_SHOWN: Final = 8
 
 
@@ -132,7 +133,7 @@ def render_page(content: PageContent) -> str:
     summary = summarise(content.records)
     if summary.claim not in SCOPE:
         raise RecordError(f"expected records of the claim {' or '.join(Claim)}, got {summary.claim!r}")
-    first = content.records[0]
+    first, gallery = content.records[0], _gallery(content)
     return _template().render(
         summary=summary,
         scope=SCOPE[Claim(summary.claim)],
@@ -147,7 +148,9 @@ def render_page(content: PageContent) -> str:
         chart=class_chart(content.records, content.class_names),
         reasons=_reasons(content.records),
         max_reasons=MAX_REASONS,
-        gallery=_gallery(content),
+        gallery=gallery,
+        changed=any(len(item.exhibit.pictures) > _IMAGE_AND_CELLS for item in gallery.items),
+        coloured=content.data is not None and content.data.shape[0] > 1,
         cells=content.grid.cells if content.grid else None,
         details=_details(content.run),
         version=abscert_plugin.__version__,
