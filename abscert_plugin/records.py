@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import tokenize
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -175,6 +176,19 @@ def write_array(path: Path, values: np.ndarray) -> None:
         raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 
+# what numpy raises for a .npy file that is cut short, or whose header does not mean what it should
+_LYING_HEADERS: Final = (
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    tokenize.TokenError,
+)
+
+
 def read_array(path: Path) -> np.ndarray:
     """Return an array of a .npy file; nothing is unpickled.
 
@@ -184,7 +198,7 @@ def read_array(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             values: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except (OSError, *_LYING_HEADERS) as error:
         raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not an array'}") from error
     return values
 

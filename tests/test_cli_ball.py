@@ -54,6 +54,15 @@ def test_the_facts_are_those_of_the_rows(deploy: Path, tenth: tuple[dict[str, An
         assert (row.claim, row.radius, row.radius_scale, row.inputs) == ("ball", 0.1, "pixel", "float")
 
 
+def test_a_run_holds_its_rows_and_counterexamples_and_nothing_else(
+    tenth: tuple[dict[str, Any], list[Record], Path],
+) -> None:
+    _, records, out = tenth
+    stored = {row.counterexample for row in records} - {None, "itself"}
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {RECORDS, "run.json", *stored}
+    assert any(row.counterexample == "itself" for row in records)
+
+
 def test_every_falsified_row_has_an_image_that_can_be_replayed(
     deploy: Path, tenth: tuple[dict[str, Any], list[Record], Path]
 ) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,17 @@ from msgspec.structs import asdict as record_dict
 from msgspec.structs import replace
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import SCHEMA_VERSION, Record, RecordWriter, RunInfo, read_json, read_records, write_json
+from abscert_plugin.records import (
+    SCHEMA_VERSION,
+    Record,
+    RecordWriter,
+    RunInfo,
+    read_array,
+    read_json,
+    read_records,
+    write_array,
+    write_json,
+)
 
 FULL_DEVICE = Path("/dev/full")
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -316,3 +327,28 @@ def test_a_run_json_of_another_layout_is_refused(tmp_path: Path, change: dict[st
     write_json(path, {key: item for key, item in value.items() if not (key in change and item is None)})
     with pytest.raises(RecordError, match=r"run\.json is not a run\.json of schema 1"):
         RunInfo.read(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (10**400,), }",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999,), }",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+        b"{'descr': (",
+        b"[" * 900,
+    ],
+)
+def test_an_array_with_a_lying_header_is_named(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "values.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(RecordError, match="not an array"):
+        read_array(path)
+
+
+def test_array_to_file_to_array_is_the_identity(tmp_path: Path) -> None:
+    values = np.array([[0.1, -0.0], [1e-45, 1.0]], dtype=np.float32)
+    write_array(tmp_path / "a" / "values.npy", values)
+    assert read_array(tmp_path / "a" / "values.npy").tobytes() == values.tobytes()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["values.npy"]

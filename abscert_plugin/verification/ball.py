@@ -338,7 +338,12 @@ class _Batch:
 
     def decided(self) -> list[Decided]:
         """Return rows and counterexamples, in order."""
-        return [Decided(self._record(row), self._counterexamples.get(row)) for row in range(len(self.reach))]
+        return [self._decided(row) for row in range(len(self.reach))]
+
+    def _decided(self, row: int) -> Decided:
+        record = self._record(row)
+        is_stored = record.counterexample not in (None, ITSELF)
+        return Decided(record, self._counterexamples[row] if is_stored else None)
 
     def _record(self, row: int) -> Record:
         verdict, reason, method = self._ends[row]
