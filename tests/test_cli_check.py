@@ -77,8 +77,19 @@ def change_label(value: dict[str, Any]) -> None:
     value["rows"][3]["record"]["label"] = (value["rows"][3]["record"]["label"] + 1) % 10
 
 
-def enlarge(value: dict[str, Any]) -> None:
+def not_a_number(value: dict[str, Any]) -> None:
+    row = first(value, "falsified")
+    row["image"] = base64.b64encode(np.full(64, np.nan, dtype="<f4").tobytes()).decode()
+
+
+def enlarge_config(value: dict[str, Any]) -> None:
     value["configuration"]["radius"] = "1/2"
+
+
+def enlarge(value: dict[str, Any]) -> None:
+    enlarge_config(value)
+    for row in value["rows"]:
+        row["record"]["radius"] = 0.5
 
 
 def rename_image(value: dict[str, Any]) -> None:
@@ -90,7 +101,7 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
         result = abscert("check", path, deploy, *ON, "--all", "--json").json
         assert result["holds"]
         assert failed(result) == []
-        assert len(result["checks"]) == 7
+        assert len(result["checks"]) == 11
     value = json.loads(ball.read_text())
     verdicts = [row["record"]["verdict"] for row in value["rows"]]
     assert {"certified", "falsified"} <= set(verdicts)
@@ -98,7 +109,7 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
     assert value["configuration"]["radius"] == "1/10"
     assert "within the radius" in value["says"]
     lines = abscert("check", ball, deploy, *ON, "--sample", "5").out.splitlines()
-    assert sum(line.startswith("ok ") for line in lines) == 7
+    assert sum(line.startswith("ok ") for line in lines) == 11
     assert any("5 are certified again" in line for line in lines)
 
 
@@ -110,6 +121,16 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
         (cut_image, "counterexamples, replayed through the file"),
         (change_label, "labels"),
         (enlarge, "certified images, decided anew"),
+        (enlarge, "reachable cells"),
+        (enlarge_config, "rows agree with the claim"),
+        (not_a_number, "counterexamples, replayed through the file"),
+        (lambda value: value["rows"].pop(), "images are in the data set"),
+        (lambda value: value["rows"][0]["record"].update(reachable_log2=0.5), "reachable cells"),
+        (lambda value: first(value, "falsified")["record"].update(prediction=77), "rows agree with the claim"),
+        (lambda value: value.update(says="All is well."), "rows agree with the claim"),
+        (lambda value: value["configuration"].update(inputs="uint8"), "claim fits the file and the data"),
+        (lambda value: value["versions"].update({"abscert-plugin": "99"}), "version"),
+        (lambda value: value["model"].update(cells=3), "grid"),
         (rename_image, "images are in the data set"),
         (lambda value: value["model"].update(sha256="0" * 64), "model"),
         (lambda value: value["data"].update(sha256="0" * 64), "data"),
@@ -145,15 +166,20 @@ def test_a_certificate_is_of_one_file(ball: Path, tmp_path: Path) -> None:
         (lambda value: value["rows"][0]["record"].update(verdict="sure"), "verdict 'sure'"),
         (lambda value: first(value, "falsified")["record"].update(verdict="certified"), "contradicts"),
         (lambda value: first(value, "falsified").update(image=None), "that is not there"),
+        (lambda value: value.update(rows=[]), "no verdict"),
+        (lambda value: value["rows"][0]["record"].update(seconds=float("nan")), "NaN is not a number"),
+        (lambda value: value["rows"][0]["record"].update(label="3"), "not a certificate"),
+        (lambda value: value["rows"][0].update({"\ud800": 1}), "not a certificate"),
+        (lambda value: value["configuration"].update(radius="1e999999"), "have no meaning"),
         (lambda value: value["configuration"].update(radius="-1"), "radius from 0 to 1"),
-        (lambda value: value["configuration"].update(radius_scale="inches"), "no scale"),
+        (lambda value: value["configuration"].update(radius_scale="inches"), "have no meaning"),
     ],
 )
 def test_what_is_no_certificate_is_refused(deploy: Path, ball: Path, tmp_path: Path, edit: Edit, message: str) -> None:
     assert message in refused("check", edited(ball, tmp_path / "c.json", edit), deploy, *ON)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[1]", b'{"schema": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[1]", b'{"schema": 1}', b'{"schema": 1, "schema": 1}'])
 def test_another_file_is_refused(deploy: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.json").write_bytes(content)
     refused("check", tmp_path / "c.json", deploy, *ON)
@@ -171,3 +197,55 @@ def test_a_certificate_that_cannot_be_written_loses_no_row(deploy: Path, tmp_pat
     out = ("--out", tmp_path / "run")
     assert "cannot write" in refused("verify", deploy, *ON, *out, "--certificate", tmp_path / "file" / "c.json")
     assert (tmp_path / "run" / "records.jsonl").exists()
+
+
+def test_the_interval_network_has_a_certificate_of_cells(deploy: Path, tmp_path: Path) -> None:
+    abstract = deploy.with_name("abstract.onnx")
+    out = ("--out", tmp_path / "run", "--certificate", tmp_path / "new" / "c.json")
+    abscert("verify", abstract, *ON, *out, "--json")
+    facts = abscert("check", tmp_path / "new" / "c.json", abstract, *ON, "--json").json
+    assert facts["holds"]
+    assert facts["decided_anew"] == 100
+    assert facts["rows"] == facts["certified"] + facts["falsified"] + facts["unknown"]
+    assert failed(abscert("check", tmp_path / "new" / "c.json", deploy, *ON, "--json", status=1).json) == ["model"]
+
+
+def test_too_short_a_time_is_told_from_a_false_claim(deploy: Path, ball: Path) -> None:
+    result = abscert("check", ball, deploy, *ON, "--timeout", "0", "--all", "--json", status=1).json
+    (name,) = failed(result)
+    assert name == "certified images, decided anew"
+    assert "is not re-decided: unknown (time-out" in result["checks"][-1]["detail"]
+    assert "falsified" not in result["checks"][-1]["detail"]
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_the_batch_size_changes_no_verdict(deploy: Path, ball: Path, tmp_path: Path, size: int) -> None:
+    claim = ("--claim", "ball", "--radius", "1/10", "--limit", LIMIT, "--out", tmp_path / "run", "--batch-size", size)
+    abscert("verify", deploy, *ON, *claim, "--certificate", tmp_path / "c.json", "--json")
+
+    def verdicts(path: Path) -> list[tuple[int, str]]:
+        rows = json.loads(path.read_text())["rows"]
+        return [(row["record"]["index"], row["record"]["verdict"]) for row in rows]
+
+    assert verdicts(tmp_path / "c.json") == verdicts(ball)
+
+
+def test_a_row_that_names_a_path_of_its_own_opens_none(deploy: Path, tmp_path: Path) -> None:
+    claim = ("--claim", "ball", "--radius", "1/10", "--limit", 5, "--out", tmp_path / "run")
+    abscert("verify", deploy, *ON, *claim, "--json")
+    path = tmp_path / "run" / "records.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0].update(verdict="falsified", counterexample="../../secret.npy")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = refused("verify", deploy, *ON, *claim, "--certificate", tmp_path / "c.json")
+    assert "got another name" in line
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize("options", [("--sample", "0"), ("--seed=-1",), ("--timeout=-1",), ("--timeout", "nan")])
+def test_options_without_meaning_are_refused(deploy: Path, ball: Path, options: tuple[str, ...]) -> None:
+    assert "at least" in refused("check", ball, deploy, *ON, *options)
+
+
+def test_a_missing_model_is_refused(ball: Path, tmp_path: Path) -> None:
+    assert "is not there" in refused("check", ball, tmp_path / "deploy.onnx", *ON)

@@ -1,0 +1,247 @@
+"""The check of a certificate: counterexamples are replayed, certified images decided anew, counts counted again."""
+
+import base64
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+from jaxtyping import Float32
+
+import abscert_plugin
+from abscert_plugin.data import Batch, DataSet
+from abscert_plugin.errors import VerifierError
+from abscert_plugin.grid import Grid
+from abscert_plugin.records import Record
+from abscert_plugin.verification.cell import read_logits
+from abscert_plugin.verification.certificate import FLOATING_POINT, ITSELF, Certificate, Row
+from abscert_plugin.verification.decision import Decider
+from abscert_plugin.verification.reach import Ball
+from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
+
+_AT_ONCE: Final = 50  # images in memory, and decided together
+_NAMED: Final = 5  # images that a failed check names
+
+
+@final
+@dataclass(frozen=True)
+class Replay:
+    """What a certificate is checked with: the ONNX file, and what decides the claim on it.
+
+    Args:
+        decider: decides the same claim on the same file.
+        run: the file's logits of images on the pixel scale.
+        grid: the file's cells.
+        ball: the ball of the claim; None for the claim `cell`.
+        floor: what a margin must be below 0 by, to count as mislabelled.
+    """
+
+    decider: Decider
+    run: Callable[[np.ndarray], np.ndarray]
+    grid: Grid
+    ball: Ball | None
+    floor: float
+
+    def covers(self, center: np.ndarray, image: np.ndarray) -> bool:
+        """Return whether the claim about `center` speaks of `image`, by exact arithmetic."""
+        if self.ball is not None:
+            return self.ball.contains(center, image)
+        return bool((self.grid.cell(center) == self.grid.cell(image)).all())
+
+    def margin(self, image: np.ndarray, label: int) -> float:
+        """Return the label's margin on one image, NaN where a logit is not a finite number.
+
+        Raises:
+            VerifierError: if the backend fails.
+        """
+        return float(read_logits(self.run(image[None]), np.array([label], dtype=np.int64)).margin[0])
+
+    def log2_counts(self, images: np.ndarray) -> np.ndarray:
+        """Return log2 of the number of interval images that the claim covers, for each image."""
+        return np.zeros(len(images)) if self.ball is None else self.ball.reach(self.grid, images).log2_counts
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked: what, whether it holds, and what was found."""
+
+    name: str
+    holds: bool
+    detail: str
+
+
+def check_origin(certificate: Certificate, is_intact: bool, sha256: str, grid: Grid, data: DataSet) -> Iterator[Check]:
+    """Yield the checks of what a certificate is about, one by one; none runs the file.
+
+    Args:
+        certificate: what was claimed.
+        is_intact: whether its digest is that of its content.
+        sha256: the checksum of the ONNX file at hand.
+        grid: that file's cells.
+        data: the whole split of the images at hand.
+    """
+    yield _check("digest", "" if is_intact else "the file was changed after it was written", "as written")
+    written, here = certificate.versions.get("abscert-plugin"), abscert_plugin.__version__
+    other = f"written by abscert-plugin {written!r}, this is {here!r}: verify again, or check with that version"
+    yield _check("version", "" if written == here else other, here)
+    contradictions = [fault for row in certificate.rows if (fault := _contradiction(certificate, row.record))]
+    claim = Claim(certificate.claim)
+    if (certificate.says, certificate.floating_point) != (SCOPE[claim], FLOATING_POINT[claim]):
+        contradictions.insert(0, "its sentences are not those of its claim")
+    if certificate.configuration.get("claim") != certificate.claim:
+        contradictions.insert(0, "its configuration is of another claim")
+    yield _check("rows agree with the claim", _listed(contradictions), f"all {len(certificate.rows)}")
+    is_same = certificate.model.get("sha256") == sha256
+    yield _check("model", "" if is_same else "the ONNX file is another file or was changed", "the same file")
+    edges = None if grid.is_uniform else list(grid.inner_edges)
+    is_same = (certificate.model.get("cells"), certificate.model.get("edges")) == (grid.cells, edges)
+    yield _check("grid", "" if is_same else "the file has other cells", f"{grid.cells} cells")
+    told = tuple(certificate.data.get(name) for name in ("name", "split", "sha256"))
+    is_same = told == (data.name, data.split.value, data.sha256)
+    yield _check("data", "" if is_same else "other images than the certificate is about", "the same images")
+
+
+def check_verdicts(
+    certificate: Certificate,
+    data: DataSet,
+    replay: Replay,
+    sample: int | None,
+    seed: int,
+    on_images: Callable[[int], None],
+) -> Iterator[Check]:
+    """Yield the checks of a certificate's verdicts, one by one.
+
+    Soundness: a counterexample counts where exact arithmetic finds it in the ball and the file mislabels it by more
+    than the floor; a certified image counts where the decider certifies it again. Of the certified images outside the
+    sample only the label, the count of reachable cells and what their row says of itself are checked.
+
+    Args:
+        certificate: what was claimed.
+        data: the whole split of the images.
+        replay: the file, and what decides the claim on it.
+        sample: how many certified images are decided anew; None decides all.
+        seed: of the sample.
+        on_images: told how many images have been decided since it was last told.
+    """
+    records = [row.record for row in certificate.rows]
+    count = certificate.data.get("images")
+    expected = data.index[: len(records)].tolist()
+    places = {int(index): position for position, index in enumerate(data.index)}
+    missing = [f"image {record.index} is not one of them" for record in records if record.index not in places]
+    if not missing and (count != len(records) or sorted(record.index for record in records) != sorted(expected)):
+        missing = [f"expected the first {count} images, got {len(records)} rows that are not those"]
+    yield _check("images are in the data set", _listed(missing), f"the first {len(records)}")
+    if any(record.index not in places for record in records):
+        return
+    wrong = [
+        f"image {record.index} has the label {data.labels[places[record.index]]}, not {record.label}"
+        for record in records
+        if data.labels[places[record.index]] != record.label
+    ]
+    yield _check("labels", _listed(wrong), "all as in the data set")
+    counts: list[str] = []
+    for part, _, pixels in _batches(records, data, places):
+        pairs = zip(part, replay.log2_counts(pixels).tolist(), strict=True)
+        counts += [
+            f"image {record.index} reaches 2^{found:.6g} combinations, not 2^{record.reachable_log2:.6g}"
+            for record, found in pairs
+            if not math.isclose(found, record.reachable_log2, rel_tol=1e-9, abs_tol=1e-9)
+        ]
+    yield _check("reachable cells", _listed(counts), "counted again")
+    falsified = [row for row in certificate.rows if row.record.verdict == Verdict.FALSIFIED]
+    faults = [fault for row in falsified if (fault := _counterexample_fault(row, data, places, replay))]
+    name = "counterexamples, replayed through the file"
+    yield _check(name, _listed(faults), f"all {len(falsified)} are mislabelled images of their balls or cells")
+    certified = [record for record in records if record.verdict == Verdict.CERTIFIED]
+    if sample is not None and sample < len(certified):
+        chosen = np.random.default_rng(seed).choice(len(certified), sample, replace=False)
+        certified = [certified[place] for place in sorted(chosen.tolist())]
+    yield _decided_anew(certified, data, places, replay.decider, on_images)
+
+
+def _check(name: str, fault: str, found: str) -> Check:
+    return Check(name, not fault, fault or found)
+
+
+def _listed(faults: list[str]) -> str:
+    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+    return "; ".join(faults[:_NAMED]) + more
+
+
+def _contradiction(certificate: Certificate, record: Record) -> str:
+    """Return where a row does not say what the certificate says, or no run can have written it; empty if nowhere."""
+    ball = certificate.ball
+    told = (record.radius, record.radius_scale, record.inputs)
+    expected = (None, None, None) if ball is None else (float(ball.radius.given), ball.radius.scale, ball.inputs)
+    if told != expected:
+        return f"image {record.index} is of another radius, scale or kind of images"
+    is_right = record.prediction == record.label
+    if record.verdict == Verdict.CERTIFIED and not is_right:
+        return f"image {record.index} is certified and mislabelled"
+    if record.verdict == Verdict.FALSIFIED and is_right == (record.counterexample == ITSELF):
+        return f"image {record.index} has a prediction that its counterexample contradicts"
+    return ""
+
+
+def _batches(
+    records: list[Record], data: DataSet, places: Mapping[int, int]
+) -> Iterator[tuple[list[Record], Batch, np.ndarray]]:
+    for start in range(0, len(records), _AT_ONCE):
+        part = records[start : start + _AT_ONCE]
+        batch = data.take(np.array([places[record.index] for record in part]))
+        yield part, batch, data.pixels(batch.images)
+
+
+def _counterexample_fault(row: Row, data: DataSet, places: Mapping[int, int], replay: Replay) -> str:
+    record = row.record
+    center = data.pixels(data.take(np.array([places[record.index]])).images)[0]
+    image = center if row.image is None else _unpacked(row.image, center.shape)
+    if image is None or not ((image >= 0) & (image <= 1)).all():  # false for NaN
+        return f"image {record.index}: its counterexample is not an image of shape {center.shape} with pixels in [0, 1]"
+    if not replay.covers(center, image):
+        return f"image {record.index}: its counterexample lies outside the ball or the cells"
+    if not 0 <= record.label < len(data.classes):
+        return f"image {record.index}: there is no class {record.label}"
+    try:
+        margin = replay.margin(image, record.label)
+    except VerifierError as error:
+        return f"image {record.index}: {error}"
+    is_mislabelled = margin < -replay.floor
+    return (
+        "" if is_mislabelled else f"image {record.index}: its counterexample is not mislabelled (margin {margin:.3g})"
+    )
+
+
+def _decided_anew(
+    records: list[Record],
+    data: DataSet,
+    places: Mapping[int, int],
+    decider: Decider,
+    on_images: Callable[[int], None],
+) -> Check:
+    falsified: list[str] = []
+    undecided: list[str] = []
+    for part, batch, pixels in _batches(records, data, places):
+        for item in decider.decide(pixels, batch.labels, batch.index):
+            found = item.record
+            if found.verdict == Verdict.FALSIFIED:
+                falsified.append(f"image {found.index} is falsified ({found.reason})")
+            elif found.verdict != Verdict.CERTIFIED:
+                undecided.append(f"image {found.index} is not re-decided: unknown ({found.reason})")
+        on_images(len(part))
+    return _check(
+        "certified images, decided anew", _listed(falsified + undecided), f"{len(records)} are certified again"
+    )
+
+
+def _unpacked(text: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."] | None:
+    """Return the image, or None where the text is not one of this shape."""
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    if len(content) != 4 * int(np.prod(shape)):
+        return None
+    return np.frombuffer(content, dtype="<f4").astype(np.float32).reshape(shape)

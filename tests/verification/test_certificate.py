@@ -1,0 +1,219 @@
+"""Certificates as files, and their checks on networks small enough to enumerate."""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tiny_networks import export_tiny, tiny_data, tiny_network
+
+from abscert_plugin.blackbox import Provider
+from abscert_plugin.data import DataSet
+from abscert_plugin.errors import RecordError, VerifierError
+from abscert_plugin.radius import Radius
+from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.cell import CellDecider
+from abscert_plugin.verification.certificate import Certificate, Row, read_certificate, write_certificate
+from abscert_plugin.verification.deployed import DeployedCells
+from abscert_plugin.verification.reach import Ball
+from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
+from abscert_plugin.verification.run import Artifact, Verification
+
+RADIUS = Radius(Fraction(1, 5))
+COUNTEREXAMPLES = "counterexamples, replayed through the file"
+ANEW = "certified images, decided anew"
+
+
+def replay_of(artifact: Artifact, ball: Ball | None) -> Replay:
+    grid = artifact.metadata.grid
+    if ball is None:
+        return Replay(CellDecider(artifact.classifier, artifact.metadata), artifact.run_images, grid, None, 0.0)
+    verifier = BallVerifier(DeployedCells(artifact.classifier, artifact.metadata), None, ball, Budget())
+    return Replay(verifier, verifier.run, grid, ball, verifier.floor)
+
+
+class Case:
+    """A certified data set of tiny images."""
+
+    def __init__(self, folder: Path, ball: Ball | None) -> None:
+        self.artifact = Artifact.open(export_tiny(tiny_network(1), 3, folder).deploy, Provider.CPU)
+        data = tiny_data(40)
+        batch = data.take(np.arange(len(data)))
+        predicted = self.artifact.run_images(data.pixels(batch.images)).argmax(axis=1)
+        wrong = np.arange(len(data)) % 8 == 0
+        self.data: DataSet = replace(data, labels=(predicted + wrong) % len(data.classes))
+        self.replay = replay_of(self.artifact, ball)
+        self.run = folder / "run"
+        verification = Verification(self.artifact, self.data, 16, self.replay.decider)
+        self.records, self.info = verification.run(self.run, lambda _: None)
+        self.path = folder / "c.json"
+        write_certificate(self.path, self.run, self.records, self.info)
+        self.certificate, self.is_intact = read_certificate(self.path)
+
+    def checks(self, certificate: Certificate | None = None, sample: int | None = None, seed: int = 0) -> list[Check]:
+        stored = certificate or self.certificate
+        sha256, grid = self.artifact.sha256, self.artifact.metadata.grid
+        replay = self.replay if stored.ball == self.replay.ball else replay_of(self.artifact, stored.ball)
+        return [
+            *check_origin(stored, self.is_intact, sha256, grid, self.data),
+            *check_verdicts(stored, self.data, replay, sample, seed, lambda _: None),
+        ]
+
+    def failed(self, certificate: Certificate) -> set[str]:
+        return {check.name for check in self.checks(certificate) if not check.holds}
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("ball"), Ball(RADIUS))
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("cell"), None)
+
+
+def with_row(certificate: Certificate, place: int, row: Row) -> Certificate:
+    rows = tuple(row if number == place else old for number, old in enumerate(certificate.rows))
+    return msgspec.structs.replace(certificate, rows=rows)
+
+
+def place_of(certificate: Certificate, wanted: Callable[[Row], bool]) -> int:
+    return next(number for number, row in enumerate(certificate.rows) if wanted(row))
+
+
+def stored_image(row: Row) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(row.image or ""), dtype="<f4")
+
+
+def packed(image: np.ndarray) -> str:
+    return base64.b64encode(image.astype("<f4").tobytes()).decode()
+
+
+@pytest.mark.parametrize("name", ["ball", "cell"])
+def test_a_certificate_is_read_back_as_it_was_written_and_holds(name: str, request: pytest.FixtureRequest) -> None:
+    case: Case = request.getfixturevalue(name)
+    assert case.is_intact
+    assert [row.record for row in case.certificate.rows] == case.records
+    for row in case.certificate.rows:
+        if row.image is not None:
+            image = np.load(case.run / str(row.record.counterexample))
+            assert stored_image(row).tobytes() == image.astype("<f4").tobytes()
+    assert {row.record.verdict for row in case.certificate.rows} >= {"certified", "falsified"}
+    assert case.certificate.ball == case.replay.ball
+    assert all(check.holds for check in case.checks())
+    assert [path.name for path in case.path.parent.glob("*.part")] == []
+
+
+def test_every_flipped_verdict_is_found_out(ball: Case, cell: Case) -> None:
+    for case in (ball, cell):
+        for place, row in enumerate(case.certificate.rows):
+            if row.record.verdict == "falsified":
+                label = row.record.label
+                record = msgspec.structs.replace(row.record, verdict="certified", counterexample=None, prediction=label)
+                assert case.failed(with_row(case.certificate, place, Row(record, None))) == {ANEW}
+            elif row.record.verdict == "certified":
+                wrong = (row.record.label + 1) % 3
+                record = msgspec.structs.replace(
+                    row.record, verdict="falsified", counterexample="itself", prediction=wrong
+                )
+                assert case.failed(with_row(case.certificate, place, Row(record, None))) == {COUNTEREXAMPLES}
+
+
+@given(
+    pixel=st.integers(0, 3), beyond=st.floats(0.2 - 1e-8, 0.2 + 1e-7) | st.floats(0, 5), sign=st.sampled_from([-1, 1])
+)
+def test_a_counterexample_moved_out_of_the_ball_is_found_out(ball: Case, pixel: int, beyond: float, sign: int) -> None:
+    place = place_of(ball.certificate, lambda row: row.image is not None)
+    row = ball.certificate.rows[place]
+    position = int(np.flatnonzero(ball.data.index == row.record.index)[0])
+    center = ball.data.pixels(ball.data.take(np.array([position])).images)[0].ravel()
+    image = stored_image(row).copy()
+    image[pixel] = np.float32(center[pixel] + sign * beyond)
+    value, middle = Fraction(float(image[pixel])), Fraction(float(center[pixel]))
+    assume(abs(value - middle) > Fraction(1, 5) or not 0 <= value <= 1)
+    moved = with_row(ball.certificate, place, Row(row.record, packed(image)))
+    assert COUNTEREXAMPLES in ball.failed(moved)
+
+
+@pytest.mark.parametrize("image", ["", "AAAA", "not base64!", packed(np.full(4, np.nan)), packed(np.full(4, -0.1))])
+def test_what_is_no_image_is_no_counterexample(ball: Case, image: str) -> None:
+    place = place_of(ball.certificate, lambda row: row.image is not None)
+    changed = with_row(ball.certificate, place, Row(ball.certificate.rows[place].record, image))
+    assert ball.failed(changed) == {COUNTEREXAMPLES}
+
+
+def test_an_enlarged_radius_is_found_out_by_deciding_all_anew(ball: Case) -> None:
+    rows = tuple(Row(msgspec.structs.replace(row.record, radius=0.5), row.image) for row in ball.certificate.rows)
+    configuration = {**ball.certificate.configuration, "radius": "1/2"}
+    larger = msgspec.structs.replace(ball.certificate, rows=rows, configuration=configuration)
+    failing = {check.name: check.detail for check in ball.checks(larger) if not check.holds}
+    assert failing.keys() == {ANEW, "reachable cells"}
+    assert "is falsified" in failing[ANEW]
+
+
+@pytest.mark.parametrize("edit", [{"label": 3}, {"label": -1}, {"label": 10**30}])
+def test_a_label_of_no_class_is_found_out(ball: Case, cell: Case, edit: dict[str, int]) -> None:
+    for case in (ball, cell):
+        for place in (0, 1):
+            record = msgspec.structs.replace(case.certificate.rows[place].record, **edit)
+            changed = with_row(case.certificate, place, Row(record, case.certificate.rows[place].image))
+            assert "labels" in case.failed(changed)
+
+
+def test_a_sample_is_the_same_for_a_seed(ball: Case) -> None:
+    seen: list[list[int]] = []
+
+    class Watched:
+        configuration = versions = property(lambda self: {})
+
+        def decide(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> list:
+            seen[-1] += index.tolist()
+            return list(ball.replay.decider.decide(images, labels, index))
+
+    watched = replace(ball.replay, decider=Watched())
+    for seed in (0, 0, 1):
+        seen.append([])
+        list(check_verdicts(ball.certificate, ball.data, watched, 5, seed, lambda _: None))
+    assert seen[0] == seen[1] != seen[2]
+    assert all(len(set(indices)) == 5 for indices in seen)
+
+
+def test_a_backend_that_fails_fails_the_check(ball: Case) -> None:
+    def run(images: np.ndarray) -> np.ndarray:
+        raise VerifierError("the backend is gone")
+
+    broken = replace(ball.replay, run=run)
+    checks = list(check_verdicts(ball.certificate, ball.data, broken, None, 0, lambda _: None))
+    (failing,) = [check for check in checks if not check.holds]
+    assert failing.name == COUNTEREXAMPLES
+    assert "the backend is gone" in failing.detail
+
+
+def test_every_changed_byte_is_refused_or_found_by_the_digest(ball: Case, tmp_path: Path) -> None:
+    whole = ball.path.read_bytes()
+    random = np.random.default_rng(0)
+    for place in random.integers(0, len(whole), 150).tolist():
+        content = bytearray(whole)
+        content[place] ^= 1 << int(random.integers(0, 7))
+        (tmp_path / "c.json").write_bytes(bytes(content))
+        try:
+            _, is_intact = read_certificate(tmp_path / "c.json")
+        except RecordError:
+            continue
+        assert not is_intact or json.loads(bytes(content)) == json.loads(whole)
+
+
+@given(content=st.binary(max_size=200))
+def test_random_bytes_are_refused(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "random.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError):
+        read_certificate(path)
