@@ -18,13 +18,12 @@ from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.attack import Candidates, gradient_attack, score_attack
 from abscert_plugin.verification.branch_and_bound import BranchAndBound
 from abscert_plugin.verification.cell import read_logits
-from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.decision import ITSELF, Decided
 from abscert_plugin.verification.deployed import DeployedCells, Part, undecided
 from abscert_plugin.verification.exhaustive import enumerate_cells
 from abscert_plugin.verification.reach import Ball, Reach
 from abscert_plugin.verification.verdict import Claim, Verdict
 
-ITSELF: Final = "itself"
 _FORWARD: Final = "forward"
 _BOUND_METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN, BoundMethod.OPTIMISED)
 _OPTIMISED_COST: Final = 60  # of one CROWN bound: 20 steps forth and back
@@ -338,12 +337,7 @@ class _Batch:
 
     def decided(self) -> list[Decided]:
         """Return rows and counterexamples, in order."""
-        return [self._decided(row) for row in range(len(self.reach))]
-
-    def _decided(self, row: int) -> Decided:
-        record = self._record(row)
-        is_stored = record.counterexample not in (None, ITSELF)
-        return Decided(record, self._counterexamples[row] if is_stored else None)
+        return [Decided(self._record(row), self._counterexamples.get(row)) for row in range(len(self.reach))]
 
     def _record(self, row: int) -> Record:
         verdict, reason, method = self._ends[row]

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from abscert_plugin.records import Record
+
+ITSELF: Final = "itself"
+"""What a row names as its counterexample where the clean image is one."""
 
 
 @final
@@ -17,7 +20,7 @@ class Decided:
 
     Args:
         record: the row.
-        counterexample: an image that the deployed file mislabels, where the row names a stored one; else None.
+        counterexample: an image that the deployed file mislabels, where one was found.
     """
 
     record: Record

@@ -19,7 +19,7 @@ from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records, write_array
 from abscert_plugin.verification.cell import CellDecider, check_fit
-from abscert_plugin.verification.decision import Decider
+from abscert_plugin.verification.decision import ITSELF, Decider
 
 RECORDS: Final = "records.jsonl"
 RUN: Final = "run.json"
@@ -104,8 +104,9 @@ class Verification:
                 images = self.data.pixels(batch.images)
                 decided = decider.decide(images, batch.labels, batch.index)
                 for item in decided:
-                    if item.counterexample is not None and item.record.counterexample is not None:
-                        write_array(out / item.record.counterexample, item.counterexample)
+                    name = item.record.counterexample
+                    if item.counterexample is not None and name not in (None, ITSELF):
+                        write_array(out / str(name), item.counterexample)
                 rows = [item.record for item in decided]
                 writer.write(rows)
                 records += rows
