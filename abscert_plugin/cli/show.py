@@ -16,7 +16,7 @@ from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, ConfigError, GridError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo, read_records
-from abscert_plugin.report.exhibits import ITSELF, Replay
+from abscert_plugin.report.exhibits import Replay
 from abscert_plugin.report.page import PageContent, render_page
 from abscert_plugin.report.terminal import (
     SUMMARY_WIDTH,
@@ -28,6 +28,7 @@ from abscert_plugin.report.terminal import (
     summary_tables,
 )
 from abscert_plugin.verification.cell import read_logits
+from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.run import RECORDS, RUN, Artifact
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,11 +15,11 @@ from abscert_plugin.records import Record
 from abscert_plugin.report.changes import Flips, draw_difference, draw_flips
 from abscert_plugin.report.counterexample import ball_of, read_counterexample
 from abscert_plugin.report.gallery import Picture, draw, draw_image
+from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.verdict import Claim, Verdict
 
 _log = logging.getLogger(__name__)
 
-ITSELF: Final = "itself"
 # Gives each image of a batch its label, -1 where the file gives no number.
 Replay = Callable[[Float32[np.ndarray, "batch channels height width"]], Sequence[int]]
 

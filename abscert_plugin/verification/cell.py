@@ -14,11 +14,10 @@ from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
 from abscert_plugin.records import SCHEMA_VERSION, Record
-from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.decision import ITSELF, Decided
 from abscert_plugin.verification.verdict import Claim, Verdict
 
 _METHOD: Final = "forward"
-_ITSELF: Final = "itself"
 
 
 @final
@@ -162,7 +161,7 @@ def _record(
         reachable_log2=0.0,
         margin=margin if math.isfinite(margin) else None,
         seconds=seconds,
-        counterexample=_ITSELF if verdict is Verdict.FALSIFIED else None,
+        counterexample=ITSELF if verdict is Verdict.FALSIFIED else None,
         schema=SCHEMA_VERSION,
     )
 

@@ -14,11 +14,11 @@ import numpy as np
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.records import Record, RunInfo, read_array, write_json
+from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.reach import Ball, Inputs
 from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
 
 SCHEMA: Final = 1
-ITSELF: Final = "itself"
 FLOATING_POINT: Final[Mapping[Claim, str]] = MappingProxyType(
     {
         Claim.CELL: (

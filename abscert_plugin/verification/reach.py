@@ -1,6 +1,5 @@
 """What a ball of images reaches: the lowest and highest cell of every pixel, and images of the ball in given cells."""
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, final
@@ -161,8 +160,3 @@ class Reach:
 def straddling(reach: Reach) -> Bool[np.ndarray, "batch channels height width"]:
     """Return which pixels have more than one reachable cell."""
     return reach.lowest < reach.highest
-
-
-def fits(log2_counts: Float64[np.ndarray, "batch"], budget: int) -> Bool[np.ndarray, "batch"]:
-    """Return which balls reach no more interval images than a budget allows to run."""
-    return log2_counts <= math.log2(budget) + 1e-9

@@ -15,8 +15,8 @@ from abscert_plugin.errors import VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
 from abscert_plugin.verification.cell import read_logits
-from abscert_plugin.verification.certificate import FLOATING_POINT, ITSELF, Certificate, Row
-from abscert_plugin.verification.decision import Decider
+from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate, Row
+from abscert_plugin.verification.decision import ITSELF, Decider
 from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
 
