@@ -144,9 +144,55 @@ def test_a_network_that_cannot_be_opened_is_run_alone_and_that_is_said(deploy: P
     assert json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]["white_box"] is False
 
 
+def test_the_network_of_the_checkpoint_gives_the_verdicts_of_the_files_own(
+    deploy: Path, tmp_path: Path, tenth: tuple[dict[str, Any], list[Record], Path]
+) -> None:
+    options = ("--radius", "0.1", "--exhaustive", "1", "--checkpoint", deploy.parent)
+    certificate = tmp_path / "certificate.json"
+    _, records = verify(deploy, tmp_path / "out", *options, "--certificate", certificate)
+    assert rows(records) == rows(tenth[1])
+    assert {row.method for row in records} & {"ibp", "crown-ibp", "crown", "optimised", "gradient attack"}
+    checked = abscert("check", certificate, deploy, "--data", "digits", "--checkpoint", deploy.parent, "--json")
+    assert checked.json["holds"] is True
+
+
+def test_a_file_that_cannot_be_read_is_opened_by_its_checkpoint(deploy: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(str(deploy))
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "scores"  # the inverse of the inverse: no layer of the reader, and the same logits
+    model.graph.node.extend(
+        [onnx.helper.make_node("Reciprocal", ["scores"], ["inverse"]),
+         onnx.helper.make_node("Reciprocal", ["inverse"], ["logits"])]
+    )  # fmt: skip
+    path = tmp_path / "deploy.onnx"
+    onnx.save_model(model, str(path))
+    alone = abscert("verify", path, *BALL, "--radius", "0.01", "--timeout", "0.2", "--out", tmp_path / "alone")
+    assert "running the file alone" in alone.err
+    opened = abscert(
+        "verify", path, *BALL, "--radius", "0.01", "--checkpoint", deploy.parent, "--out", tmp_path / "opened"
+    )
+    assert "running the file alone" not in opened.err
+    assert json.loads((tmp_path / "opened" / "run.json").read_text())["configuration"]["white_box"] is True
+
+
+def test_a_checkpoint_that_is_not_the_files_is_refused(deploy: Path, tmp_path: Path) -> None:
+    of_seed = train(tmp_path / "seed", "--cells", 2, "--seed", 1)
+    of_size = train(tmp_path / "size", "--cells", 2, "--network", "fc-5")
+    for folder in (of_seed, of_size):
+        line = refused("verify", deploy, *BALL[:-1], "--radius", "0.1", "--checkpoint", folder, "--out", tmp_path / "o")
+        assert "expected the logits of its torch module within" in line
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    line = refused("verify", deploy, *BALL[:-1], "--radius", "0.1", "--checkpoint", empty, "--out", tmp_path / "o")
+    assert "expected a training in" in line
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--claim", "cell", "--checkpoint", "run"], "expected --checkpoint with --claim ball"),
+        (["--claim", "ball", "--radius", "0.1", "--checkpoint", "run", "--black-box"], "--black-box or --checkpoint"),
         (["--claim", "ball"], "expected --radius with --claim ball"),
         (["--claim", "cell", "--radius", "0.1"], "expected --radius with --claim ball"),
         (["--radius", "0.1"], "expected --radius with --claim ball"),

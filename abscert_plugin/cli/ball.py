@@ -1,5 +1,6 @@
 """What decides the claim `ball`, as the options of `abscert verify` and `abscert check` ask for it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abscert_plugin.cli.console import LOG
@@ -24,32 +25,42 @@ def ball_decider(
     timeout: float,
     exhaustive: int,
     black_box: bool,
+    checkpoint: Path | None,
 ) -> "BallVerifier":
     """Return the verifier of the claim `ball`; where the network cannot be opened, a line says so and why.
 
     Raises:
         ConfigError: if an option has no meaning, or 8-bit images are asked for of data that are none.
-        UnsupportedModelError: if the file is not a deployed classifier.
+        UnsupportedModelError: if the file is not a deployed classifier, or not that of the checkpoint.
+        CheckpointError: if the checkpoint cannot be read.
     """
     # torch is imported here: deciding cells must start without it
     from abscert_plugin.verification.ball import BallVerifier, Budget
     from abscert_plugin.verification.deployed import DeployedCells
     from abscert_plugin.verification.reach import Ball, Inputs
 
+    if black_box and checkpoint is not None:
+        raise ConfigError("expected --black-box or --checkpoint, got both: one opens no network, the other does")
     kind = member(Inputs, "inputs", inputs)
     if kind is Inputs.UINT8 and data.levels != _LEVELS:
         raise ConfigError(f"expected 8-bit images with --inputs uint8, got {data.name} of {data.levels + 1} levels")
     budget = Budget(seconds=timeout, exhaustive=exhaustive)
     deployed = DeployedCells(artifact.classifier, artifact.metadata)
-    return BallVerifier(deployed, None if black_box else _white_box(artifact), Ball(radius, kind), budget)
+    white_box = None if black_box else _white_box(artifact, checkpoint)
+    return BallVerifier(deployed, white_box, Ball(radius, kind), budget)
 
 
-def _white_box(artifact: Artifact) -> "WhiteBox | None":
+def _white_box(artifact: Artifact, checkpoint: Path | None) -> "WhiteBox | None":
     from abscert_plugin.artifact.metadata import read_model
     from abscert_plugin.lirpa.whitebox import open_white_box
 
+    model = read_model(artifact.path)
+    if checkpoint is not None:
+        from abscert_plugin.training.run import restore
+
+        return open_white_box(model, artifact.path, restore(checkpoint)[0])
     try:
-        return open_white_box(read_model(artifact.path), artifact.path)
+        return open_white_box(model, artifact.path)
     except (ConfigError, UnsupportedModelError) as error:
         LOG.print(f"note: without gradients and bounds, running the file alone: {error}", highlight=False)
         return None

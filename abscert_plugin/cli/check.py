@@ -12,7 +12,7 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.ball import ball_decider
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.errors import ConfigError, DataError, UnsupportedModelError, VerifierError
+from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.verification.cell import CellDecider, check_fit
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
@@ -39,6 +39,7 @@ def check(  # one parameter per option
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
     timeout: options.Timeout = 10.0,
     black_box: options.BlackBoxOnly = False,
+    checkpoint: options.CheckpointFolder = None,
     provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
     json: options.Json = False,
 ) -> None:
@@ -58,8 +59,8 @@ def check(  # one parameter per option
 
         def verdicts() -> Iterator[Check]:
             try:
-                replay = _replay(stored, artifact, images, timeout, black_box)
-            except (ConfigError, DataError, UnsupportedModelError, VerifierError) as error:
+                replay = _replay(stored, artifact, images, timeout, black_box, checkpoint)
+            except (CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError) as error:
                 yield Check("claim fits the file and the data", False, str(error))
                 return
             number = None if everything else sample
@@ -89,12 +90,21 @@ def _show(checks: Iterator[Check], found: list[Check], quiet: bool) -> None:
             OUT.print(Text.assemble(mark, f"{item.name}: {item.detail}"), soft_wrap=True)
 
 
-def _replay(stored: Certificate, artifact: Artifact, images: DataSet, timeout: float, black_box: bool) -> Replay:
+def _replay(
+    stored: Certificate,
+    artifact: Artifact,
+    images: DataSet,
+    timeout: float,
+    black_box: bool,
+    checkpoint: Path | None,
+) -> Replay:
     metadata = artifact.metadata
     check_fit(metadata, images.shape, images.labels)
     ball = stored.ball
     if ball is None:
         decider = CellDecider(artifact.classifier, metadata)
         return Replay(decider, artifact.run_images, metadata.grid, None, 0.0)
-    verifier = ball_decider(artifact, images, ball.radius, str(ball.inputs), timeout, _EXHAUSTIVE, black_box)
+    verifier = ball_decider(
+        artifact, images, ball.radius, str(ball.inputs), timeout, _EXHAUSTIVE, black_box, checkpoint
+    )
     return Replay(verifier, verifier.run, metadata.grid, ball, verifier.floor)

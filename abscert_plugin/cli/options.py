@@ -62,6 +62,10 @@ Exhaustive: TypeAlias = Annotated[
 BlackBoxOnly: TypeAlias = Annotated[
     bool, typer.Option("--black-box", help="Run the file alone: no gradients, no bounds (claim ball).")
 ]
+CheckpointFolder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="The training's folder: open its network, not the file's own (claim ball)."),
+]
 Radius: TypeAlias = Annotated[str, typer.Option("--radius", help="Radius, such as 0.1 or 8/255.")]
 RadiusScaleName: TypeAlias = Annotated[RadiusScale, typer.Option("--radius-scale", help="Scale of --radius.")]
 

@@ -43,6 +43,7 @@ def verify(  # one parameter per option
     timeout: options.Timeout = 10.0,
     exhaustive: options.Exhaustive = 256,
     black_box: options.BlackBoxOnly = False,
+    checkpoint: options.CheckpointFolder = None,
     limit: options.Limit = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images that are decided together.  [default: by claim]")
@@ -70,7 +71,13 @@ def verify(  # one parameter per option
     folder = out or model.parent / name.replace("/", "_")
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
-    decider = None if ball is None else ball_decider(artifact, images, ball, inputs, timeout, exhaustive, black_box)
+    if checkpoint is not None and not is_ball:
+        raise ConfigError("expected --checkpoint with --claim ball: the claim cell is decided by the file alone")
+    decider = (
+        None
+        if ball is None
+        else ball_decider(artifact, images, ball, inputs, timeout, exhaustive, black_box, checkpoint)
+    )
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task("verifying", total=len(images), note="")

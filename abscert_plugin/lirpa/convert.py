@@ -110,22 +110,29 @@ def convert(model: onnx.ModelProto, path: Path) -> Converted:
             raise UnsupportedModelError(f"{path}: cannot read its tensors: {_one_line(error)}") from error
     channels, height, width = metadata.image_shape
     network = _Reader(model, path, (2 * channels, height, width)).read(metadata.classes)
-    return Converted(network, _largest_difference(network, model, metadata, path))
+    return Converted(network, largest_difference(network, model, metadata, path))
 
 
-def _largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Metadata, path: Path) -> float:
-    """Return the largest difference of logits between the module and the file.
+def largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Metadata, path: Path) -> float:
+    """Return the largest difference of logits between a torch module and the file, on random cells.
 
     Raises:
-        UnsupportedModelError: if it is beyond the tolerance, or not a number.
+        UnsupportedModelError: if it is beyond 1e-4 of the largest logit, or not a number, or the module takes or gives
+            other shapes.
+        VerifierError: if onnxruntime fails to run the file.
     """
     cells = np.random.default_rng(0).integers(0, metadata.grid.cells, (_PROBES, *metadata.image_shape), dtype=np.uint8)
     intervals = metadata.grid.ends(cells)
     takes_images = any(value.name == IMAGE for value in model.graph.input)
     # a cell's lower edge belongs to it
     expected = BlackBox(path, Provider.CPU).run(metadata.grid.edges[cells] if takes_images else intervals)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(intervals)).numpy()
+    try:
+        with torch.no_grad():
+            logits = network(torch.from_numpy(intervals)).numpy()
+    except RuntimeError as error:
+        raise UnsupportedModelError(f"{path}: its torch module does not take its interval images: {error}") from error
+    if logits.shape != expected.shape:
+        raise UnsupportedModelError(f"{path}: expected logits of shape {expected.shape}, got {logits.shape}")
     difference = float(np.abs(logits - expected).max())
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):  # also where it is NaN
         raise UnsupportedModelError(

@@ -1,5 +1,6 @@
 """An ONNX file's interval network opened up: a torch module for gradients, and bounds of it."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -10,7 +11,7 @@ from torch import nn
 
 from abscert_plugin.artifact.metadata import read_metadata
 from abscert_plugin.lirpa.bounds import IntervalBounder
-from abscert_plugin.lirpa.convert import convert
+from abscert_plugin.lirpa.convert import convert, largest_difference
 
 
 @final
@@ -29,16 +30,29 @@ class WhiteBox:
     difference: float
 
 
-def open_white_box(model: onnx.ModelProto, path: Path) -> WhiteBox:
-    """Return the interval network of an ONNX file of this project, read from the file alone.
+def open_white_box(model: onnx.ModelProto, path: Path, network: nn.Module | None = None) -> WhiteBox:
+    """Return the interval network of an ONNX file of this project, opened up.
+
+    Soundness: logits are compared with those of the file, run by onnxruntime, whichever network is taken.
+
+    Args:
+        model: the graph.
+        path: the file that it was read from.
+        network: the network that the file was exported from, such as a checkpoint's; None reads it from the file alone.
 
     Raises:
-        UnsupportedModelError: if it cannot be read as a torch module, or auto_LiRPA cannot bound it.
+        UnsupportedModelError: if it cannot be read as a torch module, auto_LiRPA cannot bound it, or its logits are
+            not those of the file.
         ConfigError: if auto_LiRPA is not installed.
     """
-    converted = convert(model, path)
-    network = converted.network.eval().requires_grad_(False)
     metadata = read_metadata(model, path)
+    if network is None:
+        converted = convert(model, path)
+        network, difference = converted.network.eval(), converted.largest_difference
+    else:
+        network = copy.deepcopy(network).cpu().eval()
+        difference = largest_difference(network, model, metadata, path)
+    network.requires_grad_(False)
     channels, height, width = metadata.image_shape
     bounder = IntervalBounder(network, (2 * channels, height, width), metadata.classes, torch.device("cpu"))
-    return WhiteBox(network, bounder, converted.largest_difference)
+    return WhiteBox(network, bounder, difference)
