@@ -1,7 +1,7 @@
 """Cross-check of `verify --claim ball` with a complete verifier that this project has no part in.
 
-The peer reads `abstract.onnx` and decides, over the box that spans an image's reachable cells, whether another label can
-win. It lives in an environment of its own (pip install maraboupy "numpy<2.3" onnx onnxruntime; or pip install
+The peer reads `abstract.onnx` and decides, over the box that spans an image's reachable cells, whether another label
+can win. It lives in an environment of its own (pip install maraboupy "numpy<2.3" onnx onnxruntime; or pip install
 vibecheck-nn), and --python names that interpreter. A certificate by bounds must be unsat; an image that is falsified
 must be sat. Between the two lie images that only running or splitting cells can certify, since the box holds more than
 its corners: for these either answer is right. Of the first --limit images, the first --each of every way to be decided

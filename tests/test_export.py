@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -146,10 +147,10 @@ def test_dropout_is_exported_as_it_is_used(tmp_path: Path) -> None:
 
 def exported_with(change: Callable[[onnx.ModelProto], None]) -> Callable[..., onnx.ModelProto]:
     """Return the module's own exporter, followed by a change to what it wrote: a planted bug of the exporter."""
-    honest = export_module._exported_by_torch
+    honest = export_module.traced
 
-    def exporter(network: nn.Module, config: NetworkConfig) -> onnx.ModelProto:
-        model = honest(network, config)
+    def exporter(network: nn.Module, *options: Any) -> onnx.ModelProto:
+        model = honest(network, *options)
         change(model)
         return model
 
@@ -179,7 +180,7 @@ def test_files_that_compute_something_else_are_not_written(
     former = export_tiny(tiny_network(5), 3, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {former.abstract.name, former.deploy.name}
-    monkeypatch.setattr(export_module, "_exported_by_torch", exported_with(change))
+    monkeypatch.setattr(export_module, "traced", exported_with(change))
     with pytest.raises(ExportError, match=r"within 0\.0001 of torch's, got a difference of .*nothing was written"):
         export_tiny(tiny_network(0), 3, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -206,7 +207,7 @@ def test_torch_without_a_number_is_not_excused_by_a_file_with_one(
         (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "3.bias")
         bias.CopyFrom(numpy_helper.from_array(np.zeros(3, dtype=np.float32), bias.name))
 
-    monkeypatch.setattr(export_module, "_exported_by_torch", exported_with(heal))
+    monkeypatch.setattr(export_module, "traced", exported_with(heal))
     network = tiny_network(0)
     network[3].bias.data[1] = float("inf")
     with pytest.raises(ExportError, match="nothing was written"):

@@ -13,10 +13,16 @@ from torch import nn
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks import NETWORKS, Activation, NetworkConfig
 from abscert_plugin.networks.dm import Convolution, ConvolutionalPlan
+from abscert_plugin.networks.param_ramp import ParamRamp
 
 MNIST = (1, 28, 28)
 CIFAR = (3, 32, 32)
-ACTIVATION_LAYERS = {Activation.RELU: nn.ReLU, Activation.SIGMOID: nn.Sigmoid, Activation.TANH: nn.Tanh}
+ACTIVATION_LAYERS = {
+    Activation.RELU: nn.ReLU,
+    Activation.SIGMOID: nn.Sigmoid,
+    Activation.TANH: nn.Tanh,
+    Activation.PARAM_RAMP: ParamRamp,
+}
 LAYERS = {  # filters, kernel, stride, padding; a bare number is a fully connected layer
     "dm-small": [(16, 4, 2, 2), (32, 4, 1, 2), 100],
     "dm-medium": [(32, 3, 1, 1), (32, 4, 2, 2), (64, 3, 1, 1), (64, 4, 2, 2), 512, 512],

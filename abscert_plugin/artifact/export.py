@@ -33,11 +33,17 @@ _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the files c
 @final
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written, and how far its logits were from torch's on the probes."""
+    """What was written, and how far its logits were from torch's on the probes; no `abstract` without cells."""
 
-    abstract: Path
+    abstract: Path | None
     deploy: Path
     largest_difference: float
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The files by name, for people and for JSON."""
+        abstract = {} if self.abstract is None else {"abstract": str(self.abstract)}
+        return {"deploy": str(self.deploy), **abstract}
 
 
 def export(
@@ -63,7 +69,7 @@ def export(
         UnsupportedModelError: if the network cannot be written as ONNX.
     """
     network = network.eval().cpu()
-    abstract = _exported_by_torch(network, config)
+    abstract = traced(network, INTERVAL, config.input_shape, config.classes)
     deploy = onnx.ModelProto()
     deploy.CopyFrom(abstract)
     deploy.graph.CopyFrom(prepend_phi(abstract.graph, grid, config.image_shape))
@@ -88,8 +94,9 @@ def export(
     return Exported(folder / ABSTRACT, folder / DEPLOY, differences[0])
 
 
-def _exported_by_torch(network: nn.Module, config: NetworkConfig) -> onnx.ModelProto:
-    example = torch.zeros(2, *config.input_shape)
+def traced(network: nn.Module, input_name: str, shape: tuple[int, int, int], classes: int) -> onnx.ModelProto:
+    """Return the graph of a network in evaluation mode, with a free batch size, as torch's exporter writes it."""
+    example = torch.zeros(2, *shape)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The exporter built on torch.export writes opset 18 and later only; this one writes what verifiers read.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -100,15 +107,15 @@ def _exported_by_torch(network: nn.Module, config: NetworkConfig) -> onnx.ModelP
             path,
             dynamo=False,
             opset_version=_OPSET,
-            input_names=[INTERVAL],
+            input_names=[input_name],
             output_names=[LOGITS],
-            dynamic_axes={INTERVAL: {0: "batch"}, LOGITS: {0: "batch"}},
+            dynamic_axes={input_name: {0: "batch"}, LOGITS: {0: "batch"}},
         )
         model = onnx.load_model(str(path))
     model.producer_name = "abscert-plugin"
-    model.graph.name = "abstract"
+    model.graph.name = "abstract" if input_name == INTERVAL else "deploy"
     del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["batch", config.classes]))
+    model.graph.output.append(helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["batch", classes]))
     return model
 
 
@@ -129,13 +136,24 @@ def _compare(
     largest = 0.0
     for name, path in paths.items():
         check_artifact(onnx.load_model(str(path), load_external_data=False), path)
-        logits = BlackBox(path, Provider.CPU).run(inputs[name])
-        are_numbers = bool(np.isfinite(logits).all() and np.isfinite(expected).all())
-        difference = float(np.abs(logits - expected).max()) if are_numbers else float("nan")
-        if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):  # also where it is NaN
-            raise ExportError(
-                f"expected the logits of {name} within {_TOLERANCE:g} of torch's, "
-                f"got a difference of {difference:.3g}; nothing was written"
-            )
-        largest = max(largest, difference)
+        largest = max(largest, logit_difference(path, inputs[name], expected))
     return largest
+
+
+def logit_difference(
+    path: Path, inputs: Float32[np.ndarray, "probes *feature"], expected: Float32[np.ndarray, "probes classes"]
+) -> float:
+    """Return the largest difference of an ONNX file's logits from those that are expected.
+
+    Raises:
+        ExportError: if it is beyond 1e-4 of the largest logit, or not a number.
+    """
+    logits = BlackBox(path, Provider.CPU).run(inputs)
+    are_numbers = bool(np.isfinite(logits).all() and np.isfinite(expected).all())
+    difference = float(np.abs(logits - expected).max()) if are_numbers else float("nan")
+    if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):  # also where it is NaN
+        raise ExportError(
+            f"expected the logits of {path.name} within {_TOLERANCE:g} of torch's, "
+            f"got a difference of {difference:.3g}; nothing was written"
+        )
+    return difference

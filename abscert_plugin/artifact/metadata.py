@@ -23,6 +23,37 @@ EDGES: Final = "abscert.edges"
 
 @final
 @dataclass(frozen=True, slots=True)
+class PlainMetadata:
+    """What `metadata_props` of a classifier of plain images, without cells, say about it.
+
+    Args:
+        version: version of abscert-plugin that wrote the file.
+        image_shape: (channels, height, width) of an image.
+        classes: number of classes.
+        network: name of the network.
+        training: how it was trained, as in `Metadata`.
+    """
+
+    version: str
+    image_shape: tuple[int, int, int]
+    classes: int
+    network: str
+    training: str
+
+    def as_properties(self) -> Mapping[str, str]:
+        """Return the key-value pairs that are stored in the file."""
+        return {
+            "abscert.version": self.version,
+            "abscert.pixel_range": PIXEL_RANGE,
+            "abscert.image_shape": ",".join(map(str, self.image_shape)),
+            "abscert.classes": str(self.classes),
+            "abscert.network": self.network,
+            "abscert.training": self.training,
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Metadata:
     """What `metadata_props` of an ONNX file say about it.
 
@@ -59,6 +90,63 @@ class Metadata:
 
 
 _KEYS: Final = tuple(Metadata("", Grid(1), (1, 1, 1), 1, "", "").as_properties())
+_PLAIN_KEYS: Final = tuple(PlainMetadata("", (1, 1, 1), 1, "", "").as_properties())
+
+
+def is_plain(model: onnx.ModelProto) -> bool:
+    """Return whether an ONNX file says that it is a classifier of plain images, without cells."""
+    keys = {entry.key for entry in model.metadata_props}
+    return keys >= set(_PLAIN_KEYS) and not keys & {"abscert.cells", "abscert.domain"}
+
+
+def read_plain_metadata(model: onnx.ModelProto, path: Path) -> PlainMetadata:
+    """Return the metadata of a classifier of plain images.
+
+    Raises:
+        UnsupportedModelError: if a key is missing or its value has no meaning; the message names the key.
+    """
+    properties = _properties(model, path, _PLAIN_KEYS, {"abscert.pixel_range": PIXEL_RANGE})
+    try:
+        shape, classes = _sizes(properties)
+    except ValueError as error:
+        raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {error}") from error
+    return PlainMetadata(
+        version=properties["abscert.version"],
+        image_shape=shape,
+        classes=classes,
+        network=properties["abscert.network"],
+        training=properties["abscert.training"],
+    )
+
+
+def _properties(
+    model: onnx.ModelProto, path: Path, keys: tuple[str, ...], fixed: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Return the metadata of an ONNX file as text, after checking that they are there."""
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    missing = [key for key in keys if key not in properties]
+    if missing:
+        raise UnsupportedModelError(
+            f"{path} lacks the metadata {', '.join(missing)}: it was not written by `abscert export`; "
+            "put any other classifier under abstraction with `abscert wrap`"
+        )
+    for key, expected in fixed.items():
+        if properties[key] != expected:
+            raise UnsupportedModelError(f"{path}: expected {key} = {expected!r}, got {properties[key]!r}")
+    return properties
+
+
+def _sizes(properties: Mapping[str, str]) -> tuple[tuple[int, int, int], int]:
+    """Return image shape and number of classes.
+
+    Raises:
+        ValueError: if they have no meaning.
+    """
+    channels, height, width = (int(size) for size in properties["abscert.image_shape"].split(","))
+    classes = int(properties["abscert.classes"])
+    if min(channels, height, width, classes) < 1:
+        raise ValueError("a size is less than 1")
+    return (channels, height, width), classes
 
 
 def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
@@ -67,31 +155,24 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
     Raises:
         UnsupportedModelError: if a key is missing or its value has no meaning; the message names the key.
     """
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    missing = [key for key in _KEYS if key not in properties]
-    if missing:
+    if is_plain(model):
         raise UnsupportedModelError(
-            f"{path} lacks the metadata {', '.join(missing)}: it was not written by `abscert export`; "
-            "put any other classifier under abstraction with `abscert wrap`"
+            f"{path} is a classifier of plain images, without cells: verify it with --claim ball, or put it under "
+            "abstraction with `abscert wrap`"
         )
-    for key, expected in (("abscert.domain", DOMAIN), ("abscert.pixel_range", PIXEL_RANGE)):
-        if properties[key] != expected:
-            raise UnsupportedModelError(f"{path}: expected {key} = {expected!r}, got {properties[key]!r}")
+    properties = _properties(model, path, _KEYS, {"abscert.domain": DOMAIN, "abscert.pixel_range": PIXEL_RANGE})
     try:
-        channels, height, width = (int(size) for size in properties["abscert.image_shape"].split(","))
-        metadata = Metadata(
+        shape, classes = _sizes(properties)
+        return Metadata(
             version=properties["abscert.version"],
             grid=_read_grid(properties),
-            image_shape=(channels, height, width),
-            classes=int(properties["abscert.classes"]),
+            image_shape=shape,
+            classes=classes,
             network=properties["abscert.network"],
             training=properties["abscert.training"],
         )
-        if min(*metadata.image_shape, metadata.classes) < 1:
-            raise ValueError("a size is less than 1")
     except (ValueError, AbscertError) as error:
         raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {error}") from error
-    return metadata
 
 
 def _read_grid(properties: Mapping[str, str]) -> Grid:
@@ -105,7 +186,7 @@ def _read_grid(properties: Mapping[str, str]) -> Grid:
     return grid
 
 
-def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
+def write_metadata(model: onnx.ModelProto, metadata: Metadata | PlainMetadata) -> None:
     """Put the metadata into the model, in place of what it had under these keys."""
     properties = metadata.as_properties()
     ours = {*properties, EDGES}

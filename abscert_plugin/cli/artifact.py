@@ -24,21 +24,18 @@ def export(
     """Write abstract.onnx and deploy.onnx of a training's best epoch, checked against torch."""
     import numpy as np
 
-    from abscert_plugin.artifact.export import export as write
-    from abscert_plugin.training.run import restore, training_note
+    from abscert_plugin.training.run import restore, write_onnx
 
     network, config, grid, checkpoint = restore(run)
     # random images of 8-bit pixels: an export needs no data set
     shape = (32, *config.image_shape)
     probes = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32) / np.float32(255)
-    exported = write(network, config, grid, training_note(checkpoint), probes, out or run)
+    exported = write_onnx(network, config, grid, checkpoint, probes, out or run)
     if json:
-        print_json(
-            {"abstract": str(exported.abstract), "deploy": str(exported.deploy), "best_epoch": checkpoint.best_epoch}
-        )
+        print_json({**exported.paths, "best_epoch": checkpoint.best_epoch})
         return
     OUT.print(
-        f"wrote {exported.deploy} and {exported.abstract} (epoch {checkpoint.best_epoch}, logits within "
+        f"wrote {' and '.join(exported.paths.values())} (epoch {checkpoint.best_epoch}, logits within "
         f"{exported.largest_difference:.1e} of torch's)",
         highlight=False,
         soft_wrap=True,

@@ -109,10 +109,10 @@ def train(  # one parameter per option
         run = run_training(spec, loaded, out, observer)
     exported = write_run(run, loaded, out)
     if json:
-        print_json({**facts(run), "deploy": str(exported.deploy), "abstract": str(exported.abstract)})
+        print_json({**facts(run), **exported.paths})
         return
     OUT.print(training_table(run))
-    OUT.print(f"wrote {exported.deploy} and {exported.abstract}", highlight=False, soft_wrap=True)
+    OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
 
 
 def tune(
@@ -167,15 +167,16 @@ def tune(
             lambda count: ProgressObserver(bar, f"training, {count} cells"),
             lambda step: LOG.print(step_line(step), highlight=False),
         )
-        best = replace(spec, grid=Grid(tuned.best.cells))
+        cells = tuned.best.cells
+        best = replace(spec, grid=Grid(cells))
         # the training is finished, so this only reads its checkpoint
-        run = run_training(best, loaded, step_folder(out, best.grid.cells), ProgressObserver(bar, "reading the best"))
+        run = run_training(best, loaded, step_folder(out, cells), ProgressObserver(bar, "reading the best"))
     exported = write_run(run, loaded, out)
     if json:
         print_json({"best_cells": tuned.best.cells, "deploy": str(exported.deploy), **facts(run)})
         return
     OUT.print(tuning_table(tuned))
-    OUT.print(f"wrote {exported.deploy} and {exported.abstract}", highlight=False, soft_wrap=True)
+    OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
 
 
 def make_spec(
@@ -252,14 +253,16 @@ class ProgressObserver:
 
 def facts(run: "TrainedRun") -> dict[str, Any]:
     """Return what a finished training amounts to."""
+    grid = run.grid
     return {
+        "method": run.objective.name,
         "network": run.config.name,
         "activation": str(run.config.activation),
-        "cells": run.grid.cells,
-        "granularity": run.grid.granularity,
+        "cells": None if grid is None else grid.cells,
+        "granularity": None if grid is None else grid.granularity,
         "epochs": run.checkpoint.epoch,
         "best_epoch": run.checkpoint.best_epoch,
-        "edges": list(run.grid.inner_edges),
+        "edges": None if grid is None else list(grid.inner_edges),
         "claim": run.objective.claim,
         f"validation_{run.objective.claim}_error": run.validation_error,
         "seconds": sum(row["seconds"] for row in run.checkpoint.history),
@@ -275,8 +278,7 @@ def training_table(run: "TrainedRun") -> Table:
         table.add_column(name, justify="left" if name == "network" else "right")
     table.add_row(
         f"{run.config.name}, {run.config.activation}",
-        str(run.grid.cells),
-        f"{run.grid.granularity:.4g}",
+        *(["none", ""] if run.grid is None else [str(run.grid.cells), f"{run.grid.granularity:.4g}"]),
         str(run.checkpoint.epoch),
         str(run.checkpoint.best_epoch),
         f"{run.validation_error:.2%}",

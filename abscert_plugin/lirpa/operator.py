@@ -124,10 +124,15 @@ def bound_class(name: str, lookup: Any) -> Any:
         return lookup(intervals[0][0]), lookup(intervals[0][1])
 
     members = {"forward": forward, "bound_relax": bound_relax, "interval_propagate": interval_propagate}
-    return type(f"Bound{name}", (_activation_class(),), members)
+    return type(f"Bound{name}", (activation_class(),), members)
 
 
-def _activation_class() -> Any:
+def activation_class() -> Any:
+    """Return auto_LiRPA's base class of nodes that a linear relaxation bounds.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
     load_lirpa()
     try:
         return import_module("auto_LiRPA.operators.activation_base").BoundActivation

@@ -7,6 +7,8 @@ from typing import Final
 
 from torch import nn
 
+from abscert_plugin.networks.param_ramp import ParamRamp
+
 
 class Activation(StrEnum):
     """Name of an activation function."""
@@ -14,8 +16,15 @@ class Activation(StrEnum):
     RELU = "relu"
     SIGMOID = "sigmoid"
     TANH = "tanh"
+    PARAM_RAMP = "param-ramp"
 
 
-ACTIVATIONS: Final[Mapping[Activation, Callable[[], nn.Module]]] = MappingProxyType(
-    {Activation.RELU: nn.ReLU, Activation.SIGMOID: nn.Sigmoid, Activation.TANH: nn.Tanh}
+ACTIVATIONS: Final[Mapping[Activation, Callable[[tuple[int, ...]], nn.Module]]] = MappingProxyType(
+    {
+        Activation.RELU: lambda _: nn.ReLU(),
+        Activation.SIGMOID: lambda _: nn.Sigmoid(),
+        Activation.TANH: lambda _: nn.Tanh(),
+        Activation.PARAM_RAMP: ParamRamp,
+    }
 )
+"""How each is made, for a layer of this shape (without the batch)."""

@@ -38,17 +38,15 @@ class ConvolutionalPlan:
         layers: list[nn.Module] = []
         channels, height, width = shape
         for plan in self.convolutions:
-            layers += [
-                nn.Conv2d(channels, plan.filters, plan.kernel, plan.stride, plan.padding),
-                ACTIVATIONS[activation](),
-            ]
+            layers.append(nn.Conv2d(channels, plan.filters, plan.kernel, plan.stride, plan.padding))
             channels, height, width = plan.filters, _convolved(height, plan), _convolved(width, plan)
             if min(height, width) < 1:
                 raise ConfigError(f"expected images large enough for this network, got {shape[1]}x{shape[2]}")
+            layers.append(ACTIVATIONS[activation]((channels, height, width)))
         layers.append(nn.Flatten())
         features = channels * height * width
         for hidden in self.widths:
-            layers += [nn.Linear(features, hidden), ACTIVATIONS[activation]()]
+            layers += [nn.Linear(features, hidden), ACTIVATIONS[activation]((hidden,))]
             features = hidden
         return nn.Sequential(*layers, nn.Linear(features, classes))
 

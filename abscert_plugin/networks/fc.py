@@ -26,7 +26,7 @@ class ConnectedPlan:
         layers: list[nn.Module] = [nn.Flatten()]
         features = prod(shape)
         for hidden in self.widths:
-            layers += [nn.Linear(features, hidden), ACTIVATIONS[activation]()]
+            layers += [nn.Linear(features, hidden), ACTIVATIONS[activation]((hidden,))]
             features = hidden
         return nn.Sequential(*layers, nn.Linear(features, classes))
 

@@ -3,7 +3,9 @@
 It serves training alone, in the arithmetic of training; verdicts come from `verification`.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.networks.param_ramp import ParamRamp
 
 
 @final
@@ -59,10 +62,21 @@ class IntervalMargins:
     hidden: tuple[Box, ...]
 
 
-def interval_margins(network: nn.Sequential, box: Box, labels: Int64[Tensor, "batch"]) -> IntervalMargins:
+def interval_margins(
+    network: nn.Sequential,
+    box: Box,
+    labels: Int64[Tensor, "batch"],
+    clean: Float[Tensor, "batch *feature"] | None = None,
+) -> IntervalMargins:
     """Return bounds of the margins over each box; the last layer is merged with the differences of logits.
 
     Soundness: by interval arithmetic, up to the rounding of the arithmetic that it runs in.
+
+    Args:
+        network: the layers.
+        box: what the network may be fed.
+        labels: the class whose margins are bounded, for each box.
+        clean: the images themselves, whose statistics a BatchNorm layer in training mode normalises the boxes by.
 
     Raises:
         ConfigError: if the network has a layer that interval arithmetic is not written for, or does not end with a
@@ -74,13 +88,23 @@ def interval_margins(network: nn.Sequential, box: Box, labels: Int64[Tensor, "ba
     if not isinstance(last, nn.Linear):
         raise ConfigError(f"expected a network that ends with a linear layer, got {type(last).__name__}")
     hidden: list[Box] = []
+    follows = clean if any(isinstance(layer, _NORMS) and layer.training for layer in layers) else None
     for layer in layers:
-        step = _LAYERS.get(type(layer))
-        if step is None:
-            raise ConfigError(f"no interval arithmetic for the layer {type(layer).__name__}; use --method abstrain")
-        if type(layer) in _ACTIVATIONS:
-            hidden.append(box)
-        box = step(layer, box)
+        if isinstance(layer, _NORMS):
+            box = _normalised(layer, box, follows)
+        else:
+            step = _LAYERS.get(type(layer))
+            if step is None:
+                known = ", ".join(sorted(kind.__name__ for kind in (*_LAYERS, *_NORMS)))
+                raise ConfigError(
+                    f"no interval arithmetic for the layer {type(layer).__name__}, only for {known}; "
+                    "plain, pgd and abstrain train any network"
+                )
+            if type(layer) in _ACTIVATIONS:
+                hidden.append(box)
+            box = step(layer, box)
+        if follows is not None:
+            follows = _unrecorded(layer, follows)
     rows = last.weight[labels][:, None] - last.weight  # [batch, classes, features], zero at the label
     center = torch.einsum("bcf,bf->bc", rows, box.center)
     spread = torch.einsum("bcf,bf->bc", rows.abs(), box.radius)
@@ -107,7 +131,56 @@ def _reshape(layer: nn.Module, box: Box) -> Box:
     return Box(layer(box.center), layer(box.radius))
 
 
-_ACTIVATIONS: Final = frozenset({nn.ReLU, nn.Sigmoid, nn.Tanh})
+_NORMS: Final = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def _normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, box: Box, clean: Tensor | None) -> Box:
+    """Return the box after a BatchNorm layer: an affine function, by the clean batch's statistics while training."""
+    if layer.training and clean is not None:
+        axes = [axis for axis in range(clean.ndim) if axis != 1]
+        mean, variance = clean.mean(dim=axes), clean.var(dim=axes, unbiased=False)
+    else:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        mean, variance = layer.running_mean, layer.running_var
+    scale = layer.weight / torch.sqrt(variance + layer.eps)
+    shape = (1, -1, *[1] * (box.center.ndim - 2))
+    center = (box.center - mean.view(shape)) * scale.view(shape) + layer.bias.view(shape)
+    return Box(center, box.radius * scale.abs().view(shape))
+
+
+def _unrecorded(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Run a layer so that no BatchNorm counts the batch a second time."""
+    if not isinstance(layer, _NORMS):
+        return layer(inputs)
+    return functional.batch_norm(inputs, None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Let BatchNorm layers use their running statistics for a while, as an attack on the network must see it."""
+    norms = [layer for layer in network.modules() if isinstance(layer, _NORMS) and layer.training]
+    for layer in norms:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in norms:
+            layer.train()
+
+
+def initialise_for_intervals(network: nn.Module) -> None:
+    """Draw weights so that the size of a box neither grows nor falls from layer to layer; the last layer is left.
+
+    Source: Shi et al. 2021, section 4.1: normal with a standard deviation of sqrt(2 pi) / fan-in.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for layer in layers[:-1]:
+        fan_in = layer.weight[0].numel()
+        nn.init.normal_(layer.weight, std=math.sqrt(2 * math.pi) / fan_in)
+
+
+_ACTIVATIONS: Final = frozenset({nn.ReLU, nn.Sigmoid, nn.Tanh, ParamRamp})
 _LAYERS: Final[Mapping[type[nn.Module], Callable[[Any, Box], Box]]] = MappingProxyType(
     {
         nn.Linear: _linear,

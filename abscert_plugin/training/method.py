@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol, final, runtime_checkable
 
 import torch
+from torch import nn
 
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.abstrain import Abstrain
@@ -22,8 +23,23 @@ class Method(Protocol):
         """The claim that it trains for, `cell` or `ball`."""
         ...
 
-    def build(self, grid: Grid, levels: int, device: torch.device) -> Objective:
-        """Return the objective for images of these cells and levels."""
+    @property
+    def takes_intervals(self) -> bool:
+        """Whether its networks take interval images, or the images themselves."""
+        ...
+
+    def prepare(self, network: nn.Module) -> None:
+        """Change a new network before it is trained, such as its first weights; most methods leave it."""
+        ...
+
+    def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
+        """Return the objective for images of these levels.
+
+        Args:
+            grid: the cells; None exactly where the network takes the images themselves.
+            levels: the stored pixel value that stands for 1.0 on the pixel scale.
+            device: where the images are.
+        """
         ...
 
     def describe(self) -> Mapping[str, Any]:
@@ -37,9 +53,14 @@ class AbstrainMethod:
     """Algorithm 2; it has no options."""
 
     claim: ClassVar[str] = Abstrain.claim
+    takes_intervals: ClassVar[bool] = True
 
-    def build(self, grid: Grid, levels: int, device: torch.device) -> Objective:
+    def prepare(self, network: nn.Module) -> None:
+        """Leave the network."""
+
+    def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
         """Return the objective."""
+        assert grid is not None
         return Abstrain(grid, levels, device)
 
     def describe(self) -> Mapping[str, Any]:
@@ -58,9 +79,15 @@ class ReachableMethod:
 
     config: RobustConfig
     claim: ClassVar[str] = RobustObjective.claim
+    takes_intervals: ClassVar[bool] = True
 
-    def build(self, grid: Grid, levels: int, device: torch.device) -> Objective:
+    def prepare(self, network: nn.Module) -> None:
+        """Draw the first weights that the options ask for."""
+        self.config.prepare(network)
+
+    def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
         """Return the objective."""
+        assert grid is not None
         return RobustObjective("reachable", ReachableCells(grid, levels, device), self.config)
 
     def describe(self) -> Mapping[str, Any]:

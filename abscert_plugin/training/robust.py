@@ -12,8 +12,15 @@ from torch.nn import functional
 
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import Box, interval_margins, warmup_regulariser
+from abscert_plugin.training.interval_bounds import (
+    Box,
+    frozen_statistics,
+    initialise_for_intervals,
+    interval_margins,
+    warmup_regulariser,
+)
 from abscert_plugin.training.objective import Moment
+from abscert_plugin.training.schedule import Ramp
 
 if TYPE_CHECKING:
     from abscert_plugin.lirpa.training import CrownIbpMargins
@@ -39,6 +46,16 @@ class BoundKind(StrEnum):
     CROWN_IBP = "crown-ibp"
 
 
+class Initialisation(StrEnum):
+    """How the first weights are drawn: as every network's, or so that intervals keep their size from layer to layer.
+
+    Source of `IBP`: Shi et al. 2021, section 4.1.
+    """
+
+    XAVIER = "xavier"
+    IBP = "ibp"
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class RobustConfig:
@@ -54,6 +71,9 @@ class RobustConfig:
         regulariser: weight of the warm-up regulariser of Shi et al. 2021 while the radius rises.
         attack_steps: gradient steps to find adversarial inputs.
         bounds: the bounds that the loss is made of.
+        bounds_end: weight of the CROWN-IBP bounds at the end (CROWN-IBP's beta, which begins with 1), 0 to 1.
+        smooth: whether the radius begins to rise slowly (`Ramp`).
+        initialisation: how the first weights are drawn.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -68,13 +88,15 @@ class RobustConfig:
     regulariser: float = 0.5
     attack_steps: int = 3
     bounds: BoundKind = BoundKind.INTERVAL
+    bounds_end: float = 0.0
+    smooth: bool = False
+    initialisation: Initialisation = Initialisation.XAVIER
 
     def __post_init__(self) -> None:
-        for name in ("share", "natural_end", "start", "ramp"):
+        for name in ("share", "natural_end", "bounds_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"expected {name.replace('_', '-')} from 0 to 1, got {getattr(self, name)}")
-        if self.start + self.ramp > 1:
-            raise ConfigError(f"expected start and ramp within the training, got {self.start} + {self.ramp} of it")
+        Ramp(self.start, self.ramp, self.smooth)
         if not (math.isfinite(self.regulariser) and self.regulariser >= 0):
             raise ConfigError(f"expected a regulariser of at least 0, got {self.regulariser}")
         if self.attack_steps < 1:
@@ -82,8 +104,12 @@ class RobustConfig:
 
     def progress(self, moment: Moment) -> float:
         """Return how far the radius has risen at a moment, from 0 to 1."""
-        done = moment.step / (moment.steps_per_epoch * moment.epochs)
-        return min(1.0, max(0.0, (done - self.start) / self.ramp)) if self.ramp else float(done >= self.start)
+        return Ramp(self.start, self.ramp, self.smooth).progress(moment)
+
+    def prepare(self, network: nn.Module) -> None:
+        """Draw a network's first weights anew, where the options ask for it."""
+        if self.initialisation is Initialisation.IBP:
+            initialise_for_intervals(network)
 
     def describe(self) -> dict[str, Any]:
         """Return the options for a checkpoint and run.json."""
@@ -98,6 +124,9 @@ class RobustConfig:
             "regulariser": self.regulariser,
             "attack_steps": self.attack_steps,
             "bounds": str(self.bounds),
+            "bounds_end": self.bounds_end,
+            "smooth": self.smooth,
+            "initialisation": str(self.initialisation),
         }
 
 
@@ -118,6 +147,9 @@ class Balls(Protocol):
     ) -> Float[Tensor, "batch *feature"]:
         """Return inputs within the box, that images of the ball lead to, on which the loss is large."""
         ...
+
+
+_NEGLIGIBLE: Final = 1e-5
 
 
 @final
@@ -158,24 +190,28 @@ class RobustObjective:
         """
         config, progress = self._config, self._config.progress(moment)
         natural_weight = 1 - progress * (1 - config.natural_end)
-        is_linear = config.bounds is BoundKind.CROWN_IBP and 0 < progress < 1
+        # CROWN-IBP's beta; bounds that count for nothing are not computed
+        linear_weight = 1 - progress * (1 - config.bounds_end) if config.bounds is BoundKind.CROWN_IBP else 0.0
+        is_linear = linear_weight > _NEGLIGIBLE and progress > 0
         linear = self._linear_margins(network, inputs) if is_linear else None
+        clean = self._balls.center(inputs)
         total = labels.new_zeros((), dtype=torch.float32)
         if natural_weight > 0:
-            logits = network(self._balls.center(inputs)).float()
-            total = total + natural_weight * functional.cross_entropy(logits, labels)
+            total = total + natural_weight * functional.cross_entropy(network(clean).float(), labels)
+        if natural_weight == 1 and not config.regulariser:
+            return total
         box = self._balls.box(inputs, progress * config.radius.outward)
         adversarial = None
         if natural_weight < 1 and config.loss is not RobustLoss.INTERVAL:
-            adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
+            with frozen_statistics(network):
+                adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
         if adversarial is not None and config.loss is RobustLoss.SABR:
             # moved towards the adversarial point, the small box stays inside the whole one
             box = Box(adversarial + config.share * (box.center - adversarial), config.share * box.radius)
-        bounds = interval_margins(_sequential(network), box, labels)
+        bounds = interval_margins(_sequential(network), box, labels, clean)
         margins = bounds.lower
         if linear is not None:
-            # weight 1 - progress, as beta of CROWN-IBP falls from 1 to 0
-            margins = (1 - progress) * linear.lower(box.lower, box.upper, labels) + progress * margins
+            margins = linear_weight * linear.lower(box.lower, box.upper, labels) + (1 - linear_weight) * margins
         robust = functional.cross_entropy(-margins, labels)
         if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
             attacked = functional.cross_entropy(network(adversarial).float(), labels)
@@ -191,9 +227,12 @@ class RobustObjective:
         inputs: Shaped[Tensor, "batch *feature"],
         labels: Int64[Tensor, "batch"],
     ) -> Float[Tensor, "batch"]:
-        """Return a lower bound of each image's margin over the whole ball, by interval arithmetic."""
+        """Return a lower bound of each image's margin over the whole ball, by the bounds the training ends with."""
         box = self._balls.box(inputs, self._config.radius.outward)
         lower = interval_margins(_sequential(network), box, labels).lower
+        if self._config.bounds is BoundKind.CROWN_IBP and self._config.bounds_end > 0:
+            linear = self._linear_margins(network, inputs).lower(box.lower, box.upper, labels)
+            lower = torch.maximum(lower, linear)
         return lower.scatter(1, labels[:, None], torch.inf).amin(dim=1)
 
     def _linear_margins(self, network: nn.Module, images: Tensor) -> "CrownIbpMargins":

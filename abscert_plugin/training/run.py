@@ -11,10 +11,12 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 from torch import nn
 
 import abscert_plugin
 from abscert_plugin.artifact.export import Exported, export
+from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
 from abscert_plugin.grid import Grid
@@ -40,10 +42,13 @@ class RunSpec:
         image_size: side to resize the images of a folder to; None keeps them.
         network: name of the network.
         activation: its activation function.
-        grid: the cells.
+        grid: the cells; None where the network takes the images themselves.
         training: options of the loop.
-        method: the training method.
         device: `auto`, `cpu` or `cuda`.
+        method: the training method.
+
+    Raises:
+        ConfigError: if there are cells and the method has no use for them, or the other way round.
     """
 
     data: str
@@ -51,10 +56,14 @@ class RunSpec:
     image_size: int | None
     network: str
     activation: Activation
-    grid: Grid
+    grid: Grid | None
     training: TrainingConfig
     device: str = "auto"
     method: Method = ABSTRAIN
+
+    def __post_init__(self) -> None:
+        if self.method.takes_intervals != (self.grid is not None):
+            raise ConfigError("expected cells exactly where the method's networks take interval images")
 
 
 @final
@@ -86,7 +95,7 @@ class TrainedRun:
     checkpoint: Checkpoint
     network: nn.Module
     config: NetworkConfig
-    grid: Grid
+    grid: Grid | None
     objective: Objective
     device: torch.device
     seconds: float
@@ -122,9 +131,14 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
         AbscertError: as `train`; or if an option has no meaning.
     """
     device = choose_device(spec.device)
-    config = NetworkConfig(spec.network, spec.activation, data.training.shape, len(data.training.classes))
+    shape, classes = data.training.shape, len(data.training.classes)
+    config = NetworkConfig(spec.network, spec.activation, shape, classes, spec.method.takes_intervals)
     objective = spec.method.build(spec.grid, data.training.levels, device)
-    network = config.build(spec.training.seed).to(device)
+    network = config.build(spec.training.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.training.seed)
+        spec.method.prepare(network)
+    network = network.to(device)
     job = Job(
         network=network,
         objective=objective,
@@ -150,9 +164,8 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
         AbscertError: if a file cannot be written or the export is not true to the network.
     """
     probes = data.validation.take(np.arange(min(_PROBES, len(data.validation))))
-    exported = export(
-        run.network, run.config, run.grid, training_note(run.checkpoint), data.validation.pixels(probes.images), out
-    )
+    images = data.validation.pixels(probes.images)
+    exported = write_onnx(run.network, run.config, run.grid, run.checkpoint, images, out)
     history = "".join(json.dumps(row) + "\n" for row in run.checkpoint.history)
     part = out / ".history.jsonl.part"
     try:
@@ -178,6 +191,25 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
     return exported
 
 
+def write_onnx(
+    network: nn.Module,
+    config: NetworkConfig,
+    grid: Grid | None,
+    checkpoint: Checkpoint,
+    probes: Float32[np.ndarray, "probes channels height width"],
+    folder: Path,
+) -> Exported:
+    """Write the ONNX files of a network, with or without cells, checked on `probes` (pixel scale).
+
+    Raises:
+        AbscertError: as `export`.
+    """
+    note = training_note(checkpoint)
+    if grid is None:
+        return export_plain(network, config, note, probes, folder)
+    return export(network, config, grid, note, probes, folder)
+
+
 def training_note(checkpoint: Checkpoint) -> str:
     """Return what an ONNX file's metadata say of its training."""
     options = checkpoint.description["training"]
@@ -194,8 +226,8 @@ def training_note(checkpoint: Checkpoint) -> str:
     return ";".join(f"{key}={value}" for key, value in facts.items())
 
 
-def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid, Checkpoint]:
-    """Return the network of a run's best epoch, how it was built, its grid, and the checkpoint.
+def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoint]:
+    """Return the network of a run's best epoch, how it was built, its grid (None: no cells), and the checkpoint.
 
     Raises:
         CheckpointError: if the folder holds no training, or a corrupt one.
@@ -204,10 +236,10 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid, Checkpoint]:
     stored = checkpoint.description
     try:
         channels, height, width = stored["image_shape"]
-        config = NetworkConfig(
-            stored["network"], Activation(stored["activation"]), (channels, height, width), stored["classes"]
-        )
-        grid = Grid(stored["cells"], tuple(stored["edges"]) if stored["edges"] is not None else None)
+        cells, edges = stored["cells"], stored["edges"]
+        grid = None if cells is None else Grid(cells, None if edges is None else tuple(edges))
+        activation, shape = Activation(stored["activation"]), (channels, height, width)
+        config = NetworkConfig(stored["network"], activation, shape, stored["classes"], grid is not None)
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {error}") from error
     network = config.build(seed=0)
@@ -257,8 +289,8 @@ def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, objectiv
         "validation_sha256": data.validation.sha256,
         "network": config.name,
         "activation": str(config.activation),
-        "cells": spec.grid.cells,
-        "edges": None if spec.grid.inner is None else list(spec.grid.inner),  # in units of 2^-24
+        "cells": spec.grid.cells if spec.grid is not None else None,
+        "edges": list(spec.grid.inner) if spec.grid is not None and spec.grid.inner is not None else None,  # of 2^-24
         "image_shape": list(config.image_shape),
         "classes": config.classes,
         "training": {

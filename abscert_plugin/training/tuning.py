@@ -189,6 +189,7 @@ def mean_gradients(run: TrainedRun, data: DataSet) -> tuple[float, float]:
 
 def _row(run: TrainedRun, data: DataSet) -> TuningStep:
     lower, upper = mean_gradients(run, data)
+    assert run.grid is not None
     return TuningStep(
         cells=run.grid.cells,
         granularity=run.grid.granularity,

@@ -211,7 +211,7 @@ def test_the_check_sees_one_class_for_both_ends(monkeypatch):
             lambda graph, images, side=side: graph.op("abscert::Shared", images, side_s=side).setType(images.type())
         )
 
-    class Shared(operator._activation_class()):
+    class Shared(operator.activation_class()):
         def forward(self, images):
             ends = phi.lower if self.attr["side"] == "lower" else phi.upper
             return operator._LookUp(phi.interior, ends)(images)

@@ -1,0 +1,58 @@
+"""SABR: interval bounds over a small box around an adversarial image inside the ball.
+
+Source: Mueller et al. 2023, "Certified Training: Small Boxes are All You Need", section 3: the box has the share
+lambda of the radius, its centre is moved so that it stays in the ball. Weights, regulariser and rise are Shi et
+al.'s, as in the paper. The code attacks with 8 steps; `attack_steps` says how many are made here.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from abscert_plugin.radius import Radius
+from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss
+from baselines.method import Entry, is_method
+from baselines.robust import RobustBaseline
+
+
+@final
+@dataclass(frozen=True)
+class Sabr(RobustBaseline):
+    """SABR and its options.
+
+    Args:
+        radius: the ball to train for.
+        share: size of the small box as a share of the ball's (lambda).
+        attack_steps: gradient steps that look for the adversarial image.
+        start: share of the epochs before the radius rises.
+        ramp: share of the epochs in which it rises.
+
+    Raises:
+        ConfigError: if a value has no meaning.
+    """
+
+    radius: Radius
+    share: float = 0.4
+    attack_steps: int = 8
+    start: float = 0.02
+    ramp: float = 0.5
+
+    name: ClassVar[str] = "sabr"
+
+    def __post_init__(self) -> None:
+        self.config()
+
+    def config(self) -> RobustConfig:
+        """Return the options of the objective."""
+        return RobustConfig(
+            self.radius,
+            loss=RobustLoss.SABR,
+            share=self.share,
+            start=self.start,
+            ramp=self.ramp,
+            smooth=True,
+            attack_steps=self.attack_steps,
+            initialisation=Initialisation.IBP,
+        )
+
+
+ENTRY = Entry(Sabr.name, "interval bounds of small boxes round attacks", "Mueller et al. 2023", Sabr, is_method)
