@@ -35,7 +35,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         verdict: `certified`, `falsified` or `unknown`.
         reason: why, in one phrase.
         method: what decided it.
-        reachable_log2: log2 of the number of interval images that the claim covers.
+        reachable_log2: log2 of the number of interval images that the claim covers; None where there are no cells.
         margin: least logit of the label minus the greatest other logit, over what was run; None where not a number.
         seconds: time spent on this image (a batch's time is shared equally).
         counterexample: `itself` where the clean image is one, the name of a stored one, or None.
@@ -51,7 +51,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     verdict: str
     reason: str
     method: str
-    reachable_log2: float
+    reachable_log2: float | None
     margin: float | None
     seconds: float
     counterexample: str | None

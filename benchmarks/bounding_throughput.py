@@ -1,4 +1,4 @@
-"""Bounds through `IntervalBounder` against calling auto_LiRPA directly on the same boxes, in turn in one process.
+"""Bounds through `Bounder` against calling auto_LiRPA directly on the same boxes, in turn in one process.
 
 usage: python benchmarks/bounding_throughput.py RUN_FOLDER [--radius 0.1] [--data mnist] [--batch-size 64] [--rounds 9]
 (RUN_FOLDER as `abscert train --out` wrote it)
@@ -16,8 +16,9 @@ import torch
 from abscert_plugin.artifact.metadata import read_model
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.grid import Grid
-from abscert_plugin.lirpa.bounds import BoundMethod, margin_rows, quiet
+from abscert_plugin.lirpa.bounds import BoundMethod
 from abscert_plugin.lirpa.compat import lirpa_version, load_lirpa
+from abscert_plugin.lirpa.tracing import margin_rows, quiet
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.radius import Radius
 from abscert_plugin.training.run import restore

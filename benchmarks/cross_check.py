@@ -26,10 +26,11 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.radius import Radius
-from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.deployed import DeployedCells
 from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.steps import Budget
 
 # 2.0.0 is wrong on convolutional networks: for a box without any constraint on the logits it answers unsat.
 MARABOU = """

@@ -26,10 +26,11 @@ from abscert_plugin.lirpa.bounds import BoundMethod
 from abscert_plugin.lirpa.compat import lirpa_version, load_lirpa
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.radius import Radius
-from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.deployed import DeployedCells
 from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.steps import Budget
 
 AT_ONCE = 50
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.lirpa.bounds import BoundMethod, IntervalBounder
+from abscert_plugin.lirpa.bounds import Bounder, BoundMethod
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.radius import Radius
 from abscert_plugin.training.checkpoint import FILE_NAME, read_checkpoint
@@ -45,7 +45,7 @@ def decide(network, objective, balls, radius, feed) -> tuple[int, int]:
     for images, labels in feed.batches(torch.arange(len(feed)), 200):
         box = balls.box(images, radius.outward)
         if bounder is None:
-            bounder = IntervalBounder(network, tuple(box.center.shape[1:]), objective_classes(network), CPU)
+            bounder = Bounder(network, tuple(box.center.shape[1:]), objective_classes(network), CPU)
         done = torch.zeros(len(labels), dtype=torch.bool)
         with torch.no_grad():
             done = objective.margins(network, images, labels) > 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from abscert_plugin.artifact.metadata import Metadata
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.cli.method import member
 from abscert_plugin.data import DataSet
@@ -13,6 +14,7 @@ from abscert_plugin.verification.run import Artifact
 if TYPE_CHECKING:
     from abscert_plugin.lirpa.whitebox import WhiteBox
     from abscert_plugin.verification.ball import BallVerifier
+    from abscert_plugin.verification.plain import PlainBallVerifier
 
 _LEVELS = 255
 
@@ -26,7 +28,7 @@ def ball_decider(
     exhaustive: int,
     black_box: bool,
     checkpoint: Path | None,
-) -> "BallVerifier":
+) -> "BallVerifier | PlainBallVerifier":
     """Return the verifier of the claim `ball`; where the network cannot be opened, a line says so and why.
 
     Raises:
@@ -35,9 +37,11 @@ def ball_decider(
         CheckpointError: if the checkpoint cannot be read.
     """
     # torch is imported here: deciding cells must start without it
-    from abscert_plugin.verification.ball import BallVerifier, Budget
+    from abscert_plugin.verification.ball import BallVerifier
     from abscert_plugin.verification.deployed import DeployedCells
+    from abscert_plugin.verification.plain import PlainBallVerifier
     from abscert_plugin.verification.reach import Ball, Inputs
+    from abscert_plugin.verification.steps import Budget
 
     if black_box and checkpoint is not None:
         raise ConfigError("expected --black-box or --checkpoint, got both: one opens no network, the other does")
@@ -45,9 +49,12 @@ def ball_decider(
     if kind is Inputs.UINT8 and data.levels != _LEVELS:
         raise ConfigError(f"expected 8-bit images with --inputs uint8, got {data.name} of {data.levels + 1} levels")
     budget = Budget(seconds=timeout, exhaustive=exhaustive)
-    deployed = DeployedCells(artifact.classifier, artifact.metadata)
+    metadata, ball = artifact.metadata, Ball(radius, kind)
+    if isinstance(metadata, Metadata):
+        deployed = DeployedCells(artifact.classifier, metadata)
+        return BallVerifier(deployed, None if black_box else _white_box(artifact, checkpoint), ball, budget)
     white_box = None if black_box else _white_box(artifact, checkpoint)
-    return BallVerifier(deployed, white_box, Ball(radius, kind), budget)
+    return PlainBallVerifier(artifact.classifier, metadata, white_box, ball, budget)
 
 
 def _white_box(artifact: Artifact, checkpoint: Path | None) -> "WhiteBox | None":
@@ -56,9 +63,11 @@ def _white_box(artifact: Artifact, checkpoint: Path | None) -> "WhiteBox | None"
 
     model = read_model(artifact.path)
     if checkpoint is not None:
+        from abscert_plugin.artifact.plain import PixelNetwork
         from abscert_plugin.training.run import restore
 
-        return open_white_box(model, artifact.path, restore(checkpoint)[0])
+        network, _, grid, _ = restore(checkpoint)
+        return open_white_box(model, artifact.path, network if grid is not None else PixelNetwork(network).eval())
     try:
         return open_white_box(model, artifact.path)
     except (ConfigError, UnsupportedModelError) as error:

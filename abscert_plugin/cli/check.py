@@ -66,7 +66,7 @@ def check(  # one parameter per option
             number = None if everything else sample
             yield from check_verdicts(stored, images, replay, number, seed, lambda n: bar.update(task, advance=n))
 
-        origin = check_origin(stored, is_intact, artifact.sha256, artifact.metadata.grid, images)
+        origin = check_origin(stored, is_intact, artifact.sha256, artifact.grid, images)
         _show(origin, found, quiet=json)
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)
@@ -98,13 +98,12 @@ def _replay(
     black_box: bool,
     checkpoint: Path | None,
 ) -> Replay:
-    metadata = artifact.metadata
-    check_fit(metadata, images.shape, images.labels)
+    check_fit(artifact.metadata, images.shape, images.labels)
     ball = stored.ball
     if ball is None:
-        decider = CellDecider(artifact.classifier, metadata)
-        return Replay(decider, artifact.run_images, metadata.grid, None, 0.0)
+        decider = CellDecider(artifact.classifier, artifact.with_cells)
+        return Replay(decider, artifact.run_images, artifact.grid, None, 0.0)
     verifier = ball_decider(
         artifact, images, ball.radius, str(ball.inputs), timeout, _EXHAUSTIVE, black_box, checkpoint
     )
-    return Replay(verifier, verifier.run, metadata.grid, ball, verifier.floor)
+    return Replay(verifier, verifier.run, artifact.grid, ball, verifier.floor)

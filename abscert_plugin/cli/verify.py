@@ -64,7 +64,7 @@ def verify(  # one parameter per option
         raise ConfigError("expected --radius with --claim ball, and with it alone")
     ball = None if radius is None else Radius.parse(radius, radius_scale)
     artifact = Artifact.open(model, provider)
-    if artifact.metadata.grid.cells == 1:
+    if artifact.grid is not None and artifact.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")

@@ -2,21 +2,26 @@
 
 import copy
 import inspect
-import io
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.lirpa.compat import load_lirpa
+from abscert_plugin.lirpa.tracing import (
+    LIRPA_FAILURES,
+    bounded_module,
+    full_precision,
+    margin_rows,
+    one_line,
+    quiet,
+)
 
 ROUNDING: Final = 1e-5
 """The share of max(1, largest |bound| of its box) that every bound is lowered by.
@@ -25,19 +30,6 @@ auto_LiRPA's float32 sums are not rounded outward. Against float64 its bounds of
 most 9e-7 of that measure, with margins from 0.002 to 170,000.
 """
 
-# What a library that meets a graph it was not written for may raise.
-LIRPA_FAILURES: Final = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NameError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-_SAME_FORWARD: Final = 1e-4
 _NO_MEMORY: Final = ("out of memory", "defaultcpuallocator", "can't allocate memory", "alloc_failed")
 
 
@@ -60,6 +52,10 @@ _NAMES: Final[Mapping[BoundMethod, str]] = MappingProxyType(
 )
 
 
+HiddenBounds: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
+"""Lower and upper bounds of hidden layers, by auto_LiRPA's names of them."""
+
+
 class BoundMemoryError(VerifierError):
     """Memory did not suffice for the bounds of a batch; a smaller batch may fit."""
 
@@ -70,7 +66,7 @@ class LinearMargins:
     """Lower bounds of margins, and the slopes that they came from.
 
     Args:
-        bounds: as `IntervalBounder.margins` returns them.
+        bounds: as `Bounder.margins` returns them.
         coefficients: slope of each margin's lower bound in each entry of the interval image. They tell where a
             split helps; after optimisation they may be those of another step than the bounds, so prove nothing.
     """
@@ -80,7 +76,26 @@ class LinearMargins:
 
 
 @final
-class IntervalBounder:
+@dataclass(frozen=True, slots=True)
+class SplitMargins:
+    """Lower bounds of margins, and what tells where a split helps.
+
+    Args:
+        bounds: as `Bounder.margins` returns them.
+        coefficients: slope of each margin's lower bound in each entry of the input.
+        hidden: the bounds of what enters each activation that they came from.
+        relu_coefficients: slope of each margin's lower bound in what each ReLU gives out, under the name that its
+            input has in `hidden`.
+    """
+
+    bounds: Float32[Tensor, "batch others"]
+    coefficients: Float32[Tensor, "batch others channels height width"]
+    hidden: HiddenBounds
+    relu_coefficients: Mapping[str, Tensor]
+
+
+@final
+class Bounder:
     """Bounds of an interval network's margins over boxes of interval images.
 
     One traced graph serves all batch sizes. The network is copied; later changes to its weights are not seen.
@@ -130,7 +145,7 @@ class IntervalBounder:
             BoundMemoryError: if memory did not suffice; try fewer boxes at once.
             VerifierError: if a box is empty or not finite, or auto_LiRPA fails.
         """
-        return self._compute(lower, upper, labels, method, with_slopes=False)[0]
+        return self._compute(lower, upper, labels, method, False)[0]
 
     def linear_margins(
         self,
@@ -152,24 +167,60 @@ class IntervalBounder:
         """
         if method == BoundMethod.IBP:
             raise VerifierError(f"expected a method with linear bounds, got {method}; choose {BoundMethod.CROWN_IBP}")
-        bounds, slopes = self._compute(lower, upper, labels, method, with_slopes=True)
-        if not isinstance(slopes, Tensor) or slopes.shape != (*bounds.shape, *self._input_shape):
+        bounds, slopes = self._compute(lower, upper, labels, method, True)
+        return LinearMargins(bounds, self._input_slopes(bounds, slopes, method))
+
+    def split_margins(
+        self,
+        lower: Float32[Tensor, "batch channels height width"],
+        upper: Float32[Tensor, "batch channels height width"],
+        labels: Int64[Tensor, "batch"],
+        hidden: HiddenBounds,
+    ) -> SplitMargins:
+        """Return CROWN's bounds of `margins` from given bounds of hidden layers, for branch and bound on ReLU.
+
+        Soundness: for all inputs of a box whose hidden values lie within `hidden`.
+
+        Args:
+            lower: as in `margins`.
+            upper: as in `margins`.
+            labels: as in `margins`.
+            hidden: bounds of what enters each activation; empty to have them computed.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; try fewer boxes at once.
+            VerifierError: as `margins`.
+        """
+        method = BoundMethod.CROWN
+        bounds, slopes = self._compute(lower, upper, labels, method, True, hidden or None)
+        at_input = self._input_slopes(bounds, slopes, method)
+        return SplitMargins(bounds, at_input, _hidden_bounds(self._bounded), _relu_slopes(self._bounded, bounds))
+
+    def _input_slopes(self, bounds: Tensor, found: Any, method: BoundMethod) -> Tensor:
+        if not bounds.numel():
+            return bounds.new_zeros((*bounds.shape, *self._input_shape))
+        if not isinstance(found, Tensor) or found.shape != (*bounds.shape, *self._input_shape):
             raise VerifierError(f"auto_LiRPA gave no slopes at the input by {method} for this network; use margins")
-        return LinearMargins(bounds, torch.nan_to_num(slopes.detach()))
+        return torch.nan_to_num(found.detach())
 
     def _compute(
-        self, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, *, with_slopes: bool
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        labels: Tensor,
+        method: BoundMethod,
+        with_slopes: bool,
+        hidden: HiddenBounds | None = None,
     ) -> tuple[Tensor, Any]:
         lower, upper, labels = lower.to(self._device), upper.to(self._device), labels.to(self._device)
         if not lower.numel():
-            others = self._margin_rows.shape[1]
-            return lower.new_zeros((0, others)), lower.new_zeros((0, others, *self._input_shape))
+            return lower.new_zeros((0, self._margin_rows.shape[1])), None
         self._check(lower, upper, labels)
         try:
             if self._bounded is None:
                 self._bounded = self._trace()
             with full_precision(self._device), quiet():
-                bounds, slopes = self._call(lower, upper, self._margin_rows[labels], method, with_slopes)
+                bounds, slopes = self._call(lower, upper, self._margin_rows[labels], method, with_slopes, hidden)
         except LIRPA_FAILURES as error:
             failure = _as_verifier_error(error, method, len(lower))
         else:
@@ -179,10 +230,16 @@ class IntervalBounder:
         raise failure
 
     def _call(
-        self, lower: Tensor, upper: Tensor, rows: Tensor, method: BoundMethod, with_slopes: bool
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        rows: Tensor,
+        method: BoundMethod,
+        with_slopes: bool,
+        hidden: HiddenBounds | None,
     ) -> tuple[Tensor, Any]:
         if method != BoundMethod.OPTIMISED:
-            return self._run(lower, upper, rows, method, with_slopes)
+            return self._run(lower, upper, rows, method, with_slopes, hidden)
         bounds, slopes = self._run(lower, upper, rows, BoundMethod.CROWN, with_slopes)
         if bool((bounds > 0).all()) or not self._bounded.optimizable_activations:
             return bounds, slopes
@@ -198,7 +255,7 @@ class IntervalBounder:
         rows: Tensor,
         method: BoundMethod,
         with_slopes: bool,
-        hidden: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+        hidden: HiddenBounds | None = None,
     ) -> tuple[Tensor, Any]:
         bounded, lirpa = self._bounded, load_lirpa()
         norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
@@ -207,7 +264,7 @@ class IntervalBounder:
         target = bounded.final_name
         options: dict[str, Any] = {"return_A": True, "needed_A_dict": {target: {source}}} if with_slopes else {}
         if hidden is not None:
-            options[self._hidden_option] = hidden
+            options[self._hidden_option] = dict(hidden)
         with torch.set_grad_enabled(method == BoundMethod.OPTIMISED):
             result = bounded.compute_bounds(x=(box,), C=rows, method=_NAMES[method], bound_upper=False, **options)
         return result[0], result[2][target][source]["lA"] if with_slopes else None
@@ -233,68 +290,16 @@ class IntervalBounder:
         return bounded_module(copy.deepcopy(self._network), example, len(self._margin_rows))
 
 
-def bounded_module(network: nn.Module, example: Float32[Tensor, "batch *feature"], classes: int) -> Any:
-    """Return auto_LiRPA's bounded module of a network, with the settings that were found fast and sound.
-
-    Args:
-        network: in evaluation mode, on the device of `example`; auto_LiRPA may move it, so pass a copy.
-        example: inputs to trace it with; its batch size binds nothing.
-        classes: number of logits.
-
-    Raises:
-        UnsupportedModelError: if auto_LiRPA cannot read the network, or what it read gives other logits.
-    """
-    options = {
-        "conv_mode": "patches",
-        # Version 0.3 fails now and then where slopes of stable neurons are left out.
-        "sparse_features_alpha": False,
-        "sparse_spec_alpha": False,
-        "optimize_bound_args": {"stop_criterion_func": _all_positive},
-    }
-    lirpa = load_lirpa()
-    try:
-        with full_precision(example.device), quiet():
-            bounded = lirpa.BoundedModule(network, example, bound_opts=options, device=example.device)
-            for batch in (3, 1):
-                generator = torch.Generator().manual_seed(batch)
-                points = (2 * torch.rand((batch, *example.shape[1:]), generator=generator) - 1).to(example.device)
-                check_bounded_forward(bounded, network, points)
-            shape = (*network(points).shape,)
-    except LIRPA_FAILURES as error:
-        raise UnsupportedModelError(f"auto_LiRPA cannot bound this network: {_one_line(error)}") from error
-    if shape != (1, classes):
-        raise UnsupportedModelError(f"expected logits of shape [batch, {classes}], got {[*shape]} for one input")
-    return bounded
-
-
-def check_bounded_forward(bounded: nn.Module, network: nn.Module, points: Float32[Tensor, "batch *feature"]) -> None:
-    """Raise unless a bounded module computes what its network computes, on these points.
-
-    auto_LiRPA rewrites the graph it traced, and has been seen to merge nodes that differ; bounds of the wrong
-    function pass every test by sampling it. Choose a batch size other than that of the trace: one that was traced as a
-    constant shows here.
-
-    Raises:
-        UnsupportedModelError: if logits have other shapes, or differ by more than 1e-4 of the largest.
-    """
-    with torch.no_grad():
-        expected, got = network(points), bounded(points)
-    if got.shape != expected.shape:
-        raise UnsupportedModelError(
-            f"expected logits of shape {(*expected.shape,)} from auto_LiRPA, got {(*got.shape,)}"
-        )
-    difference = float((expected - got).abs().max())
-    if not difference <= _SAME_FORWARD * max(1.0, float(expected.abs().max())):
-        raise UnsupportedModelError(
-            f"auto_LiRPA computes other logits than the network: they differ by {difference:.3g}"
-        )
-
-
-def margin_rows(classes: int) -> Float32[Tensor, "classes others classes"]:
-    """Return, for each label, the rows that turn logits into logit[label] - logit[j], for all other j, ascending."""
-    eye = torch.eye(classes)
-    others = torch.stack([torch.cat([eye[:label], eye[label + 1 :]]) for label in range(classes)])
-    return eye[:, None] - others
+def _relu_slopes(bounded: Any, bounds: Tensor) -> dict[str, Tensor]:
+    """Return the slopes that the last backward pass has left at the output of each ReLU, by the name of its input."""
+    found = {}
+    for node in bounded._modules.values():
+        slopes = getattr(node, "lA", None)
+        if type(node).__name__ == "BoundRelu" and isinstance(slopes, Tensor):
+            slopes = slopes.detach().transpose(0, 1)  # margins come first there
+            if slopes.shape[:2] == bounds.shape:
+                found[node.inputs[0].name] = slopes
+    return found
 
 
 def _hidden_bounds(bounded: Any) -> dict[str, tuple[Tensor, Tensor]]:
@@ -309,46 +314,14 @@ def _hidden_bounds(bounded: Any) -> dict[str, tuple[Tensor, Tensor]]:
     return {node.name: (node.lower.detach(), node.upper.detach()) for node in known}
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what auto_LiRPA prints off stdout, and its and the tracer's warnings from the user."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Let a CUDA device use all bits of float32: TF32, its default for convolutions, has errors of 1e-3."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _lowered(bounds: Float32[Tensor, "batch others"]) -> Float32[Tensor, "batch others"]:
     """Return the bounds less what rounding may have added, -inf where one is not a finite number."""
     size = torch.where(bounds.isfinite(), bounds.abs(), 1).amax(dim=1, keepdim=True).clamp(min=1)
     return torch.nan_to_num(bounds - ROUNDING * size, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
-def _all_positive(bounds: Float32[Tensor, "batch others"]) -> Bool[Tensor, "batch 1"]:
-    """Return which boxes need no further optimisation."""
-    return (bounds > 0).all(dim=1, keepdim=True)
-
-
 def _as_verifier_error(error: Exception, method: BoundMethod, batch: int) -> VerifierError:
-    text = _one_line(error)
+    text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in text.lower() for part in _NO_MEMORY):
         return BoundMemoryError(f"memory does not suffice for bounds by {method} of {batch} boxes; try fewer at once")
     return VerifierError(f"auto_LiRPA failed to bound by {method}: {text}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

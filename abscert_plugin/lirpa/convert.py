@@ -17,9 +17,12 @@ from abscert_plugin.artifact.metadata import (
     INTERVAL,
     LOGITS,
     Metadata,
+    PlainMetadata,
     external_locations,
+    is_plain,
     read_metadata,
     read_model,
+    read_plain_metadata,
 )
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import UnsupportedModelError
@@ -87,7 +90,7 @@ def interval_network_of(model: onnx.ModelProto, path: Path) -> nn.Module:
 
 
 def convert(model: onnx.ModelProto, path: Path) -> Converted:
-    """Return the interval network of an ONNX file: what lies between its tensors `interval` and `logits`.
+    """Return the network of an ONNX file: what lies between `interval`, or `image` without cells, and `logits`.
 
     Soundness: the module's logits were compared with those of the file, run by onnxruntime, on random cells of the
     file's grid. Bounds of the module hold for the file up to that difference of floats.
@@ -101,19 +104,27 @@ def convert(model: onnx.ModelProto, path: Path) -> Converted:
             1e-4 of the largest.
         VerifierError: if onnxruntime fails to run the file.
     """
-    metadata = read_metadata(model, path)
+    metadata = read_plain_metadata(model, path) if is_plain(model) else read_metadata(model, path)
     if external_locations(model):
         model = read_model(path)  # checks where they lie
         try:
             onnx.load_external_data_for_model(model, str(path.resolve().parent))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise UnsupportedModelError(f"{path}: cannot read its tensors: {_one_line(error)}") from error
-    channels, height, width = metadata.image_shape
-    network = _Reader(model, path, (2 * channels, height, width)).read(metadata.classes)
+    source = INTERVAL if isinstance(metadata, Metadata) else IMAGE
+    network = _Reader(model, path, source, input_shape(metadata)).read(metadata.classes)
     return Converted(network, largest_difference(network, model, metadata, path))
 
 
-def largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Metadata, path: Path) -> float:
+def input_shape(metadata: Metadata | PlainMetadata) -> tuple[int, int, int]:
+    """Return the shape of what the network of a file takes, without the batch."""
+    channels, height, width = metadata.image_shape
+    return (2 * channels if isinstance(metadata, Metadata) else channels), height, width
+
+
+def largest_difference(
+    network: nn.Module, model: onnx.ModelProto, metadata: Metadata | PlainMetadata, path: Path
+) -> float:
     """Return the largest difference of logits between a torch module and the file, on random cells.
 
     Raises:
@@ -121,16 +132,20 @@ def largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Met
             other shapes.
         VerifierError: if onnxruntime fails to run the file.
     """
-    cells = np.random.default_rng(0).integers(0, metadata.grid.cells, (_PROBES, *metadata.image_shape), dtype=np.uint8)
-    intervals = metadata.grid.ends(cells)
-    takes_images = any(value.name == IMAGE for value in model.graph.input)
-    # a cell's lower edge belongs to it
-    expected = BlackBox(path, Provider.CPU).run(metadata.grid.edges[cells] if takes_images else intervals)
+    random, shape = np.random.default_rng(0), (_PROBES, *metadata.image_shape)
+    if isinstance(metadata, Metadata):
+        cells = random.integers(0, metadata.grid.cells, shape, dtype=np.uint8)
+        inputs = metadata.grid.ends(cells)
+        takes_images = any(value.name == IMAGE for value in model.graph.input)
+        given = metadata.grid.edges[cells] if takes_images else inputs  # a cell's lower edge belongs to it
+    else:
+        given = inputs = random.random(shape, dtype=np.float32)
+    expected = BlackBox(path, Provider.CPU).run(given)
     try:
         with torch.no_grad():
-            logits = network(torch.from_numpy(intervals)).numpy()
+            logits = network(torch.from_numpy(inputs)).numpy()
     except RuntimeError as error:
-        raise UnsupportedModelError(f"{path}: its torch module does not take its interval images: {error}") from error
+        raise UnsupportedModelError(f"{path}: its torch module does not take what the file takes: {error}") from error
     if logits.shape != expected.shape:
         raise UnsupportedModelError(f"{path}: expected logits of shape {expected.shape}, got {logits.shape}")
     difference = float(np.abs(logits - expected).max())
@@ -146,19 +161,20 @@ def largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Met
 class _Reader:
     """Reads a graph node by node into layers."""
 
-    def __init__(self, model: onnx.ModelProto, path: Path, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, model: onnx.ModelProto, path: Path, source: str, shape: tuple[int, ...]) -> None:
         self._model = model
         self._path = path
         self._layers: list[nn.Module] = []
         self._slots: list[tuple[int, ...]] = []
-        self._values: dict[str, Value] = {INTERVAL: Activation(0, input_shape)}
+        self._source = source
+        self._values: dict[str, Value] = {source: Activation(0, shape)}
         self._constants: dict[str, np.ndarray] = {
             tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
         }
         self._holds_batch: set[str] = set()  # constants in which -1 stands for the batch
 
     def read(self, classes: int) -> IntervalNetwork:
-        """Return the network between `interval` and `logits`."""
+        """Return the network between its source, `interval` or `image`, and `logits`."""
         for node in self._needed_nodes():
             try:
                 self._read_node(node)
@@ -167,18 +183,20 @@ class _Reader:
             except _BROKEN as error:
                 raise self._refusal(node, _one_line(error)) from error
         if LOGITS not in self._values or self._values[LOGITS].shape != (classes,):
-            raise UnsupportedModelError(f"{self._path}: expected logits [batch, {classes}] that depend on `{INTERVAL}`")
+            raise UnsupportedModelError(
+                f"{self._path}: expected logits [batch, {classes}] that depend on `{self._source}`"
+            )
         output = self._activation(LOGITS).slot
         return IntervalNetwork(self._layers, self._slots, output).eval()
 
     def _needed_nodes(self) -> list[onnx.NodeProto]:
-        """Return the nodes that `logits` needs and `interval` does not, in the graph's order."""
+        """Return the nodes that `logits` needs and the source does not, in the graph's order."""
         wanted, needed = {LOGITS}, []
         for node in reversed(self._model.graph.node):
-            if wanted & set(node.output) and INTERVAL not in node.output:
+            if wanted & set(node.output) and self._source not in node.output:
                 needed.append(node)
                 wanted |= set(node.input)
-        if IMAGE in wanted:
+        if IMAGE in wanted and self._source != IMAGE:
             raise UnsupportedModelError(f"{self._path}: its logits read `{IMAGE}` past the abstraction")
         return needed[::-1]
 
@@ -239,7 +257,7 @@ class _Reader:
             value = self._append(value.layer(), (value.source,))
             self._values[name] = value
         if value is None:
-            raise UnsupportedNodeError(f"expected its input {name!r} to depend on `{INTERVAL}`")
+            raise UnsupportedNodeError(f"expected its input {name!r} to depend on `{self._source}`")
         return value
 
     def _view(self, node: onnx.NodeProto) -> NodeView:

@@ -133,7 +133,7 @@ def _as_operators(ramps: list[ParamRamp]) -> Iterator[None]:
 
 
 def _as_operator(layer: ParamRamp, inputs: Tensor) -> Tensor:
-    return _Traced.apply(inputs, layer.bend_point, layer.eta, layer.bends)
+    return _Traced.apply(inputs, layer.bend_point, layer.eta, layer.bends)  # type: ignore[no-untyped-call]
 
 
 def _ramp(inputs: Tensor, bend_point: Tensor, eta: Tensor, bends: Tensor) -> Tensor:
@@ -191,7 +191,6 @@ def _bound_class() -> Any:
         return base.bound_forward(self, dim_in, x)
 
     members = {
-        member.__name__: member
-        for member in (forward, interval_propagate, bound_relax, bound_backward, bound_forward)
+        member.__name__: member for member in (forward, interval_propagate, bound_relax, bound_backward, bound_forward)
     }
     return type("BoundParamRamp", (base,), members)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from abscert_plugin.lirpa.bounds import bounded_module, margin_rows, quiet
 from abscert_plugin.lirpa.compat import load_lirpa
+from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet
 
 
 @final

@@ -1,4 +1,4 @@
-"""An ONNX file's interval network opened up: a torch module for gradients, and bounds of it."""
+"""An ONNX file's network opened up: a torch module for gradients, and bounds of it."""
 
 import copy
 from dataclasses import dataclass
@@ -9,29 +9,30 @@ import onnx
 import torch
 from torch import nn
 
-from abscert_plugin.artifact.metadata import read_metadata
-from abscert_plugin.lirpa.bounds import IntervalBounder
-from abscert_plugin.lirpa.convert import convert, largest_difference
+from abscert_plugin.artifact.metadata import is_plain, read_metadata, read_plain_metadata
+from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.convert import convert, input_shape, largest_difference
 
 
 @final
 @dataclass(frozen=True)
 class WhiteBox:
-    """The interval network inside a deployed classifier.
+    """The network inside a deployed classifier.
 
     Args:
-        network: takes interval images on the training scale; on the CPU, in evaluation mode.
+        network: takes interval images on the training scale, or images on the pixel scale where there are no cells; on
+            the CPU, in evaluation mode.
         bounder: bounds of its margins.
         difference: the largest difference of its logits from onnxruntime's that was seen.
     """
 
     network: nn.Module
-    bounder: IntervalBounder
+    bounder: Bounder
     difference: float
 
 
 def open_white_box(model: onnx.ModelProto, path: Path, network: nn.Module | None = None) -> WhiteBox:
-    """Return the interval network of an ONNX file of this project, opened up.
+    """Return the network of an ONNX file of this project, opened up.
 
     Soundness: logits are compared with those of the file, run by onnxruntime, whichever network is taken.
 
@@ -45,7 +46,7 @@ def open_white_box(model: onnx.ModelProto, path: Path, network: nn.Module | None
             not those of the file.
         ConfigError: if auto_LiRPA is not installed.
     """
-    metadata = read_metadata(model, path)
+    metadata = read_plain_metadata(model, path) if is_plain(model) else read_metadata(model, path)
     if network is None:
         converted = convert(model, path)
         network, difference = converted.network.eval(), converted.largest_difference
@@ -53,6 +54,5 @@ def open_white_box(model: onnx.ModelProto, path: Path, network: nn.Module | None
         network = copy.deepcopy(network).cpu().eval()
         difference = largest_difference(network, model, metadata, path)
     network.requires_grad_(False)
-    channels, height, width = metadata.image_shape
-    bounder = IntervalBounder(network, (2 * channels, height, width), metadata.classes, torch.device("cpu"))
+    bounder = Bounder(network, input_shape(metadata), metadata.classes, torch.device("cpu"))
     return WhiteBox(network, bounder, difference)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, Final, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,21 +48,27 @@ class ParamRamp(nn.Module):
         self.register_buffer("seen_count", torch.tensor(0))
         self._is_bent = False  # what the buffer says, without waiting for an accelerator
         self._collects = False
-        self.register_load_state_dict_post_hook(_read_bends)
+        self.register_load_state_dict_post_hook(_read_bends)  # type: ignore[no-untyped-call]
         self.set_eta(eta)
 
     @property
-    def bent_at(self) -> Float[Tensor, "*feature"]:
+    def bent_at(self) -> Tensor:
         """The bend points as they count, differentiable."""
-        return self.bend_point.clamp(min=LEAST_BEND_POINT)
+        # clamp(min=...), in operators that the ONNX exporter computes at once, so that none of it is in the file
+        is_low = (self.bend_point < LEAST_BEND_POINT).to(self.bend_point.dtype)
+        return (1 - is_low) * self.bend_point + is_low * LEAST_BEND_POINT
 
     @property
     def is_bent(self) -> bool:
         """Whether the right bend has begun."""
         return self._is_bent
 
-    def forward(self, inputs: Float[Tensor, "batch *feature"]) -> Float[Tensor, "batch *feature"]:
-        """Return the activations."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the activations.
+
+        Args:
+            inputs: [batch, *shape]. A check of shapes, as other functions have it, would be part of a trace.
+        """
         if self._collects:
             self._collect(inputs)
         rising = functional.relu(inputs)

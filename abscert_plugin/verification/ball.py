@@ -1,66 +1,27 @@
 """The claim `ball`: every image within the radius gets the label from the deployed classifier. The steps, in order."""
 
 import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
-from abscert_plugin.errors import ConfigError, VerifierError
-from abscert_plugin.lirpa.bounds import BoundMemoryError, BoundMethod
+from abscert_plugin.lirpa.bounds import BoundMethod
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.whitebox import WhiteBox
-from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.attack import Candidates, gradient_attack, score_attack
+from abscert_plugin.verification.batch import Batch
 from abscert_plugin.verification.branch_and_bound import BranchAndBound
-from abscert_plugin.verification.cell import read_logits
-from abscert_plugin.verification.decision import ITSELF, Decided
-from abscert_plugin.verification.deployed import DeployedCells, Part, undecided
+from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.deployed import DeployedCells, Part
 from abscert_plugin.verification.exhaustive import enumerate_cells
 from abscert_plugin.verification.reach import Ball, Reach
+from abscert_plugin.verification.steps import Bounding, Budget, Step, run_steps
 from abscert_plugin.verification.verdict import Claim, Verdict
 
-_FORWARD: Final = "forward"
-_BOUND_METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN, BoundMethod.OPTIMISED)
-_OPTIMISED_COST: Final = 60  # of one CROWN bound: 20 steps forth and back
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What may be spent on an image.
-
-    Args:
-        seconds: time from which no further step begins; a batch's time is shared equally. 0 leaves the clean forward
-            pass alone.
-        exhaustive: balls of no more combinations of cells than this are run whole before anything else is tried.
-        restarts: starts of the gradient attack.
-        queries: forward passes of the black-box attack.
-        bounds_at_once: boxes that are bounded in one call.
-
-    Raises:
-        ConfigError: if a value has no meaning.
-    """
-
-    seconds: float = 10.0
-    exhaustive: int = 256
-    restarts: int = 2
-    queries: int = 100
-    bounds_at_once: int = 128
-
-    def __post_init__(self) -> None:
-        if not (self.seconds >= 0 and math.isfinite(self.seconds)):
-            raise ConfigError(f"expected a time-out of at least 0 seconds, got {self.seconds}")
-        for name in ("exhaustive", "restarts", "bounds_at_once"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if self.queries < 2:
-            raise ConfigError(f"expected at least 2 queries, got {self.queries}")
 
 
 @final
@@ -85,7 +46,7 @@ class BallVerifier:
         self._white_box = white_box
         self.ball = ball
         self._budget = budget
-        self._pace: dict[BoundMethod, float] = {}  # seconds a box that each method last took
+        self._bounding = Bounding(white_box.bounder, self.bound_floor, budget) if white_box is not None else None
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -144,40 +105,23 @@ class BallVerifier:
         Raises:
             GridError: if a pixel is NaN or lies outside [0, 1].
         """
-        batch = _Batch(self._deployed, self.ball.reach(self._deployed.metadata.grid, images), labels, index)
-        for step in (self._forward, self._exhaustive, self._attack, *self._bounds(), self._search):
-            batch.give_up_late(self._budget.seconds)
-            rows = batch.open_rows
-            if not len(rows):
-                break
-            start = time.perf_counter()
-            try:
-                step(batch, rows)
-            except VerifierError as error:
-                batch.end(rows, Verdict.UNKNOWN, str(error), "none")
-            batch.spend(rows, time.perf_counter() - start)
-        batch.end(batch.open_rows, Verdict.UNKNOWN, "no step decided it", "none")
+        reach = self.ball.reach(self._deployed.metadata.grid, images)
+        batch = _CellBatch(self._deployed, reach, labels, index)
+        steps: list[Step] = [
+            lambda _: batch.forward("the ball lies in the image's own cells"),
+            lambda rows: self._exhaustive(batch, rows),
+            lambda rows: self._attack(batch, rows),
+        ]
+        if self._bounding is not None:
+            steps += self._bounding.steps(batch, lambda rows: reach.take(rows).box())
+        run_steps(batch, [*steps, lambda rows: self._search(batch, rows)], self._budget.seconds)
         return batch.decided()
 
-    def _forward(self, batch: "_Batch", rows: Int64[np.ndarray, "some"]) -> None:
-        answers = read_logits(self._deployed.run(batch.reach.images), batch.labels)
-        batch.prediction = answers.prediction
-        floor = self._deployed.floor
-        for row in rows.tolist():
-            margin = float(answers.margin[row])
-            batch.margin[row] = margin
-            if margin < -floor:
-                batch.falsify(row, batch.reach.images[row], "the image itself is mislabelled", _FORWARD)
-            elif not margin > floor:
-                batch.end([row], Verdict.UNKNOWN, undecided(margin, floor), _FORWARD)
-            elif batch.log2_counts[row] == 0:
-                batch.end([row], Verdict.CERTIFIED, "the ball lies in the image's own cells", _FORWARD)
-
-    def _exhaustive(self, batch: "_Batch", rows: Int64[np.ndarray, "some"]) -> None:
-        for row in rows[batch.log2_counts[rows] <= math.log2(self._budget.exhaustive) + 1e-9]:
+    def _exhaustive(self, batch: "_CellBatch", rows: Int64[np.ndarray, "some"]) -> None:
+        for row in rows[batch.counts[rows] <= math.log2(self._budget.exhaustive) + 1e-9]:
             self._enumerate(batch, int(row), self._budget.seconds)
 
-    def _enumerate(self, batch: "_Batch", row: int, seconds: float) -> None:
+    def _enumerate(self, batch: "_CellBatch", row: int, seconds: float) -> None:
         reach = batch.reach
         method = "exhaustive"
         found = enumerate_cells(
@@ -194,7 +138,7 @@ class BallVerifier:
             reason = "every reachable combination of cells was run"
             batch.end([row], Verdict.CERTIFIED, reason, method)
 
-    def _attack(self, batch: "_Batch", rows: Int64[np.ndarray, "some"]) -> None:
+    def _attack(self, batch: "_CellBatch", rows: Int64[np.ndarray, "some"]) -> None:
         reach, labels, index = batch.reach.take(rows), batch.labels[rows], batch.index[rows]
         found: Candidates
         if self._white_box is not None:
@@ -207,44 +151,7 @@ class BallVerifier:
         for place in np.flatnonzero(found.margins < 0):
             batch.refute(int(rows[place]), found.cells[place], method)
 
-    def _bounds(self) -> list[Callable[["_Batch", Int64[np.ndarray, "some"]], None]]:
-        if self._white_box is None:
-            return []
-
-        def step(method: BoundMethod) -> Callable[["_Batch", Int64[np.ndarray, "some"]], None]:
-            return lambda batch, rows: self._bound(batch, rows, method, self._budget.bounds_at_once)
-
-        return [step(method) for method in _BOUND_METHODS]
-
-    def _bound(self, batch: "_Batch", rows: Int64[np.ndarray, "some"], method: BoundMethod, size: int) -> None:
-        assert self._white_box is not None
-        if method is BoundMethod.OPTIMISED:
-            # its steps each cost about three of CROWN: only where half of the time left suffices, the search is better
-            likely = self._pace.get(method, _OPTIMISED_COST * self._pace.get(BoundMethod.CROWN, math.inf))
-            rows = rows[likely <= (self._budget.seconds - batch.seconds[rows]) / 2]
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            began = time.perf_counter()
-            lower, upper = batch.reach.take(part).box()
-            try:
-                margins = self._white_box.bounder.margins(
-                    torch.from_numpy(lower), torch.from_numpy(upper), torch.from_numpy(batch.labels[part]), method
-                )
-            except BoundMemoryError:
-                if size > 1:  # else the next method, or the search, may still decide it
-                    self._bound(batch, part, method, max(1, size // 2))
-                continue
-            except VerifierError:
-                continue  # a method that fails leaves the image to the next one
-            self._pace[method] = (time.perf_counter() - began) / len(part)
-            least = margins.amin(dim=1).cpu().numpy()
-            for row, bound in zip(part.tolist(), least, strict=True):
-                batch.bounds[row, method] = float(bound)
-                if bound > self.bound_floor:
-                    batch.margin[row] = float(bound)
-                    batch.end([row], Verdict.CERTIFIED, "a lower bound of every margin is above the floor", str(method))
-
-    def _search(self, batch: "_Batch", rows: Int64[np.ndarray, "some"]) -> None:
+    def _search(self, batch: "_CellBatch", rows: Int64[np.ndarray, "some"]) -> None:
         if self._white_box is None:
             for row in rows:
                 self._enumerate(batch, int(row), self._budget.seconds - batch.seconds[row])
@@ -274,8 +181,8 @@ class BallVerifier:
 
 
 @final
-class _Batch:
-    """What is known so far of a batch of images."""
+class _CellBatch(Batch):
+    """A batch of balls and the cells that they reach."""
 
     def __init__(
         self,
@@ -284,87 +191,12 @@ class _Batch:
         labels: Int64[np.ndarray, "batch"],
         index: Int64[np.ndarray, "batch"],
     ) -> None:
-        count = len(reach)
-        self._deployed = deployed
+        counts = reach.log2_counts
+        super().__init__(deployed.run, deployed.floor, reach.ball, reach.images, labels, index, counts, counts == 0)
         self.reach = reach
-        self.labels = labels
-        self.index = index
-        self.log2_counts = reach.log2_counts
-        self.prediction: Int64[np.ndarray, "batch"] = np.full(count, -1, dtype=np.int64)
-        self.margin = np.full(count, np.nan)
-        self.seconds = np.zeros(count)
-        self.bounds: dict[tuple[int, BoundMethod], float] = {}
-        self.is_open: Bool[np.ndarray, "batch"] = np.ones(count, dtype=bool)
-        self._ends: list[tuple[Verdict, str, str]] = [(Verdict.UNKNOWN, "", "")] * count
-        self._counterexamples: dict[int, np.ndarray] = {}
-
-    @property
-    def open_rows(self) -> Int64[np.ndarray, "some"]:
-        """The rows that nothing has decided yet."""
-        return np.flatnonzero(self.is_open)
-
-    def end(self, rows: Int64[np.ndarray, "some"] | list[int], verdict: Verdict, reason: str, method: str) -> None:
-        """Decide rows."""
-        for row in rows:
-            self._ends[row] = (verdict, reason, method)
-            self.is_open[row] = False
-
-    def falsify(self, row: int, image: Float32[np.ndarray, "channels height width"], reason: str, method: str) -> None:
-        """Decide a row by an image that the deployed file was seen to mislabel."""
-        self._counterexamples[int(row)] = image
-        self.end([row], Verdict.FALSIFIED, reason, method)
+        self.counts = counts
 
     def refute(self, row: int, cells: UInt8[np.ndarray, "channels height width"], method: str) -> bool:
         """Replay an image of the ball in these cells through the deployed file; return whether it is mislabelled."""
         image = self.reach.image_in(row, cells)
-        if image is None:
-            return False
-        margin = float(read_logits(self._deployed.run(image[None]), self.labels[row : row + 1]).margin[0])
-        if not margin < -self._deployed.floor:
-            return False
-        self.margin[row] = margin
-        self.falsify(row, image, "an image of the ball is mislabelled", method)
-        return True
-
-    def spend(self, rows: Int64[np.ndarray, "some"], seconds: float) -> None:
-        """Share time among rows."""
-        self.seconds[rows] += seconds / len(rows)
-
-    def give_up_late(self, seconds: float) -> None:
-        """End rows whose time is up; none before the forward pass, which every row has."""
-        late = self.open_rows[(self.seconds[self.open_rows] >= seconds) & (self.seconds[self.open_rows] > 0)]
-        self.end(late, Verdict.UNKNOWN, f"time-out of {seconds:g} s", "none")
-
-    def decided(self) -> list[Decided]:
-        """Return rows and counterexamples, in order."""
-        return [Decided(self._record(row), self._counterexamples.get(row)) for row in range(len(self.reach))]
-
-    def _record(self, row: int) -> Record:
-        verdict, reason, method = self._ends[row]
-        counterexample = None
-        if row in self._counterexamples:
-            counterexample = ITSELF if method == _FORWARD else counterexample_name(int(self.index[row]))
-        margin = float(self.margin[row])
-        radius = self.reach.ball.radius
-        return Record(
-            index=int(self.index[row]),
-            label=int(self.labels[row]),
-            prediction=int(self.prediction[row]),
-            claim=Claim.BALL,
-            radius=float(radius.given),
-            radius_scale=str(radius.scale),
-            inputs=str(self.reach.ball.inputs),
-            verdict=verdict,
-            reason=reason,
-            method=method,
-            reachable_log2=float(self.log2_counts[row]),
-            margin=margin if math.isfinite(margin) else None,
-            seconds=round(float(self.seconds[row]), 6),
-            counterexample=counterexample,
-            schema=SCHEMA_VERSION,
-        )
-
-
-def counterexample_name(index: int) -> str:
-    """Return the name of the file, beside the records, that holds an image's counterexample."""
-    return f"counterexamples/{index:08d}.npy"
+        return image is not None and self.replay(row, image, method)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.grid import Grid, log2_count
-from abscert_plugin.lirpa.bounds import BoundMemoryError, BoundMethod, IntervalBounder
+from abscert_plugin.lirpa.bounds import Bounder, BoundMemoryError, BoundMethod
 from abscert_plugin.verification.deployed import DeployedCells, Part, combinations, undecided
 
 _LEAF_LOG2: Final = 6.0  # a branch of 64 combinations is cheaper to run than to bound
@@ -96,7 +96,7 @@ class BranchAndBound:
 
     def __init__(
         self,
-        bounder: IntervalBounder,
+        bounder: Bounder,
         deployed: DeployedCells,
         floor: float,
         refutes: Callable[[int, UInt8[np.ndarray, "channels height width"]], bool],

@@ -9,7 +9,7 @@ from typing import Any, Final, final
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from abscert_plugin.artifact.metadata import IMAGE, Metadata
+from abscert_plugin.artifact.metadata import IMAGE, Metadata, PlainMetadata
 from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
@@ -166,7 +166,7 @@ def _record(
     )
 
 
-def check_fit(metadata: Metadata, shape: tuple[int, ...], labels: Int64[np.ndarray, "batch"]) -> None:
+def check_fit(metadata: Metadata | PlainMetadata, shape: tuple[int, ...], labels: Int64[np.ndarray, "batch"]) -> None:
     """Raise unless images of this shape and these labels fit an ONNX file.
 
     Raises:

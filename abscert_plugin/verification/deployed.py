@@ -1,7 +1,7 @@
 """The deployed classifier as a function of cells: any image of the cells gives what all of them give."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -13,7 +13,7 @@ from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.verification.cell import read_logits
 
-_PROBES: Final = 64
+PROBES: Final = 64
 _PROBED_BATCHES: Final = (1, 7, 64)
 _MOST_AT_ONCE: Final = 1024  # combinations of cells in a forward pass
 _PIXELS_AT_ONCE: Final = 2**22  # their pixels: 27 images of 3 x 224 x 224
@@ -46,7 +46,8 @@ class DeployedCells:
         self.metadata = metadata
         self._edges = metadata.grid.edges[:-1]
         self.batch_size = max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // math.prod(metadata.image_shape)))
-        self.floor = self._observed_floor()
+        cells = np.random.default_rng(0).integers(0, metadata.grid.cells, (PROBES, *metadata.image_shape))
+        self.floor = observed_floor(self.run, self._edges[cells])
 
     def run(self, images: Float32[np.ndarray, "batch channels height width"]) -> Float32[np.ndarray, "batch classes"]:
         """Return the logits of images on the pixel scale.
@@ -69,25 +70,28 @@ class DeployedCells:
         """
         return read_logits(self.run(self._edges[cells]), labels).margin
 
-    def _observed_floor(self) -> float:
-        """Return the margin below which a verdict could depend on the batch size or the provider.
 
-        It is twice the largest difference of logits seen between batch sizes, since a margin is a difference of two
-        logits, but at least 2^-20 of the largest logit seen; then the next power of two, so that it is the same
-        from run to run.
-        """
-        random = np.random.default_rng(0)
-        grid = self.metadata.grid
-        cells = random.integers(0, grid.cells, (_PROBES, *self.metadata.image_shape)).astype(np.uint8)
-        runs = [self._in_batches(cells, size) for size in _PROBED_BATCHES]
-        largest = max(1.0, max(float(np.nan_to_num(np.abs(logits)).max()) for logits in runs))
-        with np.errstate(invalid="ignore"):  # two infinite logits; their difference counts as none
-            difference = max(float(np.nan_to_num(np.abs(logits - runs[0])).max()) for logits in runs)
-        return 2.0 ** math.ceil(math.log2(max(2 * difference, _FLOAT32_SHARE * largest)))
+def observed_floor(
+    run: Callable[[np.ndarray], np.ndarray], probes: Float32[np.ndarray, "probes channels height width"]
+) -> float:
+    """Return the margin below which a verdict could depend on the batch size or the provider.
 
-    def _in_batches(self, cells: np.ndarray, size: int) -> np.ndarray:
-        parts = [self.run(self._edges[cells[start : start + size]]) for start in range(0, len(cells), size)]
-        return np.concatenate(parts)
+    It is twice the largest difference of logits seen between batch sizes, since a margin is a difference of two
+    logits, but at least 2^-20 of the largest logit seen; then the next power of two, so that it is the same from run
+    to run.
+
+    Args:
+        run: the file's logits of images on the pixel scale.
+        probes: what it is run on.
+    """
+    runs = [
+        np.concatenate([run(probes[start : start + size]) for start in range(0, len(probes), size)])
+        for size in _PROBED_BATCHES
+    ]
+    largest = max(1.0, max(float(np.nan_to_num(np.abs(logits)).max()) for logits in runs))
+    with np.errstate(invalid="ignore"):  # two infinite logits; their difference counts as none
+        difference = max(float(np.nan_to_num(np.abs(logits - runs[0])).max()) for logits in runs)
+    return 2.0 ** math.ceil(math.log2(max(2 * difference, _FLOAT32_SHARE * largest)))
 
 
 @final

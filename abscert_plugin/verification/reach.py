@@ -70,6 +70,29 @@ class Ball:
         low, high = float32_within(center, self.radius.inward)
         return bool(((low <= image) & (image <= high)).all())
 
+    def ends(
+        self, images: Float32[np.ndarray, "*shape"]
+    ) -> tuple[Float32[np.ndarray, "*shape"], Float32[np.ndarray, "*shape"]]:
+        """Return the least and the greatest value of each pixel in the balls around some images.
+
+        Soundness: every float32 image that `contains` accepts lies between them.
+        """
+        if self.inputs is Inputs.FLOAT:
+            return float32_within(images, self.radius.outward)
+        first, last = self._levels(images)
+        values = level_pixels(_LEVELS)
+        return np.minimum(values[first], images), np.maximum(values[last], images)
+
+    def into(
+        self, centers: Float32[np.ndarray, "*shape"], images: Float32[np.ndarray, "*shape"]
+    ) -> Float32[np.ndarray, "*shape"]:
+        """Return images moved into the balls: each pixel goes to the nearest value that it may have."""
+        if self.inputs is Inputs.FLOAT:
+            low, high = float32_within(centers, self.radius.inward)
+            return np.minimum(np.maximum(images, low), high)
+        first, last = self._levels(centers)
+        return level_pixels(_LEVELS)[np.clip(np.rint(images * _LEVELS).astype(np.int64), first, last)]
+
     def _levels(
         self, images: Float32[np.ndarray, "*shape"]
     ) -> tuple[Int64[np.ndarray, "*shape"], Int64[np.ndarray, "*shape"]]:

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -18,6 +18,7 @@ from abscert_plugin.verification.cell import read_logits
 from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate, Row
 from abscert_plugin.verification.decision import ITSELF, Decider
 from abscert_plugin.verification.reach import Ball
+from abscert_plugin.verification.run import cell_facts
 from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
 
 _AT_ONCE: Final = 50  # images in memory, and decided together
@@ -32,14 +33,14 @@ class Replay:
     Args:
         decider: decides the same claim on the same file.
         run: the file's logits of images on the pixel scale.
-        grid: the file's cells.
+        grid: the file's cells; None where it has none.
         ball: the ball of the claim; None for the claim `cell`.
         floor: what a margin must be below 0 by, to count as mislabelled.
     """
 
     decider: Decider
     run: Callable[[np.ndarray], np.ndarray]
-    grid: Grid
+    grid: Grid | None
     ball: Ball | None
     floor: float
 
@@ -47,6 +48,7 @@ class Replay:
         """Return whether the claim about `center` speaks of `image`, by exact arithmetic."""
         if self.ball is not None:
             return self.ball.contains(center, image)
+        assert self.grid is not None
         return bool((self.grid.cell(center) == self.grid.cell(image)).all())
 
     def margin(self, image: np.ndarray, label: int) -> float:
@@ -57,9 +59,14 @@ class Replay:
         """
         return float(read_logits(self.run(image[None]), np.array([label], dtype=np.int64)).margin[0])
 
-    def log2_counts(self, images: np.ndarray) -> np.ndarray:
-        """Return log2 of the number of interval images that the claim covers, for each image."""
-        return np.zeros(len(images)) if self.ball is None else self.ball.reach(self.grid, images).log2_counts
+    def log2_counts(self, images: np.ndarray) -> Sequence[float | None]:
+        """Return log2 of the number of interval images that the claim covers, for each image; None without cells."""
+        if self.ball is None:
+            return [0.0] * len(images)
+        if self.grid is None:
+            return [None] * len(images)
+        counts: list[float | None] = self.ball.reach(self.grid, images).log2_counts.tolist()
+        return counts
 
 
 @final
@@ -72,14 +79,16 @@ class Check:
     detail: str
 
 
-def check_origin(certificate: Certificate, is_intact: bool, sha256: str, grid: Grid, data: DataSet) -> Iterator[Check]:
+def check_origin(
+    certificate: Certificate, is_intact: bool, sha256: str, grid: Grid | None, data: DataSet
+) -> Iterator[Check]:
     """Yield the checks of what a certificate is about, one by one; none runs the file.
 
     Args:
         certificate: what was claimed.
         is_intact: whether its digest is that of its content.
         sha256: the checksum of the ONNX file at hand.
-        grid: that file's cells.
+        grid: that file's cells; None where it has none.
         data: the whole split of the images at hand.
     """
     yield _check("digest", "" if is_intact else "the file was changed after it was written", "as written")
@@ -95,9 +104,9 @@ def check_origin(certificate: Certificate, is_intact: bool, sha256: str, grid: G
     yield _check("rows agree with the claim", _listed(contradictions), f"all {len(certificate.rows)}")
     is_same = certificate.model.get("sha256") == sha256
     yield _check("model", "" if is_same else "the ONNX file is another file or was changed", "the same file")
-    edges = None if grid.is_uniform else list(grid.inner_edges)
-    is_same = (certificate.model.get("cells"), certificate.model.get("edges")) == (grid.cells, edges)
-    yield _check("grid", "" if is_same else "the file has other cells", f"{grid.cells} cells")
+    is_same = {name: certificate.model.get(name) for name in ("cells", "edges")} == cell_facts(grid)
+    shown = "no cells" if grid is None else f"{grid.cells} cells"
+    yield _check("grid", "" if is_same else "the file has other cells", shown)
     told = tuple(certificate.data.get(name) for name in ("name", "split", "sha256"))
     is_same = told == (data.name, data.split.value, data.sha256)
     yield _check("data", "" if is_same else "other images than the certificate is about", "the same images")
@@ -143,11 +152,11 @@ def check_verdicts(
     yield _check("labels", _listed(wrong), "all as in the data set")
     counts: list[str] = []
     for part, _, pixels in _batches(records, data, places):
-        pairs = zip(part, replay.log2_counts(pixels).tolist(), strict=True)
+        pairs = zip(part, replay.log2_counts(pixels), strict=True)
         counts += [
-            f"image {record.index} reaches 2^{found:.6g} combinations, not 2^{record.reachable_log2:.6g}"
+            f"image {record.index} reaches {_power(found)} combinations, not {_power(record.reachable_log2)}"
             for record, found in pairs
-            if not math.isclose(found, record.reachable_log2, rel_tol=1e-9, abs_tol=1e-9)
+            if not _is_same_count(found, record.reachable_log2)
         ]
     yield _check("reachable cells", _listed(counts), "counted again")
     falsified = [row for row in certificate.rows if row.record.verdict == Verdict.FALSIFIED]
@@ -159,6 +168,16 @@ def check_verdicts(
         chosen = np.random.default_rng(seed).choice(len(certified), sample, replace=False)
         certified = [certified[place] for place in sorted(chosen.tolist())]
     yield _decided_anew(certified, data, places, replay.decider, on_images)
+
+
+def _is_same_count(first: float | None, second: float | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _power(log2: float | None) -> str:
+    return "no known number of" if log2 is None else f"2^{log2:.6g}"
 
 
 def _check(name: str, fault: str, found: str) -> Check:

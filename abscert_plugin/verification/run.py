@@ -12,11 +12,20 @@ import numpy as np
 from jaxtyping import Float32
 
 import abscert_plugin
-from abscert_plugin.artifact.metadata import IMAGE, Metadata, model_sha256, read_model
+from abscert_plugin.artifact.metadata import (
+    IMAGE,
+    Metadata,
+    PlainMetadata,
+    is_plain,
+    model_sha256,
+    read_model,
+    read_plain_metadata,
+)
 from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.data import DataSet
-from abscert_plugin.errors import DataError, RecordError
+from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
+from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records, write_array
 from abscert_plugin.verification.cell import CellDecider, check_fit
 from abscert_plugin.verification.decision import ITSELF, Decider
@@ -32,7 +41,7 @@ class Artifact:
 
     path: Path
     sha256: str
-    metadata: Metadata
+    metadata: Metadata | PlainMetadata
     classifier: BlackBox
 
     @classmethod
@@ -44,8 +53,27 @@ class Artifact:
             VerifierError: if the provider was asked for and is not there.
         """
         model = read_model(path)
-        metadata = check_artifact(model, path)
+        metadata = read_plain_metadata(model, path) if is_plain(model) else check_artifact(model, path)
         return cls(path, model_sha256(path, model), metadata, BlackBox(path, provider, threads))
+
+    @property
+    def grid(self) -> Grid | None:
+        """The cells; None for a classifier of plain images."""
+        return self.metadata.grid if isinstance(self.metadata, Metadata) else None
+
+    @property
+    def with_cells(self) -> Metadata:
+        """The metadata of a file with cells.
+
+        Raises:
+            UnsupportedModelError: if it has none.
+        """
+        if not isinstance(self.metadata, Metadata):
+            raise UnsupportedModelError(
+                f"{self.path} is a classifier of plain images, without cells: verify it with --claim ball, or put it "
+                "under abstraction with `abscert wrap`"
+            )
+        return self.metadata
 
     def run_images(
         self, images: Float32[np.ndarray, "batch channels height width"]
@@ -56,7 +84,7 @@ class Artifact:
             VerifierError: if the backend fails.
         """
         is_deployed = self.classifier.input_name == IMAGE
-        return self.classifier.run(images if is_deployed else self.metadata.grid.interval_image(images))
+        return self.classifier.run(images if is_deployed else self.with_cells.grid.interval_image(images))
 
 
 @final
@@ -92,7 +120,7 @@ class Verification:
         if self.batch_size < 1:
             raise DataError(f"expected a batch size of at least 1, got {self.batch_size}")
         check_fit(self.artifact.metadata, self.data.shape, self.data.labels)
-        decider = self.decider or CellDecider(self.artifact.classifier, self.artifact.metadata)
+        decider = self.decider or CellDecider(self.artifact.classifier, self.artifact.with_cells)
         info = self._info(decider)
         done = _stored(out, info)
         records = list(done)
@@ -141,13 +169,19 @@ class Verification:
             model={
                 "path": artifact.path.name,
                 "sha256": artifact.sha256,
-                "cells": artifact.metadata.grid.cells,
-                "edges": None if artifact.metadata.grid.is_uniform else list(artifact.metadata.grid.inner_edges),
+                **cell_facts(artifact.grid),
                 "classes": artifact.metadata.classes,
                 "network": artifact.metadata.network,
                 "training": artifact.metadata.training,
             },
         )
+
+
+def cell_facts(grid: Grid | None) -> dict[str, Any]:
+    """Return what run.json and certificates say of a file's cells; `edges` only where they differ in width."""
+    if grid is None:
+        return {"cells": None, "edges": None}
+    return {"cells": grid.cells, "edges": None if grid.is_uniform else list(grid.inner_edges)}
 
 
 def _stored(out: Path, info: RunInfo) -> list[Record]:

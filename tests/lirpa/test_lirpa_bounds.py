@@ -28,12 +28,11 @@ from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.bounds import (
     ROUNDING,
+    Bounder,
     BoundMemoryError,
     BoundMethod,
-    IntervalBounder,
-    check_bounded_forward,
-    margin_rows,
 )
+from abscert_plugin.lirpa.tracing import check_bounded_forward, margin_rows
 
 lirpa = lirpa_or_skip()
 CPU = torch.device("cpu")
@@ -41,7 +40,7 @@ CROWNS = [method for method in BoundMethod if method != BoundMethod.IBP]
 
 
 def bounder_of(net, shape=SHAPE, classes=CLASSES):
-    return IntervalBounder(net, shape, classes, CPU)
+    return Bounder(net, shape, classes, CPU)
 
 
 def margins_or_skip(bounder, lower, upper, labels, method):

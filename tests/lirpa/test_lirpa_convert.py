@@ -21,7 +21,7 @@ from abscert_plugin.artifact.wrap import InputScale, WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.grid import Grid
-from abscert_plugin.lirpa.bounds import BoundMethod, IntervalBounder
+from abscert_plugin.lirpa.bounds import Bounder, BoundMethod
 from abscert_plugin.lirpa.convert import convert, interval_network_of
 from abscert_plugin.networks import Activation, NetworkConfig
 
@@ -121,9 +121,9 @@ def test_an_exported_network_comes_back_and_can_be_bounded(name, tmp_path):
         assert converted.largest_difference <= TOLERANCE
         assert_same_logits(converted.network, files.deploy)
     lirpa_or_skip()
-    bounder = IntervalBounder(interval_network_of(read_model(files.deploy), files.deploy), INTERVAL_SHAPE, CLASSES, CPU)
+    bounder = Bounder(interval_network_of(read_model(files.deploy), files.deploy), INTERVAL_SHAPE, CLASSES, CPU)
     if name != "viewed":  # auto_LiRPA takes a batch size that is read from the input for a constant
-        assert_bounded_as(bounder, IntervalBounder(built(name), INTERVAL_SHAPE, CLASSES, CPU))
+        assert_bounded_as(bounder, Bounder(built(name), INTERVAL_SHAPE, CLASSES, CPU))
 
 
 def assert_bounded_as(bounder, expected):
@@ -239,7 +239,7 @@ def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(nam
     assert_same_logits(converted.network, deploy)
     assert [type(layer).__name__ for layer in converted.network.layers][: len(layers)] == layers
     lirpa_or_skip()
-    bounder = IntervalBounder(converted.network, INTERVAL_SHAPE, CLASSES, CPU)
+    bounder = Bounder(converted.network, INTERVAL_SHAPE, CLASSES, CPU)
     lower = torch.from_numpy(GRID.interval_image(random_images(3)))
     upper = torch.clamp(lower + 0.1, max=1)
     labels = torch.tensor([0, 1, 2])

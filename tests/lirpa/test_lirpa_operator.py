@@ -16,8 +16,8 @@ from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa import operator
-from abscert_plugin.lirpa.bounds import check_bounded_forward, quiet
 from abscert_plugin.lirpa.operator import DeployedClassifier, bound_class, phi_operators
+from abscert_plugin.lirpa.tracing import check_bounded_forward, quiet
 
 lirpa = lirpa_or_skip()
 PLAIN_METHODS = ["IBP", "CROWN-IBP", "CROWN"]

@@ -21,11 +21,12 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
 from abscert_plugin.networks import Activation, NetworkConfig
-from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import DeployedCells
 from abscert_plugin.verification.reach import Ball, Inputs
 from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.steps import Budget
 
 load_lirpa()  # it raises the recursion limit, which hypothesis must not see happen
 LEVELS = [np.float32(value) / np.float32(255) for value in range(256)]

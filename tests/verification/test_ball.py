@@ -14,10 +14,12 @@ from abscert_plugin.errors import ConfigError, GridError
 from abscert_plugin.radius import Radius
 from abscert_plugin.verification import ball as ball_module
 from abscert_plugin.verification import branch_and_bound
+from abscert_plugin.verification import steps as steps_module
 from abscert_plugin.verification.attack import Candidates
-from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.reach import Ball, Inputs, Reach
+from abscert_plugin.verification.steps import Budget
 
 BATCH = 24
 DEFAULT = Budget(60.0)
@@ -33,7 +35,7 @@ def no_attack(network: object, reach: Reach, labels: np.ndarray, *_: object) -> 
 def only_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave it all to branch and bound, which then splits down to single combinations of cells."""
     monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
-    monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+    monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
     monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
 
 
@@ -112,7 +114,7 @@ def test_each_step_decides_some_images_of_the_oracle(monkeypatch: pytest.MonkeyP
             total += check(tiny_case(number), ball, 1, NOT_RUN_WHOLE, white_box=False, count=60)
     with monkeypatch.context() as patch:
         patch.setattr(ball_module, "gradient_attack", no_attack)
-        patch.setattr(ball_module, "_BOUND_METHODS", ())
+        patch.setattr(steps_module, "_BOUND_METHODS", ())
         patch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
         total += check(tiny_case(3), Ball(Radius.parse("0.2")), 1, NOT_RUN_WHOLE, count=60)
     seen = set(total)

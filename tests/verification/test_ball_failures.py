@@ -14,16 +14,18 @@ from torch import nn
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid, float32_within
-from abscert_plugin.lirpa.bounds import BoundMemoryError, IntervalBounder, LinearMargins
+from abscert_plugin.lirpa.bounds import Bounder, BoundMemoryError, LinearMargins
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.radius import Radius
 from abscert_plugin.verification import ball as ball_module
 from abscert_plugin.verification import branch_and_bound
+from abscert_plugin.verification import steps as steps_module
 from abscert_plugin.verification.attack import Candidates
-from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.deployed import DeployedCells
 from abscert_plugin.verification.reach import Ball, Reach
 from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.steps import Budget
 
 BALL = Ball(Radius.parse("0.2"))
 NOT_RUN_WHOLE = Budget(60.0, exhaustive=1)
@@ -88,7 +90,7 @@ def test_one_combination_without_a_number_is_not_certified(
     (before,) = verifier.decide(GRAY, np.array([0]), np.array([0]))
     assert before.record.verdict == "certified"
     if white_box:  # bounds of the network know nothing of the backend
-        monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+        monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
         monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
     monkeypatch.setattr(BlackBox, "run", nan_on_one_combination(case))
     (after,) = verifier.decide(GRAY, np.array([0]), np.array([0]))
@@ -102,7 +104,7 @@ def test_a_failing_backend_is_unknown_with_its_reason(
 ) -> None:
     case = tiny(constant_network([1.0, 0.0, 0.0]), Grid(3))
     verifier = case.verifier(BALL, NOT_RUN_WHOLE, white_box=white_box)
-    monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+    monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
     run, calls = BlackBox.run, []
 
     def fail(self: BlackBox, images: np.ndarray) -> np.ndarray:
@@ -128,10 +130,10 @@ def test_the_interval_network_is_refused(tmp_path: Path) -> None:
 
 def limited(most: int, sizes: list[int]) -> dict[str, Callable[..., object]]:
     """Return methods of a bounder that has memory for so many boxes, and note how many it was asked for."""
-    former = {name: getattr(IntervalBounder, name) for name in ("margins", "linear_margins")}
+    former = {name: getattr(Bounder, name) for name in ("margins", "linear_margins")}
 
     def limit(name: str) -> Callable[..., object]:
-        def bound(self: IntervalBounder, lower: torch.Tensor, *arguments: object) -> object:
+        def bound(self: Bounder, lower: torch.Tensor, *arguments: object) -> object:
             sizes.append(len(lower))
             if len(lower) > most:
                 raise BoundMemoryError("memory does not suffice; try fewer at once")
@@ -154,10 +156,10 @@ def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
     monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
     monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
     if only_search:
-        monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+        monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
     sizes: list[int] = []
     for name, method in limited(most, sizes).items():
-        monkeypatch.setattr(IntervalBounder, name, method)
+        monkeypatch.setattr(Bounder, name, method)
     verifier = case.verifier(BALL, NOT_RUN_WHOLE)
     decided = verifier.decide(images, labels, np.arange(16))
     assert max(sizes) > most
@@ -172,11 +174,11 @@ def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
 
 
 def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: IntervalBounder, *arguments: object) -> object:
+    def fail(self: Bounder, *arguments: object) -> object:
         raise VerifierError("auto_LiRPA failed")
 
-    monkeypatch.setattr(IntervalBounder, "margins", fail)
-    monkeypatch.setattr(IntervalBounder, "linear_margins", fail)
+    monkeypatch.setattr(Bounder, "margins", fail)
+    monkeypatch.setattr(Bounder, "linear_margins", fail)
     case = tiny_case(3)
     images = np.random.default_rng(1).random((16, *SHAPE), dtype=np.float32)
     check_labels = case.labels(images, np.random.default_rng(0))
@@ -232,20 +234,20 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_s
     monkeypatch.setattr(ball_module, "gradient_attack", no_attack)  # it would find the image before bounds are asked
     monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
     if only_search:
-        monkeypatch.setattr(ball_module, "_BOUND_METHODS", ())
+        monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
     check(case, BALL, GRAY, label, NOT_RUN_WHOLE)
-    margins, linear = IntervalBounder.margins, IntervalBounder.linear_margins
+    margins, linear = Bounder.margins, Bounder.linear_margins
 
     def raised(bounds: torch.Tensor) -> torch.Tensor:
         return bounds + 1e-3 * (1 + bounds.abs())
 
-    monkeypatch.setattr(IntervalBounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
+    monkeypatch.setattr(Bounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
 
-    def raised_linear(self: IntervalBounder, *rest: object) -> LinearMargins:
+    def raised_linear(self: Bounder, *rest: object) -> LinearMargins:
         found = linear(self, *rest)
         return LinearMargins(raised(found.bounds), found.coefficients)
 
-    monkeypatch.setattr(IntervalBounder, "linear_margins", raised_linear)
+    monkeypatch.setattr(Bounder, "linear_margins", raised_linear)
     with pytest.raises(AssertionError, match="certified, but"):
         check(case, BALL, GRAY, label, NOT_RUN_WHOLE)
 
@@ -280,13 +282,13 @@ def test_a_counterexample_that_is_not_replayed_is_seen(monkeypatch: pytest.Monke
     monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
     check(case, BALL, GRAY, np.array([0]), NOT_RUN_WHOLE)
 
-    def believed(self: ball_module._Batch, row: int, cells: np.ndarray, method: str) -> bool:
+    def believed(self: ball_module._CellBatch, row: int, cells: np.ndarray, method: str) -> bool:
         image = self.reach.image_in(row, cells)
         if image is not None:
             self.falsify(row, image, "an image of the ball is mislabelled", method)
         return image is not None
 
-    monkeypatch.setattr(ball_module._Batch, "refute", believed)
+    monkeypatch.setattr(ball_module._CellBatch, "refute", believed)
     with pytest.raises(AssertionError, match="falsified, but"):
         check(case, BALL, GRAY, np.array([0]), NOT_RUN_WHOLE)
 

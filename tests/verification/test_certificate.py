@@ -18,13 +18,14 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.radius import Radius
-from abscert_plugin.verification.ball import BallVerifier, Budget
+from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.certificate import Certificate, Row, read_certificate, write_certificate
 from abscert_plugin.verification.deployed import DeployedCells
 from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
 from abscert_plugin.verification.run import Artifact, Verification
+from abscert_plugin.verification.steps import Budget
 
 RADIUS = Radius(Fraction(1, 5))
 COUNTEREXAMPLES = "counterexamples, replayed through the file"
