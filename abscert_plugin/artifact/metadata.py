@@ -17,6 +17,7 @@ DOMAIN: Final = "-1,1"
 PIXEL_RANGE: Final = "0,1"
 INTERVAL: Final = "interval"
 IMAGE: Final = "image"
+SCALED: Final = "scaled"
 LOGITS: Final = "logits"
 EDGES: Final = "abscert.edges"
 

@@ -103,15 +103,26 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
     if any(function.domain in ("", "ai.onnx") for function in model.functions):
         raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
     if inputs == [IMAGE]:
-        _check_phi(model.graph, phi_graph(metadata.grid), path)
+        refusal = (
+            f"{path}: the part between `{IMAGE}` and `{INTERVAL}` is not the abstraction that its metadata name, "
+            "so no verdict about cells would hold; export or wrap the model again"
+        )
+        check_front(model.graph, phi_graph(metadata.grid), INTERVAL, refusal)
     return metadata
 
 
-def _check_phi(graph: onnx.GraphProto, phi: PhiGraph, path: Path) -> None:
-    refusal = (
-        f"{path}: the part between `{IMAGE}` and `{INTERVAL}` is not the abstraction that its metadata name, "
-        "so no verdict about cells would hold; export or wrap the model again"
-    )
+def check_front(graph: onnx.GraphProto, phi: PhiGraph, made: str, refusal: str) -> None:
+    """Raise unless a graph begins with exactly these nodes, and the rest sees nothing of the image but what they make.
+
+    Args:
+        graph: the graph, with the input `image`.
+        phi: the nodes and tables that it has to begin with.
+        made: the name of what they make of the image.
+        refusal: what to say otherwise.
+
+    Raises:
+        UnsupportedModelError: if it does not.
+    """
     expected_nodes = {node.SerializeToString(deterministic=True) for node in phi.nodes}
     found = [node for node in graph.node if set(node.output) & {name for item in phi.nodes for name in item.output}]
     if len(found) != len(phi.nodes) or {node.SerializeToString(deterministic=True) for node in found} != expected_nodes:
@@ -129,7 +140,7 @@ def _check_phi(graph: onnx.GraphProto, phi: PhiGraph, path: Path) -> None:
     once = [IMAGE, *(tensor.name for tensor in phi.initializers)]
     if outputs & set(given) or any(given.count(name) != 1 for name in once):
         raise UnsupportedModelError(refusal)  # which of two definitions counts is up to the backend
-    names = {IMAGE, *outputs} - {INTERVAL}
+    names = {IMAGE, *outputs} - {made}
     others = [node for node in graph.node if node.SerializeToString(deterministic=True) not in expected_nodes]
     if names & (_names_read(others) | {output.name for output in graph.output}):
         raise UnsupportedModelError(refusal)

@@ -2,35 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
 
 import numpy as np
+import onnx
 import torch
 from jaxtyping import Float32
-from torch import Tensor, nn
+from torch import nn
 
 import abscert_plugin
 from abscert_plugin.artifact.export import DEPLOY, Exported, logit_difference, traced
-from abscert_plugin.artifact.metadata import IMAGE, PlainMetadata, write_metadata
+from abscert_plugin.artifact.metadata import SCALED, PlainMetadata, write_metadata
+from abscert_plugin.artifact.scaling import check_plain, prepend_scaling
 from abscert_plugin.artifact.write import write_checked
 from abscert_plugin.networks import NetworkConfig
-
-
-@final
-class PixelNetwork(nn.Module):
-    """A network of plain images as a function of pixels on the pixel scale.
-
-    Args:
-        network: takes images on the training scale [-1, 1].
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Float32[Tensor, "batch channels height width"]) -> Float32[Tensor, "batch classes"]:
-        """Return the logits of images on the pixel scale [0, 1]."""
-        return self.network(2 * images - 1)
 
 
 def export_plain(
@@ -53,8 +37,9 @@ def export_plain(
         ExportError: if torch and the file disagree beyond 1e-4; nothing is written then.
         UnsupportedModelError: if the network cannot be written as ONNX.
     """
-    pixels = PixelNetwork(network.eval().cpu()).eval()
-    model = traced(pixels, IMAGE, config.image_shape, config.classes)
+    network = network.eval().cpu()
+    model = traced(network, SCALED, config.image_shape, config.classes)
+    model.graph.CopyFrom(prepend_scaling(model.graph, config.image_shape))
     metadata = PlainMetadata(
         version=abscert_plugin.__version__,
         image_shape=config.image_shape,
@@ -68,8 +53,9 @@ def export_plain(
     differences: list[float] = []
 
     def compare(paths: Mapping[str, Path]) -> None:
+        check_plain(onnx.load_model(str(paths[DEPLOY]), load_external_data=False), paths[DEPLOY])
         with torch.inference_mode():
-            expected = pixels(torch.from_numpy(images)).numpy()
+            expected = network(2 * torch.from_numpy(images) - 1).numpy()
         differences.append(logit_difference(paths[DEPLOY], images, expected))
 
     write_checked({DEPLOY: model}, folder, compare)

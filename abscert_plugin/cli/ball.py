@@ -63,11 +63,9 @@ def _white_box(artifact: Artifact, checkpoint: Path | None) -> "WhiteBox | None"
 
     model = read_model(artifact.path)
     if checkpoint is not None:
-        from abscert_plugin.artifact.plain import PixelNetwork
         from abscert_plugin.training.run import restore
 
-        network, _, grid, _ = restore(checkpoint)
-        return open_white_box(model, artifact.path, network if grid is not None else PixelNetwork(network).eval())
+        return open_white_box(model, artifact.path, restore(checkpoint)[0])
     try:
         return open_white_box(model, artifact.path)
     except (ConfigError, UnsupportedModelError) as error:

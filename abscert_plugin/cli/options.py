@@ -45,7 +45,7 @@ Granularity: TypeAlias = Annotated[
 Network: TypeAlias = Annotated[
     str, typer.Option("--network", help="dm-small, dm-medium, dm-large, cnn-2layer, fc-3, fc-5, fc-3-code, fc-5-code.")
 ]
-ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="relu, sigmoid or tanh.")]
+ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="relu, sigmoid, tanh or param-ramp.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of weights, order and augmentation.")]
 Limit: TypeAlias = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.")]
 Json: TypeAlias = Annotated[

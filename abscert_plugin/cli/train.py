@@ -185,7 +185,7 @@ def make_spec(
     image_size: int | None,
     network: str,
     activation: str,
-    grid: Grid,
+    grid: Grid | None,
     device: str,
     chosen: Mapping[str, Any],
     method: "Method | None" = None,

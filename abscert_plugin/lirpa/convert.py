@@ -16,6 +16,7 @@ from abscert_plugin.artifact.metadata import (
     IMAGE,
     INTERVAL,
     LOGITS,
+    SCALED,
     Metadata,
     PlainMetadata,
     external_locations,
@@ -90,7 +91,7 @@ def interval_network_of(model: onnx.ModelProto, path: Path) -> nn.Module:
 
 
 def convert(model: onnx.ModelProto, path: Path) -> Converted:
-    """Return the network of an ONNX file: what lies between `interval`, or `image` without cells, and `logits`.
+    """Return the network of an ONNX file: what lies between `interval`, or `scaled` without cells, and `logits`.
 
     Soundness: the module's logits were compared with those of the file, run by onnxruntime, on random cells of the
     file's grid. Bounds of the module hold for the file up to that difference of floats.
@@ -111,7 +112,7 @@ def convert(model: onnx.ModelProto, path: Path) -> Converted:
             onnx.load_external_data_for_model(model, str(path.resolve().parent))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise UnsupportedModelError(f"{path}: cannot read its tensors: {_one_line(error)}") from error
-    source = INTERVAL if isinstance(metadata, Metadata) else IMAGE
+    source = INTERVAL if isinstance(metadata, Metadata) else SCALED
     network = _Reader(model, path, source, input_shape(metadata)).read(metadata.classes)
     return Converted(network, largest_difference(network, model, metadata, path))
 
@@ -139,7 +140,8 @@ def largest_difference(
         takes_images = any(value.name == IMAGE for value in model.graph.input)
         given = metadata.grid.edges[cells] if takes_images else inputs  # a cell's lower edge belongs to it
     else:
-        given = inputs = random.random(shape, dtype=np.float32)
+        given = random.random(shape, dtype=np.float32)
+        inputs = 2 * given - 1
     expected = BlackBox(path, Provider.CPU).run(given)
     try:
         with torch.no_grad():
@@ -174,7 +176,7 @@ class _Reader:
         self._holds_batch: set[str] = set()  # constants in which -1 stands for the batch
 
     def read(self, classes: int) -> IntervalNetwork:
-        """Return the network between its source, `interval` or `image`, and `logits`."""
+        """Return the network between its source, `interval` or `scaled`, and `logits`."""
         for node in self._needed_nodes():
             try:
                 self._read_node(node)
@@ -196,8 +198,8 @@ class _Reader:
             if wanted & set(node.output) and self._source not in node.output:
                 needed.append(node)
                 wanted |= set(node.input)
-        if IMAGE in wanted and self._source != IMAGE:
-            raise UnsupportedModelError(f"{self._path}: its logits read `{IMAGE}` past the abstraction")
+        if IMAGE in wanted:
+            raise UnsupportedModelError(f"{self._path}: its logits read `{IMAGE}` past `{self._source}`")
         return needed[::-1]
 
     def _read_node(self, node: onnx.NodeProto) -> None:

@@ -117,6 +117,7 @@ def bounded_with_ramps(network: nn.Module, make: Callable[[], Any]) -> Any:
     for node in bounded._modules.values():
         if "buffer" in node._buffers and node.ori_name in own:
             node.buffer = own[node.ori_name]
+            node.from_input = False  # as in 0.7; forward mode of 0.3 takes it for a batch of inputs
     return bounded
 
 

@@ -20,8 +20,8 @@ class WhiteBox:
     """The network inside a deployed classifier.
 
     Args:
-        network: takes interval images on the training scale, or images on the pixel scale where there are no cells; on
-            the CPU, in evaluation mode.
+        network: takes interval images, or plain images where there are no cells, on the training scale; on the CPU, in
+            evaluation mode.
         bounder: bounds of its margins.
         difference: the largest difference of its logits from onnxruntime's that was seen.
     """

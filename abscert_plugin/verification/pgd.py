@@ -29,7 +29,7 @@ def pgd(
     geometrically.
 
     Args:
-        network: takes images on the pixel scale.
+        network: takes images on the training scale.
         ball: the ball.
         images: its centres.
         labels: their classes.
@@ -45,7 +45,7 @@ def pgd(
         current = torch.from_numpy(images) if number == 0 else low + (high - low) * _random(index, number, images.shape)
         for step in range(_STEPS + 1):
             current = current.detach().requires_grad_()
-            found = logit_margins(network(current), targets)
+            found = logit_margins(network(2 * current - 1), targets)
             (gradient,) = torch.autograd.grad(found.sum(), current)
             lower = found.detach().numpy() < margins
             margins = np.where(lower, found.detach().numpy(), margins)

@@ -37,7 +37,7 @@ class PlainBallVerifier:
     Args:
         classifier: the file, with the input `image`.
         metadata: what it says of itself.
-        white_box: its network on the pixel scale; None leaves the clean prediction alone.
+        white_box: its network, on the training scale; None leaves the clean prediction alone.
         ball: radius and kind of images.
         budget: what may be spent on an image.
 
@@ -112,6 +112,8 @@ class PlainBallVerifier:
         """
         check_pixels(images)
         low, high = self.ball.ends(images)
+        # the file computes 2 x - 1 in float32, which is monotone: what it makes of the ball lies between these
+        lower, upper = 2 * low - 1, 2 * high - 1
         is_point = (low == high).reshape(len(images), -1).all(axis=1)
         batch = Batch(self.run, self.floor, self.ball, images, labels, index, None, is_point)
         steps: list[Step] = [lambda _: batch.forward("the ball holds the image alone")]
@@ -119,9 +121,9 @@ class PlainBallVerifier:
             steps.append(lambda rows: batch.end(rows, Verdict.UNKNOWN, _NO_NETWORK, "none"))
         else:
             # intervals first: they cost less than the attack, and neither can contradict the other
-            intervals, *tighter = self._bounding.steps(batch, lambda rows: (low[rows], high[rows]))
+            intervals, *tighter = self._bounding.steps(batch, lambda rows: (lower[rows], upper[rows]))
             steps += [intervals, lambda rows: self._attack(batch, rows), *tighter]
-            steps.append(lambda rows: self._search(batch, rows, low, high))
+            steps.append(lambda rows: self._search(batch, rows, lower, upper))
         run_steps(batch, steps, self._budget.seconds)
         return batch.decided()
 
@@ -138,13 +140,15 @@ class PlainBallVerifier:
         for place in np.flatnonzero(margins < 0):
             self._refute(batch, int(rows[place]), found[place], "gradient attack")
 
-    def _search(self, batch: Batch, rows: Int64[np.ndarray, "some"], low: np.ndarray, high: np.ndarray) -> None:
+    def _search(self, batch: Batch, rows: Int64[np.ndarray, "some"], lower: np.ndarray, upper: np.ndarray) -> None:
         assert self._white_box is not None
         search = ReluSearch(
-            self._white_box.bounder, self.bound_floor, lambda row, image: self._refute(batch, row, image, _SEARCH)
+            self._white_box.bounder,
+            self.bound_floor,
+            lambda row, image: self._refute(batch, row, (image + 1) / 2, _SEARCH),
         )
         problems = {
-            int(row): Problem(low[row], high[row], int(batch.labels[row]), self._budget.seconds - batch.seconds[row])
+            int(row): Problem(lower[row], upper[row], int(batch.labels[row]), self._budget.seconds - batch.seconds[row])
             for row in rows
         }
         for row, outcome in search.run(problems).items():

@@ -83,7 +83,7 @@ class ReluSearch:
     Args:
         bounder: bounds of the network.
         floor: what a bound must exceed.
-        refutes: told of a box's number and an image in it that may be mislabelled; returns whether that was
+        refutes: told of a box's number and a corner of it that may be mislabelled; returns whether that was
             confirmed, which ends the box's search.
 
     Source: Bunel et al. 2020 (branch and bound, and the score of a split); bounds by Zhang et al. 2018.

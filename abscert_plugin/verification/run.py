@@ -19,9 +19,9 @@ from abscert_plugin.artifact.metadata import (
     is_plain,
     model_sha256,
     read_model,
-    read_plain_metadata,
 )
 from abscert_plugin.artifact.phi import check_artifact
+from abscert_plugin.artifact.scaling import check_plain
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
@@ -53,7 +53,7 @@ class Artifact:
             VerifierError: if the provider was asked for and is not there.
         """
         model = read_model(path)
-        metadata = read_plain_metadata(model, path) if is_plain(model) else check_artifact(model, path)
+        metadata = check_plain(model, path) if is_plain(model) else check_artifact(model, path)
         return cls(path, model_sha256(path, model), metadata, BlackBox(path, provider, threads))
 
     @property
