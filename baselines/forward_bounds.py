@@ -184,9 +184,9 @@ def _dot(slopes: Tensor, values: Tensor) -> Tensor:
 def _lines(layer: nn.Module, bounds: Bounds) -> Lines:
     if isinstance(layer, ParamRamp):
         return ramp_lines(bounds.lower, bounds.upper, layer.bend_point, layer.eta, layer.bends)
-    zero = bounds.lower.new_zeros(())
-    unbent = torch.zeros((), dtype=torch.bool, device=zero.device)
-    return ramp_lines(bounds.lower, bounds.upper, zero, zero, unbent)
+    # a ParamRamp with slope 0 and no bend
+    nowhere, flat = bounds.lower.new_zeros(bounds.lower.shape[1:]), bounds.lower.new_zeros(())
+    return ramp_lines(bounds.lower, bounds.upper, nowhere, flat, flat.bool())
 
 
 # What each layer does to slopes: the sum of W+ same + W- other, and the product with the transpose of W.

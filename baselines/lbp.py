@@ -27,6 +27,7 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation
 from abscert_plugin.networks.param_ramp import ETA, ParamRamp, collecting, ramps_of
 from abscert_plugin.radius import Radius
+from abscert_plugin.training.interval_bounds import frozen_statistics
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
@@ -155,7 +156,7 @@ class _RampedObjective:
         if not straight or moment.step < first - moment.steps_per_epoch:
             return
         if moment.step < first or not first:
-            with torch.no_grad(), collecting(network):
+            with torch.no_grad(), frozen_statistics(network), collecting(network):
                 network(self._balls.center(images))
         if moment.step >= first:
             for layer in straight:

@@ -8,7 +8,7 @@ from typing import Final, final
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.method import ABSTRAIN, ReachableMethod
 from abscert_plugin.training.robust import RobustConfig
-from baselines import crown_ibp, ibp, lbp, mtl_ibp, plain, sabr
+from baselines import adv_ibp, crown_ibp, ibp, lbp, llm, mtl_ibp, plain, sabr
 from baselines.method import Entry
 
 ENTRY_POINTS: Final = "abscert.baselines"
@@ -26,7 +26,17 @@ _ABSTRACTION: Final = (
     ),
     Entry("reachable", "sound losses over reachable cells", "abscert-plugin", RobustConfig, ReachableMethod),
 )
-_OWN: Final = (plain.PLAIN, plain.PGD, ibp.ENTRY, crown_ibp.ENTRY, lbp.ENTRY, sabr.ENTRY, mtl_ibp.ENTRY)
+_OWN: Final = (
+    plain.PLAIN,
+    plain.PGD,
+    ibp.ENTRY,
+    crown_ibp.ENTRY,
+    llm.ENTRY,
+    lbp.ENTRY,
+    adv_ibp.ENTRY,
+    sabr.ENTRY,
+    mtl_ibp.ENTRY,
+)
 
 
 def methods() -> Mapping[str, Entry]:

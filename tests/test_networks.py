@@ -28,6 +28,7 @@ LAYERS = {  # filters, kernel, stride, padding; a bare number is a fully connect
     "dm-medium": [(32, 3, 1, 1), (32, 4, 2, 2), (64, 3, 1, 1), (64, 4, 2, 2), 512, 512],
     "dm-large": [(64, 3, 1, 1), (64, 3, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1), 512],
     "cnn-2layer": [(16, 4, 2, 1), (32, 4, 2, 1), 100],
+    "cnn-7": [(64, 3, 1, 1), (64, 3, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1), 512],
     "fc-3": [512, 512],
     "fc-5": [512, 512, 512, 512],
     "fc-3-code": [512],
@@ -61,6 +62,7 @@ def connected_parameters(widths: Sequence[int]) -> int:
         ("dm-large", MNIST, 25088, 13_257_866),
         ("dm-large", CIFAR, 32768, 17_192_330),
         ("cnn-2layer", MNIST, 1568, 166_662),
+        ("cnn-7", MNIST, 25088, 13_257_866 + 2 * (64 + 64 + 3 * 128 + 512)),
     ],
 )
 def test_convolutional_networks_have_the_published_sizes(
@@ -95,7 +97,8 @@ def test_both_readings_of_the_connected_networks(name: str, layers: int) -> None
 @pytest.mark.parametrize("name", NETWORKS)
 def test_layers_follow_the_plan_with_an_activation_after_each_but_the_last(name: str, activation: Activation) -> None:
     network = build_empty(NetworkConfig(name, activation, MNIST, 10))
-    layers = [layer for layer in network if not isinstance(layer, nn.Flatten)]
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    layers = [layer for layer in network if not isinstance(layer, (nn.Flatten, *norms))]
     weighted, activations = layers[::2], layers[1::2]
     found = [
         (layer.out_channels, layer.kernel_size[0], layer.stride[0], layer.padding[0])
@@ -106,6 +109,15 @@ def test_layers_follow_the_plan_with_an_activation_after_each_but_the_last(name:
     assert found == [*LAYERS[name], 10]
     assert {type(layer) for layer in activations} == {ACTIVATION_LAYERS[activation]}
     assert len(activations) == len(weighted) - 1
+
+
+def test_cnn_7_normalises_what_enters_each_activation_and_no_other_network_normalises() -> None:
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    for name in NETWORKS:
+        network = build_empty(NetworkConfig(name, Activation.RELU, MNIST, 10))
+        normalised = [isinstance(before, norms) for before, layer in pairwise(network) if isinstance(layer, nn.ReLU)]
+        assert normalised == [name == "cnn-7"] * len(normalised)
+        assert sum(isinstance(layer, norms) for layer in network) == sum(normalised)
 
 
 def test_every_network_is_under_test() -> None:

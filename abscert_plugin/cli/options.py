@@ -43,7 +43,10 @@ Granularity: TypeAlias = Annotated[
     float | None, typer.Option("--granularity", help="Width d of a cell on the training scale, in place of --cells.")
 ]
 Network: TypeAlias = Annotated[
-    str, typer.Option("--network", help="dm-small, dm-medium, dm-large, cnn-2layer, fc-3, fc-5, fc-3-code, fc-5-code.")
+    str,
+    typer.Option(
+        "--network", help="dm-small, dm-medium, dm-large, cnn-2layer, cnn-7, fc-3, fc-5, fc-3-code or fc-5-code."
+    ),
 ]
 ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="relu, sigmoid, tanh or param-ramp.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of weights, order and augmentation.")]

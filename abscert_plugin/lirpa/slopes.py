@@ -21,8 +21,9 @@ Slopes: TypeAlias = tuple[Tensor, ...]
 class SlopedMargins:
     """Margins of the very network that is trained, by lower lines of chosen slopes.
 
-    auto_LiRPA's graph shares the network's weights. A slope serves all margins of its image. It counts where a ReLU is unstable: elsewhere the line is the ReLU itself,
-    and the slope has no gradient. After each call the graph is as if it had bounded without slopes.
+    auto_LiRPA's graph shares the network's weights. A slope serves all margins of its image. It counts where a ReLU is
+    unstable: elsewhere the line is the ReLU itself, and the slope has no gradient. A call leaves nothing behind that
+    another one would see.
 
     Tracing writes to the weights what they hold, so make it before a loss that is to be differentiated is computed.
     Not for use by several threads at once.

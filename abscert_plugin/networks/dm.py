@@ -1,4 +1,4 @@
-"""The convolutional networks: DM-small, DM-medium and DM-large, as the paper's code lays them out, and CNN-2layer."""
+"""The convolutional networks: DM-small, -medium and -large, as the paper's code lays them out, CNN-2layer and CNN-7."""
 
 from dataclasses import dataclass
 from typing import Final, final
@@ -24,10 +24,17 @@ class Convolution:
 @final
 @dataclass(frozen=True, slots=True)
 class ConvolutionalPlan:
-    """Convolutions, then fully connected hidden layers of these widths; an activation after each."""
+    """Convolutions, then fully connected hidden layers of these widths; an activation after each.
+
+    Args:
+        convolutions: the convolutions.
+        widths: widths of the fully connected hidden layers.
+        is_normalised: whether a BatchNorm layer stands before each activation.
+    """
 
     convolutions: tuple[Convolution, ...]
     widths: tuple[int, ...]
+    is_normalised: bool = False
 
     def build(self, shape: InputShape, classes: int, activation: Activation) -> nn.Sequential:
         """Return the network; `shape` is that of its input, interval image or plain image.
@@ -42,11 +49,14 @@ class ConvolutionalPlan:
             channels, height, width = plan.filters, _convolved(height, plan), _convolved(width, plan)
             if min(height, width) < 1:
                 raise ConfigError(f"expected images large enough for this network, got {shape[1]}x{shape[2]}")
+            layers += [nn.BatchNorm2d(channels)] if self.is_normalised else []
             layers.append(ACTIVATIONS[activation]((channels, height, width)))
         layers.append(nn.Flatten())
         features = channels * height * width
         for hidden in self.widths:
-            layers += [nn.Linear(features, hidden), ACTIVATIONS[activation]((hidden,))]
+            layers.append(nn.Linear(features, hidden))
+            layers += [nn.BatchNorm1d(hidden)] if self.is_normalised else []
+            layers.append(ACTIVATIONS[activation]((hidden,)))
             features = hidden
         return nn.Sequential(*layers, nn.Linear(features, classes))
 
@@ -72,3 +82,5 @@ DM_LARGE: Final = ConvolutionalPlan(
 )
 # CROWN-IBP's model_cnn_2layer with width 4: DM-small with strides of 2, a fifth of its cost
 CNN_2LAYER: Final = ConvolutionalPlan((Convolution(16, 4, 2, 1), Convolution(32, 4, 2, 1)), (100,))
+# the network of the later certified-training papers, such as Shi et al. 2021
+CNN_7: Final = ConvolutionalPlan(DM_LARGE.convolutions, DM_LARGE.widths, is_normalised=True)

@@ -21,6 +21,7 @@ NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
         "dm-medium": dm.DM_MEDIUM.build,
         "dm-large": dm.DM_LARGE.build,
         "cnn-2layer": dm.CNN_2LAYER.build,
+        "cnn-7": dm.CNN_7.build,
         "fc-3": fc.FC_3.build,
         "fc-5": fc.FC_5.build,
         "fc-3-code": fc.FC_3_CODE.build,

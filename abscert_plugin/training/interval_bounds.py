@@ -156,6 +156,11 @@ def _unrecorded(layer: nn.Module, inputs: Tensor) -> Tensor:
     return functional.batch_norm(inputs, None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
 
 
+def records_statistics(network: nn.Module) -> bool:
+    """Return whether a forward pass changes the network's running statistics."""
+    return any(isinstance(layer, _NORMS) and layer.training for layer in network.modules())
+
+
 @contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Let BatchNorm layers use their running statistics for a while, as an attack on the network must see it."""

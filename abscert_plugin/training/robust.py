@@ -17,6 +17,7 @@ from abscert_plugin.training.interval_bounds import (
     frozen_statistics,
     initialise_for_intervals,
     interval_margins,
+    records_statistics,
     warmup_regulariser,
 )
 from abscert_plugin.training.objective import Moment
@@ -198,6 +199,9 @@ class RobustObjective:
         total = labels.new_zeros((), dtype=torch.float32)
         if natural_weight > 0:
             total = total + natural_weight * functional.cross_entropy(network(clean).float(), labels)
+        elif records_statistics(network):
+            with torch.no_grad():
+                network(clean)
         if natural_weight == 1 and not config.regulariser:
             return total
         box = self._balls.box(inputs, progress * config.radius.outward)
@@ -214,7 +218,8 @@ class RobustObjective:
             margins = linear_weight * linear.lower(box.lower, box.upper, labels) + (1 - linear_weight) * margins
         robust = functional.cross_entropy(-margins, labels)
         if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
-            attacked = functional.cross_entropy(network(adversarial).float(), labels)
+            with frozen_statistics(network):
+                attacked = functional.cross_entropy(network(adversarial).float(), labels)
             robust = (1 - config.share) * attacked + config.share * robust
         total = total + (1 - natural_weight) * robust
         if progress < 1 and config.regulariser > 0:
