@@ -5,8 +5,8 @@ below where its weight is positive and the one above where it is negative, and t
 enclosed in two lines between the bounds that the planes have over the box. CROWN-LBP is CROWN's backward pass for the
 margins, with the lines of LBP. Both serve evaluation: a batch of B needs memory and time of order B * inputs * width.
 
-Source: Lyu et al. 2021, "Towards Evaluating and Training Verifiably Robust Neural Networks", section 4 (LBP, and its
-relation to CROWN); Zhang et al. 2018, section 3 (CROWN).
+Source: Lyu et al. 2021, "Towards Evaluating and Training Verifiably Robust Neural Networks", section 3 (LBP, there
+"relaxed CROWN") and section 4 (its relation to CROWN and IBP); Zhang et al. 2018, section 3 (CROWN).
 """
 
 from collections.abc import Callable, Mapping

@@ -5,10 +5,11 @@ Source: Lyu et al. 2021, "Towards Evaluating and Training Verifiably Robust Neur
 their best. Where their released code says more than the paper, or something else, we follow the code:
 
 - For its first 10 of 200 epochs the activation is a leaky ReLU of slope eta. Then each bend point is set to the mean
-  of the neuron's inputs over the clean training images, negative values included, and is trained from there
+  of the neuron's activations over the clean training images, negative ones included, and is trained from there
   (`bend_at`). The code runs the whole training set once more for that mean; we add it up in the last epoch before.
-- eta goes to `eta_end` during epochs 70 to 140 of 200, slowly at first (`Ramp`, smoothed).
-- Bend points count as at least 1e-4.
+- eta goes to `eta_end` during epochs 70 to 140 of 200, slowly at first (`Ramp`, smoothed); in the code it changes once
+  an epoch, here at every step.
+- Bend points are kept at 1e-4 or above.
 - The lower line of a neuron of either sign is adaptive, as in CROWN (`abscert_plugin.lirpa.param_ramp`).
 - The paper's name is that of a bound for evaluation: LBP, and CROWN-LBP (`baselines.forward_bounds`). Training uses
   CROWN-IBP's, and so does the code's. The validation error is that of intervals, with which training ends.
@@ -140,6 +141,7 @@ class _RampedObjective:
         eta = self._options.eta + (self._options.eta_end - self._options.eta) * _ETA_COURSE.progress(moment)
         for layer in ramps:
             layer.set_eta(eta)
+            layer.raise_bend_points()
         self._bend(network, ramps, inputs, moment)
         return self._robust.loss(network, inputs, labels, moment)
 

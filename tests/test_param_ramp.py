@@ -84,8 +84,10 @@ def test_bend_points_below_the_least_count_as_it() -> None:
     layer = bent(torch.tensor([-1.0, 0.0, 0.5]))
     with torch.no_grad():
         layer.bend_point[0] = -3.0
-    least = np.float32(LEAST_BEND_POINT)
-    assert layer.bent_at.tolist() == pytest.approx([least, least, 0.5], abs=0)
+    least = float(np.float32(LEAST_BEND_POINT))
+    assert layer.bent_at.tolist() == [least, least, 0.5]
+    layer.raise_bend_points()
+    assert layer.bend_point.tolist() == [least, least, 0.5]
 
 
 def test_gradients_of_a_bend_point_count_the_inputs_beyond_it() -> None:
@@ -104,8 +106,8 @@ def test_slopes_without_a_meaning_are_refused(eta: float) -> None:
 # --- the beginning of the bend ---------------------------------------------------------------------------------------
 
 
-def test_bend_points_begin_at_the_mean_of_what_was_seen_negatives_included() -> None:
-    layer = ParamRamp((2, 3))
+def test_bend_points_begin_at_the_mean_activation_negatives_included() -> None:
+    layer = ParamRamp((2, 3), 0.25)
     batches = [torch.randn(count, 2, 3, generator=torch.Generator().manual_seed(count)) + 0.5 for count in (3, 7)]
     layer.train()
     layer(torch.full((4, 2, 3), 100.0))  # nobody collects
@@ -116,7 +118,7 @@ def test_bend_points_begin_at_the_mean_of_what_was_seen_negatives_included() -> 
     layer.begin_bend()
     assert layer.is_bent
     assert bool(layer.bends)
-    mean = torch.cat(batches).mean(dim=0)
+    mean = nn.functional.leaky_relu(torch.cat(batches), 0.25).mean(dim=0)
     assert (torch.cat(batches) < 0).any()
     torch.testing.assert_close(layer.bend_point.detach(), mean.clamp(min=LEAST_BEND_POINT), rtol=1e-6, atol=1e-7)
 

@@ -52,7 +52,7 @@ def ramp_lines(
         eta: the slope at both ends, 0 to 1; with eta 0 and no bend these are the adaptive lines of a ReLU.
         bends: whether there is a right bend.
 
-    Source: Lyu et al. 2021, section 5 and its supplement (bounding lines of ParamRamp), as their code has them.
+    Source: Lyu et al. 2021, section 5; case by case as their code has them (bound_param_ramp.py, adaptive lower line).
     """
     bend = bend_point.clamp(min=LEAST_BEND_POINT)
     one = torch.ones_like(lower)

@@ -19,8 +19,8 @@ LEAST_BEND_POINT: Final = 1e-4
 class ParamRamp(nn.Module):
     """A ramp between two gentle slopes: eta x below 0, x up to r, and r + eta (x - r) beyond it.
 
-    It begins without its right bend, as a leaky ReLU. `begin_bend` puts each bend point (r) at the mean of what the
-    neuron was seen to be fed (`collecting`); from then on it is trained. All of this is in the `state_dict`, so a
+    It begins without its right bend, as a leaky ReLU. `begin_bend` puts each bend point (r) at the mean of the
+    activations that were seen (`collecting`); from then on it is trained. All of this is in the `state_dict`, so a
     training that is killed in between goes on as if it had not been.
 
     Args:
@@ -69,12 +69,13 @@ class ParamRamp(nn.Module):
         Args:
             inputs: [batch, *shape]. A check of shapes, as other functions have it, would be part of a trace.
         """
-        if self._collects:
-            self._collect(inputs)
         rising = functional.relu(inputs)
         if self._is_bent:
             rising = rising - functional.relu(inputs - self.bent_at)
-        return self.eta * inputs + (1 - self.eta) * rising
+        outputs = self.eta * inputs + (1 - self.eta) * rising
+        if self._collects:
+            self._collect(outputs)
+        return outputs
 
     def set_eta(self, eta: float) -> None:
         """Change the slope of both ends.
@@ -87,22 +88,29 @@ class ParamRamp(nn.Module):
         self.eta.fill_(eta)
 
     def begin_bend(self) -> None:
-        """Let the right bend begin, at the mean of what each neuron was seen to be fed, negative values included.
+        """Let the right bend begin, at the mean of the activations seen of each neuron, negative ones included.
 
         Raises:
             ConfigError: if nothing was seen.
         """
         if not int(self.seen_count):
-            raise ConfigError("expected inputs to set the bend points from, got none; run some under `collecting`")
+            raise ConfigError(
+                "expected activations to set the bend points from, got none; run inputs under `collecting`"
+            )
         with torch.no_grad():
             self.bend_point.copy_((self.seen_sum / self.seen_count).clamp(min=LEAST_BEND_POINT))
         self.bends.fill_(True)
         self._is_bent = True
 
     @torch.no_grad()
-    def _collect(self, inputs: Tensor) -> None:
-        self.seen_sum += inputs.sum(dim=0, dtype=self.seen_sum.dtype)
-        self.seen_count += len(inputs)
+    def raise_bend_points(self) -> None:
+        """Raise bend points that a step took below the least to it: below it they would have no gradient any more."""
+        self.bend_point.clamp_(min=LEAST_BEND_POINT)
+
+    @torch.no_grad()
+    def _collect(self, outputs: Tensor) -> None:
+        self.seen_sum += outputs.sum(dim=0, dtype=self.seen_sum.dtype)
+        self.seen_count += len(outputs)
 
 
 def _read_bends(layer: nn.Module, incompatible: Any) -> None:
@@ -118,7 +126,7 @@ def ramps_of(network: nn.Module) -> list[ParamRamp]:
 
 @contextmanager
 def collecting(network: nn.Module) -> Iterator[None]:
-    """Let the ramps of a network add up what they are fed, for `begin_bend`."""
+    """Let the ramps of a network add up their activations, for `begin_bend`."""
     ramps = ramps_of(network)
     for layer in ramps:
         layer._collects = True

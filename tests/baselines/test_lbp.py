@@ -70,21 +70,21 @@ def train(made: nn.Module, method: Lbp, steps: Iterable[int]) -> None:
                     parameter -= 0.05 * parameter.grad
 
 
-def inputs_of(made: nn.Sequential, place: int, step: int) -> Tensor:
-    """Return what a layer is fed for the images of a step."""
+def activations_of(made: nn.Sequential, place: int, step: int) -> Tensor:
+    """Return what a layer gives for the images of a step."""
     with torch.no_grad():
-        return made[:place](PixelBalls(255).center(batch(step)[0]))
+        return made[: place + 1](PixelBalls(255).center(batch(step)[0]))
 
 
 # --- the activations -------------------------------------------------------------------------------------------------
 
 
-def test_bends_begin_at_their_moment_at_the_mean_inputs_of_the_epoch_before() -> None:
+def test_bends_begin_at_their_moment_at_the_mean_activations_of_the_epoch_before() -> None:
     made, method = network(), Lbp(RADIUS, bend_at=0.1)
     seen = []
     for step in range(2 * STEPS):
         if step >= STEPS:
-            seen.append(inputs_of(made, 4, step))
+            seen.append(activations_of(made, 4, step))
         train(made, method, [step])
         assert not any(layer.is_bent for layer in ramps_of(made))
     loss_at(made, method.build(None, 255, CPU), 2 * STEPS)
@@ -101,7 +101,7 @@ def test_bends_begin_at_their_moment_at_the_mean_inputs_of_the_epoch_before() ->
 
 def test_bends_that_begin_at_once_are_set_from_the_first_batch() -> None:
     made = network()
-    mean = inputs_of(made, 1, 0).mean(dim=0)
+    mean = activations_of(made, 1, 0).mean(dim=0)
     loss_at(made, Lbp(RADIUS, bend_at=0.0).build(None, 255, CPU), 0)
     torch.testing.assert_close(made[1].bend_point.detach(), mean.clamp(min=LEAST_BEND_POINT), rtol=1e-5, atol=1e-6)
 

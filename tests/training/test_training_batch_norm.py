@@ -191,10 +191,6 @@ def test_interval_arithmetic_leaves_the_running_statistics(training: bool) -> No
 BEFORE, IN_IT, AFTER = 0, 30, 95
 
 
-# robust.py runs the clean batch through the network only where its cross-entropy has a weight
-NEVER = pytest.mark.xfail(reason="no clean forward pass once its weight is 0: the statistics stop moving", strict=True)
-# robust.py runs adversarial images through the network outside frozen_statistics
-TWICE = pytest.mark.xfail(reason="the forward pass of MTL-IBP's adversarial images counts too", strict=True)
 # robust.py and lirpa/training.py trace the network, one image at a time, in training mode
 TRACED = pytest.mark.xfail(reason="CROWN-IBP's trace needs a network without BatchNorm in training", strict=True)
 GOWAL = {"natural_end": 0.5, "regulariser": 0.0}
@@ -206,10 +202,8 @@ CROWN_IBP = {**GOWAL, "bounds": BoundKind.CROWN_IBP, "bounds_end": 0.0}
     ("options", "step"),
     [
         *((GOWAL, step) for step in (BEFORE, IN_IT, AFTER)),
-        *(({"loss": loss}, step) for loss in (RobustLoss.INTERVAL, RobustLoss.SABR) for step in (BEFORE, IN_IT)),
-        *(pytest.param({"loss": loss}, AFTER, marks=NEVER) for loss in (RobustLoss.INTERVAL, RobustLoss.SABR)),
-        (MTL_IBP, BEFORE),
-        *(pytest.param(MTL_IBP, step, marks=TWICE) for step in (IN_IT, AFTER)),
+        *(({"loss": loss}, step) for loss in RobustLoss for step in (BEFORE, IN_IT, AFTER)),
+        *((MTL_IBP, step) for step in (IN_IT, AFTER)),
         (CROWN_IBP, BEFORE),
         pytest.param(CROWN_IBP, IN_IT, marks=TRACED),
         (CROWN_IBP, AFTER),
