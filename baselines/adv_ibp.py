@@ -42,7 +42,7 @@ from torch.nn.utils import parameters_to_vector
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import Box, frozen_statistics, interval_margins
+from abscert_plugin.training.interval_bounds import frozen_statistics, interval_margins, records_statistics
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
@@ -51,6 +51,8 @@ from baselines.pixels import PixelBalls
 
 _HOLD: Final = 10 / 151  # shares of the joint phase: c_t stays
 _FALL: Final = 49 / 151  # and then falls
+_STEP: Final = 1.25  # radii
+_SCALE: Final = 2  # a length on the training scale [-1, 1] is twice that on the pixel scale
 
 
 class Phase(StrEnum):
@@ -231,7 +233,7 @@ class _TwoObjectives:
         if phase is Phase.BOUNDED:
             return self._bound_loss(network, inputs, labels, options.bound_progress(moment))
         radius = options.attack_progress(moment) * options.radius.outward
-        attacked = self._attack(network, self._balls.box(inputs, radius), labels)
+        attacked = self._attacked(network, inputs, labels, radius)
         attack_loss = functional.cross_entropy(network(attacked).float(), labels)
         if phase is Phase.ATTACKED:
             return attack_loss
@@ -239,7 +241,7 @@ class _TwoObjectives:
         weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
         *of_attack, at_image = _gradients(attack_loss, [*weights, attacked])
         first, second = _flat(of_attack), _flat(_gradients(bound_loss, weights))
-        condition = first_order_condition(attacked.detach(), self._balls.center(inputs), 2 * radius, at_image)
+        condition = first_order_condition(attacked.detach(), self._balls.center(inputs), _SCALE * radius, at_image)
         shares = objective_weights(first, second, condition.mean() <= options.threshold_at(moment))
         # its gradient is the joined one, without a third pass through the network
         carrier = parameters_to_vector(weights) @ (shares[0] * first + shares[1] * second)
@@ -252,15 +254,28 @@ class _TwoObjectives:
         """Return a lower bound of each image's margin over the whole ball, by interval arithmetic."""
         return self._validated.margins(network, inputs, labels)
 
-    def _attack(self, network: nn.Module, box: Box, labels: Tensor) -> Tensor:
+    def _attacked(self, network: nn.Module, images: Tensor, labels: Tensor, radius: float) -> Tensor:
+        """Return images of the ball after one signed step of 1.25 radii, a leaf for gradients.
+
+        Start and step are of the ball that is not cut to the pixel range, as in the code; only the result is cut.
+        """
+        box, center = self._balls.box(images, radius), self._balls.center(images)
+        start = (center + _SCALE * radius * (2 * torch.rand_like(center) - 1)).requires_grad_()
         with frozen_statistics(network):
-            return self._balls.adversarial(network, box, labels, steps=1).requires_grad_()
+            loss = functional.cross_entropy(network(start).float(), labels)
+        (gradient,) = torch.autograd.grad(loss, start)
+        moved = start.detach() + _STEP * _SCALE * radius * gradient.sign()
+        return torch.minimum(torch.maximum(moved, box.lower), box.upper).requires_grad_()
 
     def _bound_loss(self, network: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
         if not isinstance(network, nn.Sequential):
             raise ConfigError(f"interval arithmetic is written for a sequence of layers, got {type(network).__name__}")
+        clean = self._balls.center(images)
+        if records_statistics(network):  # boxes are normalised by the clean batch's, so those are recorded
+            with torch.no_grad():
+                network(clean)
         box = self._balls.box(images, progress * self._options.radius.outward)
-        bounds = interval_margins(network, box, labels, self._balls.center(images))
+        bounds = interval_margins(network, box, labels, clean)
         return functional.cross_entropy(-bounds.lower, labels)
 
 

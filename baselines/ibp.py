@@ -46,6 +46,7 @@ class Ibp(RobustBaseline):
         """Return the options of the objective."""
         return RobustConfig(
             self.radius,
+            natural_start=0.0 if self.fast else 1.0,
             natural_end=0.0 if self.fast else 0.5,
             start=self.start,
             ramp=self.ramp,

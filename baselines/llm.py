@@ -32,7 +32,7 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.slopes import SlopedMargins, Slopes, stepped_to_ends
 from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import Box
+from abscert_plugin.training.interval_bounds import Box, frozen_statistics
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.schedule import Ramp
 from baselines.method import Entry, is_method
@@ -151,7 +151,7 @@ class _ChosenSlopes:
     def _bounds_of(self, network: nn.Module, images: Tensor) -> SlopedMargins:
         if self._bounds is None or self._bounds.network is not network:
             example = self._balls.center(images[:1])
-            with torch.no_grad():
+            with torch.no_grad(), frozen_statistics(network):
                 classes = network(example).shape[1]
             self._bounds = SlopedMargins(network, example.repeat(2, 1, 1, 1), classes)
         return self._bounds

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import EnumType
 from typing import Any, final, get_type_hints
 
 import msgspec
@@ -61,6 +62,8 @@ class Entry:
         try:
             return msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError as error:
+            if isinstance(kind, EnumType):
+                raise ConfigError(f"{self.name}: expected {name} of {', '.join(kind)}, got {text!r}") from error
             raise ConfigError(f"{self.name}: expected another value of {name}, got {text!r}: {error}") from error
 
 

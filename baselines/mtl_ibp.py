@@ -47,6 +47,7 @@ class MtlIbp(RobustBaseline):
             self.radius,
             loss=RobustLoss.MTL_IBP,
             share=self.share,
+            natural_start=0.0,
             start=self.start,
             ramp=self.ramp,
             smooth=True,

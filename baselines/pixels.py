@@ -37,14 +37,16 @@ class PixelBalls:
     ) -> Float[Tensor, "batch channels height width"]:
         """Return images of the ball on which the loss is large: signed gradient steps from a random start.
 
-        Source: Madry et al. 2018; with one step of 1.25 radii it is the attack of Wong et al. 2020.
+        Source: Madry et al. 2018, steps of 2.5 radii divided by their number; a single one is of 1.25 radii, as in
+        Wong et al. 2020.
         """
         low, high = box.lower, box.upper
+        size = 0.625 if steps == 1 else 1.25 / steps  # of the ball's width, two radii
         current = low + (high - low) * torch.rand_like(low)
         for _ in range(steps):
             current = current.detach().requires_grad_()
             loss = functional.cross_entropy(network(current).float(), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, current)
-            moved = current + 1.25 / steps * (high - low) * gradient.sign()
+            moved = current + size * (high - low) * gradient.sign()
             current = torch.minimum(torch.maximum(moved, low), high)
         return current.detach()

@@ -151,7 +151,8 @@ class _AttackedCrossEntropy:
         The start is drawn from a seed of its own, so that one network always gets one error.
         """
         box = self._balls.box(inputs, self._config.radius.outward)
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        devices = [inputs.device] if inputs.device.type == "cuda" else []
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(0)
             copied = labels.clone()
             attacked = self._balls.adversarial(network, box, copied, _EVALUATION_STEPS)

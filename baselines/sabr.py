@@ -47,6 +47,7 @@ class Sabr(RobustBaseline):
             self.radius,
             loss=RobustLoss.SABR,
             share=self.share,
+            natural_start=0.0,
             start=self.start,
             ramp=self.ramp,
             smooth=True,

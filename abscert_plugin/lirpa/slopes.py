@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.lirpa.compat import load_lirpa
-from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet
+from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet, refuse_statistics
 
 Slopes: TypeAlias = tuple[Tensor, ...]
 """For each ReLU in the order of the network, the slope of the lower line through 0: [batch, *its output]."""
@@ -35,12 +35,13 @@ class SlopedMargins:
 
     Raises:
         ConfigError: if auto_LiRPA is not installed.
-        UnsupportedModelError: if auto_LiRPA cannot bound the network, or it has no ReLU.
+        UnsupportedModelError: if auto_LiRPA cannot bound the network, or it has no ReLU or a BatchNorm layer.
 
     Source: Lee et al. 2021; Xu et al. 2021 (alpha-CROWN), whose optimised slopes auto_LiRPA has, for all margins apart.
     """
 
     def __init__(self, network: nn.Module, example: Float[Tensor, "batch *feature"], classes: int) -> None:
+        refuse_statistics(network)
         self.network = network
         self._rows = margin_rows(classes).to(example.device)
         self._bounded: Any = bounded_module(network, example[:2].detach(), classes)

@@ -65,6 +65,19 @@ def bounded_module(network: nn.Module, example: Float32[Tensor, "batch *feature"
     return bounded
 
 
+def refuse_statistics(network: nn.Module) -> None:
+    """Raise where a network has BatchNorm layers in training: a traced graph keeps the statistics it was traced with.
+
+    Raises:
+        UnsupportedModelError: if it has.
+    """
+    if any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) and layer.training for layer in network.modules()):
+        raise UnsupportedModelError(
+            "linear bounds of a network in training are not written for BatchNorm; use ibp, sabr or mtl-ibp, or "
+            "another --network"
+        )
+
+
 def check_bounded_forward(bounded: nn.Module, network: nn.Module, points: Float32[Tensor, "batch *feature"]) -> None:
     """Raise unless a bounded module computes what its network computes, on these points.
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from abscert_plugin.lirpa.compat import load_lirpa
-from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet
+from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet, refuse_statistics
 
 
 @final
@@ -23,12 +23,13 @@ class CrownIbpMargins:
 
     Raises:
         ConfigError: if auto_LiRPA is not installed.
-        UnsupportedModelError: if auto_LiRPA cannot bound the network.
+        UnsupportedModelError: if auto_LiRPA cannot bound the network, or it has BatchNorm layers.
 
     Source: Zhang et al. 2020, CROWN-IBP.
     """
 
     def __init__(self, network: nn.Module, example: Float[Tensor, "batch *feature"], classes: int) -> None:
+        refuse_statistics(network)
         self.network = network
         self._rows = margin_rows(classes).to(example.device)
         self._bounded: Any = bounded_module(network, example[:2].detach(), classes)

@@ -66,7 +66,8 @@ class RobustConfig:
         radius: the ball to train for.
         loss: how the loss over the ball is made.
         share: weight of the interval loss (MTL-IBP's alpha), or size of the small box (SABR's lambda), 0 to 1.
-        natural_end: weight of the cross-entropy on the image itself at the end (it begins with 1), 0 to 1.
+        natural_start: weight of the cross-entropy on the image itself when the radius begins to rise (before, it is 1).
+        natural_end: its weight at the end, 0 to 1.
         start: share of the epochs before the radius rises from 0.
         ramp: share of the epochs in which it rises to `radius`.
         regulariser: weight of the warm-up regulariser of Shi et al. 2021 while the radius rises.
@@ -83,6 +84,7 @@ class RobustConfig:
     radius: Radius
     loss: RobustLoss = RobustLoss.INTERVAL
     share: float = 0.5
+    natural_start: float = 1.0
     natural_end: float = 0.0
     start: float = 0.02
     ramp: float = 0.5
@@ -94,7 +96,7 @@ class RobustConfig:
     initialisation: Initialisation = Initialisation.XAVIER
 
     def __post_init__(self) -> None:
-        for name in ("share", "natural_end", "bounds_end"):
+        for name in ("share", "natural_start", "natural_end", "bounds_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"expected {name.replace('_', '-')} from 0 to 1, got {getattr(self, name)}")
         Ramp(self.start, self.ramp, self.smooth)
@@ -106,6 +108,10 @@ class RobustConfig:
     def progress(self, moment: Moment) -> float:
         """Return how far the radius has risen at a moment, from 0 to 1."""
         return Ramp(self.start, self.ramp, self.smooth).progress(moment)
+
+    def natural_weight(self, progress: float) -> float:
+        """Return the weight of the cross-entropy on the image itself (kappa)."""
+        return self.natural_start + progress * (self.natural_end - self.natural_start) if progress > 0 else 1.0
 
     def prepare(self, network: nn.Module) -> None:
         """Draw a network's first weights anew, where the options ask for it."""
@@ -119,6 +125,7 @@ class RobustConfig:
             "radius_scale": str(self.radius.scale),
             "loss": str(self.loss),
             "share": self.share,
+            "natural_start": self.natural_start,
             "natural_end": self.natural_end,
             "start": self.start,
             "ramp": self.ramp,
@@ -151,6 +158,7 @@ class Balls(Protocol):
 
 
 _NEGLIGIBLE: Final = 1e-5
+_LEAST_RADIUS: Final = 1e-6
 
 
 @final
@@ -190,7 +198,7 @@ class RobustObjective:
             ConfigError: if interval arithmetic is not written for the network.
         """
         config, progress = self._config, self._config.progress(moment)
-        natural_weight = 1 - progress * (1 - config.natural_end)
+        natural_weight = config.natural_weight(progress)
         # CROWN-IBP's beta; bounds that count for nothing are not computed
         linear_weight = 1 - progress * (1 - config.bounds_end) if config.bounds is BoundKind.CROWN_IBP else 0.0
         is_linear = linear_weight > _NEGLIGIBLE and progress > 0
@@ -204,14 +212,15 @@ class RobustObjective:
                 network(clean)
         if natural_weight == 1 and not config.regulariser:
             return total
-        box = self._balls.box(inputs, progress * config.radius.outward)
+        # boxes without any width tell the regulariser nothing
+        least = _LEAST_RADIUS if config.regulariser and progress < 1 else 0.0
+        box = self._balls.box(inputs, max(least, progress * config.radius.outward))
         adversarial = None
         if natural_weight < 1 and config.loss is not RobustLoss.INTERVAL:
             with frozen_statistics(network):
                 adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
         if adversarial is not None and config.loss is RobustLoss.SABR:
-            # moved towards the adversarial point, the small box stays inside the whole one
-            box = Box(adversarial + config.share * (box.center - adversarial), config.share * box.radius)
+            box = _small_box(box, adversarial, config.share)
         bounds = interval_margins(_sequential(network), box, labels, clean)
         margins = bounds.lower
         if linear is not None:
@@ -245,10 +254,16 @@ class RobustObjective:
 
         if self._linear is None or self._linear.network is not network:
             example = self._balls.center(images[:1])
-            with torch.no_grad():
+            with torch.no_grad(), frozen_statistics(network):
                 classes = network(example).shape[1]
             self._linear = CrownIbpMargins(network, example.repeat(2, *[1] * (example.ndim - 1)), classes)
         return self._linear
+
+
+def _small_box(box: Box, point: Float[Tensor, "batch *feature"], share: float) -> Box:
+    """Return the box of a share of the size around a point, moved so far that it stays inside the whole one."""
+    radius = share * box.radius
+    return Box(torch.minimum(torch.maximum(point, box.lower + radius), box.upper - radius), radius)
 
 
 def _sequential(network: nn.Module) -> nn.Sequential:

@@ -205,7 +205,7 @@ class ReluSearch:
             pulls = {name: slope[row, worst[row]] for name, slope in found.relu_coefficients.items()}
             split = _best_split(hidden, pulls)
             if split is None:
-                outcome.end(certified=False, failure="no ReLU is there or left to split, and the bounds do not decide it")
+                outcome.end(certified=False, failure="no ReLU is left to split, and the bounds do not decide it")
                 continue
             heapq.heappush(opened[number], _Branch(bound, next(self._numbers), hidden, split))
 

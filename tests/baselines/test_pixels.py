@@ -64,7 +64,18 @@ def test_adversarial_images_lie_in_the_ball_and_raise_the_loss(steps: int) -> No
     assert all(parameter.grad is None for parameter in made.parameters())
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+def test_a_single_step_is_of_one_and_a_quarter_radii() -> None:
+    made, stored, balls = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), stored_images(3), PixelBalls(255)
+    with torch.no_grad():
+        made[1].weight.copy_(torch.tensor([[-1.0, -1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0]]))
+    box, labels = balls.box(stored, 0.1), torch.zeros(8, dtype=torch.int64)
+    width = box.upper - box.lower
+    found = balls.adversarial(made, box, labels, 1)
+    assert (found >= box.lower + 0.6249 * width).all()  # every pixel rises, from anywhere in the ball
+    assert (found < box.upper - 1e-3).any()
+
+
+@pytest.mark.parametrize("steps", [2, 4])
 def test_attacks_end_in_the_worst_corner_of_an_affine_network(steps: int) -> None:
     made, stored, balls = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), stored_images(3), PixelBalls(255)
     weight = torch.tensor([[1.0, -2.0, 0.5, -0.1], [0.0, 0.0, 0.0, 0.0]])

@@ -247,6 +247,7 @@ def test_other_batches_and_dead_layers_are_bounded() -> None:
         assert not any(bool(gradient.any()) for gradient in gradients)
 
 
-def test_a_network_without_relu_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="a network with a ReLU"):
-        SlopedMargins(network("tanh"), torch.zeros(1, *SHAPE), CLASSES)
+@pytest.mark.parametrize(("name", "words"), [("tanh", "a network with a ReLU"), ("batch-norm", "BatchNorm")])
+def test_networks_without_relu_or_whose_statistics_change_are_refused(name: str, words: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=words):
+        SlopedMargins(network(name).train(), torch.zeros(1, *SHAPE), CLASSES)

@@ -164,8 +164,10 @@ def test_losses_are_their_formulas(natural_end: float, moment: Moment, loss: Rob
     pixels = images.numpy().astype(np.float32) / np.float32(255)
     low, high = (torch.from_numpy(grid.ends(cells)) for cells in grid.reachable(pixels, 0.2 * progress))
     point = low + 0.75 * (high - low)
-    if loss is RobustLoss.SABR:  # the small box around the point, of `share` of each side, within the whole box
-        robust = interval_loss(network, point - share * (point - low), point + share * (high - point), labels)
+    if loss is RobustLoss.SABR:  # the small box around the point, of `share` of the size, moved into the whole one
+        half = share * (high - low) / 2
+        center = torch.minimum(torch.maximum(point, low + half), high - half)
+        robust = interval_loss(network, center - half, center + half, labels)
     else:
         robust = interval_loss(network, low, high, labels)
     if loss is RobustLoss.MTL_IBP:
