@@ -383,5 +383,5 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Bounder, "split_margins", raised)
     problems = boxes(2, 0.1)
     outcomes, _ = search(network_of(2), bounder_of(2), problems)
-    with pytest.raises(AssertionError, match="certified, but|above a margin"):
+    with pytest.raises(AssertionError, match=r"certified, but|above a margin"):
         check(network_of(2), problems, outcomes)

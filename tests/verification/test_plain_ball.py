@@ -1,0 +1,348 @@
+"""The claim `ball` for plain images: against every 8-bit image of the ball, and float images all over it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from itertools import product
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from ball_oracle import LEVELS, ball_ends, float32_above, float32_below, in_ball, levels_within, run_onnx_cached
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_networks import export_tiny, tiny_network, with_weight
+from torch import nn
+
+from abscert_plugin.artifact.plain import export_plain
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.errors import GridError, UnsupportedModelError, VerifierError
+from abscert_plugin.lirpa.bounds import Bounder, BoundMethod, SplitMargins
+from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
+from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.radius import Radius
+from abscert_plugin.verification import plain as plain_module
+from abscert_plugin.verification import relu_search
+from abscert_plugin.verification import steps as steps_module
+from abscert_plugin.verification.batch import Batch
+from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.plain import PlainBallVerifier
+from abscert_plugin.verification.reach import Ball, Inputs
+from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.steps import Budget
+
+CLASSES = 3
+SHAPES = ((1, 1, 2), (1, 1, 3), (3, 1, 1), (1, 2, 2))
+BATCH = 16
+MOST_AT_ONCE = 2**16  # images of a ball that are all run; of larger ones, a part
+LONG = Budget(60.0)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A tiny classifier of plain images, exported and opened."""
+
+    artifact: Artifact
+    white_box: WhiteBox
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.artifact.metadata.image_shape
+
+    def verifier(self, ball: Ball, budget: Budget = LONG, *, white_box: bool = True) -> PlainBallVerifier:
+        opened = self.white_box if white_box else None
+        return PlainBallVerifier(self.artifact.classifier, self.artifact.metadata, opened, ball, budget)
+
+    def margins(self, images: np.ndarray, label: int) -> np.ndarray:
+        """Return the label's margins, by onnxruntime itself."""
+        (logits,) = run_onnx_cached(self.artifact.path, images)
+        return logits[:, label] - np.delete(logits, label, axis=1).max(axis=1)
+
+
+def plain(network: nn.Module, shape: tuple[int, int, int], classes: int = CLASSES) -> Plain:
+    config = NetworkConfig("fc-3", Activation.RELU, shape, classes, takes_intervals=False)
+    folder = Path(mkdtemp(prefix="abscert-plain-"))
+    path = export_plain(network, config, "none", np.zeros((1, *shape), dtype=np.float32), folder).deploy
+    artifact = Artifact.open(path, Provider.CPU, threads=1)
+    return Plain(artifact, open_white_box(onnx.load_model(str(path)), path))
+
+
+@cache
+def plain_case(number: int) -> Plain:
+    """Return a network of random weights; one of two convolves, one of three has one hidden layer."""
+    shape = SHAPES[number % len(SHAPES)]
+    channels, height, width = shape
+    if number % 2:
+        size = (1, 2) if width > 1 else (1, 1)
+        first = [nn.Conv2d(channels, 4, size), nn.Flatten()]
+        hidden = 4 * height * (width - size[1] + 1)
+    else:
+        first, hidden = [nn.Flatten(), nn.Linear(channels * height * width, 8)], 8
+    middle = [] if number % 3 == 0 else [nn.Linear(hidden, 8), nn.ReLU()]
+    network = nn.Sequential(*first, nn.ReLU(), *middle, nn.Linear(hidden if not middle else 8, CLASSES))
+    generator = torch.Generator().manual_seed(number)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 1, generator=generator)
+        # so that 0 and 1, the middle of the logits, and so all classes, are met
+        example = 2 * torch.rand((500, *shape), generator=generator) - 1
+        network[-1].bias -= network(example).mean(dim=0)
+    return plain(network, shape)
+
+
+def linear(shape: tuple[int, int, int], margin: float, slope: float) -> Plain:
+    """Return a file of two classes; logit 0 is `margin` on the gray image, and `slope` less for each white pixel."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 2))
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].weight[0] = -slope / 2
+        network[1].bias.copy_(torch.tensor([margin - slope * int(np.prod(shape)) / 2 + slope, 0.0]))
+        network[1].bias[0] = margin
+    return plain(network, shape, classes=2)
+
+
+# --- the oracle -------------------------------------------------------------------------------------------------------
+
+
+def images_of(ball: Ball, center: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return images of the ball: all of 8 bits, or a grid of floats with the corners, and random ones."""
+    radius = ball.radius.pixel
+    if ball.inputs is Inputs.UINT8:
+        choices = [np.array(LEVELS)[levels_within(value, radius)] for value in center.ravel()]
+        while np.prod([len(choice) for choice in choices]) > MOST_AT_ONCE:
+            choices = [np.append(choice[::2], choice[-1:]) for choice in choices]
+        return np.array(list(product(*choices)), dtype=np.float32).reshape(-1, *center.shape)
+    ends = [ball_ends(value, radius) for value in center.ravel()]
+    low, high = np.array([(float32_above(a), float32_below(b)) for a, b in ends]).T.reshape(2, -1)
+    count = {2: 33, 3: 13, 4: 7}[center.size]
+    share = np.array(list(product(np.linspace(0, 1, count), repeat=center.size)))
+    share = np.concatenate([share, random.random((500, center.size))])
+    images = (low + share * (high.astype(np.float64) - low)).astype(np.float32)
+    return np.clip(images, low, high).reshape(-1, *center.shape)
+
+
+def check_decided(
+    case: Plain, ball: Ball, images: np.ndarray, labels: np.ndarray, decided: Sequence[Decided]
+) -> Counter:
+    """Assert that every verdict is true; return how many there are of each kind and method."""
+    assert len(decided) == len(images)
+    random = np.random.default_rng(0)
+    for item, image, label in zip(decided, images, labels.tolist(), strict=True):
+        if item.record.verdict == "certified":
+            assert case.margins(images_of(ball, image, random), label).min() > 0, "certified, but one is mislabelled"
+        if item.record.verdict == "falsified":
+            assert item.counterexample is not None
+            assert in_ball(item.counterexample, image, ball), "a counterexample lies outside the ball"
+            assert case.margins(item.counterexample[None], label)[0] < 0, "a counterexample gets its label"
+        else:
+            assert item.counterexample is None
+        assert bool(item.record.reason)
+    return Counter((str(item.record.verdict), item.record.method) for item in decided)
+
+
+def batch_of(case: Plain, ball: Ball, seed: int, count: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
+    """Return images, a quarter of their pixels 0 or 1, and labels: what the file predicts, and every eighth any."""
+    random = np.random.default_rng(seed)
+    if ball.inputs is Inputs.UINT8:
+        images = np.array(LEVELS)[random.integers(0, 256, (count, *case.shape))]
+    else:
+        images = random.random((count, *case.shape), dtype=np.float32)
+    ends = random.integers(0, 2, images.shape).astype(np.float32)
+    images = np.where(random.random(images.shape) < 1 / 4, ends, images)
+    predictions = run_onnx_cached(case.artifact.path, images)[0].argmax(axis=1)
+    anything = random.integers(0, CLASSES, count)
+    return images, np.where(random.random(count) < 1 / 8, anything, predictions).astype(np.int64)
+
+
+def check(case: Plain, ball: Ball, seed: int, budget: Budget = LONG, *, white_box: bool = True) -> Counter:
+    images, labels = batch_of(case, ball, seed)
+    verifier = case.verifier(ball, budget, white_box=white_box)
+    return check_decided(case, ball, images, labels, verifier.decide(images, labels, np.arange(len(images))))
+
+
+def no_attack(network: object, ball: Ball, images: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
+    """Return what an attack that finds nothing returns."""
+    return images, np.full(len(images), np.inf, dtype=np.float32)
+
+
+def nothing_known(self: Bounder, lower: torch.Tensor, *_: object) -> torch.Tensor:
+    return torch.full((len(lower), CLASSES - 1), -torch.inf)
+
+
+@pytest.fixture
+def only_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave it all to branch and bound."""
+    monkeypatch.setattr(plain_module, "pgd", no_attack)
+    monkeypatch.setattr(steps_module, "_BOUND_METHODS", (BoundMethod.IBP,))
+    monkeypatch.setattr(Bounder, "margins", nothing_known)
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+cases = st.integers(0, 11).map(plain_case)
+floats = st.floats(0, 0.4).map(Fraction)
+radii = st.sampled_from(["0", "1e-9", "1/255", "1/100", "3/255", "0.05", "0.1", "0.3", "1"]).map(Fraction) | floats
+float_balls = radii.map(lambda radius: Ball(Radius(radius)))
+small = st.sampled_from(["0", "1e-9", "1/255", "2/255", "4/255", "8/255", "0.03", "3/254", "1"]).map(Fraction)
+uint8_balls = small.map(lambda radius: Ball(Radius(radius), Inputs.UINT8))
+seeds = st.integers(0, 2**32)
+
+
+@settings(max_examples=40)
+@given(cases, float_balls, seeds)
+def test_no_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ball, seed: int) -> None:
+    check(case, ball, seed)
+
+
+@settings(max_examples=25)
+@given(cases, uint8_balls, seeds)
+def test_no_8_bit_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ball, seed: int) -> None:
+    check(case, ball, seed)
+
+
+@pytest.mark.parametrize("inputs", list(Inputs))
+@pytest.mark.usefixtures("only_the_search")
+def test_verdicts_of_the_search_alone_are_true(inputs: Inputs) -> None:
+    total: Counter = Counter()
+    for number in range(6):
+        for radius in ("2/255", "0.05"):
+            total += check(plain_case(number), Ball(Radius.parse(radius), inputs), number)
+    assert {method for _, method in total} == {"forward", "branch and bound"}
+    assert total["certified", "branch and bound"] > 100
+    assert total["falsified", "branch and bound"] > 5
+
+
+def test_with_time_most_balls_are_decided_and_by_each_step() -> None:
+    """Without this, the properties above might hold of verdicts that are all unknown."""
+    total: Counter = Counter()
+    for number in range(12):
+        for radius in ("0", "1/255", "0.1", "0.25"):
+            total += check(plain_case(number), Ball(Radius.parse(radius)), number)
+    verdicts = Counter({kind: sum(n for (found, _), n in total.items() if found == kind) for kind, _ in total})
+    assert verdicts["unknown"] < 0.05 * total.total()
+    assert min(verdicts["certified"], verdicts["falsified"]) > 0.2 * total.total()
+    assert {("certified", "forward"), ("falsified", "forward"), ("falsified", "gradient attack")} <= set(total)
+    assert {("certified", "ibp"), ("certified", "crown-ibp"), ("certified", "branch and bound")} <= set(total)
+    assert ("falsified", "branch and bound") in total
+
+
+@pytest.mark.parametrize("inputs", list(Inputs))
+def test_a_ball_of_one_image_is_decided_by_its_label(inputs: Inputs) -> None:
+    for number in range(4):
+        case, ball = plain_case(number), Ball(Radius.parse("1/600" if inputs is Inputs.UINT8 else "0"), inputs)
+        images, labels = batch_of(case, ball, number)
+        for item, image, label in zip(
+            case.verifier(ball).decide(images, labels, np.arange(BATCH)), images, labels, strict=True
+        ):
+            margin = case.margins(image[None], label)[0]
+            expected = "certified" if margin > 1e-4 else "falsified" if margin < -1e-4 else None
+            assert expected in (None, item.record.verdict)
+            assert item.record.method == "forward"
+
+
+@pytest.mark.parametrize("inputs", list(Inputs))
+def test_a_ball_of_all_images_is_certified_only_where_there_is_one_label(inputs: Inputs) -> None:
+    ball = Ball(Radius.parse("1"), inputs)
+    assert set(check(plain_case(0), ball, 0)) & {("falsified", "gradient attack"), ("falsified", "branch and bound")}
+    case = linear((1, 1, 2), margin=1.0, slope=0.1)
+    images = np.zeros((1, 1, 1, 2), dtype=np.float32)
+    labels = np.array([0])
+    found = check_decided(case, ball, images, labels, case.verifier(ball).decide(images, labels, np.array([0])))
+    assert {verdict for verdict, _ in found} == {"certified"}
+
+
+def facts(decided: Sequence[Decided]) -> list[tuple]:
+    return [(item.record.index, str(item.record.verdict), item.record.prediction) for item in decided]
+
+
+def test_no_batch_turns_a_verdict_round() -> None:
+    case, ball = plain_case(5), Ball(Radius.parse("0.1"))
+    images, labels = batch_of(case, ball, 3)
+    whole = case.verifier(ball).decide(images, labels, np.arange(BATCH))
+    assert len({item.record.verdict for item in whole}) > 1
+    for size in (1, 5):
+        for at in range(0, BATCH, size):
+            part = slice(at, at + size)
+            found = case.verifier(ball).decide(images[part], labels[part], np.arange(BATCH)[part])
+            for first, second in zip(facts(whole[part]), facts(found), strict=True):
+                assert (first[0], first[2]) == (second[0], second[2])
+                assert {first[1], second[1]} != {"certified", "falsified"}
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_network_nothing_but_the_image_is_decided() -> None:
+    total = check(plain_case(1), Ball(Radius.parse("0.05")), 0, white_box=False)
+    assert set(total) <= {("unknown", "none"), ("falsified", "forward"), ("unknown", "forward")}
+    assert total["unknown", "none"] > 5
+
+
+def test_no_time_leaves_the_clean_forward_pass() -> None:
+    total = check(plain_case(1), Ball(Radius.parse("0.05")), 0, Budget(0.0))
+    assert {method for _, method in total} <= {"forward", "none"}
+    assert total["unknown", "none"] > 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_unknown(bad: float) -> None:
+    case = plain_case(0)
+    model = onnx.load_model(str(case.artifact.path))
+    name = next(node for node in model.graph.node if "logits" in node.output).input[2]
+    artifact = Artifact.open(with_weight(case.artifact.path, name, np.array([0, bad, 0])), Provider.CPU)
+    verifier = PlainBallVerifier(artifact.classifier, artifact.metadata, None, Ball(Radius.parse("0")), LONG)
+    images = np.full((1, *case.shape), 0.5, dtype=np.float32)
+    for label in range(CLASSES):
+        (item,) = verifier.decide(images, np.array([label]), np.array([0]))
+        assert (item.record.verdict, item.record.reason) == ("unknown", "a logit is not a finite number")
+
+
+@pytest.mark.parametrize("works", range(3))
+def test_a_failing_backend_is_unknown_with_its_reason(monkeypatch: pytest.MonkeyPatch, works: int) -> None:
+    case, ball = plain_case(2), Ball(Radius.parse("0.2"))
+    images, labels = batch_of(case, ball, 1)
+    verifier, run, calls = case.verifier(ball), BlackBox.run, []
+
+    def fail(self: BlackBox, images: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        if len(calls) > works:
+            raise VerifierError("onnxruntime failed")
+        return run(self, images)
+
+    monkeypatch.setattr(BlackBox, "run", fail)
+    decided = verifier.decide(images, labels, np.arange(BATCH))
+    assert len(calls) > works
+    check_decided(case, ball, images, labels, decided)
+    assert any((item.record.verdict, item.record.reason) == ("unknown", "onnxruntime failed") for item in decided)
+
+
+@pytest.mark.parametrize("pixel", [np.nan, -0.5, 1.5, np.inf])
+def test_a_pixel_outside_the_range_is_refused(pixel: float) -> None:
+    images = np.zeros((1, *plain_case(0).shape), dtype=np.float32)
+    images[0, 0, 0, 0] = pixel
+    with pytest.raises(GridError, match="pixels in"):
+        plain_case(0).verifier(Ball(Radius.parse("0.1"))).decide(images, np.array([0]), np.array([0]))
+
+
+def test_an_interval_network_is_refused(tmp_path: Path) -> None:
+    artifact = Artifact.open(export_tiny(tiny_network(0), 3, tmp_path).abstract, Provider.CPU)
+    with pytest.raises(UnsupportedModelError, match="expected the input `image`"):
+        PlainBallVerifier(
+            artifact.classifier, plain_case(0).artifact.metadata, None, Ball(Radius.parse("0")), LONG
+        )
+
+
+# --- planted bugs -----------------------------------------------------------------------------------------------------
+
+GRAY = np.full((1, 1, 1, 2), 128 / 255, dtype=np.float32)
+TENTH = [Ball(Radius.parse("10/255"), inputs) for inputs in Inputs]
+
+
+def decided_by(case: Plain, ball: Ball) -> Counter:
+    label = np.array([0])
+    return check_decided(case, ball, GRAY, label, case.verifier(ball).decide(GRAY, label, np.array([0])))
