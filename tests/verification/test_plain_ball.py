@@ -1,8 +1,8 @@
 """The claim `ball` for plain images: against every 8-bit image of the ball, and float images all over it."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from itertools import product
@@ -95,15 +95,21 @@ def plain_case(number: int) -> Plain:
     return plain(network, shape)
 
 
-def linear(shape: tuple[int, int, int], margin: float, slope: float) -> Plain:
-    """Return a file of two classes; logit 0 is `margin` on the gray image, and `slope` less for each white pixel."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 2))
-    with torch.no_grad():
-        network[1].weight.zero_()
-        network[1].weight[0] = -slope / 2
-        network[1].bias.copy_(torch.tensor([margin - slope * int(np.prod(shape)) / 2 + slope, 0.0]))
-        network[1].bias[0] = margin
-    return plain(network, shape, classes=2)
+def layered(weights: Sequence[Sequence[Sequence[float]]], biases: Sequence[Sequence[float]]) -> Plain:
+    """Return a file with these weights for images of two pixels, on the training scale, with ReLU between layers."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for weight, bias in zip(weights, biases, strict=True):
+        layer = nn.Linear(len(weight[0]), len(bias))
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(weight))
+            layer.bias.copy_(torch.tensor(bias))
+        layers += [*([nn.ReLU()] if len(layers) > 1 else []), layer]
+    return plain(nn.Sequential(*layers), (1, 1, 2), len(biases[-1]))
+
+
+def falling(worst: float, high: float) -> Plain:
+    """Return a file of two classes: the margin of label 0 falls with both pixels, to `worst` where both are `high`."""
+    return layered([[[-1.0, -1.0], [0.0, 0.0]]], [[worst + 2 * (2 * high - 1), 0.0]])
 
 
 # --- the oracle -------------------------------------------------------------------------------------------------------
@@ -249,7 +255,7 @@ def test_a_ball_of_one_image_is_decided_by_its_label(inputs: Inputs) -> None:
 def test_a_ball_of_all_images_is_certified_only_where_there_is_one_label(inputs: Inputs) -> None:
     ball = Ball(Radius.parse("1"), inputs)
     assert set(check(plain_case(0), ball, 0)) & {("falsified", "gradient attack"), ("falsified", "branch and bound")}
-    case = linear((1, 1, 2), margin=1.0, slope=0.1)
+    case = falling(0.1, 1.0)
     images = np.zeros((1, 1, 1, 2), dtype=np.float32)
     labels = np.array([0])
     found = check_decided(case, ball, images, labels, case.verifier(ball).decide(images, labels, np.array([0])))
@@ -332,17 +338,95 @@ def test_a_pixel_outside_the_range_is_refused(pixel: float) -> None:
 def test_an_interval_network_is_refused(tmp_path: Path) -> None:
     artifact = Artifact.open(export_tiny(tiny_network(0), 3, tmp_path).abstract, Provider.CPU)
     with pytest.raises(UnsupportedModelError, match="expected the input `image`"):
-        PlainBallVerifier(
-            artifact.classifier, plain_case(0).artifact.metadata, None, Ball(Radius.parse("0")), LONG
-        )
+        PlainBallVerifier(artifact.classifier, plain_case(0).artifact.metadata, None, Ball(Radius.parse("0")), LONG)
 
 
 # --- planted bugs -----------------------------------------------------------------------------------------------------
 
 GRAY = np.full((1, 1, 1, 2), 128 / 255, dtype=np.float32)
-TENTH = [Ball(Radius.parse("10/255"), inputs) for inputs in Inputs]
+HIGH = 138 / 255
+BALLS = [Ball(Radius.parse("10/255"), inputs) for inputs in Inputs]
 
 
-def decided_by(case: Plain, ball: Ball) -> Counter:
+def on_gray(case: Plain, ball: Ball) -> Counter:
     label = np.array([0])
     return check_decided(case, ball, GRAY, label, case.verifier(ball).decide(GRAY, label, np.array([0])))
+
+
+@pytest.mark.parametrize("ball", BALLS)
+@pytest.mark.parametrize("search", [False, True])
+def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: Ball, search: bool) -> None:
+    case = falling(-5e-4, HIGH)
+    monkeypatch.setattr(plain_module, "pgd", no_attack)  # it would find the image before bounds are asked
+    if search:
+        monkeypatch.setattr(steps_module, "_BOUND_METHODS", (BoundMethod.IBP,))
+        monkeypatch.setattr(Bounder, "margins", nothing_known)
+    assert on_gray(case, ball) == {("falsified", "branch and bound"): 1}
+    margins, split_margins = Bounder.margins, Bounder.split_margins
+
+    def raised_split(self: Bounder, *rest: object) -> SplitMargins:
+        return replace(found := split_margins(self, *rest), bounds=found.bounds + 1e-3)
+
+    monkeypatch.setattr(Bounder, "margins", lambda self, *rest: margins(self, *rest) + 1e-3)
+    monkeypatch.setattr(Bounder, "split_margins", raised_split)
+    with pytest.raises(AssertionError, match="certified, but"):
+        on_gray(case, ball)
+
+
+@pytest.mark.parametrize(
+    ("kept", "biases", "weights"),
+    [
+        (0, [0.0, -0.5], [1.0, -2.0]),  # mislabels the first pixel x near 1/2 (training scale): where x > 0
+        (1, [0.0, 0.5, 1.0], [1.0, -2.0, 1.0]),  # near -1/2: where x < 0
+    ],
+)
+@pytest.mark.parametrize("inputs", list(Inputs))
+def test_a_half_of_a_split_that_is_dropped_is_seen(
+    monkeypatch: pytest.MonkeyPatch, kept: int, biases: list[float], weights: list[float], inputs: Inputs
+) -> None:
+    ball, split = Ball(Radius.parse("1"), inputs), relu_search._split
+    case = layered([[[1.0, 0.0]] * len(biases), [[0.0] * len(biases), weights]], [biases, [0.25, 0.0]])
+    monkeypatch.setattr(plain_module, "pgd", no_attack)
+    assert on_gray(case, ball) == {("unknown", "branch and bound"): 1}
+    monkeypatch.setattr(relu_search, "_split", lambda branch: (split(branch)[kept],) * 2)
+    with pytest.raises(AssertionError, match="certified, but"):
+        on_gray(case, ball)
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_ends_of_the_ball_that_are_rounded_inward_are_seen(monkeypatch: pytest.MonkeyPatch, ball: Ball) -> None:
+    case, ends = falling(-5e-4, HIGH), Ball.ends
+    assert sum(on_gray(case, ball)[kind] for kind in (("falsified", "gradient attack"),)) == 1
+
+    def inward(self: Ball, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        low, high = ends(self, images)
+        return low + np.float32(1e-3), high - np.float32(1e-3)
+
+    monkeypatch.setattr(Ball, "ends", inward)
+    with pytest.raises(AssertionError, match="certified, but"):
+        on_gray(case, ball)
+
+
+@pytest.mark.parametrize("ball", BALLS)
+@pytest.mark.usefixtures("only_the_search")
+def test_an_attack_that_is_believed_is_seen(monkeypatch: pytest.MonkeyPatch, ball: Ball) -> None:
+    case = falling(0.1, HIGH)  # white images are mislabelled, and lie outside the ball
+
+    def mistaken(network: object, ball: Ball, images: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones_like(images), np.full(len(images), -1, dtype=np.float32)
+
+    monkeypatch.setattr(plain_module, "pgd", mistaken)
+    assert on_gray(case, ball) == {("certified", "branch and bound"): 1}
+
+    def believed(self: Batch, row: int, image: np.ndarray, method: str) -> bool:
+        self.falsify(row, image, "an image of the ball is mislabelled", method)
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "replay", believed)
+        with pytest.raises(AssertionError, match="gets its label"):
+            on_gray(case, ball)
+    monkeypatch.setattr(Ball, "into", lambda self, centers, images: images)
+    monkeypatch.setattr(Ball, "contains", lambda self, center, image: True)
+    with pytest.raises(AssertionError, match="lies outside the ball"):
+        on_gray(case, ball)
