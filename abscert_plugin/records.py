@@ -138,8 +138,13 @@ def _parse_lines(path: Path) -> Iterator[Record]:
             ) from error
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], option: str = "--out") -> None:
     """Write a JSON object so that the file is either the old one or the new one, whole, at any moment.
+
+    Args:
+        path: where it goes.
+        value: the object.
+        option: the option that chose the path, for the error's advice.
 
     Raises:
         RecordError: if the file cannot be written.
@@ -155,7 +160,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+        raise RecordError(f"cannot write {path}: {error.strerror}; choose another {option}") from error
 
 
 def write_array(path: Path, values: np.ndarray) -> None:

@@ -128,7 +128,7 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
         "device": run.device,
         "rows": rows,
     }
-    write_json(path, {**content, "digest": _digest(content)})
+    write_json(path, {**content, "digest": _digest(content)}, option="--certificate")
 
 
 def read_certificate(path: Path) -> tuple[Certificate, bool]:
