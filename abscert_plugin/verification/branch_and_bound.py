@@ -144,8 +144,9 @@ class BranchAndBound:
         rest = [item for item, size in zip(branches, small, strict=True) if size > _LEAF_LOG2]
         if leaves:
             self._run_leaves(searches, leaves)
-        for first in range(0, len(rest), self._at_once):
-            self._bound(searches, rest[first : first + self._at_once])
+        size = self._at_once  # which running out of memory makes smaller meanwhile
+        for first in range(0, len(rest), size):
+            self._bound(searches, rest[first : first + size])
         elapsed = (time.perf_counter() - start) / len(branches)
         for number, _, _, _ in branches:
             searches[number].branches += 1

@@ -49,6 +49,7 @@ class Outcome:
         branches: how many were bounded.
         seconds: its share of the time.
         failure: why it ended undecided.
+        stuck: why a branch that was set aside keeps the box from being certified; empty where none was.
     """
 
     certified: bool = False
@@ -56,6 +57,7 @@ class Outcome:
     branches: int = 0
     seconds: float = 0.0
     failure: str = ""
+    stuck: str = ""
     is_done: bool = False
 
     def end(self, certified: bool, failure: str = "") -> None:
@@ -108,8 +110,9 @@ class ReluSearch:
         todo: list[tuple[int, Hidden]] = [(number, {}) for number in problems]
         while todo:
             # the roots have no bounds of hidden layers yet, and no call mixes them with others
-            for start in range(0, len(todo), self._at_once):
-                self._bound(problems, outcomes, opened, todo[start : start + self._at_once])
+            size = self._at_once  # which running out of memory makes smaller meanwhile
+            for start in range(0, len(todo), size):
+                self._bound(problems, outcomes, opened, todo[start : start + size])
             for number, outcome in outcomes.items():
                 self._close(outcome, opened[number], problems[number].seconds)
             todo = self._children(outcomes, opened)
@@ -118,8 +121,13 @@ class ReluSearch:
     def _close(self, outcome: Outcome, branches: list[_Branch], seconds: float) -> None:
         if outcome.is_done:
             branches.clear()
+        elif outcome.stuck:  # nothing can certify the box any more; what could refute it was tried in this round
+            outcome.end(certified=False, failure=outcome.stuck)
+            branches.clear()
         elif not branches:
-            outcome.end(certified=True)
+            # never without a bound, whatever went wrong on the way here
+            is_bounded = outcome.branches > 0
+            outcome.end(certified=is_bounded, failure="" if is_bounded else "no branch was bounded")
         elif outcome.seconds >= seconds:
             outcome.end(certified=False, failure="time-out of the branch and bound")
         elif len(branches) > _MOST_OPEN:
@@ -205,7 +213,7 @@ class ReluSearch:
             pulls = {name: slope[row, worst[row]] for name, slope in found.relu_coefficients.items()}
             split = _best_split(hidden, pulls)
             if split is None:
-                outcome.end(certified=False, failure="no ReLU is left to split, and the bounds do not decide it")
+                outcome.stuck = "no ReLU is left to split, and the bounds do not decide it"
                 continue
             heapq.heappush(opened[number], _Branch(bound, next(self._numbers), hidden, split))
 
@@ -214,6 +222,8 @@ def _best_split(hidden: Hidden, pulls: Mapping[str, Tensor]) -> tuple[str, int] 
     """Return the ReLU whose relaxation costs the bound most, or None where every sign is known."""
     best, chosen = 0.0, None
     for name, pull in pulls.items():
+        if name not in hidden:  # of the input itself no bounds are kept
+            continue
         low, high = hidden[name]
         unstable = (low < 0) & (high > 0)
         if not bool(unstable.any()):

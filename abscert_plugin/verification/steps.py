@@ -67,7 +67,7 @@ def run_steps(batch: Batch, steps: Sequence[Step], seconds: float) -> None:
         try:
             step(rows)
         except VerifierError as error:
-            batch.end(rows, Verdict.UNKNOWN, str(error), "none")
+            batch.end(rows[batch.is_open[rows]], Verdict.UNKNOWN, str(error), "none")
         batch.spend(rows, time.perf_counter() - start)
     batch.end(batch.open_rows, Verdict.UNKNOWN, "no step decided it", "none")
 

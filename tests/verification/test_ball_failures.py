@@ -173,6 +173,29 @@ def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
         assert all("memory does not suffice" in reason for reason in unknown)
 
 
+@pytest.mark.parametrize("most", [1, 5, 20])
+def test_more_images_than_are_searched_at_once_are_all_bounded_when_memory_ends(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """A branch that no call takes has no bound, and an image without open branches would count as certified."""
+    case = tiny_case(3)
+    random = np.random.default_rng(1)
+    count = 2 * branch_and_bound._BRANCHES_AT_ONCE + 7
+    images = random.random((count, *SHAPE), dtype=np.float32)
+    labels = case.labels(images, random)
+    monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
+    monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
+    monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
+    for name, method in limited(most, []).items():
+        monkeypatch.setattr(Bounder, name, method)
+    verifier = case.verifier(BALL, NOT_RUN_WHOLE)
+    decided = verifier.decide(images, labels, np.arange(count))
+    searched = [item for item in decided if item.record.method == "branch and bound"]
+    assert len(searched) > branch_and_bound._BRANCHES_AT_ONCE
+    assert all(item.record.margin is not None for item in searched)
+    check_decided(case, BALL, images, labels, decided, 2 * verifier.bound_floor)
+
+
 def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Bounder, *arguments: object) -> object:
         raise VerifierError("auto_LiRPA failed")

@@ -78,9 +78,7 @@ def plain_case(number: int) -> Plain:
     shape = SHAPES[number % len(SHAPES)]
     channels, height, width = shape
     if number % 2:
-        size = (1, 2) if width > 1 else (1, 1)
-        first = [nn.Conv2d(channels, 4, size), nn.Flatten()]
-        hidden = 4 * height * (width - size[1] + 1)
+        first, hidden = [nn.Conv2d(channels, 4, 3, padding=1), nn.Flatten()], 4 * height * width
     else:
         first, hidden = [nn.Flatten(), nn.Linear(channels * height * width, 8)], 8
     middle = [] if number % 3 == 0 else [nn.Linear(hidden, 8), nn.ReLU()]
@@ -131,22 +129,18 @@ def images_of(ball: Ball, center: np.ndarray, random: np.random.Generator) -> np
     return np.clip(images, low, high).reshape(-1, *center.shape)
 
 
-def check_decided(
-    case: Plain, ball: Ball, images: np.ndarray, labels: np.ndarray, decided: Sequence[Decided]
-) -> Counter:
+def check_decided(case: Plain, ball: Ball, images: np.ndarray, labels: np.ndarray, decided: list[Decided]) -> Counter:
     """Assert that every verdict is true; return how many there are of each kind and method."""
     assert len(decided) == len(images)
     random = np.random.default_rng(0)
     for item, image, label in zip(decided, images, labels.tolist(), strict=True):
         if item.record.verdict == "certified":
             assert case.margins(images_of(ball, image, random), label).min() > 0, "certified, but one is mislabelled"
-        if item.record.verdict == "falsified":
-            assert item.counterexample is not None
+        assert item.record.reason
+        assert (item.counterexample is not None) == (item.record.verdict == "falsified")
+        if item.counterexample is not None:
             assert in_ball(item.counterexample, image, ball), "a counterexample lies outside the ball"
             assert case.margins(item.counterexample[None], label)[0] < 0, "a counterexample gets its label"
-        else:
-            assert item.counterexample is None
-        assert bool(item.record.reason)
     return Counter((str(item.record.verdict), item.record.method) for item in decided)
 
 
@@ -190,21 +184,20 @@ def only_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 cases = st.integers(0, 11).map(plain_case)
-floats = st.floats(0, 0.4).map(Fraction)
-radii = st.sampled_from(["0", "1e-9", "1/255", "1/100", "3/255", "0.05", "0.1", "0.3", "1"]).map(Fraction) | floats
-float_balls = radii.map(lambda radius: Ball(Radius(radius)))
+tiny_or_large = st.sampled_from(["0", "1e-9", "1/255", "3/255", "0.1", "0.3", "1"]).map(Fraction)
+float_balls = (tiny_or_large | st.floats(0, 0.4).map(Fraction)).map(lambda radius: Ball(Radius(radius)))
 small = st.sampled_from(["0", "1e-9", "1/255", "2/255", "4/255", "8/255", "0.03", "3/254", "1"]).map(Fraction)
 uint8_balls = small.map(lambda radius: Ball(Radius(radius), Inputs.UINT8))
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(cases, float_balls, seeds)
 def test_no_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ball, seed: int) -> None:
     check(case, ball, seed)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(cases, uint8_balls, seeds)
 def test_no_8_bit_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ball, seed: int) -> None:
     check(case, ball, seed)
@@ -225,12 +218,12 @@ def test_verdicts_of_the_search_alone_are_true(inputs: Inputs) -> None:
 def test_with_time_most_balls_are_decided_and_by_each_step() -> None:
     """Without this, the properties above might hold of verdicts that are all unknown."""
     total: Counter = Counter()
-    for number in range(8):
+    for number in range(7):
         for radius in ("0", "1/255", "0.1", "0.25"):
             total += check(plain_case(number), Ball(Radius.parse(radius)), number)
-    verdicts = Counter({kind: sum(n for (found, _), n in total.items() if found == kind) for kind, _ in total})
-    assert verdicts["unknown"] < 0.05 * total.total()
-    assert min(verdicts["certified"], verdicts["falsified"]) > 0.2 * total.total()
+    kinds = {kind: sum(total[item] for item in total if item[0] == kind) / total.total() for kind, _ in total}
+    assert kinds.get("unknown", 0) < 0.05
+    assert min(kinds["certified"], kinds["falsified"]) > 0.2  # of hundreds
     assert {("certified", "forward"), ("falsified", "forward"), ("falsified", "gradient attack")} <= set(total)
     assert {("certified", "ibp"), ("certified", "crown-ibp"), ("certified", "branch and bound")} <= set(total)
     assert ("falsified", "branch and bound") in total
@@ -273,8 +266,7 @@ def test_without_network_or_time_nothing_but_the_image_is_decided(budget: Budget
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_no_numbers_are_unknown(bad: float) -> None:
     case = plain_case(0)
-    model = onnx.load_model(str(case.artifact.path))
-    name = next(node for node in model.graph.node if "logits" in node.output).input[2]
+    name = onnx.load_model(str(case.artifact.path)).graph.node[-1].input[2]
     artifact = Artifact.open(with_weight(case.artifact.path, name, np.array([0, bad, 0])), Provider.CPU)
     verifier = PlainBallVerifier(artifact.classifier, artifact.metadata, None, Ball(Radius.parse("0")), LONG)
     images = np.full((1, *case.shape), 0.5, dtype=np.float32)
@@ -283,14 +275,7 @@ def test_logits_that_are_no_numbers_are_unknown(bad: float) -> None:
         assert (item.record.verdict, item.record.reason) == ("unknown", "a logit is not a finite number")
 
 
-DECIDED_TWICE = pytest.mark.xfail(
-    strict=True,
-    reason="steps.py run_steps ends all rows of a step that failed, also those that it had decided: a falsified image "
-    "becomes `unknown` and keeps its counterexample",
-)
-
-
-@pytest.mark.parametrize("works", [0, 1, pytest.param(2, marks=DECIDED_TWICE)])
+@pytest.mark.parametrize("works", [0, 1, 2])
 def test_a_failing_backend_is_unknown_with_its_reason(monkeypatch: pytest.MonkeyPatch, works: int) -> None:
     case, ball = plain_case(2), Ball(Radius.parse("0.2"))
     images, labels = batch_of(case, ball, 1)
@@ -335,16 +320,15 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
     case = falling(-5e-4, HIGH)
     monkeypatch.setattr(plain_module, "pgd", no_attack)  # it would find the image before bounds are asked
     if search:
-        monkeypatch.setattr(steps_module, "_BOUND_METHODS", (BoundMethod.IBP,))
         monkeypatch.setattr(Bounder, "margins", nothing_known)
     assert on_gray(case, ball) == {("falsified", "branch and bound"): 1}
     margins, split_margins = Bounder.margins, Bounder.split_margins
 
-    def raised_split(self: Bounder, *rest: object) -> SplitMargins:
+    def raised(self: Bounder, *rest: object) -> SplitMargins:
         return replace(found := split_margins(self, *rest), bounds=found.bounds + 1e-3)
 
-    monkeypatch.setattr(Bounder, "margins", lambda self, *rest: margins(self, *rest) + 1e-3)
-    monkeypatch.setattr(Bounder, "split_margins", raised_split)
+    monkeypatch.setattr(Bounder, "margins", lambda *arguments: margins(*arguments) + 1e-3)
+    monkeypatch.setattr(Bounder, "split_margins", raised)
     with pytest.raises(AssertionError, match="certified, but"):
         on_gray(case, ball)
 
