@@ -104,7 +104,7 @@ def traced(network: nn.Module, input_name: str, shape: tuple[int, int, int], cla
         torch.onnx.export(
             network,
             (example,),
-            path,
+            str(path),  # a Path is not enough for models over 2 GB
             dynamo=False,
             opset_version=_OPSET,
             input_names=[input_name],

@@ -45,7 +45,9 @@ Granularity: TypeAlias = Annotated[
 Network: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--network", help="dm-small, dm-medium, dm-large, cnn-2layer, cnn-7, fc-3, fc-5, fc-3-code or fc-5-code."
+        "--network",
+        help="dm-small, dm-medium, dm-large, cnn-2layer, cnn-7, fc-3, fc-5, fc-3-code, fc-5-code, alexnet, vgg11, "
+        "inception-v1 or resnet18.",
     ),
 ]
 ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="relu, sigmoid, tanh or param-ramp.")]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.networks import dm, fc
+from abscert_plugin.networks import dm, fc, imagenet
 from abscert_plugin.networks.activation import Activation
 from abscert_plugin.networks.shape import InputShape
 
@@ -26,6 +26,10 @@ NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
         "fc-5": fc.FC_5.build,
         "fc-3-code": fc.FC_3_CODE.build,
         "fc-5-code": fc.FC_5_CODE.build,
+        "alexnet": imagenet.ALEXNET.build,
+        "vgg11": imagenet.VGG11.build,
+        "inception-v1": imagenet.INCEPTION_V1.build,
+        "resnet18": imagenet.RESNET18.build,
     }
 )
 

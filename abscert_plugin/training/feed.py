@@ -34,6 +34,11 @@ class Feed:
     def __len__(self) -> int:
         return len(self._data)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image: channels, height, width."""
+        return self._data.shape
+
     def batches(self, order: Int64[Tensor, "n"], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (stored images, labels) in this order, `size` at a time; the last batch may be smaller."""
         if self._images is None or self._labels is None:

@@ -19,7 +19,8 @@ from abscert_plugin.training.config import Precision, TrainingConfig, learning_r
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.objective import Moment, Objective
 
-_EVALUATION_BATCH: Final = 1000
+_EVALUATED_AT_ONCE: Final = 1000
+_EVALUATED_PIXELS: Final = 2**22  # in one batch: 27 images of 3 x 224 x 224
 _CHECK_EVERY: Final = 50  # reading a loss from an accelerator waits for it, so not at every step
 
 
@@ -107,7 +108,8 @@ def error_rate(network: nn.Module, objective: Objective, feed: Feed) -> float:
     wrong = 0
     finite = True
     with torch.inference_mode():
-        for images, labels in feed.batches(torch.arange(len(feed)), _EVALUATION_BATCH):
+        size = max(1, min(_EVALUATED_AT_ONCE, _EVALUATED_PIXELS // math.prod(feed.shape)))
+        for images, labels in feed.batches(torch.arange(len(feed)), size):
             margins = objective.margins(network, objective.encode(images), labels)
             wrong += int((margins <= 0).sum())
             finite = finite and not bool(margins.isnan().any())
@@ -125,7 +127,12 @@ class _Loop:
         )
         self._training = Feed(job.training, job.device)
         self._validation = Feed(job.validation, job.device)
-        self._steps_per_epoch = math.ceil(len(job.training) / job.config.batch_size)
+        # no layer that normalises by a batch can take one of a single image
+        is_alone = (
+            len(job.training) > 1 and len(job.training) % job.config.batch_size == 1 and job.config.batch_size > 1
+        )
+        self._images_per_epoch = len(job.training) - is_alone
+        self._steps_per_epoch = math.ceil(self._images_per_epoch / job.config.batch_size)
         half = job.config.precision is Precision.BFLOAT16
         self._half = half or (job.config.precision is Precision.AUTO and job.device.type == "cuda")
 
@@ -154,7 +161,7 @@ class _Loop:
     def _epoch(self, epoch: int) -> dict[str, Any]:
         config = self._job.config
         generator = torch.Generator().manual_seed(_mixed_seed(config.seed, epoch))
-        order = torch.randperm(len(self._training), generator=generator)
+        order = torch.randperm(len(self._training), generator=generator)[: self._images_per_epoch]
         start = time.perf_counter()
         with torch.random.fork_rng(devices=[self._job.device] if self._job.device.type == "cuda" else []):
             torch.manual_seed(_mixed_seed(config.seed, epoch))  # for layers that draw, such as dropout
@@ -172,7 +179,7 @@ class _Loop:
             "validation_error": validation_error,
             "learning_rate": self._optimiser.param_groups[0]["lr"],
             "seconds": seconds,
-            "images_per_second": len(self._training) / seconds,
+            "images_per_second": self._images_per_epoch / seconds,
         }
 
     def _steps(self, epoch: int, order: Tensor, generator: torch.Generator) -> float:

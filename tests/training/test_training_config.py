@@ -78,7 +78,7 @@ def test_options_at_the_end_of_their_range_are_taken(option: str, value: float) 
         ({"augmentation": "mirror"}, "relu", "expected --augmentation of none, cifar, got 'mirror'"),
         ({"augmentation": ""}, "relu", "expected --augmentation of none, cifar, got ''"),
         ({"precision": "float8"}, "relu", "expected --precision of auto, float32, bfloat16, got 'float8'"),
-        ({}, "swish", "expected --activation of relu, sigmoid, tanh, got 'swish'"),
+        ({}, "swish", "expected --activation of relu, sigmoid, tanh, param-ramp, got 'swish'"),
         ({"batch_size": 0}, "relu", "batch_size of at least 1"),
     ],
 )

@@ -126,6 +126,16 @@ def test_every_epoch_shows_every_image_once_with_its_label_in_another_order(tmp_
     assert {(moment.steps_per_epoch, moment.epochs) for moment in objective.moments} == {(3, 3)}
 
 
+def test_no_batch_is_a_single_image(tmp_path: Path) -> None:
+    """A layer that normalises by its batch cannot take one; another image is left out in each epoch."""
+    objective, data = RecordingObjective(), random_data((1, 2, 2), IMAGES)
+    trained(tmp_path, config=small_config(epochs=3, batch_size=13), objective=objective, training=data)
+    assert [len(batch) for batch in objective.trained] == [13, 13, 13] * 3
+    epochs = [torch.cat(objective.trained[first : first + 3])[:, 0, 0, 0].tolist() for first in (0, 3, 6)]
+    assert all(len(set(shown)) == IMAGES - 1 for shown in epochs)
+    assert set().union(*epochs) == set(range(IMAGES))
+
+
 def test_the_order_follows_the_seed(tmp_path: Path) -> None:
     def order(seed: int) -> list[int]:
         objective = RecordingObjective()

@@ -1,0 +1,78 @@
+"""About how long a run takes: rough, by the size of network and data and by what a method does in a step."""
+
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Final
+
+import torch
+from torch import nn
+
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.networks import Activation, NetworkConfig
+from compare.plan import Run
+
+_FLOPS: Final = 1.5e10  # a second, of one shared core in training: measured on MNIST's small networks
+_EVALUATED: Final = 0.4  # of an epoch: what the validation after it costs
+_EPOCHS: Final = 10
+_SIZES: Final[Mapping[str, tuple[int, tuple[int, int, int], int]]] = MappingProxyType(
+    {
+        "digits": (1_000, (1, 8, 8), 359),
+        "mnist": (55_000, (1, 28, 28), 10_000),
+        "fashion-mnist": (55_000, (1, 28, 28), 10_000),
+        "cifar10": (45_000, (3, 32, 32), 10_000),
+    }
+)
+_STEPS: Final[Mapping[str, float]] = MappingProxyType(  # in steps of plain training
+    {
+        "plain": 1,
+        "abstrain": 1,
+        "pgd": 8,
+        "ibp": 3,
+        "reachable": 3,
+        "adv-ibp": 5,
+        "mtl-ibp": 6,
+        "sabr": 11,
+        "crown-ibp": 15,
+        "lbp": 20,
+        "llm": 40,
+    }
+)
+_UNCERTIFIED: Final = frozenset({"plain", "pgd"})
+
+
+def estimated_seconds(run: Run) -> float:
+    """Return about how many seconds a run takes; another method counts as much as `sabr`."""
+    images, shape, tests = _SIZES.get(run.data, (50_000, (3, 224, 224), 5_000))
+    tests = min(tests, run.limit or tests)
+    cost = 3 * _multiplications(run.network, shape, run.cells is not None) * 2  # forward, and twice as much backward
+    step = _STEPS.get(run.method, _STEPS["sabr"])
+    training = (run.epochs or _EPOCHS) * images * cost / _FLOPS * step * (1 + _EVALUATED / step)
+    open_share = 0.8 if run.method in _UNCERTIFIED else 0.03
+    verifying = len(run.certify) * tests * (run.timeout * open_share + 0.005) if "ball" in run.claims else 0.0
+    return training + verifying + 10
+
+
+@cache
+def _multiplications(name: str, shape: tuple[int, int, int], takes_intervals: bool) -> float:
+    """Return how many multiplications a forward pass of one image takes."""
+    try:
+        with torch.device("meta"):
+            network = NetworkConfig(name, Activation.RELU, shape, 10, takes_intervals).build(0)
+    except ConfigError:
+        return 0.0
+    total = 0.0
+
+    def count(layer: nn.Module, _: object, out: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        places = out[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        total += layer.weight.numel() * places
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    channels, height, width = shape
+    with torch.no_grad():
+        network.eval()(torch.empty(1, 2 * channels if takes_intervals else channels, height, width, device="meta"))
+    return total

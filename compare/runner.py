@@ -1,0 +1,185 @@
+"""The runs of a plan, one after the other, each in a process of its own: resumable, and no failure is dropped."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, final
+
+import msgspec
+
+from abscert_plugin.errors import ConfigError, RecordError
+from abscert_plugin.records import read_json, write_json
+from compare.execute import CONFIG, DONE
+from compare.plan import Run, as_mapping
+
+FAILURE: Final = "failure.json"
+RUNS: Final = "runs"
+_LOOK_EVERY: Final = 1.0  # seconds between two looks at the files of the run in progress
+_WORK: Final = "from abscert_plugin.cli import main; main()"  # the command, of this very interpreter
+
+
+class State(StrEnum):
+    """How far a run is."""
+
+    TODO = "to do"
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A run and its folder.
+
+    Args:
+        run: the run.
+        folder: where it lies.
+    """
+
+    run: Run
+    folder: Path
+
+    @property
+    def state(self) -> State:
+        """How far it is, read from its files."""
+        if (self.folder / DONE).exists():
+            return State.DONE
+        if (self.folder / FAILURE).exists():
+            return State.FAILED
+        return State.STARTED if (self.folder / CONFIG).exists() else State.TODO
+
+    @property
+    def progress(self) -> str:
+        """What it is at, in a few words, read from its files."""
+        verifications = sorted(self.folder.glob("verify-*/records.jsonl"), key=lambda path: path.stat().st_mtime)
+        if verifications:
+            images = verifications[-1].read_bytes().count(b"\n")
+            return f"{verifications[-1].parent.name}, {images:,} images"
+        checkpoint = self.folder / "training" / "checkpoint.json"
+        return f"epoch {read_json(checkpoint).get('epoch')} done" if checkpoint.exists() else "training"
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty where it did not."""
+        return str(read_json(self.folder / FAILURE).get("reason", "")) if self.state is State.FAILED else ""
+
+
+def places(runs: Sequence[Run], results: Path) -> tuple[Place, ...]:
+    """Return where each run lies in a results folder."""
+    return tuple(Place(run, results / RUNS / run.key) for run in runs)
+
+
+def stored_runs(results: Path) -> Iterator[Place]:
+    """Yield every run that a results folder holds, whatever plan it came from.
+
+    Raises:
+        RecordError: if a run's config.json cannot be read.
+    """
+    for config in sorted((results / RUNS).glob(f"*/{CONFIG}")):
+        yield stored_run(config.parent)
+
+
+def stored_run(folder: Path) -> Place:
+    """Return the run of a folder.
+
+    Raises:
+        RecordError: if its config.json cannot be read, or is not that of this folder.
+    """
+    config = folder / CONFIG
+    try:
+        run = msgspec.convert(read_json(config), Run)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{config} is not a run of this version: {error}") from error
+    if run.key != folder.name:
+        raise RecordError(f"{config} was changed, or is of another version: its run would lie in {run.key}")
+    return Place(run, folder)
+
+
+def carry_out(
+    todo: Sequence[Place],
+    data_dir: Path | None,
+    on_progress: Callable[[Place], None],
+    on_end: Callable[[Place], None],
+) -> None:
+    """Carry out every run that is not done; a run that failed is tried again.
+
+    Args:
+        todo: the runs.
+        data_dir: where the data sets' files are; `$ABSCERT_DATA` where None.
+        on_progress: told of the run in progress every second.
+        on_end: told of every run when it has ended, or is found done.
+
+    Raises:
+        RecordError: if a folder cannot be written.
+        KeyboardInterrupt: if the user stops it; the run in progress is stopped too.
+    """
+    for place in todo:
+        if place.state is not State.DONE:
+            try:
+                place.folder.mkdir(parents=True, exist_ok=True)
+                (place.folder / FAILURE).unlink(missing_ok=True)
+            except OSError as error:
+                raise RecordError(f"cannot write in {place.folder}: {error.strerror}; choose another --out") from error
+            write_json(place.folder / CONFIG, as_mapping(place.run))
+            reason = _in_own_process(place, data_dir, on_progress)
+            if reason:
+                write_json(place.folder / FAILURE, {"key": place.run.key, "reason": reason})
+        on_end(place)
+
+
+def _in_own_process(place: Place, data_dir: Path | None, on_progress: Callable[[Place], None]) -> str:
+    """Carry a run out in a process of its own; return why it failed, empty where it did not."""
+    options = ["--data-dir", str(data_dir)] if data_dir else []
+    command = [sys.executable, "-c", _WORK, "compare", "work", str(place.folder), *options]
+    with tempfile.TemporaryFile("w+") as errors:
+        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)  # noqa: S603
+        try:
+            while worker.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(_LOOK_EVERY)
+                on_progress(place)
+        except BaseException:
+            worker.terminate()
+            worker.wait()
+            raise
+        errors.seek(0)
+        lines = [line for line in errors.read().splitlines() if line.strip()]
+    if worker.returncode == 0:
+        return ""
+    if worker.returncode < 0:
+        return f"its process was ended by signal {-worker.returncode} ({signal.Signals(-worker.returncode).name})"
+    return lines[-1].removeprefix("error: ")[:500] if lines else f"its process ended with status {worker.returncode}"
+
+
+def check_results(results: Path) -> None:
+    """Raise unless the results folder can be written.
+
+    Raises:
+        RecordError: if it cannot.
+    """
+    try:
+        (results / RUNS).mkdir(parents=True, exist_ok=True)
+        probe = results / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RecordError(f"cannot write in {results}: {error.strerror}; choose another --out") from error
+
+
+def pick(runs: Sequence[Run], method: str | None) -> tuple[Run, ...]:
+    """Return the runs of one method, or all.
+
+    Raises:
+        ConfigError: if the plan has none of that method.
+    """
+    chosen = tuple(run for run in runs if method in (None, run.method))
+    if not chosen:
+        raise ConfigError(f"the plan has no run of the method {method!r}")
+    return chosen

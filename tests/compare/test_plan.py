@@ -1,0 +1,127 @@
+"""Plans: what they expand to, that a run's key is all that it depends on, and what is refused."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from abscert_plugin.errors import ConfigError
+from compare.estimate import estimated_seconds
+from compare.plan import Run, as_mapping, read_plan, shipped_plans
+
+PLAN = """
+title = "two by two"
+[[grid]]
+data = ["digits"]
+network = ["fc-3", "fc-5"]
+method = ["ibp", "reachable"]
+radius = ["0.1", "8/255"]
+cells = [2, 4]
+claims = ["cell", "ball"]
+[grid.options]
+reachable = {loss = "mtl-ibp", share = "0.3"}
+"""
+RUN = Run(data="digits", network="fc-3", method="ibp", radius="0.1", certify=("0.1",))
+
+
+def plan_of(folder: Path, text: str) -> Path:
+    path = folder / "plan.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
+    runs = read_plan(str(plan_of(tmp_path, PLAN))).runs()
+    found = sorted((run.network, run.method, run.radius, run.cells) for run in runs)
+    plain = [(network, "ibp", radius, None) for network in ("fc-3", "fc-5") for radius in ("0.1", "8/255")]
+    on_cells = [(n, "reachable", r, c) for n in ("fc-3", "fc-5") for r in ("0.1", "8/255") for c in (2, 4)]
+    assert found == sorted([*plain, *on_cells], key=lambda row: (*row[:3], row[3] or 0))
+    assert len({run.key for run in runs}) == len(runs)
+    for run in runs:
+        assert run.certify == (run.radius,)
+        # what has no cells has no claim about them
+        assert run.claims == (("cell", "ball") if run.method == "reachable" else ("ball",))
+        assert run.options == ({"loss": "mtl-ibp", "share": "0.3"} if run.method == "reachable" else {})
+    again = PLAN + PLAN.split("\n", 2)[2]
+    assert read_plan(str(plan_of(tmp_path, again))).runs() == runs
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data", "mnist"),
+        ("network", "fc-5"),
+        ("method", "sabr"),
+        ("radius", "0.2"),
+        ("activation", "tanh"),
+        ("options", {"fast": "false"}),
+        ("radius_scale", "training"),
+        ("certify", ("0.1", "0.2")),
+        ("cells", 2),
+        ("seed", 1),
+        ("epochs", 3),
+        ("batch_size", 64),
+        ("learning_rate", 0.01),
+        ("claims", ("cell", "ball")),
+        ("timeout", 2.0),
+        ("limit", 10),
+        ("protocol", "paper"),
+    ],
+)
+def test_every_part_of_a_run_is_in_its_key(field: str, value: object) -> None:
+    changed = msgspec.structs.replace(RUN, **{field: value})
+    assert changed.key != RUN.key
+    assert msgspec.convert(as_mapping(changed), Run).key == changed.key
+
+
+def test_every_part_of_a_run_is_under_test_above() -> None:
+    (marked,) = test_every_part_of_a_run_is_in_its_key.pytestmark
+    assert {field for field, _ in marked.args[1]} == set(Run.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", shipped_plans())
+def test_shipped_plans_have_runs_and_an_estimate(name: str) -> None:
+    plan = read_plan(name)
+    assert plan.title
+    runs = plan.runs()
+    assert runs
+    assert all(0 < estimated_seconds(run) < 1e7 for run in runs)
+
+
+def test_more_epochs_and_larger_networks_are_estimated_to_take_longer() -> None:
+    times = [
+        estimated_seconds(msgspec.structs.replace(RUN, data="mnist", network=network, epochs=epochs))
+        for network, epochs in (("cnn-2layer", 2), ("cnn-2layer", 20), ("dm-large", 20))
+    ]
+    assert times == sorted(times)
+    assert times[0] < times[1] < times[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("title", "titel"), "titel"),
+        (('"ibp"', '"hope"'), "expected a method of"),
+        (('"0.1"', '"-1"'), "radius from 0 to 1"),
+        (('"0.1"', '"far"'), "radius such as"),
+        (('"0.1"', "0.1"), "str"),
+        (('claims = ["cell", "ball"]', 'claims = ["all"]'), "claims cell or ball"),
+        (("cells = [2, 4]", ""), "expected cells"),
+        (('share = "0.3"', 'shar = "0.3"'), "no option 'shar'"),
+        (('share = "0.3"', 'share = "3"'), "share from 0 to 1"),
+        (("[[grid]]", "protocol = 'new'\n[[grid]]"), "protocol sound or paper"),
+        (("[[grid]]", "[[grid]"), "cannot be read"),
+    ],
+)
+def test_a_plan_without_meaning_is_refused_in_one_line(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    text = PLAN.replace(*change)
+    assert text != PLAN
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_plan(str(plan_of(tmp_path, text))).runs()
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_plan_that_is_not_there_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    for name in ("no-such-plan", str(tmp_path / "none.toml")):
+        with pytest.raises(ConfigError, match="digits-smoke"):
+            read_plan(name)
