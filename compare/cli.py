@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     group.command("plan")(plan)
     group.command("run")(run)
     group.command("status")(status)
+    group.command("tables")(tables)
     group.command("work", hidden=True)(work)
     app.add_typer(group, name="compare")
 
@@ -47,7 +48,8 @@ def plans(json: options.Json = False) -> None:
 def plan(name: PlanName, out: Results = _DEFAULT_RESULTS, method: Method = None, json: options.Json = False) -> None:
     """Show the runs of a plan, which of them are done, and about how long the others take."""
     from compare.estimate import estimated_seconds
-    from compare.runner import State, pick, places
+    from compare.results import State, places
+    from compare.runner import pick
 
     found = places(pick(read_plan(name).runs(), method), out)
     seconds = {place.run.key: estimated_seconds(place.run) for place in found}
@@ -78,7 +80,8 @@ def run(
 
     A run that fails is recorded with its reason, and the others go on; the status is then 1.
     """
-    from compare.runner import Place, State, carry_out, check_results, pick, places
+    from compare.results import Place, State, places
+    from compare.runner import carry_out, check_results, pick
 
     found = places(pick(read_plan(name).runs(), method), out)
     check_results(out)
@@ -106,7 +109,7 @@ def run(
 
 def status(out: Results = _DEFAULT_RESULTS, json: options.Json = False) -> None:
     """Show every run that a results folder holds, and why those that failed did."""
-    from compare.runner import stored_runs
+    from compare.results import stored_runs
 
     found = list(stored_runs(out))
     if not found:
@@ -126,6 +129,28 @@ def status(out: Results = _DEFAULT_RESULTS, json: options.Json = False) -> None:
     OUT.print(table)
 
 
+def tables(
+    out: Results = _DEFAULT_RESULTS,
+    form: Annotated[str, typer.Option("--format", help="markdown, csv, latex or json.")] = "markdown",
+    into: Annotated[Path | None, typer.Option("--into", help="File to write to.  [default: stdout]")] = None,
+) -> None:
+    """Make the tables of a results folder from its records alone, ours beside the paper's printed figures."""
+    from compare.formats import FORMATS
+    from compare.tables import build_tables
+
+    if form not in FORMATS:
+        raise ConfigError(f"expected --format of {', '.join(FORMATS)}, got {form!r}")
+    text = FORMATS[form](build_tables(out))
+    if into is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        into.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {into}: {error.strerror}; choose another --into") from error
+    LOG.print(f"wrote {into}", highlight=False, soft_wrap=True)
+
+
 def work(
     folder: Annotated[Path, typer.Argument(help="A run's folder, with its config.json.")],
     data_dir: options.DataDir = None,
@@ -133,7 +158,7 @@ def work(
     """Carry out the run of a folder: what `abscert compare run` starts a process for."""
     from abscert_plugin.training.loop import SilentObserver
     from compare.execute import execute
-    from compare.runner import stored_run
+    from compare.results import stored_run
 
     place = stored_run(folder)
     execute(place.run, place.folder, data_dir, SilentObserver(), lambda _: None)

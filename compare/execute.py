@@ -17,9 +17,8 @@ from abscert_plugin.training.run import TrainingData, prepare_folder, run_traini
 from abscert_plugin.verification.run import Artifact, Verification
 from baselines.table import method_entry
 from compare.plan import Run, as_mapping
+from compare.results import CONFIG, DONE, TRAINING
 
-DONE: Final = "done.json"
-CONFIG: Final = "config.json"
 _CLIP: Final = 10.0  # greatest norm of a step's gradient, the same for every method
 _EXHAUSTIVE: Final = 256
 _BATCH: Final = {"cell": 250, "ball": 100}
@@ -42,7 +41,7 @@ def execute(
     """
     prepare_folder(folder, resume=True)
     write_json(folder / CONFIG, as_mapping(run))
-    training = folder / "training"
+    training = folder / TRAINING
     deploy = training / "deploy.onnx"
     radius = Radius.parse(run.radius, run.radius_scale)
     began = time.perf_counter()

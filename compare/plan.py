@@ -65,6 +65,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_LENGTH]
 
     @property
+    def trained_for(self) -> Radius:
+        """The ball to train for."""
+        return Radius.parse(self.radius, self.radius_scale)
+
+    @property
     def title(self) -> str:
         """The run in a few words."""
         cells = "" if self.cells is None else f", {self.cells} cells"

@@ -16,7 +16,7 @@ from command_line import abscert, refused
 
 from abscert_plugin.records import read_records
 from compare.plan import read_plan
-from compare.runner import FAILURE, RUNS, State, places, stored_run
+from compare.results import FAILURE, RUNS, State, places, stored_run
 
 PLAN = """
 title = "small"

@@ -1,0 +1,97 @@
+"""The runs that a results folder holds, and how far each is; read from files alone, without torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, final
+
+import msgspec
+
+from abscert_plugin.errors import RecordError
+from abscert_plugin.records import read_json
+from compare.plan import Run
+
+CONFIG: Final = "config.json"
+DONE: Final = "done.json"
+FAILURE: Final = "failure.json"
+RUNS: Final = "runs"
+TRAINING: Final = "training"
+
+
+class State(StrEnum):
+    """How far a run is."""
+
+    TODO = "to do"
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A run and its folder.
+
+    Args:
+        run: the run.
+        folder: where it lies.
+    """
+
+    run: Run
+    folder: Path
+
+    @property
+    def state(self) -> State:
+        """How far it is, read from its files."""
+        if (self.folder / DONE).exists():
+            return State.DONE
+        if (self.folder / FAILURE).exists():
+            return State.FAILED
+        return State.STARTED if (self.folder / CONFIG).exists() else State.TODO
+
+    @property
+    def progress(self) -> str:
+        """What it is at, in a few words, read from its files."""
+        verifications = sorted(self.folder.glob("verify-*/records.jsonl"), key=lambda path: path.stat().st_mtime)
+        if verifications:
+            images = verifications[-1].read_bytes().count(b"\n")
+            return f"{verifications[-1].parent.name}, {images:,} images"
+        checkpoint = self.folder / TRAINING / "checkpoint.json"
+        return f"epoch {read_json(checkpoint).get('epoch')} done" if checkpoint.exists() else "training"
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty where it did not."""
+        return str(read_json(self.folder / FAILURE).get("reason", "")) if self.state is State.FAILED else ""
+
+
+def places(runs: Sequence[Run], results: Path) -> tuple[Place, ...]:
+    """Return where each run lies in a results folder."""
+    return tuple(Place(run, results / RUNS / run.key) for run in runs)
+
+
+def stored_runs(results: Path) -> Iterator[Place]:
+    """Yield every run that a results folder holds, whatever plan it came from.
+
+    Raises:
+        RecordError: if a run's config.json cannot be read.
+    """
+    for config in sorted((results / RUNS).glob(f"*/{CONFIG}")):
+        yield stored_run(config.parent)
+
+
+def stored_run(folder: Path) -> Place:
+    """Return the run of a folder.
+
+    Raises:
+        RecordError: if its config.json cannot be read, or is not that of this folder.
+    """
+    config = folder / CONFIG
+    try:
+        run = msgspec.convert(read_json(config), Run)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{config} is not a run of this version: {error}") from error
+    if run.key != folder.name:
+        raise RecordError(f"{config} was changed, or is of another version: its run would lie in {run.key}")
+    return Place(run, folder)
