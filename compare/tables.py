@@ -106,9 +106,7 @@ def _row(group: Sequence[Outcome]) -> Row:
     versions = {outcome.version for outcome in group}
     if len(versions) > 1:
         named = ", ".join(sorted(versions))
-        raise RecordError(
-            f"records of {first.run.title} are of versions {named}; run them anew: those are not averaged"
-        )
+        raise RecordError(f"records of {first.run.title} are of versions {named}; those are not averaged")
     errors = [100 * outcome.summary.verified_error for outcome in group]
     mean = statistics.mean(errors)
     if len(group) > 1:

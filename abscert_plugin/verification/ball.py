@@ -173,6 +173,8 @@ class BallVerifier:
         # the tighter of the two; intervals alone are tighter still on networks that were trained by them
         methods = {row: max(_LINEAR, key=lambda kind: batch.bounds.get((row, kind), -math.inf)) for row in parts}
         for row, result in search.run(parts, methods).items():
+            if batch.is_open[row] and result.is_unbounded:  # what cannot be bounded can still be run
+                self._enumerate(batch, row, parts[row].seconds - result.seconds)
             if batch.is_open[row]:
                 batch.margin[row] = result.margin
                 verdict = Verdict.CERTIFIED if result.certified else Verdict.UNKNOWN

@@ -47,6 +47,7 @@ class SearchResult:
         branches: how many branches were bounded or run.
         seconds: its share of the time.
         failure: why it ended undecided; empty where it did not.
+        is_unbounded: whether it ended because the network cannot be bounded at all.
     """
 
     certified: bool
@@ -54,6 +55,7 @@ class SearchResult:
     branches: int
     seconds: float
     failure: str = ""
+    is_unbounded: bool = False
 
 
 @final
@@ -74,8 +76,8 @@ class _Search:
         """Take notice of a margin or a bound."""
         self.margin = min(self.margin, margin)
 
-    def end(self, certified: bool, failure: str = "") -> None:
-        self.result = SearchResult(certified, self.margin, self.branches, self.seconds, failure)
+    def end(self, certified: bool, failure: str = "", *, is_unbounded: bool = False) -> None:
+        self.result = SearchResult(certified, self.margin, self.branches, self.seconds, failure, is_unbounded)
         self.open.clear()
 
 
@@ -225,7 +227,7 @@ class BranchAndBound:
             return
         except VerifierError as error:
             for number in {item[0] for item in branches}:
-                searches[number].end(certified=False, failure=str(error))
+                searches[number].end(certified=False, failure=str(error), is_unbounded=True)
             return
         bounds, worst = (value.cpu().numpy() for value in linear.bounds.min(dim=1))
         slopes = linear.coefficients.cpu().numpy()[np.arange(len(branches)), worst]

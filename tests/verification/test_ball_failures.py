@@ -206,9 +206,10 @@ def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.Monk
     images = np.random.default_rng(1).random((16, *SHAPE), dtype=np.float32)
     check_labels = case.labels(images, np.random.default_rng(0))
     decided = case.verifier(BALL, NOT_RUN_WHOLE).decide(images, check_labels, np.arange(16))
-    # branches of 64 combinations are run; larger ones need bounds
-    for item in decided:
-        assert item.record.verdict != "unknown" or (item.record.reachable_log2 > 6 and "failed" in item.record.reason)
+    check_decided(case, BALL, images, check_labels, decided, 2 * case.verifier(BALL).bound_floor)
+    assert all(item.record.reachable_log2 is not None for item in decided)
+    # more than the 64 combinations of a leaf: the search gives up, and all of them are run
+    assert any(item.record.method == "exhaustive" and (item.record.reachable_log2 or 0) > 6 for item in decided)
 
 
 # --- planted bugs -------------------------------------------------------------------------------------------------
