@@ -1,6 +1,7 @@
 """`abscert compare`: what a plan holds, carrying it out, and how far it is."""
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
     group.command("run")(run)
     group.command("status")(status)
     group.command("tables")(tables)
+    group.command("report")(report)
     group.command("work", hidden=True)(work)
     app.add_typer(group, name="compare")
 
@@ -144,9 +146,27 @@ def tables(
     if into is None:
         typer.echo(text, nl=False)
         return
+    _write(into, text)
+
+
+def report(
+    out: Results = _DEFAULT_RESULTS,
+    into: Annotated[Path, typer.Option("--into", help="File to write to.")] = Path("comparison.html"),
+) -> None:
+    """Write one HTML page of a results folder: charts, tables, methods; it loads nothing."""
+    from compare.report import render_report
+
+    _write(into, render_report(out))
+
+
+def _write(into: Path, text: str) -> None:
+    part = into.with_name(f".{into.name}.part")
     try:
-        into.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
+        part.replace(into)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {into}: {error.strerror}; choose another --into") from error
     LOG.print(f"wrote {into}", highlight=False, soft_wrap=True)
 
