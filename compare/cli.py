@@ -83,11 +83,10 @@ def run(
     A run that fails is recorded with its reason, and the others go on; the status is then 1.
     """
     from compare.results import Place, State, places
-    from compare.runner import carry_out, check_results, pick
+    from compare.runner import carry_out, held, pick
 
     found = places(pick(read_plan(name).runs(), method), out)
-    check_results(out)
-    with progress_bar() as bar, interruptible("the same command goes on with the plan"):
+    with held(out), progress_bar() as bar, interruptible("the same command goes on with the plan"):
         task = bar.add_task("runs", total=len(found), note="")
 
         def on_end(place: Place) -> None:

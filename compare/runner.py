@@ -4,8 +4,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -74,12 +74,28 @@ def _in_own_process(place: Place, data_dir: Path | None, on_progress: Callable[[
     return lines[-1].removeprefix("error: ")[:500] if lines else f"its process ended with status {worker.returncode}"
 
 
-def check_results(results: Path) -> None:
-    """Raise unless the results folder can be written.
+@contextmanager
+def held(results: Path) -> Iterator[None]:
+    """Hold a results folder, so that no two runners write into one run; a runner that is killed lets go of it.
 
     Raises:
-        RecordError: if it cannot.
+        RecordError: if it cannot be written, or another runner holds it.
     """
+    _check_writable(results)
+    try:
+        import fcntl  # POSIX alone has it; elsewhere nothing is held
+    except ModuleNotFoundError:
+        yield
+        return
+    with (results / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecordError(f"another runner is at work in {results}; wait, or choose another --out") from error
+        yield
+
+
+def _check_writable(results: Path) -> None:
     try:
         (results / RUNS).mkdir(parents=True, exist_ok=True)
         probe = results / ".writable"

@@ -17,6 +17,7 @@ from command_line import abscert, refused
 from abscert_plugin.records import read_records
 from compare.plan import read_plan
 from compare.results import FAILURE, RUNS, State, places, stored_run
+from compare.runner import held
 
 PLAN = """
 title = "small"
@@ -78,9 +79,9 @@ def test_every_run_has_its_records_under_its_key(plan: Path, undisturbed: Path) 
 
 
 def test_what_is_done_is_not_touched_again(plan: Path, undisturbed: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (undisturbed / RUNS).rglob("*") if path.is_file()}
     assert abscert("compare", "run", plan, "--out", undisturbed, "--json").json["states"] == {"done": 2}
-    after = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    after = {path: path.stat().st_mtime_ns for path in (undisturbed / RUNS).rglob("*") if path.is_file()}
     assert after == before
 
 
@@ -121,6 +122,13 @@ def test_a_run_whose_process_is_killed_is_recorded_as_such(
     monkeypatch.setattr("compare.runner._WORK", "import os; os.kill(os.getpid(), 9)")
     result = abscert("compare", "run", plan, "--out", tmp_path, "--json", status=1)
     assert set(result.json["failures"].values()) == {"its process was ended by signal 9 (SIGKILL)"}
+
+
+def test_two_runners_do_not_share_a_folder(plan: Path, tmp_path: Path) -> None:
+    with held(tmp_path):
+        assert "another runner is at work" in refused("compare", "run", plan, "--out", tmp_path)
+    with held(tmp_path):  # and it is let go of
+        pass
 
 
 def test_what_cannot_be_is_refused(plan: Path, undisturbed: Path, tmp_path: Path) -> None:
