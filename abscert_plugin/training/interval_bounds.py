@@ -105,10 +105,11 @@ def interval_margins(
             box = step(layer, box)
         if follows is not None:
             follows = _unrecorded(layer, follows)
-    rows = last.weight[labels][:, None] - last.weight  # [batch, classes, features], zero at the label
+    # index_select, since the gradient of weight[labels] adds up in another order from run to run on several threads
+    rows = last.weight.index_select(0, labels)[:, None] - last.weight  # [batch, classes, features], zero at the label
     center = torch.einsum("bcf,bf->bc", rows, box.center)
     spread = torch.einsum("bcf,bf->bc", rows.abs(), box.radius)
-    offset = 0.0 if last.bias is None else last.bias[labels][:, None] - last.bias
+    offset = 0.0 if last.bias is None else last.bias.index_select(0, labels)[:, None] - last.bias
     return IntervalMargins(center + offset - spread, tuple(hidden))
 
 

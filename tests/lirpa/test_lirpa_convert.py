@@ -335,7 +335,7 @@ def test_logits_that_read_the_image_past_the_abstraction_are_refused(tmp_path):
     model = read_model(files.deploy)
     reader = next(node for node in model.graph.node if INTERVAL in node.input)
     reader.input[0] = "image"
-    with pytest.raises(UnsupportedModelError, match="past the abstraction"):
+    with pytest.raises(UnsupportedModelError, match="past `interval`"):
         interval_network_of(model, files.deploy)
 
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.interval_bounds import Box, interval_margins, warmup_regulariser
@@ -184,3 +185,23 @@ def test_gradients_of_the_regulariser_are_finite(radius: float) -> None:
     grads = [parameter.grad for parameter in made.parameters() if parameter.grad is not None]
     assert grads
     assert all(bool(grad.isfinite().all()) for grad in grads)
+
+
+def test_the_same_step_has_the_same_bits_on_several_threads() -> None:
+    """Gradients that threads add up in any order make a resumed training another one."""
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    center, labels = torch.rand(256, 64), torch.randint(0, 10, (256,))
+    box = Box(center, torch.full_like(center, 0.05))
+
+    def gradients() -> bytes:
+        network.zero_grad()
+        functional.cross_entropy(-interval_margins(network, box, labels).lower, labels).backward()
+        return b"".join(weight.grad.numpy().tobytes() for weight in network.parameters())
+
+    torch.set_num_threads(2)
+    try:
+        assert len({gradients() for _ in range(30)}) == 1
+    finally:
+        torch.set_num_threads(threads)
