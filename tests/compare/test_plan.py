@@ -85,7 +85,7 @@ def test_shipped_plans_have_runs_and_an_estimate(name: str) -> None:
     assert plan.title
     runs = plan.runs()
     assert runs
-    assert all(0 < estimated_seconds(run) < 1e7 for run in runs)
+    assert all(0 < estimated_seconds(run) < 1e9 for run in runs)
 
 
 def test_more_epochs_and_larger_networks_are_estimated_to_take_longer() -> None:
