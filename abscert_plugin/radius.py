@@ -43,6 +43,10 @@ class Radius:
     def __str__(self) -> str:
         return f"{float(self.given):.6g} ({self.scale} scale)"
 
+    def as_options(self) -> dict[str, str]:
+        """Return the number and its scale as text, for run.json, checkpoints and certificates."""
+        return {"radius": str(self.given), "radius_scale": str(self.scale)}
+
     @classmethod
     def parse(cls, text: str, scale: RadiusScale = RadiusScale.PIXEL) -> "Radius":
         """Return the radius that `text` writes, such as 0.1 or 8/255.

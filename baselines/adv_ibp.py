@@ -135,8 +135,7 @@ class AdvIbp:
 
     def describe(self) -> Mapping[str, Any]:
         """Return the options, for a checkpoint and run.json."""
-        given = {"radius": str(self.radius.given), "radius_scale": str(self.radius.scale)}
-        return {**asdict(self), **given}
+        return {**asdict(self), **self.radius.as_options()}
 
 
 Vector: TypeAlias = Float[Tensor, "weights"]

@@ -86,8 +86,7 @@ class Llm:
 
     def describe(self) -> Mapping[str, Any]:
         """Return the options, for a checkpoint and run.json."""
-        given = {"radius": str(self.radius.given), "radius_scale": str(self.radius.scale)}
-        return {**given, "start": self.start, "ramp": self.ramp}
+        return {**self.radius.as_options(), "start": self.start, "ramp": self.ramp}
 
 
 @final

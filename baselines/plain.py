@@ -83,8 +83,7 @@ class Pgd:
 
     def describe(self) -> Mapping[str, Any]:
         """Return the options."""
-        given = {"radius": str(self.radius.given), "radius_scale": str(self.radius.scale)}
-        return {**asdict(self), **given}
+        return {**asdict(self), **self.radius.as_options()}
 
 
 @final

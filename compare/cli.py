@@ -54,14 +54,15 @@ def plan(name: PlanName, out: Results = _DEFAULT_RESULTS, method: Method = None,
     from compare.results import State, places
     from compare.runner import pick
 
-    found = places(pick(read_plan(name).runs(), method), out)
+    chosen = read_plan(name)
+    found = places(pick(chosen.runs(), method), out)
     seconds = {place.run.key: estimated_seconds(place.run) for place in found}
     left = sum(seconds[place.run.key] for place in found if place.state is not State.DONE)
     if json:
         rows = [{"key": place.run.key, "run": place.run.title, "state": str(place.state)} for place in found]
         print_json({"runs": rows, "estimated_seconds_left": round(left)})
         return
-    table = Table(title=read_plan(name).title, title_justify="left")
+    table = Table(title=chosen.title, title_justify="left")
     for column in ("key", "run", "epochs", "state", "about"):
         table.add_column(column, no_wrap=column != "run")
     for place in found:

@@ -70,6 +70,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return Radius.parse(self.radius, self.radius_scale)
 
     @property
+    def given_options(self) -> str:
+        """The method's options as `name=value`, by name; empty where none was given."""
+        return " ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
+
+    @property
+    def method_title(self) -> str:
+        """The method with the options that it was given."""
+        return f"{self.method} {self.given_options}".strip()
+
+    @property
     def title(self) -> str:
         """The run in a few words."""
         cells = "" if self.cells is None else f", {self.cells} cells"

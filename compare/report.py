@@ -12,7 +12,7 @@ import jinja2
 import abscert_plugin
 from baselines.table import methods
 from compare.collect import Outcome, outcomes
-from compare.tables import build_tables
+from compare.tables import tables_of
 
 _TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -51,10 +51,10 @@ def render_report(results: Path) -> str:
     """Return the page of a results folder.
 
     Raises:
-        RecordError: as `build_tables`.
+        RecordError: as `outcomes` and `tables_of`.
     """
-    tables = build_tables(results)
     found, others = outcomes(results)
+    tables = tables_of(results, found, others)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("compare", "."),
         autoescape=True,
@@ -99,8 +99,8 @@ def _chart(group: Sequence[Outcome]) -> Chart:
 
 def _name(outcome: Outcome) -> str:
     run = outcome.run
-    options = " ".join(f"{name}={value}" for name, value in sorted(run.options.items()))
-    return f"{run.method}{'' if run.cells is None else f', {run.cells} cells'} {options}".strip()
+    cells = "" if run.cells is None else f", {run.cells} cells"
+    return f"{run.method}{cells} {run.given_options}".strip()
 
 
 def _bar(name: str, group: Sequence[Outcome], top: float) -> Bar:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, TypeAlias, final
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.verification.summary import clopper_pearson
 from compare.collect import Outcome, outcomes
 from compare.published import Quantity, find
 from compare.results import Place
@@ -50,9 +49,17 @@ def build_tables(results: Path) -> tuple[Table, ...]:
     """Return the tables of a results folder.
 
     Raises:
-        RecordError: if it holds no run, a file cannot be read, or rows of one cell are of different versions.
+        RecordError: as `outcomes` and `tables_of`.
     """
-    found, others = outcomes(results)
+    return tables_of(results, *outcomes(results))
+
+
+def tables_of(results: Path, found: Sequence[Outcome], others: Sequence[Place]) -> tuple[Table, ...]:
+    """Return the tables of what was read from a results folder.
+
+    Raises:
+        RecordError: if there is nothing, or rows of one cell are of different versions.
+    """
     if not found and not others:
         raise RecordError(
             f"expected runs in {results}, found none; `abscert compare run PLAN --out {results}` makes them"
@@ -92,13 +99,12 @@ def _errors(found: Sequence[Outcome], protocol: str) -> Table:
 def _cell_key(outcome: Outcome) -> tuple[str, ...]:
     """Return what a table's row is of: everything but the seed."""
     run, radius = outcome.run, outcome.radius
-    options = ",".join(f"{name}={value}" for name, value in sorted(run.options.items()))
     length = "" if radius is None else f"{float(radius.pixel):.9f}"
     trained = (
         f"{run.radius} {run.radius_scale} {run.epochs} {run.batch_size} {run.learning_rate} {run.limit} {run.timeout}"
     )
     claim = outcome.summary.claim
-    return (run.data, run.network, str(run.activation), claim, length, run.method, options, f"{run.cells}", trained)
+    return (run.data, run.network, str(run.activation), claim, length, run.method_title, f"{run.cells}", trained)
 
 
 def _row(group: Sequence[Outcome]) -> Row:
@@ -112,10 +118,9 @@ def _row(group: Sequence[Outcome]) -> Row:
     if len(group) > 1:
         spread = f"± {statistics.stdev(errors):.2f}"
     else:
-        low, high = clopper_pearson(first.summary.images - first.summary.certified, first.summary.images)
+        low, high = first.summary.interval
         spread = f"{100 * low:.2f} to {100 * high:.2f}"
     radius = first.radius
-    options = " ".join(f"{name}={value}" for name, value in sorted(first.run.options.items()))
     printed = _published(first)
 
     def average(values: Sequence[float], digits: int = 2) -> str:
@@ -124,7 +129,7 @@ def _row(group: Sequence[Outcome]) -> Row:
     return (
         first.run.data,
         first.run.network,
-        f"{first.run.method} {options}".strip(),
+        first.run.method_title,
         "" if first.run.cells is None else str(first.run.cells),
         first.summary.claim,
         "" if radius is None else f"{float(radius.pixel):.4g} ({2 * float(radius.pixel):.4g})",
@@ -148,22 +153,15 @@ def _published(outcome: Outcome) -> float | None:
     is_own = run.method == "abstrain"
     if is_own != (outcome.summary.claim == "cell"):
         return None
-    figures = [
-        figure
-        for figure in find(
-            data=run.data,
-            network=run.network,
-            activation=run.activation or ("param-ramp" if run.method == "lbp" else "relu"),
-            method=run.method,
-            quantity=Quantity.VERIFIED_ERROR,
-        )
-        if figure.radius is not None and figure.value is not None
-    ]
-    wanted = outcome.radius or run.trained_for
-    for figure in figures:
-        if figure.radius is not None and figure.value is not None and figure.radius.pixel == wanted.pixel:
-            return float(figure.value)
-    return None
+    figures = find(
+        data=run.data,
+        network=run.network,
+        activation=run.activation or ("param-ramp" if run.method == "lbp" else "relu"),
+        method=run.method,
+        radius=outcome.radius or run.trained_for,
+        quantity=Quantity.VERIFIED_ERROR,
+    )
+    return next((float(figure.value) for figure in figures if figure.value is not None), None)
 
 
 def _open_runs(others: Sequence[Place]) -> Table:

@@ -121,8 +121,7 @@ class RobustConfig:
     def describe(self) -> dict[str, Any]:
         """Return the options for a checkpoint and run.json."""
         return {
-            "radius": str(self.radius.given),
-            "radius_scale": str(self.radius.scale),
+            **self.radius.as_options(),
             "loss": str(self.loss),
             "share": self.share,
             "natural_start": self.natural_start,

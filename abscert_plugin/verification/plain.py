@@ -65,11 +65,9 @@ class PlainBallVerifier:
     @property
     def configuration(self) -> Mapping[str, Any]:
         """What a verdict depends on."""
-        radius = self.ball.radius
         return {
             "claim": Claim.BALL.value,
-            "radius": str(radius.given),
-            "radius_scale": str(radius.scale),
+            **self.ball.radius.as_options(),
             "inputs": str(self.ball.inputs),
             "floor": self.floor,
             "bound_floor": self.bound_floor if self._white_box is not None else None,
