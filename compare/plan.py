@@ -83,7 +83,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def title(self) -> str:
         """The run in a few words."""
         cells = "" if self.cells is None else f", {self.cells} cells"
-        return f"{self.data} {self.network} {self.method}{cells}, radius {self.radius}, seed {self.seed}"
+        radius = f"radius {self.radius} {self.radius_scale}"
+        return f"{self.data} {self.network} {self.method}{cells}, {radius}, seed {self.seed}"
 
 
 @final

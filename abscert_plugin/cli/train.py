@@ -272,7 +272,9 @@ def facts(run: "TrainedRun") -> dict[str, Any]:
 def training_table(run: "TrainedRun") -> Table:
     """Return the facts of a training as a table."""
     claim = run.objective.claim
-    title = f"training (the epoch is chosen on the validation split, claim `{claim}`)"
+    how = run.checkpoint.description["method_options"]
+    radius = f", radius {how['radius']} on the {how['radius_scale']} scale" if "radius" in how else ""
+    title = f"training (the epoch is chosen on the validation split, claim `{claim}`{radius})"
     table = Table(title=title, title_justify="left")
     for name in ("network", "cells", "d", "epochs", "best epoch", f"validation {claim} error", "seconds"):
         table.add_column(name, justify="left" if name == "network" else "right")
