@@ -25,6 +25,7 @@ class Outcome:
 
     Args:
         run: the run.
+        folder: of the verification; the run's is its parent.
         radius: the ball's radius; None for the claim `cell`.
         summary: counts and rates of its rows.
         attacked_error: share of images that the forward pass or an attack refutes, 0 to 1.
@@ -35,6 +36,7 @@ class Outcome:
     """
 
     run: Run
+    folder: Path
     radius: Radius | None
     summary: Summary
     attacked_error: float
@@ -71,6 +73,7 @@ def _of_run(place: Place) -> Iterator[Outcome]:
         records = read_records(folder / "records.jsonl")
         yield Outcome(
             run=place.run,
+            folder=folder,
             radius=_radius(info.configuration),
             summary=summarise(records),
             attacked_error=_attacked(records),

@@ -44,7 +44,7 @@ _UNCERTIFIED: Final = frozenset({"plain", "pgd"})
 def estimated_seconds(run: Run) -> float:
     """Return about how many seconds a run takes; another method counts as much as `sabr`."""
     images, shape, tests = _SIZES.get(run.data, (50_000, (3, 224, 224), 5_000))
-    tests = min(tests, run.limit or tests)
+    tests = min(tests, run.limit or tests, run.ball_limit or tests)
     cost = 3 * _multiplications(run.network, shape, run.cells is not None) * 2  # forward, and twice as much backward
     step = _STEPS.get(run.method, _STEPS["sabr"])
     training = (run.epochs or _EPOCHS) * images * cost / _FLOPS * step * (1 + _EVALUATED / step)

@@ -63,8 +63,9 @@ def execute(
         loaded = TrainingData.load(spec)
         write_run(run_training(spec, loaded, training, observer), loaded, training)
     artifact = Artifact.open(deploy, Provider.AUTO)
-    images = load_data(run.data, Split.TEST, data_dir).first(run.limit)
+    test = load_data(run.data, Split.TEST, data_dir).first(run.limit)
     for claim in run.claims:
+        images = test.first(run.ball_limit) if claim == "ball" else test
         for text in run.certify if claim == "ball" else ("",):
             name = f"verify-{claim}" + (f"-{text.replace('/', '_')}" if text else "")
             _verify(run, artifact, images, claim, text, folder / name, on_images)

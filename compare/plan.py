@@ -37,6 +37,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         claims: the claims that are decided.
         timeout: seconds an image (claim `ball`).
         limit: only the first so many test images; None takes all.
+        ball_limit: the same for the claim `ball` alone.
         protocol: `sound`, or `paper` for what follows the paper's protocol.
     """
 
@@ -56,12 +57,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     claims: tuple[str, ...] = ("ball",)
     timeout: float = 1.0
     limit: int | None = None
+    ball_limit: int | None = None
     protocol: str = "sound"
 
     @property
     def key(self) -> str:
-        """What the run's folder is called: a hash of all of the above."""
-        canonical = json.dumps(msgspec.to_builtins(self), sort_keys=True, separators=(",", ":"))
+        """What the run's folder is called: a hash of all of the above that is not its default."""
+        defaults = {field.name: field.default for field in msgspec.structs.fields(self)}
+        chosen = {name: value for name, value in as_mapping(self).items() if getattr(self, name) != defaults[name]}
+        canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_LENGTH]
 
     @property
@@ -113,6 +117,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     claims: list[str] = msgspec.field(default_factory=lambda: ["ball"])
     timeout: float = 1.0
     limit: int | None = None
+    ball_limit: int | None = None
 
 
 @final
@@ -199,6 +204,7 @@ def _expanded(part: Grid, protocol: str) -> list[Run]:
                     claims=_claims(part.claims, takes_intervals),
                     timeout=part.timeout,
                     limit=part.limit,
+                    ball_limit=part.ball_limit,
                     protocol=protocol,
                 )
             )

@@ -65,6 +65,7 @@ def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
         ("claims", ("cell", "ball")),
         ("timeout", 2.0),
         ("limit", 10),
+        ("ball_limit", 10),
         ("protocol", "paper"),
     ],
 )

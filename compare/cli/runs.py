@@ -1,7 +1,6 @@
-"""`abscert compare`: what a plan holds, carrying it out, and how far it is."""
+"""`abscert compare plans|plan|run|status|work`: what a plan holds, carrying it out, and how far it is."""
 
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,27 +10,12 @@ from rich.table import Table
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
 from abscert_plugin.errors import ConfigError
+from compare.cli.options import DEFAULT_RESULTS, Results
 from compare.plan import read_plan, shipped_plans
 
 PlanName = Annotated[str, typer.Argument(help="Name of a plan that is shipped, or a .toml file.")]
-Results = Annotated[Path, typer.Option("--out", help="Folder of the runs; one folder serves many plans.")]
 Method = Annotated[str | None, typer.Option("--method", help="Only the runs of this method.")]
-_DEFAULT_RESULTS = Path("results")
 _FAILED = 1
-
-
-def register(app: typer.Typer) -> None:
-    """Add the subcommands to `abscert`, as the entry-point group `abscert.commands` asks for."""
-    group = typer.Typer(help="Compare methods head to head: plans, their runs, and how far these are.")
-    group.command("plans")(plans)
-    group.command("plan")(plan)
-    group.command("run")(run)
-    group.command("status")(status)
-    group.command("tables")(tables)
-    group.command("report")(report)
-    group.command("landscape")(landscape)
-    group.command("work", hidden=True)(work)
-    app.add_typer(group, name="compare")
 
 
 def plans(json: options.Json = False) -> None:
@@ -48,7 +32,7 @@ def plans(json: options.Json = False) -> None:
     OUT.print(table)
 
 
-def plan(name: PlanName, out: Results = _DEFAULT_RESULTS, method: Method = None, json: options.Json = False) -> None:
+def plan(name: PlanName, out: Results = DEFAULT_RESULTS, method: Method = None, json: options.Json = False) -> None:
     """Show the runs of a plan, which of them are done, and about how long the others take."""
     from compare.estimate import estimated_seconds
     from compare.results import State, places
@@ -75,7 +59,7 @@ def plan(name: PlanName, out: Results = _DEFAULT_RESULTS, method: Method = None,
 
 def run(
     name: PlanName,
-    out: Results = _DEFAULT_RESULTS,
+    out: Results = DEFAULT_RESULTS,
     data_dir: options.DataDir = None,
     method: Method = None,
     json: options.Json = False,
@@ -110,7 +94,7 @@ def run(
         raise typer.Exit(_FAILED)
 
 
-def status(out: Results = _DEFAULT_RESULTS, json: options.Json = False) -> None:
+def status(out: Results = DEFAULT_RESULTS, json: options.Json = False) -> None:
     """Show every run that a results folder holds, and why those that failed did."""
     from compare.results import stored_runs
 
@@ -130,86 +114,6 @@ def status(out: Results = _DEFAULT_RESULTS, json: options.Json = False) -> None:
     for place in found:
         table.add_row(place.run.key, place.run.title, str(place.state), place.reason)
     OUT.print(table)
-
-
-def tables(
-    out: Results = _DEFAULT_RESULTS,
-    form: Annotated[str, typer.Option("--format", help="markdown, csv, latex or json.")] = "markdown",
-    into: Annotated[Path | None, typer.Option("--into", help="File to write to.  [default: stdout]")] = None,
-) -> None:
-    """Make the tables of a results folder from its records alone, ours beside the paper's printed figures."""
-    from compare.formats import FORMATS
-    from compare.tables import build_tables
-
-    if form not in FORMATS:
-        raise ConfigError(f"expected --format of {', '.join(FORMATS)}, got {form!r}")
-    text = FORMATS[form](build_tables(out))
-    if into is None:
-        typer.echo(text, nl=False)
-        return
-    _write(into, text)
-
-
-def report(
-    out: Results = _DEFAULT_RESULTS,
-    into: Annotated[Path, typer.Option("--into", help="File to write to.")] = Path("comparison.html"),
-) -> None:
-    """Write one HTML page of a results folder: charts, tables, methods; it loads nothing."""
-    from compare.report import render_report
-
-    _write(into, render_report(out))
-
-
-def landscape(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of trainings on one data set, drawn side by side.")],
-    data_dir: options.DataDir = None,
-    space: Annotated[str, typer.Option("--space", help="weights, or inputs.")] = "weights",
-    span: Annotated[float | None, typer.Option("--span", help="How far to each side.  [default: 0.5, or 0.1]")] = None,
-    points: Annotated[int, typer.Option("--points", help="Places along each direction, odd.")] = 21,
-    limit: Annotated[int, typer.Option("--limit", help="The first so many test images.")] = 500,
-    seed: options.Seed = 0,
-    into: Annotated[Path, typer.Option("--into", help="Picture to write to.")] = Path("landscape.png"),
-    json: options.Json = False,
-) -> None:
-    """Draw the loss around trained networks, on a plane through their weights or through their inputs."""
-    import torch
-
-    from abscert_plugin.data import Split, load_data
-    from abscert_plugin.training.run import restore
-    from compare.landscape import input_landscape, weight_landscape
-    from compare.landscape_plot import draw
-
-    if space not in ("weights", "inputs"):
-        raise ConfigError(f"expected --space of weights or inputs, got {space!r}")
-    found = {}
-    for folder in runs:
-        network, _, grid, checkpoint = restore(folder)
-        data = load_data(str(checkpoint.description["data"]), Split.TEST, data_dir).first(limit)
-        (batch,) = data.batches(limit)
-        images, labels = torch.from_numpy(data.pixels(batch.images)), torch.from_numpy(batch.labels)
-        of = weight_landscape if space == "weights" else input_landscape
-        reach = span if span is not None else 0.5 if space == "weights" else 0.1
-        found[folder.name] = of(network, grid, images, labels, reach, points, seed)
-    draw(found, "step, norms of the filters" if space == "weights" else "step, pixel scale", into)
-    if json:
-        print_json({"curvature": {name: one.curvature for name, one in found.items()}, "picture": str(into)})
-        return
-    for name, one in found.items():
-        middle = float(one.losses[points // 2, points // 2])
-        OUT.print(f"{name}: loss {middle:.4f}, curvature {one.curvature:.4g}", highlight=False)
-    OUT.print(f"wrote {into}", highlight=False, soft_wrap=True)
-
-
-def _write(into: Path, text: str) -> None:
-    part = into.with_name(f".{into.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(into)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise ConfigError(f"cannot write {into}: {error.strerror}; choose another --into") from error
-    LOG.print(f"wrote {into}", highlight=False, soft_wrap=True)
 
 
 def work(

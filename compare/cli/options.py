@@ -1,0 +1,30 @@
+"""What several subcommands of `abscert compare` share."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from abscert_plugin.cli.console import LOG
+from abscert_plugin.errors import ConfigError
+
+Results = Annotated[Path, typer.Option("--out", help="Folder of the runs; one folder serves many plans.")]
+DEFAULT_RESULTS: Final = Path("results")
+
+
+def write_text(into: Path, text: str) -> None:
+    """Write a file whole or not at all, and say so.
+
+    Raises:
+        ConfigError: if it cannot be written.
+    """
+    part = into.with_name(f".{into.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(into)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise ConfigError(f"cannot write {into}: {error.strerror}; choose another --into") from error
+    LOG.print(f"wrote {into}", highlight=False, soft_wrap=True)
