@@ -90,7 +90,9 @@ class Lbp:
 
         Raises:
             ConfigError: if the network has no ParamRamp.
+            UnsupportedModelError: if it has BatchNorm layers.
         """
+        self.config().prepare(network)
         for layer in _ramps(network):
             layer.set_eta(self.eta)
 

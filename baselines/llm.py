@@ -31,6 +31,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.slopes import SlopedMargins, Slopes, stepped_to_ends
+from abscert_plugin.lirpa.tracing import refuse_statistics
 from abscert_plugin.radius import Radius
 from abscert_plugin.training.interval_bounds import Box, frozen_statistics
 from abscert_plugin.training.objective import Moment, Objective
@@ -75,9 +76,11 @@ class Llm:
 
         Raises:
             ConfigError: if it has no ReLU, or auto_LiRPA is not installed.
+            UnsupportedModelError: if it has BatchNorm layers.
         """
         if not any(isinstance(layer, nn.ReLU) for layer in network.modules()):
             raise ConfigError("llm chooses the slopes of ReLUs, and this network has none; use --activation relu")
+        refuse_statistics(network)
         lirpa_version()
 
     def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:  # noqa: ARG002

@@ -3,7 +3,7 @@
 Written directly: forward and backward pass of the loss in plain torch or on auto_LiRPA's BoundedModule, and the step of
 Adam. Each method is timed at a moment at which its loss is the whole one.
 
-usage: python benchmarks/method_steps.py [--data mnist] [--network cnn-2layer] [--radius 0.1] [--rounds 30]
+usage: python benchmarks/method_steps.py [--data D] [--network N] [--radius R] [--rounds 30] [--methods M ...]
 """
 
 import argparse
@@ -19,13 +19,16 @@ from torch.nn import functional
 
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.lirpa.compat import load_lirpa
+from abscert_plugin.lirpa.tracing import bounded_module
 from abscert_plugin.networks import NetworkConfig
+from abscert_plugin.networks.param_ramp import ParamRamp, collecting, ramps_of
 from abscert_plugin.radius import Radius
 from abscert_plugin.training.objective import Moment
 from baselines.table import method_entry
 
 STEPS = 1000  # of the training that the moments are of
 AT = {"crown-ibp": 300, "lbp": 200}  # while linear bounds count
+METHODS = ("plain", "pgd", "ibp", "crown-ibp", "llm", "lbp", "adv-ibp", "sabr", "mtl-ibp")
 CPU = torch.device("cpu")
 
 
@@ -44,8 +47,8 @@ def ibp_loss(network, lower, upper, labels):
             )
         elif isinstance(layer, nn.Linear):
             center, spread = layer(center), functional.linear(spread, layer.weight.abs())
-        elif isinstance(layer, nn.ReLU):
-            low, high = (center - spread).relu(), (center + spread).relu()
+        elif isinstance(layer, nn.ReLU | ParamRamp):  # both rise everywhere
+            low, high = layer(center - spread), layer(center + spread)
             center, spread = (low + high) / 2, (high - low) / 2
         else:
             center, spread = layer(center), layer(spread)
@@ -71,7 +74,10 @@ class Linear:
     def __init__(self, network, example, classes):
         lirpa = load_lirpa()
         self.lirpa = lirpa
-        self.bounded = lirpa.BoundedModule(network, example, bound_opts={"conv_mode": "patches"}, device=CPU)
+        if ramps_of(network):  # the operator of ParamRamp is this project's
+            self.bounded = bounded_module(network, example, classes)
+        else:
+            self.bounded = lirpa.BoundedModule(network, example, bound_opts={"conv_mode": "patches"}, device=CPU)
         eye = torch.eye(classes)
         self.rows = torch.stack([eye[label] - torch.cat([eye[:label], eye[label + 1 :]]) for label in range(classes)])
 
@@ -80,6 +86,22 @@ class Linear:
         box = self.lirpa.BoundedTensor((lower + upper) / 2, norm)
         found = self.bounded.compute_bounds(x=(box,), C=self.rows[labels], method="CROWN-IBP", bound_upper=False)[0]
         return torch.log1p(torch.exp(-found).sum(dim=1)).mean()
+
+    def loss_by_chosen_slopes(self, lower, upper, labels):
+        """Return the loss by slopes that one step from random ones leads to (auto_LiRPA's optimisable slopes)."""
+        relus, batch, start = self.bounded.relus, len(labels), self.bounded.final_name
+        slopes = [torch.rand(batch, *relu.output_shape[1:], requires_grad=True) for relu in relus]
+
+        def bound(slopes):
+            for relu, slope in zip(relus, slopes, strict=True):
+                relu.opt_stage, relu.alpha = "opt", {start: slope[None, None]}
+                relu.alpha_lookup_idx, relu.alpha_indices = {start: None}, None
+            return self.loss(lower, upper, labels)
+
+        slopes_of_loss = torch.autograd.grad(bound(slopes), slopes)
+        return bound(
+            [(a.detach() - 2 * slope.sign()).clamp(0, 1) for a, slope in zip(slopes, slopes_of_loss, strict=True)]
+        )
 
 
 def direct(name, network, x, radius, labels, classes):
@@ -104,14 +126,19 @@ def direct(name, network, x, radius, labels, classes):
             return ibp_loss(network, center - spread, center + spread, labels)
 
         return small
-    if name == "crown-ibp":
+    if name == "llm":
+        chosen = Linear(network, x[:2], classes)
+        return lambda: chosen.loss_by_chosen_slopes(lower, upper, labels)
+    if name in ("crown-ibp", "lbp"):
         linear = Linear(network, x[:2], classes)
-        share = (AT[name] / STEPS - 0.05) / 0.5
+        ramp, natural_end = {"crown-ibp": (0.5, 0.0), "lbp": (0.25, 0.5)}[name]
+        share = (AT[name] / STEPS - 0.05) / ramp
+        natural = 1 + share * (natural_end - 1)
         low, high = cut(x, share * radius)
 
         def mixed():
             robust = (1 - share) * linear.loss(low, high, labels) + share * ibp_loss(network, low, high, labels)
-            return (1 - share) * functional.cross_entropy(network(x), labels) + share * robust
+            return natural * functional.cross_entropy(network(x), labels) + (1 - natural) * robust
 
         return mixed
     if name == "adv-ibp":
@@ -136,6 +163,7 @@ def main() -> None:
     parser.add_argument("--radius", default="0.1")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     options = parser.parse_args()
 
     data = load_data(options.data, Split.VALIDATION, options.data_dir)
@@ -143,7 +171,7 @@ def main() -> None:
     images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
     x = 2 * (images.float() / data.levels) - 1
     radius, classes = Radius.parse(options.radius), len(data.classes)
-    for name in ("plain", "pgd", "ibp", "crown-ibp", "adv-ibp", "sabr", "mtl-ibp"):
+    for name in options.methods:
         entry = method_entry(name)
         objective = entry.create(radius, {}).build(None, data.levels, CPU)
         moment = Moment(AT.get(name, STEPS - 1), STEPS, 1)
@@ -151,6 +179,10 @@ def main() -> None:
         for kind in ("ours", "direct"):
             config = NetworkConfig(options.network, entry.activation, data.shape, classes, takes_intervals=False)
             network = config.build(0)
+            with torch.no_grad(), collecting(network):
+                network(x)
+            for layer in ramps_of(network):
+                layer.begin_bend()
             optimiser = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
             if kind == "direct":
                 loss = direct(name, network, x, float(radius.pixel), labels, classes)

@@ -16,6 +16,7 @@ from compare.plan import Run
 from compare.results import TRAINING, Place, State, stored_runs
 
 _ATTACKS: Final = ("forward", "gradient attack", "score attack")
+ACTIVATIONS: Final[Mapping[str, str]] = {"lbp": "param-ramp"}  # of the methods whose own is not relu
 
 
 @final
@@ -32,7 +33,12 @@ class Outcome:
         certifying_seconds: wall-clock time of the verification.
         epoch_seconds: median time of an epoch of its training.
         version: of abscert-plugin that verified.
-        device: the machine, in words.
+        device: the machine that verified, in words.
+        activation: the activation function of its network.
+        validation_error: that of the epoch that was kept, under its method's own claim, 0 to 1; None where the
+            history does not say.
+        chosen_on_test: whether the epoch was chosen on the images that it is tested on; None where no file says.
+        training_device: the machine that trained, in words; empty where no file says.
     """
 
     run: Run
@@ -43,6 +49,22 @@ class Outcome:
     certifying_seconds: float
     epoch_seconds: float
     version: str
+    device: str
+    activation: str
+    validation_error: float | None
+    chosen_on_test: bool | None
+    training_device: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """What a training's own files say."""
+
+    epoch_seconds: float
+    validation_error: float | None
+    validation_sha256: str | None
+    activation: str
     device: str
 
 
@@ -63,14 +85,16 @@ def outcomes(results: Path) -> tuple[tuple[Outcome, ...], tuple[Place, ...]]:
 
 
 def _of_run(place: Place) -> Iterator[Outcome]:
-    pace = _epoch_seconds(place.folder / TRAINING / "history.jsonl")
+    training = _training(place.run, place.folder / TRAINING)
     for folder in sorted(place.folder.glob("verify-*")):
         info = RunInfo.read(folder / "run.json")
         if info.seconds is None:
             raise RecordError(
                 f"{folder} holds a run that did not end, though its {place.run.key} is done; run it again"
             )
-        records = read_records(folder / "records.jsonl")
+        records = read_records(records_file(folder))
+        tested = (info.data or {}).get("sha256")
+        known = tested is not None and training.validation_sha256 is not None
         yield Outcome(
             run=place.run,
             folder=folder,
@@ -78,10 +102,20 @@ def _of_run(place: Place) -> Iterator[Outcome]:
             summary=summarise(records),
             attacked_error=_attacked(records),
             certifying_seconds=info.seconds,
-            epoch_seconds=pace,
+            epoch_seconds=training.epoch_seconds,
             version=info.versions.get("abscert-plugin", ""),
             device=info.device,
+            activation=training.activation,
+            validation_error=training.validation_error,
+            chosen_on_test=tested == training.validation_sha256 if known else None,
+            training_device=training.device,
         )
+
+
+def records_file(folder: Path) -> Path:
+    """Return the records of a verification; kept ones may be compressed."""
+    plain, packed = folder / "records.jsonl", folder / "records.jsonl.gz"
+    return packed if packed.exists() and not plain.exists() else plain
 
 
 def _radius(configuration: Mapping[str, Any]) -> Radius | None:
@@ -99,9 +133,21 @@ def _attacked(records: list[Record]) -> float:
     return refuted / len(records)
 
 
-def _epoch_seconds(history: Path) -> float:
+def _training(run: Run, folder: Path) -> _Training:
+    history, path = folder / "history.jsonl", folder / "run.json"
     try:
         rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-        return float(statistics.median(row["seconds"] for row in rows))
+        pace = float(statistics.median(row["seconds"] for row in rows))
+        # the loop keeps the epoch of the least validation error
+        errors = [float(row["validation_error"]) for row in rows if "validation_error" in row]
     except (OSError, ValueError, KeyError, TypeError, statistics.StatisticsError) as error:
         raise RecordError(f"cannot read {history}: {error}") from error
+    info = RunInfo.read(path) if path.exists() else None
+    described = {} if info is None else info.configuration
+    return _Training(
+        epoch_seconds=pace,
+        validation_error=min(errors, default=None),
+        validation_sha256=described.get("validation_sha256"),
+        activation=str(described.get("activation") or run.activation or ACTIVATIONS.get(run.method, "relu")),
+        device="" if info is None else info.device,
+    )

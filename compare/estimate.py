@@ -15,13 +15,17 @@ from compare.plan import Run
 _FLOPS: Final = 1.5e10  # a second, of one shared core in training: measured on MNIST's small networks
 _EVALUATED: Final = 0.4  # of an epoch: what the validation after it costs
 _EPOCHS: Final = 10
-_SIZES: Final[Mapping[str, tuple[int, tuple[int, int, int], int]]] = MappingProxyType(
+_COUNTS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(  # images to train and to test with
     {
-        "digits": (1_000, (1, 8, 8), 359),
-        "mnist": (55_000, (1, 28, 28), 10_000),
-        "fashion-mnist": (55_000, (1, 28, 28), 10_000),
-        "cifar10": (45_000, (3, 32, 32), 10_000),
+        "digits": (1_294, 359),
+        "mnist": (55_000, 10_000),
+        "fashion-mnist": (55_000, 10_000),
+        "cifar10": (45_000, 10_000),
+        "folder": (1_281_167, 50_000),  # as many as ImageNet has
     }
+)
+_SHAPES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
+    {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 )
 _STEPS: Final[Mapping[str, float]] = MappingProxyType(  # in steps of plain training
     {
@@ -41,9 +45,16 @@ _STEPS: Final[Mapping[str, float]] = MappingProxyType(  # in steps of plain trai
 _UNCERTIFIED: Final = frozenset({"plain", "pgd"})
 
 
+def image_shape(run: Run) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images of a run; those of a folder may be of other channels."""
+    side = run.image_size or 224
+    return _SHAPES.get(run.data, (3, side, side))
+
+
 def estimated_seconds(run: Run) -> float:
     """Return about how many seconds a run takes; another method counts as much as `sabr`."""
-    images, shape, tests = _SIZES.get(run.data, (50_000, (3, 224, 224), 5_000))
+    images, tests = _COUNTS.get(run.data, _COUNTS["folder"])
+    shape = image_shape(run)
     tests = min(tests, run.limit or tests, run.ball_limit or tests)
     cost = 3 * _multiplications(run.network, shape, run.cells is not None) * 2  # forward, and twice as much backward
     step = _STEPS.get(run.method, _STEPS["sabr"])

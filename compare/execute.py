@@ -58,12 +58,12 @@ def execute(
         grid = None if run.cells is None else Grid(run.cells)
         how = entry.create(radius, run.options)
         activation = run.activation or str(entry.activation)
-        spec = make_spec(run.data, data_dir, None, run.network, activation, grid, "auto", chosen, how)
+        spec = make_spec(run.data, data_dir, run.image_size, run.network, activation, grid, "auto", chosen, how)
         prepare_folder(training, resume=True)
-        loaded = TrainingData.load(spec)
+        loaded = TrainingData.as_published(spec) if run.protocol == "paper" else TrainingData.load(spec)
         write_run(run_training(spec, loaded, training, observer), loaded, training)
     artifact = Artifact.open(deploy, Provider.AUTO)
-    test = load_data(run.data, Split.TEST, data_dir).first(run.limit)
+    test = load_data(run.data, Split.TEST, data_dir, run.image_size).first(run.limit)
     for claim in run.claims:
         images = test.first(run.ball_limit) if claim == "ball" else test
         for text in run.certify if claim == "ball" else ("",):

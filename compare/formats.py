@@ -1,33 +1,72 @@
-"""Tables as text: Markdown, CSV, LaTeX and JSON."""
+"""Tables as text: Markdown, CSV, LaTeX, HTML and JSON."""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Final
 
-from compare.tables import Table
+import jinja2
 
-_ESCAPES: Final = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$"})
-_MATHS: Final = str.maketrans({"±": r"$\pm$", "`": "'"})
+from compare.tables import Row, Table
+
+_LATEX: Final = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "%": r"\%",
+        "_": r"\_",
+        "&": r"\&",
+        "#": r"\#",
+        "$": r"\$",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "|": "$|$",
+        "±": r"$\pm$",
+    }
+)
+_CODE: Final = re.compile(r"`([^`]*)`")
+_PACKAGES: Final = "% needs \\usepackage{booktabs,longtable}; tables with many columns need a wide page\n"
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
-    """Return the tables as Markdown, with their notes below."""
+    """Return the tables as Markdown, numbers to the right, with their notes below."""
     parts = []
     for table in tables:
-        lines = [f"## {table.title}", ""]
-        lines += [_piped(table.columns), "|" + "---|" * len(table.columns)]
-        lines += [_piped(row) for row in table.rows]
-        lines += ["", *[f"- {note}" for note in table.notes], ""]
+        lines = [f"## {_piped(table.title)}", "", markdown_rows(table), "", *[f"- {note}" for note in table.notes], ""]
         parts.append("\n".join(lines))
     return "\n".join(parts)
 
 
-def _piped(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+def markdown_rows(table: Table) -> str:
+    """Return a table as Markdown, without its title and notes."""
+    rows = [[_piped(cell) for cell in row] for row in (table.columns, *table.rows)]
+    widths = [max(3, *(len(row[place]) for row in rows)) for place in range(len(table.columns))]
+    columns = list(zip(widths, table.numeric, strict=True))
+    rule = ["-" * (width - 1) + ":" if is_number else "-" * width for width, is_number in columns]
+    return "\n".join(_padded(row, columns) for row in (rows[0], rule, *rows[1:]))
+
+
+def _piped(cell: str) -> str:
+    return _one_line(cell).replace("|", r"\|")
+
+
+def _padded(row: Sequence[str], columns: Sequence[tuple[int, bool]]) -> str:
+    cells = [
+        cell.rjust(width) if is_number else cell.ljust(width)
+        for cell, (width, is_number) in zip(row, columns, strict=True)
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def as_csv(tables: Sequence[Table]) -> str:
@@ -41,19 +80,55 @@ def as_csv(tables: Sequence[Table]) -> str:
 
 
 def as_latex(tables: Sequence[Table]) -> str:
-    """Return the tables as LaTeX tabulars."""
-    parts = []
+    """Return the tables as LaTeX, which may be longer than a page, numbers to the right, with their notes below."""
+    parts = [_PACKAGES]
     for table in tables:
-        rows = [_joined(table.columns), r"\hline", *[_joined(row) for row in table.rows]]
-        body = "\n".join(rows)
-        notes = "\n".join(f"% {note}" for note in table.notes)
-        layout = "l" * len(table.columns)
-        parts.append(f"% {table.title}\n{notes}\n\\begin{{tabular}}{{{layout}}}\n{body}\n\\end{{tabular}}\n")
+        layout = "".join("r" if is_number else "l" for is_number in table.numeric)
+        lines = [
+            rf"\begin{{longtable}}{{{layout}}}",
+            rf"\caption{{{_latex(table.title)}}}\\",
+            r"\toprule",
+            _joined(table.columns),
+            r"\midrule",
+            r"\endhead",
+            *_spaced(table),
+            r"\bottomrule",
+            r"\end{longtable}",
+        ]
+        if table.notes:
+            notes = [rf"\item {_latex(note)}" for note in table.notes]
+            lines += [r"\begin{itemize}", *notes, r"\end{itemize}"]
+        parts.append("\n".join([*lines, ""]))
     return "\n".join(parts)
 
 
-def _joined(cells: Sequence[str]) -> str:
-    return " & ".join(cell.translate(_ESCAPES).translate(_MATHS) for cell in cells) + r" \\"
+def _spaced(table: Table) -> Iterator[str]:
+    """Yield the rows, with a space above each that is not a further line of the one before."""
+    for number, (row, is_further) in enumerate(zip(table.rows, table.continued, strict=True)):
+        if number and any(table.continued) and not is_further:
+            yield r"\addlinespace"
+        yield _joined(row)
+
+
+def _joined(cells: Row) -> str:
+    # braces, since a row that begins with a bracket would be read as an option of the line break before
+    return " & ".join(f"{{{_latex(cell)}}}" if cell.startswith("[") else _latex(cell) for cell in cells) + r" \\"
+
+
+def _latex(text: str) -> str:
+    return _CODE.sub(r"\\texttt{\1}", _one_line(text).translate(_LATEX))
+
+
+def as_html(tables: Sequence[Table]) -> str:
+    """Return the tables as one HTML page that loads nothing."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("compare", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("tables.html").render(tables=tables) + "\n"
 
 
 def as_json(tables: Sequence[Table]) -> str:
@@ -62,5 +137,5 @@ def as_json(tables: Sequence[Table]) -> str:
 
 
 FORMATS: Final[Mapping[str, Callable[[Sequence[Table]], str]]] = MappingProxyType(
-    {"markdown": as_markdown, "csv": as_csv, "latex": as_latex, "json": as_json}
+    {"markdown": as_markdown, "csv": as_csv, "latex": as_latex, "html": as_html, "json": as_json}
 )

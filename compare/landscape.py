@@ -1,7 +1,8 @@
 """Loss landscapes: the loss of a trained network on a plane through its weights, or through its inputs.
 
-Source: Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets": two random directions, each filter of them
-scaled to the norm of the network's own filter; the paper's Figure 3.
+Source: Li et al. 2018, "Visualizing the Loss Landscape of Neural Nets", section 4: two random directions, each filter
+of them (of a dense layer, each neuron's weights) scaled to the norm of the network's own filter, and, as in their code,
+none along biases and BatchNorm; the paper's Figure 3, which was drawn with that tool.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,8 @@ class Landscape:
     Args:
         steps: the places along each of the two directions, in the same unit.
         losses: the mean loss at each pair of places, [first direction, second direction].
-        curvature: the mean of the two second differences of the loss at the middle, by step squared: how sharp it is.
+        curvature: the mean of the two second derivatives of the paraboloid that fits all losses best (least
+            squares): how sharp the loss is as far as the plane goes. At the middle alone it would be noise.
     """
 
     steps: Float64[np.ndarray, "places"]
@@ -41,13 +43,11 @@ class Landscape:
     @classmethod
     def of(cls, steps: Float64[np.ndarray, "places"], losses: Float64[np.ndarray, "places places"]) -> "Landscape":
         """Return the landscape with its curvature."""
-        middle = len(steps) // 2
-        step = float(steps[1] - steps[0])
-        bends = [
-            losses[middle - 1, middle] - 2 * losses[middle, middle] + losses[middle + 1, middle],
-            losses[middle, middle - 1] - 2 * losses[middle, middle] + losses[middle, middle + 1],
-        ]
-        return cls(steps, losses, float(np.mean(bends)) / step**2)
+        along, across = (places.ravel() for places in np.meshgrid(steps, steps, indexing="ij"))
+        terms = np.stack([np.ones_like(along), along, across, along**2, along * across, across**2], axis=1)
+        middle = losses[len(steps) // 2, len(steps) // 2]
+        fitted, *_ = np.linalg.lstsq(terms, (losses - middle).ravel(), rcond=None)
+        return cls(steps, losses, float(fitted[3] + fitted[5]))
 
 
 def weight_landscape(
@@ -70,7 +70,7 @@ def weight_landscape(
         labels: their classes.
         span: how far it goes to each side, in norms of the weights.
         points: places along each direction, odd and at least 3.
-        seed: of the directions; networks of one shape get the same.
+        seed: of the directions; networks of one shape get the same, and so do those of another first layer behind it.
 
     Raises:
         ConfigError: if span or points have no meaning.
@@ -154,13 +154,19 @@ def _loss(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
 
 
 def _directions(weights: list[nn.Parameter], seed: int) -> Directions:
-    """Return two random directions whose filters have the norms of the weights' own; biases stay where they are."""
-    generator = torch.Generator().manual_seed(seed)
+    """Return two random directions whose filters have the norms of the weights' own; biases stay where they are.
 
-    def direction() -> tuple[Tensor, ...]:
-        return tuple(_normalised(torch.randn(weight.shape, generator=generator), weight.detach()) for weight in weights)
+    The last layer is drawn first: networks that differ in their first layer alone, as those of cells do from those of
+    plain images, get the same random numbers in all others.
+    """
 
-    return direction(), direction()
+    def direction(generator: torch.Generator) -> tuple[Tensor, ...]:
+        drawn = [torch.randn(weight.shape, generator=generator) for weight in reversed(weights)]
+        return tuple(
+            _normalised(noise, weight.detach()) for noise, weight in zip(reversed(drawn), weights, strict=True)
+        )
+
+    return direction(torch.Generator().manual_seed(2 * seed)), direction(torch.Generator().manual_seed(2 * seed + 1))
 
 
 def _normalised(noise: Tensor, weight: Tensor) -> Tensor:

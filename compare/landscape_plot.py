@@ -44,10 +44,9 @@ def draw(landscapes: Mapping[str, Landscape], unit: str, path: Path) -> None:
         solid = figure.add_subplot(2, count, count + place, projection="3d")
         solid.plot_surface(across, along, one.losses, cmap="viridis", vmin=low, vmax=high)
         solid.set_zlim(low, high if high > low else low + 1e-6)
-        solid.set_xlabel(unit)
-        solid.set_ylabel(unit)
         solid.set_zlabel("loss")
-    figure.colorbar(filled, ax=figure.axes[::2], label="loss", shrink=0.8)
+        solid.tick_params(labelsize=8)  # its steps are those of the contours above
+    figure.colorbar(filled, ax=figure.axes[::2], label="loss", shrink=0.8, format="%.3g")
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:

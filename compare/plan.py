@@ -38,6 +38,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         timeout: seconds an image (claim `ball`).
         limit: only the first so many test images; None takes all.
         ball_limit: the same for the claim `ball` alone.
+        image_size: side to resize the images of a folder to; None keeps them.
         protocol: `sound`, or `paper` for what follows the paper's protocol.
     """
 
@@ -58,6 +59,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     timeout: float = 1.0
     limit: int | None = None
     ball_limit: int | None = None
+    image_size: int | None = None
     protocol: str = "sound"
 
     @property
@@ -118,6 +120,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timeout: float = 1.0
     limit: int | None = None
     ball_limit: int | None = None
+    image_size: int | None = None
 
 
 @final
@@ -127,22 +130,35 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     Args:
         title: one line.
         grid: its parts.
+        include: names of plans whose runs are part of it.
         protocol: `sound`, or `paper`, whose figures are kept apart from those of the other.
     """
 
     title: str
-    grid: list[Grid]
+    grid: list[Grid] = []
+    include: list[str] = []
     protocol: str = "sound"
 
     def runs(self) -> tuple[Run, ...]:
         """Return the runs in order, each once.
 
         Raises:
-            ConfigError: if a value has no meaning, a method is unknown, or a method on cells has no number of cells.
+            ConfigError: if a value has no meaning, a name is unknown, a method on cells has no number of cells, or
+                cannot train a network that it is paired with.
         """
         if self.protocol not in ("sound", "paper"):
             raise ConfigError(f"expected the protocol sound or paper, got {self.protocol!r}")
-        found = {run.key: run for part in self.grid for run in _expanded(part, self.protocol)}
+        from compare.check import check_run  # torch is imported here, not by reading a plan
+
+        found: dict[str, Run] = {}
+        for name in self.include:
+            plan = read_plan(name)
+            if plan.include:
+                raise ConfigError(f"the plan {name} includes others: it cannot be included itself")
+            found |= {run.key: run for run in plan.runs()}
+        found |= {run.key: run for part in self.grid for run in _expanded(part, self.protocol)}
+        for run in found.values():
+            check_run(run)
         return tuple(found.values())
 
 
@@ -172,7 +188,7 @@ def shipped_plans() -> Sequence[str]:
 
 
 def _expanded(part: Grid, protocol: str) -> list[Run]:
-    from baselines.table import method_entry  # torch is imported here, not by reading a plan
+    from baselines.table import method_entry
 
     runs = []
     activations: Sequence[str | None] = part.activation or [None]
@@ -205,6 +221,7 @@ def _expanded(part: Grid, protocol: str) -> list[Run]:
                     timeout=part.timeout,
                     limit=part.limit,
                     ball_limit=part.ball_limit,
+                    image_size=part.image_size,
                     protocol=protocol,
                 )
             )

@@ -1,113 +1,164 @@
-"""One HTML page of a comparison: charts, tables, methods; it loads nothing."""
+"""One HTML page of a comparison: its charts, tables, pictures and runs; it loads nothing."""
 
-import statistics
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import jinja2
 
 import abscert_plugin
-from baselines.table import methods
+from abscert_plugin.report.changes import COLOURS as CHANGES
+from compare.bars import charts
+from compare.catalogue import all_tables
 from compare.collect import Outcome, outcomes
-from compare.tables import tables_of
+from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, PALETTE, RIGHT, TOP, WIDTH, Plot, plots
+from compare.curves import curve_charts
+from compare.gallery import MOST_BYTES, MOST_ITEMS, halls
+from compare.landscape_record import LandscapeRecord, StoredLandscape, stored_landscapes
+from compare.listing import facts, listed
+from compare.plan import read_plan
+from compare.results import Place, State, places, stored_runs
+from compare.tables import PROTOCOLS, require_runs
+from compare.times import read_times
 
-_TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_TITLE: Final = "Comparison of methods"
+_MIME: Final = {".png": "image/png", ".svg": "image/svg+xml"}
+_MOST_LANDSCAPE_BYTES: Final = 6_000_000
+_SIZE: Final = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
+_HEAD, _ROW, _NAMES_WIDTH = 48, 22, 400  # of a picture that stands alone: above a chart, of a name, beside it
+
+
+@final
+@dataclass(frozen=True)
+class Content:
+    """What a page is made of.
+
+    Args:
+        results: the results folder.
+        title: of the plan, or of all runs.
+        places: the runs, done or not.
+        found: the verifications of those that are done.
+    """
+
+    results: Path
+    title: str
+    places: tuple[Place, ...]
+    found: tuple[Outcome, ...]
+
+    @classmethod
+    def read(cls, results: Path, plan: str | None = None) -> "Content":
+        """Return all runs of a results folder, or those of a plan, also where the folder has none of them yet.
+
+        Raises:
+            ConfigError: if the plan cannot be read.
+            RecordError: if there are no runs, or a file of one that is done cannot be read.
+        """
+        if plan is None:
+            title, held = _TITLE, tuple(stored_runs(results))
+        else:
+            chosen = read_plan(plan)
+            title, held = chosen.title, places(chosen.runs(), results)
+        keys = {place.run.key for place in held}
+        found = tuple(outcome for outcome in outcomes(results)[0] if outcome.run.key in keys)
+        content = cls(results, title, held, found)
+        require_runs(results, found, content.others)
+        return content
+
+    @property
+    def others(self) -> tuple[Place, ...]:
+        """The runs that are not done."""
+        return tuple(place for place in self.places if place.state is not State.DONE)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a bar: what it counts, and its length in per cent of the axis."""
-
-    kind: str
-    width: float
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A method's errors in one setting."""
+class LandscapePicture:
+    """A picture of a landscape, as a data URI; empty where there is no room for it on the page."""
 
     name: str
-    label: str
-    value: str
-    parts: tuple[Part, ...]
+    uri: str
+    record: LandscapeRecord | None
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Methods in one setting: data, network, claim, radius."""
+def render_report(content: Content, page: Path, data_dir: Path | None = None) -> str:
+    """Return the page.
 
-    title: str
-    top: str
-    bars: tuple[Bar, ...]
-
-
-def render_report(results: Path) -> str:
-    """Return the page of a results folder.
+    Args:
+        content: what it is made of.
+        page: where it will lie: links to records are relative to that, and left out where they would lead upwards to
+            the results folder from elsewhere.
+        data_dir: where the data sets' files are, for the clean images; `$ABSCERT_DATA` where None.
 
     Raises:
-        RecordError: as `outcomes` and `tables_of`.
+        RecordError: if a file cannot be read, or records of different versions would be averaged.
     """
-    found, others = outcomes(results)
-    tables = tables_of(results, found, others)
-    environment = jinja2.Environment(
+    runs = listed(content.places, content.results, page)
+    done = len(content.places) - len(content.others)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            title=content.title,
+            counts=f"{done} of {len(content.places)} runs are done.",
+            charts=charts(content.found),
+            plots=plots(curve_charts(content.found)),
+            size=_SIZE,
+            colours=COLOURS,
+            tones=[f"var(--tone-{place})" for place in range(len(COLOURS))],
+            tables=all_tables(content.results, content.found, content.others, read_times(content.results)),
+            landscapes=_pictures(stored_landscapes(content.results)),
+            halls=halls(content.found, data_dir),
+            changes={name: "#" + bytes(colour).hex() for name, colour in CHANGES.items()},
+            most_items=MOST_ITEMS,
+            most_megabytes=MOST_BYTES // 1_000_000,
+            runs=runs,
+            linked=any(run.links for run in runs),
+            facts=facts(content.found),
+            protocols=[PROTOCOLS[name] for name in sorted({place.run.protocol for place in content.places})],
+            methods=_methods({place.run.method for place in content.places}),
+            version=abscert_plugin.__version__,
+        )
+    )
+
+
+def render_curves(drawn: Sequence[Plot]) -> str:
+    """Return the curves as one SVG picture that stands alone, in the colours of a light page."""
+    rows = [len(plot.lines) + (len(plot.flats) + 1 if plot.flats else 0) for plot in drawn]
+    heights = [_HEAD + max(HEIGHT, 60 + _ROW * count) for count in rows]
+    paint = {**PALETTE, "tones": [light for light, _ in COLOURS]}
+    template = _environment().get_template("curves.html")
+    return template.render(
+        plots=drawn, size=_SIZE, heights=heights, paint=paint, head=_HEAD, row=_ROW, names_width=_NAMES_WIDTH
+    )
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("compare", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    used = {outcome.run.method for outcome in found} | {place.run.method for place in others}
-    runs = len({outcome.run.key for outcome in found})
-    return environment.get_template("report.html").render(
-        counts=f"{runs} runs with figures, {len(others)} without.",
-        charts=charts(found),
-        tables=tables,
-        methods=[entry for name, entry in methods().items() if name in used],
-        version=abscert_plugin.__version__,
-    )
 
 
-def charts(found: Sequence[Outcome]) -> list[Chart]:
-    """Return one chart for each setting, of all methods that were run in it."""
-    ordered = sorted(found, key=_setting)
-    return [_chart(list(group)) for _, group in groupby(ordered, key=_setting)]
+def _methods(used: set[str]) -> Sequence[Any]:
+    """Return what is known of methods; nothing where torch, which they are written in, is not installed."""
+    try:
+        from baselines.table import methods
+    except ImportError:
+        return []
+    return [entry for name, entry in methods().items() if name in used]
 
 
-def _setting(outcome: Outcome) -> tuple[str, ...]:
-    length = "" if outcome.radius is None else f"{float(outcome.radius.pixel):.9f}"
-    return outcome.run.protocol, outcome.run.data, outcome.run.network, outcome.summary.claim, length
-
-
-def _chart(group: Sequence[Outcome]) -> Chart:
-    first = group[0]
-    by_name = groupby(sorted(group, key=_name), key=_name)
-    rows = [(name, list(some)) for name, some in by_name]
-    errors = {name: statistics.mean(one.summary.verified_error for one in some) for name, some in rows}
-    top = next(end for end in _TOPS if end >= max(errors.values()))
-    bars = tuple(_bar(name, some, top) for name, some in sorted(rows, key=lambda row: errors[row[0]]))
-    length = "" if first.radius is None else f", radius {float(first.radius.pixel):.4g} pixel"
-    claim = f"claim {first.summary.claim}{length}"
-    title = f"{first.run.data}, {first.run.network}, {claim}, protocol {first.run.protocol}"
-    return Chart(title, f"{top:.0%}", bars)
-
-
-def _name(outcome: Outcome) -> str:
-    run = outcome.run
-    cells = "" if run.cells is None else f", {run.cells} cells"
-    return f"{run.method}{cells} {run.given_options}".strip()
-
-
-def _bar(name: str, group: Sequence[Outcome], top: float) -> Bar:
-    error = statistics.mean(one.summary.verified_error for one in group)
-    if group[0].summary.claim == "cell":
-        parts: tuple[Part, ...] = (Part("cell", 100 * error / top),)
-    else:
-        refuted = statistics.mean(one.summary.falsified / one.summary.images for one in group)
-        parts = (Part("refuted", 100 * refuted / top), Part("open", 100 * (error - refuted) / top))
-    return Bar(name, f"{name}: {error:.2%}", f"{error:.2%}", parts)
+def _pictures(stored: Sequence[StoredLandscape]) -> list[LandscapePicture]:
+    shown, left = [], _MOST_LANDSCAPE_BYTES
+    for one in stored:
+        content = one.picture.read_bytes()
+        left -= len(content)
+        encoded = base64.b64encode(content).decode("ascii")
+        uri = f"data:{_MIME[one.picture.suffix]};base64,{encoded}" if left >= 0 else ""
+        shown.append(LandscapePicture(one.picture.stem, uri, one.record))
+    return shown

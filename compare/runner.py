@@ -1,97 +1,61 @@
-"""The runs of a plan, one after the other, each in a process of its own: resumable, and no failure is dropped."""
+"""The runs of a plan, carried out by an engine: resumable, and no failure is dropped."""
 
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
 
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.records import write_json
-from compare.plan import Run, as_mapping
-from compare.results import CONFIG, FAILURE, RUNS, Place, State
-
-_LOOK_EVERY: Final = 1.0  # seconds between two looks at the files of the run in progress
-_WORK: Final = "from abscert_plugin.cli import main; main()"  # the command, of this very interpreter
+from compare.engines import Engine, OnProgress, Resources
+from compare.lock import locked
+from compare.plan import Run
+from compare.results import FAILURE, RUNS, Place, State
+from compare.worker import prepare
 
 
 def carry_out(
     todo: Sequence[Place],
-    data_dir: Path | None,
-    on_progress: Callable[[Place], None],
+    engine: Engine,
+    resources: Resources,
+    on_progress: OnProgress,
     on_end: Callable[[Place], None],
 ) -> None:
-    """Carry out every run that is not done; a run that failed is tried again.
+    """Carry out every run that is not done; a run that failed is tried again, and one that fails is recorded.
 
     Args:
         todo: the runs.
-        data_dir: where the data sets' files are; `$ABSCERT_DATA` where None.
-        on_progress: told of the run in progress every second.
+        engine: how they are carried out.
+        resources: what the engine carries them out with.
+        on_progress: told every second of the runs in progress.
         on_end: told of every run when it has ended, or is found done.
 
     Raises:
-        RecordError: if a folder cannot be written.
-        KeyboardInterrupt: if the user stops it; the run in progress is stopped too.
+        AbscertError: if a folder cannot be written, or the engine cannot be used.
+        KeyboardInterrupt: if the user stops it; the runs in progress are stopped too.
     """
+    left = []
     for place in todo:
-        if place.state is not State.DONE:
-            try:
-                place.folder.mkdir(parents=True, exist_ok=True)
-                (place.folder / FAILURE).unlink(missing_ok=True)
-            except OSError as error:
-                raise RecordError(f"cannot write in {place.folder}: {error.strerror}; choose another --out") from error
-            write_json(place.folder / CONFIG, as_mapping(place.run))
-            reason = _in_own_process(place, data_dir, on_progress)
+        if place.state is State.DONE:
+            on_end(place)
+        else:
+            left.append(place)
+    with closing(engine(left, resources, on_progress)) as endings:
+        for place, reason in endings:
             if reason:
+                prepare(place)  # a node may have found no folder to write in
                 write_json(place.folder / FAILURE, {"key": place.run.key, "reason": reason})
-        on_end(place)
-
-
-def _in_own_process(place: Place, data_dir: Path | None, on_progress: Callable[[Place], None]) -> str:
-    """Carry a run out in a process of its own; return why it failed, empty where it did not."""
-    options = ["--data-dir", str(data_dir)] if data_dir else []
-    command = [sys.executable, "-c", _WORK, "compare", "work", str(place.folder), *options]
-    with tempfile.TemporaryFile("w+") as errors:
-        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)  # noqa: S603
-        try:
-            while worker.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    worker.wait(_LOOK_EVERY)
-                on_progress(place)
-        except BaseException:
-            worker.terminate()
-            worker.wait()
-            raise
-        errors.seek(0)
-        lines = [line for line in errors.read().splitlines() if line.strip()]
-    if worker.returncode == 0:
-        return ""
-    if worker.returncode < 0:
-        return f"its process was ended by signal {-worker.returncode} ({signal.Signals(-worker.returncode).name})"
-    return lines[-1].removeprefix("error: ")[:500] if lines else f"its process ended with status {worker.returncode}"
+            on_end(place)
 
 
 @contextmanager
 def held(results: Path) -> Iterator[None]:
-    """Hold a results folder, so that no two runners write into one run; a runner that is killed lets go of it.
+    """Hold a results folder, so that no two runners carry out one run; a runner that is killed lets go of it.
 
     Raises:
         RecordError: if it cannot be written, or another runner holds it.
     """
     _check_writable(results)
-    try:
-        import fcntl  # POSIX alone has it; elsewhere nothing is held
-    except ModuleNotFoundError:
-        yield
-        return
-    with (results / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RecordError(f"another runner is at work in {results}; wait, or choose another --out") from error
+    with locked(results / ".lock", f"another runner is at work in {results}; wait, or choose another --out"):
         yield
 
 

@@ -1,29 +1,65 @@
-"""Tables out of records: methods side by side, claims in columns of their own, the paper's figures beside ours."""
+"""Tables out of records: every run's verified errors, the claims in columns of their own, and the runs without any."""
 
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeAlias, final
+
+import msgspec
 
 from abscert_plugin.errors import RecordError
 from compare.collect import Outcome, outcomes
-from compare.published import Quantity, find
+from compare.figures import mislabelled, not_verified, one_a_seed, rate
+from compare.plan import Run
 from compare.results import Place
+from compare.variants import names, variant
 
 Row: TypeAlias = tuple[str, ...]
 NOT_RUN: Final = "not run"
-_PROTOCOLS: Final = {
-    "sound": "Protocol `sound`: one loop and one verifier for all; the epoch is chosen on a validation split.",
-    "paper": "Protocol `paper`: the paper's epochs and radii; its figures are kept apart from those of `sound`.",
-}
-_SCALES: Final = (
-    "Radii are on the pixel scale, with the training scale (the paper's epsilon for its own method) beside."
+LINE: Final = "line"
+"""Heading of the column that says what a line of a row is, where rows have several."""
+PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sound": "Protocol `sound`: one loop and one verifier for all; what is chosen is chosen on a validation split.",
+        "paper": "Protocol `paper`: the paper's epochs and radii; its figures are kept apart from those of `sound`.",
+    }
 )
-_CLAIMS: Final = (
+SCALES: Final = (
+    "Radii are on the pixel scale, with the training scale (the paper's epsilon for its own method) in brackets."
+)
+CLAIMS: Final = (
     "The claim `cell` says nothing of a ball: it equals the deployed file's test error. The error of the claim `ball` "
-    "counts every image that is not certified; an attack's error is a lower bound of it."
+    "counts every image that is not certified."
+)
+_COLUMNS: Final = (
+    "data",
+    "network",
+    "method",
+    "cells",
+    "radius, pixel (training)",
+    "images",
+    "cell error %",
+    "cell interval",
+    "ball error %",
+    "ball interval",
+    "unknown %",
+    "attacked %",
+    "clean error %",
+    "s/epoch",
+    "s verifying balls",
+)
+_READING: Final = (
+    "A row is a way to train, verified at one radius. Blank: it does not apply, since a network of plain images has no "
+    "cells. Interval: 95 % of one seed's images (Clopper and Pearson), or the standard deviation over seeds.",
+    "Of the ball error, unknown % were neither certified nor falsified, and an attack alone falsified attacked %.",
+    "Seconds are of runs that were not timed side by side; Table 3 is made of interleaved timings.",
+)
+_NUMBER: Final = re.compile(
+    r"|-|not run|undefined|[+-]?\d[\d,]*(\.\d+)?(/\d+)?( \([\d./]+\))?|± [\d.]+, \d+ seeds|[\d.]+ to [\d.]+"
 )
 
 
@@ -44,6 +80,25 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether each column holds nothing but numbers, and is set to the right."""
+        return tuple(
+            any(any(map(str.isdigit, row[place])) for row in self.rows)
+            and all(_NUMBER.fullmatch(row[place]) for row in self.rows)
+            for place in range(len(self.columns))
+        )
+
+    @property
+    def continued(self) -> tuple[bool, ...]:
+        """Whether each row is a further line of the row above: what stands left of the column `line` is the same."""
+        place = self.columns.index(LINE) if LINE in self.columns else 0
+        former = (None, *self.rows)
+        return tuple(
+            place > 0 and above is not None and row[:place] == above[:place]
+            for above, row in zip(former, self.rows, strict=False)
+        )
+
 
 def build_tables(results: Path) -> tuple[Table, ...]:
     """Return the tables of a results folder.
@@ -55,113 +110,112 @@ def build_tables(results: Path) -> tuple[Table, ...]:
 
 
 def tables_of(results: Path, found: Sequence[Outcome], others: Sequence[Place]) -> tuple[Table, ...]:
-    """Return the tables of what was read from a results folder.
+    """Return the tables of what was read from a results folder: one for each protocol, and the runs without figures.
 
     Raises:
         RecordError: if there is nothing, or rows of one cell are of different versions.
     """
-    if not found and not others:
-        raise RecordError(
-            f"expected runs in {results}, found none; `abscert compare run PLAN --out {results}` makes them"
-        )
+    require_runs(results, found, others)
     protocols = sorted({outcome.run.protocol for outcome in found})
     tables = [_errors([outcome for outcome in found if outcome.run.protocol == name], name) for name in protocols]
     return (*tables, *([_open_runs(others)] if others else []))
 
 
+def require_runs(results: Path, found: Sequence[Outcome], others: Sequence[Place]) -> None:
+    """Return if a results folder has a run.
+
+    Raises:
+        RecordError: if it has none.
+    """
+    if not found and not others:
+        raise RecordError(
+            f"expected runs in {results}, found none; `abscert compare run PLAN --out {results}` makes them"
+        )
+
+
+def scales(radius: Fraction, printed: str = "") -> str:
+    """Return a radius on the pixel scale, with the training scale in brackets; of 255ths where it is printed so.
+
+    >>> scales(Fraction(1, 10)), scales(Fraction(1, 255), "2/255")
+    ('0.1 (0.2)', '1/255 (2/255)')
+    """
+    if "/" in printed and (255 * radius).denominator == 1:
+        return f"{255 * radius}/255 ({510 * radius}/255)"
+    return f"{float(radius):.4g} ({float(2 * radius):.4g})"
+
+
+def machines(found: Sequence[Outcome]) -> str:
+    """Return a note of the machines that trained and verified."""
+    trained = sorted({outcome.training_device for outcome in found} - {""})
+    verified = sorted({outcome.device for outcome in found})
+    parts = [f"{verb} on {'; '.join(devices)}" for verb, devices in (("trained", trained), ("verified", verified))]
+    return f"Machine: {', '.join(part for part, devices in zip(parts, (trained, verified), strict=True) if devices)}."
+
+
+def epochs(runs: Sequence[Outcome]) -> str:
+    """Return a note of the images that the epochs of runs were chosen on, as their own files say."""
+    on_test = [run.chosen_on_test for run in {run.run.key: run for run in runs}.values()]
+    if all(on_test):
+        return "Flagged: the epoch of every run was chosen on the test set, as in the paper's code."
+    unknown = f" Of {on_test.count(None)} no file says it." if None in on_test else ""
+    if not any(on_test):
+        return f"The epoch of every run was chosen on a validation split, not on the test set.{unknown}"
+    return f"Flagged: the epoch of {on_test.count(True)} of {len(on_test)} runs was chosen on the test set.{unknown}"
+
+
 def _errors(found: Sequence[Outcome], protocol: str) -> Table:
-    ordered = sorted(found, key=_cell_key)
-    rows = [_row(list(group)) for _, group in groupby(ordered, key=_cell_key)]
-    columns = (
-        "data",
-        "network",
-        "method",
-        "cells",
-        "claim",
-        "radius (training)",
-        "images",
-        "seeds",
-        "error %",
-        "95 % interval or spread",
-        "unknown %",
-        "clean error %",
-        "attacked %",
-        "s an epoch",
-        "s verifying",
-        "paper %",
-        "difference",
-    )
-    devices = sorted({outcome.device for outcome in found})
-    notes = (_PROTOCOLS[protocol], _SCALES, _CLAIMS, f"Machine: {'; '.join(devices)}.")
-    return Table(f"Verified errors, protocol {protocol}", columns, tuple(rows), notes)
+    called = names(_without_cells(outcome.run) for outcome in found)
+    ways: dict[str, list[Outcome]] = {}
+    for outcome in found:
+        ways.setdefault(variant(outcome.run), []).append(outcome)
+    rows = sorted((pair for way in ways.values() for pair in _rows(way, called)), key=lambda pair: pair[0])
+    notes = (PROTOCOLS[protocol], SCALES, CLAIMS, *_READING, epochs(found), machines(found))
+    return Table(f"Verified errors, protocol {protocol}", _COLUMNS, tuple(row for _, row in rows), notes)
 
 
-def _cell_key(outcome: Outcome) -> tuple[str, ...]:
-    """Return what a table's row is of: everything but the seed."""
-    run, radius = outcome.run, outcome.radius
-    length = "" if radius is None else f"{float(radius.pixel):.9f}"
-    trained = (
-        f"{run.radius} {run.radius_scale} {run.epochs} {run.batch_size} {run.learning_rate} {run.limit} {run.timeout}"
-    )
-    claim = outcome.summary.claim
-    return (run.data, run.network, str(run.activation), claim, length, run.method_title, f"{run.cells}", trained)
+def _without_cells(run: Run) -> Run:
+    return msgspec.structs.replace(run, cells=None)
 
 
-def _row(group: Sequence[Outcome]) -> Row:
-    first = group[0]
-    versions = {outcome.version for outcome in group}
-    if len(versions) > 1:
-        named = ", ".join(sorted(versions))
-        raise RecordError(f"records of {first.run.title} are of versions {named}; those are not averaged")
-    errors = [100 * outcome.summary.verified_error for outcome in group]
-    mean = statistics.mean(errors)
-    if len(group) > 1:
-        spread = f"± {statistics.stdev(errors):.2f}"
-    else:
-        low, high = first.summary.interval
-        spread = f"{100 * low:.2f} to {100 * high:.2f}"
-    radius = first.radius
-    printed = _published(first)
+def _rows(way: Sequence[Outcome], called: Mapping[str, str]) -> list[tuple[tuple[object, ...], Row]]:
+    """Return the rows of one way to train, one a radius, each with what it is sorted by."""
+    run = way[0].run
+    by_radius: dict[Fraction | None, list[Outcome]] = {}
+    for outcome in way:
+        by_radius.setdefault(None if outcome.radius is None else outcome.radius.pixel, []).append(outcome)
+    cells = one_a_seed(by_radius.pop(None, []))
+    method = called[variant(_without_cells(run))]
+    network = run.network if run.activation is None else f"{run.network} {run.activation}"
+    found: list[tuple[tuple[object, ...], Row]] = []
+    for radius, balls in by_radius.items() or [(None, [])]:
+        count, length = ("" if run.cells is None else str(run.cells)), ("" if radius is None else scales(radius))
+        row = (run.data, network, method, count, length, *_figures(run, cells, one_a_seed(balls)))
+        found.append(((run.data, network, radius or Fraction(0), method, run.cells or 0), row))
+    return found
 
-    def average(values: Sequence[float], digits: int = 2) -> str:
-        return f"{statistics.mean(values):.{digits}f}"
 
+def _figures(run: Run, cells: Sequence[Outcome], balls: Sequence[Outcome]) -> Row:
+    whole = cells or balls
+    cell, ball = (rate(group, not_verified) if group else None for group in (cells, balls))
+    unknown = [100 * outcome.summary.unknown / outcome.summary.images for outcome in balls]
+    images, ball_images = (f"{group[0].summary.images:,}" if group else "" for group in (whole, balls))
+    not_measured = "" if run.cells is None else NOT_RUN
     return (
-        first.run.data,
-        first.run.network,
-        first.run.method_title,
-        "" if first.run.cells is None else str(first.run.cells),
-        first.summary.claim,
-        "" if radius is None else f"{float(radius.pixel):.4g} ({2 * float(radius.pixel):.4g})",
-        f"{first.summary.images:,}",
-        str(len(group)),
-        f"{mean:.2f}",
-        spread,
-        average([100 * outcome.summary.unknown / outcome.summary.images for outcome in group]),
-        average([100 * outcome.summary.clean_error for outcome in group]),
-        average([100 * outcome.attacked_error for outcome in group]) if first.summary.claim == "ball" else "",
-        average([outcome.epoch_seconds for outcome in group], 1),
-        average([outcome.certifying_seconds for outcome in group], 1),
-        "" if printed is None else f"{printed:.2f}",
-        "" if printed is None else f"{mean - printed:+.2f}",
+        images if ball_images in ("", images) else f"{images}, balls {ball_images}",
+        not_measured if cell is None else f"{cell.percent:.2f}",
+        "" if cell is None else cell.spread,
+        NOT_RUN if ball is None else f"{ball.percent:.2f}",
+        "" if ball is None else ball.spread,
+        _mean(unknown),
+        _mean([100 * outcome.attacked_error for outcome in balls]),
+        f"{rate(whole, mislabelled).percent:.2f}",
+        _mean([outcome.epoch_seconds for outcome in whole]),
+        _mean([outcome.certifying_seconds for outcome in balls]),
     )
 
 
-def _published(outcome: Outcome) -> float | None:
-    """Return what the paper prints for a method, data set, network and radius; its own method's is of cells."""
-    run = outcome.run
-    is_own = run.method == "abstrain"
-    if is_own != (outcome.summary.claim == "cell"):
-        return None
-    figures = find(
-        data=run.data,
-        network=run.network,
-        activation=run.activation or ("param-ramp" if run.method == "lbp" else "relu"),
-        method=run.method,
-        radius=outcome.radius or run.trained_for,
-        quantity=Quantity.VERIFIED_ERROR,
-    )
-    return next((float(figure.value) for figure in figures if figure.value is not None), None)
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.2f}" if values else ""
 
 
 def _open_runs(others: Sequence[Place]) -> Table:

@@ -72,7 +72,7 @@ def export(
     abstract = traced(network, INTERVAL, config.input_shape, config.classes)
     deploy = onnx.ModelProto()
     deploy.CopyFrom(abstract)
-    deploy.graph.CopyFrom(prepend_phi(abstract.graph, grid, config.image_shape))
+    prepend_phi(deploy.graph, grid, config.image_shape)
     metadata = Metadata(
         version=abscert_plugin.__version__,
         grid=grid,

@@ -68,21 +68,28 @@ def phi_graph(grid: Grid) -> PhiGraph:
     return PhiGraph(tuple(nodes), tuple(initializers))
 
 
-def prepend_phi(interval_graph: onnx.GraphProto, grid: Grid, image_shape: tuple[int, int, int]) -> onnx.GraphProto:
-    """Return the graph of the deployed classifier: phi in front of a graph whose one input is `interval`."""
-    (interval,) = interval_graph.input
+def prepend_phi(graph: onnx.GraphProto, grid: Grid, image_shape: tuple[int, int, int]) -> None:
+    """Make the graph of an interval network that of the deployed classifier: put phi in front of its one input."""
+    (interval,) = graph.input
     batch = interval.type.tensor_type.shape.dim[0]
-    phi = phi_graph(grid)
-    graph = onnx.GraphProto()
-    graph.CopyFrom(interval_graph)
-    del graph.input[:], graph.node[:], graph.initializer[:]
     size = batch.dim_value if batch.HasField("dim_value") else (batch.dim_param or "batch")
-    graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [size, *image_shape]))
-    graph.initializer.extend([*phi.initializers, *interval_graph.initializer])
-    graph.node.extend([*phi.nodes, *interval_graph.node])
+    image = helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [size, *image_shape])
     graph.value_info.append(interval)
+    put_in_front(graph, phi_graph(grid), image)
+
+
+def put_in_front(graph: onnx.GraphProto, front: PhiGraph, image: onnx.ValueInfoProto) -> None:
+    """Put nodes and their tables before those of a graph, which then reads `image` and nothing else.
+
+    The graph's own tensors stay where they are: protobuf puts none that is over 2 GiB into a message.
+    """
+    del graph.input[:]
+    graph.input.append(image)
+    for place, table in enumerate(front.initializers):
+        graph.initializer.insert(place, table)
+    for place, node in enumerate(front.nodes):
+        graph.node.insert(place, node)
     graph.name = "deploy"
-    return graph
 
 
 def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:

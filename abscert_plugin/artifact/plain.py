@@ -39,7 +39,7 @@ def export_plain(
     """
     network = network.eval().cpu()
     model = traced(network, SCALED, config.image_shape, config.classes)
-    model.graph.CopyFrom(prepend_scaling(model.graph, config.image_shape))
+    prepend_scaling(model.graph, config.image_shape)
     metadata = PlainMetadata(
         version=abscert_plugin.__version__,
         image_shape=config.image_shape,

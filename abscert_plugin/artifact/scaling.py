@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from abscert_plugin.artifact.metadata import IMAGE, SCALED, PlainMetadata, read_plain_metadata
-from abscert_plugin.artifact.phi import PhiGraph, check_front
+from abscert_plugin.artifact.phi import PhiGraph, check_front, put_in_front
 from abscert_plugin.errors import UnsupportedModelError
 
 _SCALING: Final = PhiGraph(
@@ -23,17 +23,10 @@ _SCALING: Final = PhiGraph(
 )
 
 
-def prepend_scaling(graph: onnx.GraphProto, image_shape: tuple[int, int, int]) -> onnx.GraphProto:
-    """Return the graph of a classifier of images on the pixel scale: 2 x - 1 in front of one that takes `scaled`."""
-    deploy = onnx.GraphProto()
-    deploy.CopyFrom(graph)
-    del deploy.input[:], deploy.node[:], deploy.initializer[:]
-    deploy.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, ["batch", *image_shape]))
-    deploy.initializer.extend([*_SCALING.initializers, *graph.initializer])
-    deploy.node.extend([*_SCALING.nodes, *graph.node])
-    deploy.value_info.extend(graph.input)
-    deploy.name = "deploy"
-    return deploy
+def prepend_scaling(graph: onnx.GraphProto, image_shape: tuple[int, int, int]) -> None:
+    """Make a graph that takes `scaled` that of a classifier of images on the pixel scale: put 2 x - 1 in front."""
+    graph.value_info.extend(graph.input)
+    put_in_front(graph, _SCALING, helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, ["batch", *image_shape]))
 
 
 def check_plain(model: onnx.ModelProto, path: Path) -> PlainMetadata:

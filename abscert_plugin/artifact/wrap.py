@@ -194,7 +194,7 @@ def _wrapped_models(
     write_metadata(abstract, metadata)
     deploy = onnx.ModelProto()
     deploy.CopyFrom(abstract)
-    deploy.graph.CopyFrom(prepend_phi(graph, metadata.grid, midpoint.image_shape))
+    prepend_phi(deploy.graph, metadata.grid, midpoint.image_shape)
     return abstract, deploy
 
 

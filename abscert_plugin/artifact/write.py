@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-from google.protobuf.message import EncodeError
+from google.protobuf.message import EncodeError, Message
 
 from abscert_plugin.errors import ExportError
 
@@ -64,9 +64,9 @@ def save_model(model: onnx.ModelProto, path: Path, embed_limit: int = EMBED_LIMI
         ExportError: if the model is too large for one file and its tensors cannot be moved out of it.
         OSError: if the file cannot be written.
     """
-    if sum(tensor.ByteSize() for tensor in model.graph.initializer) >= embed_limit:
-        model = _with_external_data(model, data_path(path))
     try:
+        if sum(map(_byte_count, model.graph.initializer)) >= embed_limit:
+            model = _with_external_data(model, data_path(path))
         path.write_bytes(model.SerializeToString())
     except (EncodeError, ValueError) as error:  # which of them depends on protobuf's implementation
         raise ExportError(f"{path.name} would pass 2 GiB, protobuf's limit; store its constants as weights") from error
@@ -79,19 +79,41 @@ def data_path(path: Path) -> Path:
 
 
 def _with_external_data(model: onnx.ModelProto, target: Path) -> onnx.ModelProto:
-    """Return a copy of the model whose large raw tensors lie in the file `target`."""
+    """Return a copy of the model whose large raw tensors lie in the file `target`, and are in memory but once."""
     moved = onnx.ModelProto()
-    moved.CopyFrom(model)
+    _copy(model, moved, "graph")
+    _copy(model.graph, moved.graph, "initializer")
     with target.open("wb") as file:
-        for tensor in moved.graph.initializer:
-            if len(tensor.raw_data) < _SMALL:
+        for tensor in model.graph.initializer:
+            copy = moved.graph.initializer.add()
+            values = tensor.raw_data
+            if len(values) < _SMALL:
+                copy.CopyFrom(tensor)
                 continue
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            offset, length = file.tell(), len(tensor.raw_data)
-            file.write(tensor.raw_data)
-            onnx.external_data_helper.set_external_data(tensor, target.name, offset, length)
-            tensor.ClearField("raw_data")
+            copy.name, copy.data_type, copy.doc_string = tensor.name, tensor.data_type, tensor.doc_string
+            copy.dims.extend(tensor.dims)
+            copy.raw_data = b""  # what is not raw cannot be external
+            onnx.external_data_helper.set_external_data(copy, target.name, file.tell(), len(values))
+            copy.ClearField("raw_data")
+            file.write(values)
     return moved
+
+
+def _copy(source: Message, target: Message, left_out: str) -> None:
+    """Copy all fields of a message but one."""
+    for field, value in source.ListFields():
+        if field.name == left_out:
+            continue
+        if isinstance(value, str | bytes | int | float):
+            setattr(target, field.name, value)
+        else:
+            getattr(target, field.name).MergeFrom(value)
+
+
+def _byte_count(tensor: onnx.TensorProto) -> int:
+    """Return how large a tensor is; protobuf itself does not tell where it is over 2 GiB."""
+    return len(tensor.raw_data) if tensor.HasField("raw_data") else tensor.ByteSize()
 
 
 def _check_onnx(path: Path) -> None:

@@ -5,18 +5,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from abscert_plugin.artifact.metadata import IMAGE, model_sha256, read_model
-from abscert_plugin.blackbox import Provider
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT
-from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.errors import AbscertError, ConfigError, GridError, RecordError
+from abscert_plugin.data import DataSet
+from abscert_plugin.errors import AbscertError, ConfigError, DataError, GridError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.report.exhibits import Replay
+from abscert_plugin.report.origin import run_images, run_replay
 from abscert_plugin.report.page import PageContent, render_page
 from abscert_plugin.report.terminal import (
     SUMMARY_WIDTH,
@@ -27,9 +25,8 @@ from abscert_plugin.report.terminal import (
     step_table,
     summary_tables,
 )
-from abscert_plugin.verification.cell import read_logits
 from abscert_plugin.verification.decision import ITSELF
-from abscert_plugin.verification.run import RECORDS, RUN, Artifact
+from abscert_plugin.verification.run import RECORDS, RUN
 
 
 def register(app: typer.Typer) -> None:
@@ -69,16 +66,11 @@ def show(
 
 def _data(run: RunInfo, data_dir: Path | None, image_size: int | None) -> DataSet | None:
     """Return the images that the rows speak of, or None with a line that says why not."""
-    facts = run.data or {}
     try:
-        data = load_data(str(facts.get("name")), Split(facts.get("split", Split.TEST)), data_dir, image_size)
-    except (AbscertError, ValueError) as error:
-        LOG.print(f"note: without pictures, since the images are not there: {error}", highlight=False, soft_wrap=True)
+        return run_images(run, data_dir, image_size)
+    except DataError as error:
+        LOG.print(f"note: without pictures, since {error}", highlight=False, soft_wrap=True)
         return None
-    if facts.get("sha256") != data.sha256:
-        LOG.print("note: without pictures, since these are not the images of the run", highlight=False)
-        return None
-    return data
 
 
 def _grid(run: RunInfo) -> Grid | None:
@@ -107,24 +99,11 @@ def _stored(rows: Sequence[Record]) -> bool:
 
 def _replay(run: RunInfo, folder: Path, data: DataSet) -> Replay | None:
     """Return what runs the deployed file, where that very file lies in or above the run's folder."""
-    facts = run.model or {}
-    name = str(facts.get("path"))
     try:
-        path = next((place / name for place in (folder, folder.resolve().parent) if (place / name).is_file()), None)
-        if path is None or Path(name).name != name or model_sha256(path, read_model(path)) != facts.get("sha256"):
-            return None
-        artifact = Artifact.open(path, Provider.CPU)
+        return run_replay(run, (folder, folder.resolve().parent), data.shape)
     except (AbscertError, OSError, ValueError) as error:
         LOG.print(f"note: without the labels of counterexamples: {error}", highlight=False, soft_wrap=True)
         return None
-    if artifact.classifier.input_name != IMAGE or artifact.metadata.image_shape != data.shape:
-        return None
-
-    def replay(images: np.ndarray) -> list[int]:
-        answers = read_logits(artifact.classifier.run(images), np.zeros(len(images), dtype=np.int64))
-        return [int(label) for label in answers.prediction]
-
-    return replay
 
 
 def _write_page(path: Path, content: PageContent) -> None:

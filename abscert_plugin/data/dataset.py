@@ -1,5 +1,6 @@
 """What a data set is: stored images, labels, and where each image came from."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -135,6 +136,22 @@ class DataSet:
         if limit < 1:
             raise DataError(f"expected a limit of at least 1 image, got {limit}")
         return replace(self, labels=self.labels[:limit], index=self.index[:limit])
+
+    def joined(self, other: "DataSet") -> "DataSet":
+        """Return the images of two splits of one file, in the order of the file; it is called as this split is.
+
+        Raises:
+            DataError: if the other one is of another file, or they share an image.
+        """
+        if (self.name, self.classes, self.shape, self.levels) != (other.name, other.classes, other.shape, other.levels):
+            raise DataError(f"expected two splits of {self.name}, got one of {other.name}")
+        index = np.concatenate([self.index, other.index])
+        order = np.argsort(index, kind="stable")
+        if len(np.unique(index)) != len(index):
+            raise DataError(f"expected two splits of {self.name} that share no image")
+        checksum = hashlib.sha256(f"{self.sha256} {other.sha256}".encode()).hexdigest()
+        labels = np.concatenate([self.labels, other.labels])
+        return replace(self, labels=labels[order], index=index[order], sha256=checksum)
 
     def pixels(
         self, images: UInt8[np.ndarray, "n channels height width"]

@@ -13,6 +13,7 @@ from abscert_plugin.records import Record, read_array
 from abscert_plugin.verification.reach import Ball, Inputs
 
 _HEADER_BYTES: Final = 4096  # of a .npy file, at most
+_AXES: Final = 3  # channels, height, width
 
 
 def ball_of(record: Record) -> Ball:
@@ -42,19 +43,37 @@ def read_counterexample(
         RecordError: if the row names none, the name leads out of the folder, the file is missing or damaged, or what it
             holds is not an image of the ball.
     """
+    stored = read_stored_image(folder, record, image.nbytes)
+    if stored.shape != image.shape:
+        raise RecordError(f"expected float32 of shape {image.shape}, got {stored.dtype} of {stored.shape}")
+    if not ball_of(record).contains(image, stored):
+        raise RecordError("it is not an image of the ball")
+    return stored
+
+
+def read_stored_image(folder: Path, record: Record, most_bytes: int) -> Float32[np.ndarray, "channels height width"]:
+    """Return the stored counterexample of a falsified row, once it is seen to be an image; not that it is in the ball.
+
+    Args:
+        folder: the run's folder; nothing outside it is opened.
+        record: the row; `counterexample` names a file in the folder.
+        most_bytes: what its pixels may take up.
+
+    Raises:
+        RecordError: if the row names none, the name leads out of the folder, the file is missing or damaged, or what it
+            holds is no image on the pixel scale.
+    """
     path = _path_inside(folder, record.counterexample)
-    if path.stat().st_size > image.nbytes + _HEADER_BYTES:
-        raise RecordError(f"expected {image.nbytes:,} bytes of pixels, got a file of {path.stat().st_size:,}")
+    if path.stat().st_size > most_bytes + _HEADER_BYTES:
+        raise RecordError(f"expected {most_bytes:,} bytes of pixels, got a file of {path.stat().st_size:,}")
     try:
         stored = read_array(path)
     except RecordError as error:
         raise RecordError("the file is damaged, or no array") from error
-    if stored.dtype != np.float32 or stored.shape != image.shape:
-        raise RecordError(f"expected float32 of shape {image.shape}, got {stored.dtype} of {stored.shape}")
+    if stored.dtype != np.float32 or stored.ndim != _AXES:
+        raise RecordError(f"expected float32 of an image, got {stored.dtype} of {stored.shape}")
     if not ((stored >= 0) & (stored <= 1)).all():  # false for NaN
         raise RecordError("a pixel is NaN or lies outside [0, 1]")
-    if not ball_of(record).contains(image, stored):
-        raise RecordError("it is not an image of the ball")
     return stored
 
 

@@ -114,7 +114,15 @@ class RobustConfig:
         return self.natural_start + progress * (self.natural_end - self.natural_start) if progress > 0 else 1.0
 
     def prepare(self, network: nn.Module) -> None:
-        """Draw a network's first weights anew, where the options ask for it."""
+        """Draw a network's first weights anew, where the options ask for it.
+
+        Raises:
+            UnsupportedModelError: if its bounds are linear, and it has BatchNorm layers.
+        """
+        if self.bounds is BoundKind.CROWN_IBP:
+            from abscert_plugin.lirpa.tracing import refuse_statistics
+
+            refuse_statistics(network)
         if self.initialisation is Initialisation.IBP:
             initialise_for_intervals(network)
 

@@ -1,21 +1,31 @@
-"""`abscert compare plans|plan|run|status|work`: what a plan holds, carrying it out, and how far it is."""
+"""`abscert compare plans|plan|run|status`: what a plan holds, carrying it out, and how far it is; and `work`."""
 
+import os
+import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
 from abscert_plugin.cli import options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.errors import ConfigError
 from compare.cli.options import DEFAULT_RESULTS, Results
-from compare.plan import read_plan, shipped_plans
+from compare.cli.progress import plan_progress
+from compare.plan import Run, read_plan, shipped_plans
 
 PlanName = Annotated[str, typer.Argument(help="Name of a plan that is shipped, or a .toml file.")]
 Method = Annotated[str | None, typer.Option("--method", help="Only the runs of this method.")]
-_FAILED = 1
+_FAILED: Final = 1
+_ABANDONED: Final = 3  # of a process whose parent is gone
+# method and data set to why their runs are named, with their cost, before they are carried out
+_COSTLY: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
+    {("lbp", "cifar10"): "the paper has no LBP on CIFAR-10: its code does not support it, and it takes 3200 epochs"}
+)
 
 
 def plans(json: options.Json = False) -> None:
@@ -62,28 +72,37 @@ def run(
     out: Results = DEFAULT_RESULTS,
     data_dir: options.DataDir = None,
     method: Method = None,
+    engine: Annotated[
+        str,
+        typer.Option("--engine", help="local: here, one at a time. ray: on a Ray cluster whose nodes all see --out."),
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray: HOST:PORT of the head node.  [default: auto]")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option("--cpus", help="Ray: CPU cores of a run.  [default: 1]")] = None,
+    gpus: Annotated[float | None, typer.Option("--gpus", help="Ray: GPUs of a run.  [default: 0]")] = None,
     json: options.Json = False,
 ) -> None:
-    """Carry out a plan's runs, one at a time; what is done stays, and after a kill the same command goes on.
+    """Carry out a plan's runs; what is done stays, and after a kill the same command goes on.
 
     A run that fails is recorded with its reason, and the others go on; the status is then 1.
+
+    With --engine ray, this machine is a node of the cluster, and every node has abscert-plugin, and sees the results
+    folder and the data by the same paths. The runs of a node that dies go on elsewhere.
     """
-    from compare.results import Place, State, places
+    from compare.engines import Resources, engine_of
+    from compare.ray_engine import Cluster
+    from compare.results import State, places
     from compare.runner import carry_out, held, pick
 
+    asked: dict[str, Any] = {"address": address, "cpus": cpus, "gpus": gpus}
+    given = {key: value for key, value in asked.items() if value is not None}
+    resources = Resources(data_dir, Cluster(**given) if given else None)
+    chosen = engine_of(engine)
     found = places(pick(read_plan(name).runs(), method), out)
-    with held(out), progress_bar() as bar, interruptible("the same command goes on with the plan"):
-        task = bar.add_task("runs", total=len(found), note="")
-
-        def on_end(place: Place) -> None:
-            reason = f": {place.reason}" if place.reason else ""
-            LOG.print(f"{place.state}: {place.run.title}{reason}", highlight=False, soft_wrap=True)
-            bar.update(task, advance=1, note="")
-
-        def on_progress(place: Place) -> None:
-            bar.update(task, note=f"{place.run.title}: {place.progress}")
-
-        carry_out(found, data_dir, on_progress, on_end)
+    _name_costly([place.run for place in found if place.state is not State.DONE])
+    with held(out), interruptible("the same command goes on with the plan"), plan_progress(len(found)) as progress:
+        carry_out(found, chosen, resources, progress.on_progress, progress.on_end)
     counts = Counter(str(place.state) for place in found)
     if json:
         failures = {place.run.key: place.reason for place in found if place.state is State.FAILED}
@@ -119,14 +138,36 @@ def status(out: Results = DEFAULT_RESULTS, json: options.Json = False) -> None:
 def work(
     folder: Annotated[Path, typer.Argument(help="A run's folder, with its config.json.")],
     data_dir: options.DataDir = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", help="End once stdin does.")] = False,
 ) -> None:
     """Carry out the run of a folder: what `abscert compare run` starts a process for."""
-    from abscert_plugin.training.loop import SilentObserver
-    from compare.execute import execute
-    from compare.results import stored_run
+    from compare import worker
 
-    place = stored_run(folder)
-    execute(place.run, place.folder, data_dir, SilentObserver(), lambda _: None)
+    if with_parent:
+        worker.when_stdin_ends(lambda: os._exit(_ABANDONED))
+    worker.work(folder, data_dir)
+
+
+def ray_driver() -> None:
+    """Send the runs of a job on stdin to Ray, and tell on stdout how each ends: what `--engine ray` starts."""
+    import msgspec
+
+    from compare.ray_driver import drive
+    from compare.ray_engine import Job
+
+    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    drive(job, lambda event: typer.echo(msgspec.json.encode(event)))
+
+
+def _name_costly(left: Sequence[Run]) -> None:
+    """Say before they are carried out which runs cost far more than the others of their plan."""
+    for (method, data), why in _COSTLY.items():
+        runs = [run for run in left if (run.method, run.data) == (method, data)]
+        if runs:
+            from compare.estimate import estimated_seconds  # it loads torch
+
+            each = [f"{run.title} (about {_duration(estimated_seconds(run))})" for run in runs]
+            LOG.print(f"costly, {why}: {'; '.join(each)}", highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -92,7 +92,7 @@ def deployed(cells=5):
         [value(LOGITS, ["batch", CLASSES])],
         [constant("w", weights(96))],
     )
-    model.graph.CopyFrom(prepend_phi(model.graph, Grid(cells), SHAPE))
+    prepend_phi(model.graph, Grid(cells), SHAPE)
     write_metadata(model, Metadata("0.1.0", Grid(cells), SHAPE, CLASSES, "linear", "none"))
     return model
 

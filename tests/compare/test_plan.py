@@ -1,5 +1,6 @@
 """Plans: what they expand to, that a run's key is all that it depends on, and what is refused."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -66,6 +67,7 @@ def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
         ("timeout", 2.0),
         ("limit", 10),
         ("ball_limit", 10),
+        ("image_size", 64),
         ("protocol", "paper"),
     ],
 )
@@ -126,3 +128,53 @@ def test_a_plan_that_is_not_there_is_refused_with_those_there_are(tmp_path: Path
     for name in ("no-such-plan", str(tmp_path / "none.toml")):
         with pytest.raises(ConfigError, match="digits-smoke"):
             read_plan(name)
+
+
+PART = '[[grid]]\ndata = ["digits"]\nnetwork = ["fc-3"]\nmethod = ["ibp"]\nradius = ["0.1"]\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"digits"', '"digit"', "one of the data sets digits"),
+        ('"fc-3"', '"fc-33"', "expected a network of"),
+        ('"ibp"', '"ipb"', "expected a method of"),
+        ('"0.1"]', '"0.1"]\nactivation = ["rleu"]', "expected an activation of"),
+        ('"ibp"', '"lbp"]\nactivation = ["relu"', "lbp trains networks of ParamRamp"),
+        ('"ibp"', '"llm"]\nactivation = ["tanh"', "llm chooses the slopes of ReLUs"),
+        ('"fc-3"]\nmethod = ["ibp"', '"cnn-7"]\nmethod = ["crown-ibp"', "not written for BatchNorm"),
+        ('"fc-3"', '"alexnet"', "at least 63x63 pixels"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused_before_anything_is(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    assert read_plan(str(plan_of(tmp_path, 'title = "a"\n' + PART))).runs()
+    with pytest.raises(ConfigError, match=said):
+        read_plan(str(plan_of(tmp_path, 'title = "a"\n' + PART.replace(old, new)))).runs()
+
+
+def test_table_2_is_of_the_runs_of_table_1() -> None:
+    assert read_plan("paper-table2").runs() == read_plan("paper-table1").runs()
+
+
+def test_a_plan_that_includes_others_is_not_included(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 'title = "a"\ninclude = ["paper-table2"]\n')
+    with pytest.raises(ConfigError, match="cannot be included itself"):
+        read_plan(str(plan)).runs()
+    assert read_plan(str(plan_of(tmp_path, 'title = "a"\ninclude = ["digits-smoke"]\n' + PART))).runs()[:-1] == (
+        read_plan("digits-smoke").runs()
+    )
+
+
+@pytest.mark.parametrize(("data", "least"), [("mnist", "1/10"), ("cifar10", "2/255")])
+def test_table_1_sweeps_the_cells_as_the_code_of_the_paper_does(data: str, least: str) -> None:
+    epsilon, wanted = Fraction(least), [2]
+    for cells in range(3, 256):
+        if Fraction(2, wanted[-1]) - Fraction(2, cells) >= Fraction(1, 100) and Fraction(2, cells) >= 2 * epsilon:
+            wanted.append(cells)
+    radii = {"mnist": ("0.1", "0.2", "0.3", "0.4"), "cifar10": ("2/255", "4/255", "6/255", "8/255", "16/255")}[data]
+    thresholds = {int(1 / Fraction(radius)) for radius in radii}
+    runs = [run for run in read_plan("paper-table1").runs() if run.data == data and run.method == "abstrain"]
+    assert {run.cells for run in runs} == {*wanted, *thresholds}
+    assert {run.cells for run in runs if "ball" in run.claims} == thresholds

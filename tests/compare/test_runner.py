@@ -1,6 +1,5 @@
 """The runner on a small plan: what is written, what is skipped, failures, and kills at random moments."""
 
-import hashlib
 import json
 import os
 import random
@@ -9,30 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import abscert, refused
+from small_plan import PLAN, outcome
 
 from abscert_plugin.records import read_records
 from compare.plan import read_plan
 from compare.results import FAILURE, RUNS, State, places, stored_run
 from compare.runner import held
 
-PLAN = """
-title = "small"
-[[grid]]
-data = ["digits"]
-network = ["fc-3-code"]
-method = ["ibp", "abstrain"]
-radius = ["0.05"]
-cells = [2]
-epochs = 3
-batch_size = 256
-claims = ["cell", "ball"]
-timeout = 5.0
-limit = 30
-"""
 COMMAND = "from abscert_plugin.cli import main; main()"
 
 
@@ -49,19 +34,6 @@ def undisturbed(plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = abscert("compare", "run", plan, "--out", results, "--json").json
     assert (facts["runs"], facts["states"], facts["failures"]) == (2, {"done": 2}, {})
     return results
-
-
-def outcome(results: Path) -> dict[str, Any]:
-    """Return all that a results folder says, without times."""
-    found: dict[str, Any] = {}
-    for folder in sorted((results / RUNS).iterdir()):
-        place = stored_run(folder)
-        found[f"{folder.name} state"] = place.state
-        found[f"{folder.name} weights"] = hashlib.sha256((folder / "training/deploy.onnx").read_bytes()).hexdigest()
-        for path in sorted(folder.glob("verify-*/records.jsonl")):
-            rows = [(row.index, row.label, row.prediction, row.verdict, row.claim) for row in read_records(path)]
-            found[f"{folder.name} {path.parent.name}"] = rows
-    return found
 
 
 def test_every_run_has_its_records_under_its_key(plan: Path, undisturbed: Path) -> None:
@@ -119,7 +91,7 @@ def test_a_run_that_fails_is_recorded_with_its_reason_and_the_others_go_on(plan:
 def test_a_run_whose_process_is_killed_is_recorded_as_such(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compare.runner._WORK", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr("compare.worker._COMMAND", "import os; os.kill(os.getpid(), 9)")
     result = abscert("compare", "run", plan, "--out", tmp_path, "--json", status=1)
     assert set(result.json["failures"].values()) == {"its process was ended by signal 9 (SIGKILL)"}
 

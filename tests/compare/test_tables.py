@@ -1,10 +1,13 @@
-"""Tables out of records that the test writes: what is averaged, what is kept apart, and the paper's figures beside."""
+"""Tables out of records that the test writes: what is averaged, what is kept apart, and how they look as text."""
 
 import csv
+import gzip
 import io
 import json
+import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -13,11 +16,13 @@ import pytest
 from command_line import abscert, refused
 
 from abscert_plugin.errors import RecordError
+from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
-from compare.formats import as_csv, as_json, as_latex, as_markdown
+from compare.catalogue import TABLES
+from compare.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown
 from compare.plan import Run, as_mapping
 from compare.results import CONFIG, DONE, FAILURE, RUNS
-from compare.tables import Table, build_tables
+from compare.tables import NOT_RUN, Table, build_tables
 
 RUN = Run(
     data="mnist",
@@ -30,7 +35,7 @@ RUN = Run(
 )
 
 
-def rows(claim: str, failed: int, count: int, radius: str) -> list[Record]:
+def rows(claim: str, failed: int, count: int, radius: Radius) -> list[Record]:
     is_ball = claim == "ball"
     return [
         Record(
@@ -38,8 +43,8 @@ def rows(claim: str, failed: int, count: int, radius: str) -> list[Record]:
             label=0,
             prediction=1 if number < failed // 2 else 0,
             claim=claim,
-            radius=float(radius) if is_ball else None,
-            radius_scale="pixel" if is_ball else None,
+            radius=float(radius.given) if is_ball else None,
+            radius_scale=radius.scale if is_ball else None,
             verdict="falsified" if number < failed else "certified",
             reason="",
             method="forward" if number < failed // 2 else "branch and bound",
@@ -54,44 +59,117 @@ def rows(claim: str, failed: int, count: int, radius: str) -> list[Record]:
     ]
 
 
-def store(results: Path, run: Run, failed: dict[str, int], count: int = 200, version: str = "0.1.0") -> Path:
-    """Write what a run leaves, with so many images not certified under each claim."""
+def store(
+    results: Path,
+    run: Run,
+    failed: dict[str, int],
+    count: int = 200,
+    version: str = "0.1.0",
+    validation_error: float | None = None,
+    chosen_on: str | None = None,
+) -> Path:
+    """Write what a run leaves, with so many images not certified under each claim; half of them are mislabelled."""
     folder = results / RUNS / run.key
     (folder / "training").mkdir(parents=True)
     write_json(folder / CONFIG, as_mapping(run))
-    history = "".join(json.dumps({"epoch": at, "seconds": at}) + "\n" for at in (1, 2, 9))
+    said = {} if validation_error is None else {"validation_error": validation_error}
+    history = "".join(json.dumps({"epoch": at, "seconds": at, **said}) + "\n" for at in (1, 2, 9))
     (folder / "training" / "history.jsonl").write_text(history)
+    if chosen_on is not None:
+        described = {"validation_sha256": chosen_on, "activation": run.activation}
+        info = RunInfo("train", described, {}, "a trainer", None, {}, None, 12.0)
+        info.write(folder / "training" / "run.json")
     for claim, number in failed.items():
         out = folder / f"verify-{claim}"
         out.mkdir()
         with RecordWriter(out / "records.jsonl") as writer:
-            writer.write(rows(claim, number, count, run.radius))
-        radius = {"radius": run.radius, "radius_scale": "pixel"} if claim == "ball" else {"radius": None}
+            writer.write(rows(claim, number, count, run.trained_for))
+        radius = {"radius": run.radius, "radius_scale": run.radius_scale} if claim == "ball" else {"radius": None}
         versions = {"abscert-plugin": version}
-        RunInfo("verify", {"claim": claim, **radius}, versions, "a machine", "CPU", {}, {}, 12.0).write(
+        RunInfo("verify", {"claim": claim, **radius}, versions, "a machine", "CPU", {"sha256": "test"}, {}, 12.0).write(
             out / "run.json"
         )
     write_json(folder / DONE, {"key": run.key, "seconds": 1.0})
     return folder
 
 
+class Page(HTMLParser):
+    """The cells of a page and whether they are set to the right, its tags, and what it would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.cells: list[tuple[str, bool]] = []
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.loaded: list[str | None] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+        if tag == "td":
+            self.cells.append(("", dict(attrs).get("class") == "number"))
+        self.loaded += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "td":
+            text, right = self.cells[-1]
+            self.cells[-1] = (text + data, right)
+
+
 def named(table: Table) -> list[dict[str, str]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def test_claims_have_rows_of_their_own_and_the_paper_stands_beside_its_own_claim(tmp_path: Path) -> None:
+def test_claims_have_columns_of_their_own_in_the_row_of_a_radius(tmp_path: Path) -> None:
     store(tmp_path, RUN, {"cell": 3, "ball": 50})
     (table,) = build_tables(tmp_path)
-    by_claim = {row["claim"]: row for row in named(table)}
-    assert by_claim["cell"]["error %"] == "1.50"
-    assert by_claim["ball"]["error %"] == "25.00"
-    # 1.01 % is what Table 1 prints for DM-small at its epsilon of 0.3, which is 0.15 in pixels
-    assert (by_claim["cell"]["paper %"], by_claim["cell"]["difference"]) == ("1.01", "+0.49")
-    assert by_claim["ball"]["paper %"] == ""
-    assert by_claim["ball"]["radius (training)"] == "0.15 (0.3)"
-    assert by_claim["ball"]["attacked %"] == "12.50"
-    assert by_claim["ball"]["s an epoch"] == "2.0"
-    assert by_claim["ball"]["s verifying"] == "12.0"
+    (row,) = named(table)
+    assert (row["cell error %"], row["ball error %"]) == ("1.50", "25.00")
+    assert row["radius, pixel (training)"] == "0.15 (0.3)"
+    assert row["attacked %"] == "12.50"
+    assert row["clean error %"] == "0.50"
+    assert row["s/epoch"] == "2.00"
+    assert row["s verifying balls"] == "12.00"
+
+
+def test_a_radius_on_either_scale_is_shown_on_both(tmp_path: Path) -> None:
+    store(tmp_path, msgspec.structs.replace(RUN, radius="0.3", radius_scale=RadiusScale.TRAINING), {"ball": 50})
+    (table,) = build_tables(tmp_path)
+    assert [row["radius, pixel (training)"] for row in named(table)] == ["0.15 (0.3)"]
+
+
+def test_what_was_not_run_says_so_and_what_cannot_be_is_blank(tmp_path: Path) -> None:
+    store(tmp_path, RUN, {"cell": 3})
+    store(tmp_path, msgspec.structs.replace(RUN, cells=9), {"ball": 3})
+    store(tmp_path, msgspec.structs.replace(RUN, method="ibp", cells=None), {"ball": 3})
+    (table,) = build_tables(tmp_path)
+    claims = {(row["method"], row["cells"]): (row["cell error %"], row["ball error %"]) for row in named(table)}
+    assert claims == {
+        ("abstrain", "6"): ("1.50", NOT_RUN),
+        ("abstrain", "9"): (NOT_RUN, "1.50"),
+        ("ibp", ""): ("", "1.50"),
+    }
+
+
+def test_images_of_the_claims_are_told_apart_where_they_differ(tmp_path: Path) -> None:
+    folder = store(tmp_path, RUN, {"cell": 3, "ball": 5})
+    records = folder / "verify-ball" / "records.jsonl"
+    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:50]))
+    (table,) = build_tables(tmp_path)
+    (row,) = named(table)
+    assert (row["images"], row["cell error %"], row["ball error %"]) == ("200, balls 50", "1.50", "10.00")
+
+
+def test_rows_are_ordered_by_their_number_of_cells(tmp_path: Path) -> None:
+    for cells in (10, 2, 9):
+        store(tmp_path, msgspec.structs.replace(RUN, cells=cells), {"ball": 3})
+    (table,) = build_tables(tmp_path)
+    assert [row["cells"] for row in named(table)] == ["2", "9", "10"]
 
 
 def test_seeds_are_averaged_and_nothing_else_is(tmp_path: Path) -> None:
@@ -100,13 +178,23 @@ def test_seeds_are_averaged_and_nothing_else_is(tmp_path: Path) -> None:
     store(tmp_path, msgspec.structs.replace(RUN, epochs=3), {"ball": 100})
     store(tmp_path, msgspec.structs.replace(RUN, options={"share": "0.1"}), {"ball": 120})
     (table,) = build_tables(tmp_path)
-    found = {row["error %"]: row for row in named(table)}
+    found = {row["ball error %"]: row for row in named(table)}
     assert set(found) == {"15.00", "50.00", "60.00"}
     errors = [5.0, 10.0, 30.0]
-    assert found["15.00"]["error %"] == f"{mean(errors):.2f}"
-    assert found["15.00"]["95 % interval or spread"] == f"± {stdev(errors):.2f}"
-    assert found["15.00"]["seeds"] == "3"
+    assert found["15.00"]["ball error %"] == f"{mean(errors):.2f}"
+    assert found["15.00"]["ball interval"] == f"± {stdev(errors):.2f}, 3 seeds"
     assert found["60.00"]["method"] == "abstrain share=0.1"
+    assert found["50.00"]["method"] == "abstrain, 3 epochs"
+
+
+def test_one_seed_has_the_interval_of_its_images(tmp_path: Path) -> None:
+    store(tmp_path, RUN, {"cell": 0, "ball": 200})
+    (table,) = build_tables(tmp_path)
+    (row,) = named(table)
+    # no failure in n trials, two sided: 1 - 0.025 ** (1 / n)
+    edge = 100 * (1 - 0.025 ** (1 / 200))
+    assert row["cell interval"] == f"0.00 to {edge:.2f}"
+    assert row["ball interval"] == f"{100 - edge:.2f} to 100.00"
 
 
 def test_protocols_have_tables_of_their_own(tmp_path: Path) -> None:
@@ -145,19 +233,101 @@ def test_half_a_line_at_the_end_of_a_file_is_left_out(tmp_path: Path) -> None:
     assert named(table)[0]["images"] == "200"
 
 
-def test_formats_hold_every_cell(tmp_path: Path) -> None:
-    store(tmp_path, RUN, {"cell": 3, "ball": 50})
-    tables = build_tables(tmp_path)
-    (table,) = tables
-    read = list(csv.reader(io.StringIO(as_csv(tables))))
-    assert [row[1:] for row in read] == [list(table.columns), *map(list, table.rows)]
-    assert [tuple(row) for row in json.loads(as_json(tables))["tables"][0]["rows"]] == list(table.rows)
-    lines = [line for line in as_markdown(tables).splitlines() if line.startswith("| ")]
-    assert [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines[1:]] == list(table.rows)
-    latex = as_latex(tables)
-    assert latex.count(r" \\") == 3
-    assert r"error \%" in latex
-    assert all(note in latex for note in table.notes)
+def test_compressed_records_are_read_as_the_others(tmp_path: Path) -> None:
+    folder = store(tmp_path, RUN, {"cell": 3, "ball": 50})
+    before = build_tables(tmp_path)
+    plain = folder / "verify-ball" / "records.jsonl"
+    plain.with_name("records.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    assert build_tables(tmp_path) == before
+    plain.with_name("records.jsonl.gz").unlink()
+    with pytest.raises(RecordError, match=r"cannot read .*records\.jsonl"):
+        build_tables(tmp_path)
+
+
+@pytest.fixture
+def tables() -> tuple[Table, ...]:
+    """Tables with everything that a format could trip over."""
+    hostile = "a_b%{c}$d&e#f~g^h\\i|j<k>`l"
+    return (
+        Table(hostile, ("name", "value"), ((hostile, "1.50"), ("[x]", "-0.25"), ("two\nlines", "± 0.10, 3 seeds")), ()),
+        Table("second", ("one",), (("not run",), ("12,345",)), ("a note on `cell`", hostile)),
+        Table("empty", ("one", "two"), (), ()),
+        Table("lines", ("row", "line"), (("a", "ours"), ("a", "paper"), ("b", "ours"), ("a", "ours")), ()),
+    )
+
+
+def test_csv_and_json_give_the_cells_back(tables: tuple[Table, ...]) -> None:
+    lines = iter(csv.reader(io.StringIO(as_csv(tables))))
+    for table in tables:
+        assert next(lines) == ["table", *table.columns]
+        for row in table.rows:
+            assert next(lines) == [table.title, *row]
+    assert not list(lines)
+    for table, read in zip(tables, json.loads(as_json(tables))["tables"], strict=True):
+        assert (read["title"], read["columns"], read["notes"]) == (table.title, list(table.columns), list(table.notes))
+        assert [tuple(row) for row in read["rows"]] == list(table.rows)
+
+
+def test_columns_of_numbers_are_set_to_the_right(tables: tuple[Table, ...]) -> None:
+    assert [table.numeric for table in tables] == [(False, True), (True,), (False, False), (False, False)]
+    rules = [line.replace(" ", "") for line in as_markdown(tables).splitlines() if set(line) <= set("| -:") and line]
+    assert [[cell.endswith(":") for cell in rule.strip("|").split("|")] for rule in rules] == [
+        list(table.numeric) for table in tables
+    ]
+    layouts = re.findall(r"\\begin\{longtable\}\{([lr]+)\}", as_latex(tables))
+    assert layouts == ["".join("r" if right else "l" for right in table.numeric) for table in tables]
+    page = Page(as_html(tables))
+    assert [right for _, right in page.cells] == [
+        right for table in tables for row in table.rows for _, right in zip(row, table.numeric, strict=True)
+    ]
+
+
+def test_further_lines_of_a_row_are_set_close_to_it(tables: tuple[Table, ...]) -> None:
+    assert [table.continued for table in tables[1:]] == [(False, False), (), (False, True, False, False)]
+    assert as_latex(tables).count(r"\addlinespace") == 2
+    assert as_html(tables).count('<tr class="continued">') == 1
+
+
+def test_markdown_keeps_every_cell_on_its_line(tables: tuple[Table, ...]) -> None:
+    lines = [line for line in as_markdown(tables).splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    wanted = [row for table in tables for row in (table.columns, ("---",) * len(table.columns), *table.rows)]
+    assert [len(row) for row in cells] == [len(row) for row in wanted]
+    read = [row for row in cells if not all(set(cell) <= {"-", ":"} for cell in row)]
+    assert read == [
+        [" ".join(cell.split()).replace("|", r"\|") for cell in row]
+        for table in tables
+        for row in (table.columns, *table.rows)
+    ]
+
+
+def test_latex_is_balanced_and_escapes_what_has_a_meaning(tables: tuple[Table, ...]) -> None:
+    text = as_latex(tables)
+    bare = re.sub(r"\\[{}%_&#$]", "", text)  # without what is escaped
+    depth = 0
+    for sign in bare:
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        assert depth >= 0
+    assert depth == 0
+    body = [line for line in bare.splitlines() if not line.startswith("%")]
+    assert not re.search(r"[_#~^%|<>]", re.sub(r"\$[<>|]\$|\$\\pm\$", "", "\n".join(body)))
+    assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)
+    assert r"a note on \texttt{cell}" in text
+    rows = [line.removesuffix(r" \\") for line in text.splitlines() if line.endswith(r" \\")]
+    assert [len(re.split(r"(?<!\\)&", row)) for row in rows] == [
+        len(row) for table in tables for row in (table.columns, *table.rows)
+    ]
+    assert not any(row.startswith("[") for row in rows)  # it would be an option of the line break above
+
+
+def test_html_is_well_formed_holds_every_cell_as_text_and_loads_nothing(tables: tuple[Table, ...]) -> None:
+    page = Page(as_html((*tables, Table("<b>", ("<i>",), (("<script>alert(1)</script>",),), ("<img src=x>",)))))
+    cells = [cell for table in tables for row in table.rows for cell in row]
+    assert [cell for cell, _ in page.cells] == [*cells, "<script>alert(1)</script>"]
+    assert not page.open
+    assert not {"script", "img", "b", "i"} & page.tags
+    assert page.loaded == ["data:,"]
 
 
 def test_tables_are_made_without_torch(tmp_path: Path) -> None:
@@ -169,11 +339,14 @@ def test_tables_are_made_without_torch(tmp_path: Path) -> None:
 
 def test_the_command_writes_what_it_prints_and_refuses_what_cannot_be(tmp_path: Path) -> None:
     store(tmp_path, RUN, {"ball": 50})
-    printed = abscert("compare", "tables", "--out", tmp_path).out
-    abscert("compare", "tables", "--out", tmp_path, "--into", tmp_path / "tables.md")
-    assert (tmp_path / "tables.md").read_text() == printed
-    assert "markdown, csv, latex, json" in refused("compare", "tables", "--out", tmp_path, "--format", "word")
-    assert "expected runs in" in refused("compare", "tables", "--out", tmp_path / "none")
+    for form in FORMATS:
+        printed = abscert("compare", "tables", "--out", tmp_path, "--format", form).out
+        abscert("compare", "tables", "--out", tmp_path, "--format", form, "--into", tmp_path / "written")
+        assert (tmp_path / "written").read_text() == printed
+    assert "markdown, csv, latex, html, json" in refused("compare", "tables", "--out", tmp_path, "--format", "word")
+    assert "all, errors, 1, 2, 3, 4, 5" in refused("compare", "tables", "--out", tmp_path, "--table", "6")
+    for table in TABLES:
+        assert "expected" in refused("compare", "tables", "--out", tmp_path / "none", "--table", table)
     assert "choose another --into" in refused("compare", "tables", "--out", tmp_path, "--into", tmp_path)
     (tmp_path / RUNS / RUN.key / "verify-ball" / "records.jsonl").write_text('{"schema": 9}\n')
     assert "expected a record of schema 1" in refused("compare", "tables", "--out", tmp_path)

@@ -1,0 +1,110 @@
+"""Bars of the page: the errors of all ways to train in one setting, claim and radius, side by side."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, final
+
+from abscert_plugin.report.figures import percent
+from compare.collect import Outcome
+from compare.figures import one_a_seed
+from compare.tables import scales
+from compare.variants import names, setting, variant
+
+_TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a bar: what it counts, and its length in per cent of the axis."""
+
+    kind: str
+    width: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """The error of a way to train."""
+
+    name: str
+    value: str
+    parts: tuple[Part, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """All ways to train, at one claim and radius; charts of one setting and claim have one axis.
+
+    Args:
+        setting: data set, network and protocol.
+        title: claim and radius.
+        top: the error at the end of the axis.
+        bars: the least error first.
+    """
+
+    setting: str
+    title: str
+    top: str
+    bars: tuple[Bar, ...]
+
+
+def charts(found: Sequence[Outcome]) -> list[Chart]:
+    """Return one chart for each setting, claim and radius; the claim `cell` after the balls.
+
+    Raises:
+        RecordError: if records of different versions would be averaged.
+    """
+    settings: dict[str, list[Outcome]] = {}
+    for outcome in found:
+        settings.setdefault(setting(outcome.run), []).append(outcome)
+    made = []
+    for title in sorted(settings):
+        balls = [outcome for outcome in settings[title] if outcome.radius is not None]
+        cells = [outcome for outcome in settings[title] if outcome.radius is None]
+        radii = sorted({outcome.radius.pixel for outcome in balls if outcome.radius is not None})
+        made += _charts(title, [(radius, [one for one in balls if _length(one) == radius]) for radius in radii])
+        made += _charts(title, [(None, cells)] if cells else [])
+    return made
+
+
+def _length(outcome: Outcome) -> Fraction | None:
+    return None if outcome.radius is None else outcome.radius.pixel
+
+
+def _charts(title: str, groups: Sequence[tuple[Fraction | None, Sequence[Outcome]]]) -> list[Chart]:
+    highest = max((_error(own) for _, group in groups for own in _ways(group).values()), default=0.0)
+    top = next(end for end in _TOPS if end >= highest)
+    return [_chart(title, radius, group, top) for radius, group in groups]
+
+
+def _chart(title: str, radius: Fraction | None, group: Sequence[Outcome], top: float) -> Chart:
+    ways, called = _ways(group), names(outcome.run for outcome in group)
+    ordered = sorted(ways, key=lambda key: (_error(ways[key]), called[key]))
+    bars = tuple(_bar(called[key], ways[key], top) for key in ordered)
+    claim = "claim cell" if radius is None else f"claim ball, radius {scales(radius)}"
+    return Chart(title, claim, f"{100 * top:.0f} %", bars)
+
+
+def _ways(group: Sequence[Outcome]) -> dict[str, tuple[Outcome, ...]]:
+    ways: dict[str, list[Outcome]] = {}
+    for outcome in group:
+        ways.setdefault(variant(outcome.run), []).append(outcome)
+    return {key: one_a_seed(own) for key, own in ways.items()}
+
+
+def _error(seeds: Sequence[Outcome]) -> float:
+    return statistics.mean(outcome.summary.verified_error for outcome in seeds)
+
+
+def _bar(name: str, seeds: Sequence[Outcome], top: float) -> Bar:
+    error = _error(seeds)
+    if seeds[0].radius is None:
+        parts: tuple[Part, ...] = (Part("cell", 100 * error / top),)
+    else:
+        refuted = statistics.mean(outcome.summary.falsified / outcome.summary.images for outcome in seeds)
+        parts = (Part("refuted", 100 * refuted / top), Part("open", 100 * (error - refuted) / top))
+    return Bar(name, f"{percent(error)} %", parts)

@@ -1,0 +1,55 @@
+"""What is known of a run before it is carried out: whether its names exist, and its method can train its network."""
+
+from functools import cache
+from typing import Final
+
+import torch
+
+from abscert_plugin.data.table import DATA_SETS
+from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.radius import Radius
+from baselines.table import method_entry
+from compare.estimate import image_shape
+from compare.plan import Run
+
+_CLASSES: Final = 10
+_ANY_RADIUS: Final = Radius.parse("0.1")  # no method asks for it before it trains
+
+
+def check_run(run: Run) -> None:
+    """Return if nothing speaks against a run; no data and no weights are read.
+
+    Raises:
+        ConfigError: if a name is unknown, or the method cannot train the network.
+    """
+    if run.data not in DATA_SETS:
+        raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {run.data!r}")
+    activation = run.activation or str(method_entry(run.method).activation)
+    if activation not in list(Activation):
+        raise ConfigError(f"expected an activation of {', '.join(Activation)}, got {activation!r}")
+    fault = _fault(
+        run.method, tuple(run.options.items()), run.network, activation, image_shape(run), run.cells is not None
+    )
+    if fault:
+        raise ConfigError(f"{run.title}: {fault}")
+
+
+@cache
+def _fault(
+    method: str,
+    options: tuple[tuple[str, str], ...],
+    network: str,
+    activation: str,
+    shape: tuple[int, int, int],
+    takes_intervals: bool,
+) -> str:
+    """Return why a method cannot train a network; empty where nothing is known to be wrong."""
+    config = NetworkConfig(network, Activation(activation), shape, _CLASSES, takes_intervals)
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            built = config.build(0)
+            method_entry(method).create(_ANY_RADIUS, dict(options)).prepare(built)
+    except (ConfigError, UnsupportedModelError) as error:
+        return str(error)
+    return ""

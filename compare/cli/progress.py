@@ -1,0 +1,77 @@
+"""How far a plan is: a bar with what is at work, done and failed, and under it what the runs at work are at."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final, final
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from abscert_plugin.cli.console import LOG, progress_bar
+from abscert_plugin.errors import RecordError
+from compare.results import Place, State
+
+_LINES: Final = 6  # runs that are shown at once: those that got on last
+
+
+@final
+class PlanProgress:
+    """What is shown of a plan while it is carried out.
+
+    Args:
+        total: how many runs it has.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._bar = progress_bar()
+        self._task = self._bar.add_task("runs", total=total, note="")
+        self._ended = dict.fromkeys((State.DONE, State.FAILED), 0)
+        self._at_work: dict[str, str] = {}  # what each run is at, by its key; the newest last
+
+    def on_end(self, place: Place) -> None:
+        """Say how a run has ended."""
+        state, reason = place.state, place.reason
+        LOG.print(f"{state}: {place.run.title}{f': {reason}' if reason else ''}", highlight=False, soft_wrap=True)
+        self._ended[state] += 1
+        self._at_work.pop(place.run.key, None)
+        self._bar.update(self._task, advance=1, note=self.counts)
+
+    def on_progress(self, at_work: Sequence[Place]) -> None:
+        """Show what the runs at work are at."""
+        notes = {place.run.key: _note(place) for place in at_work}
+        unchanged = {key: note for key, note in self._at_work.items() if notes.get(key) == note}
+        self._at_work = unchanged | {key: note for key, note in notes.items() if key not in unchanged}
+        self._bar.update(self._task, note=self.counts)
+
+    @property
+    def counts(self) -> str:
+        """How many runs are at work, done and failed."""
+        ended = [f"{count} {state}" for state, count in self._ended.items() if count]
+        return ", ".join([f"{len(self._at_work)} at work", *ended])
+
+    def __rich__(self) -> Group:
+        newest = list(reversed(self._at_work.values()))
+        lines = (
+            newest[:_LINES]
+            if len(newest) <= _LINES
+            else [*newest[: _LINES - 1], f"and {len(newest) - _LINES + 1} more"]
+        )
+        return Group(self._bar, *(Text(f"    {line}", no_wrap=True, overflow="ellipsis") for line in lines))
+
+
+@contextmanager
+def plan_progress(total: int) -> Iterator[PlanProgress]:
+    """Show the progress of a plan of so many runs on stderr; a log file gets the lines of the runs that end alone."""
+    progress = PlanProgress(total)
+    if not LOG.is_terminal:
+        yield progress
+        return
+    with Live(progress, console=LOG, transient=True):
+        yield progress
+
+
+def _note(place: Place) -> str:
+    with suppress(OSError, RecordError):  # a node of a cluster may be writing the file
+        return f"{place.run.title}: {place.progress}"
+    return place.run.title

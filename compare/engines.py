@@ -1,0 +1,62 @@
+"""Engines: how the runs that are not done are carried out, one at a time here or many at once on a cluster."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, TypeAlias, final
+
+from abscert_plugin.errors import ConfigError
+from compare import ray_engine
+from compare.ray_engine import Cluster
+from compare.results import Place
+from compare.worker import run_in_process
+
+OnProgress: TypeAlias = Callable[[Sequence[Place]], None]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What an engine carries runs out with.
+
+    Args:
+        data_dir: where the data sets' files are; `$ABSCERT_DATA` where None.
+        cluster: of the engine `ray`; None takes the cluster that this machine is a node of.
+    """
+
+    data_dir: Path | None = None
+    cluster: Cluster | None = None
+
+
+# takes runs, tells every second which are at work, and yields each as it ends, with the reason of its failure or ""
+Endings: TypeAlias = Generator[tuple[Place, str], None, None]
+Engine: TypeAlias = Callable[[Sequence[Place], Resources, OnProgress], Endings]
+
+
+def _local(todo: Sequence[Place], resources: Resources, on_progress: OnProgress) -> Endings:
+    """Carry the runs out on this machine, one process at a time."""
+    if resources.cluster is not None:
+        raise ConfigError("expected --address, --cpus and --gpus with --engine ray alone")
+    for place in todo:
+        yield place, run_in_process(place, resources.data_dir, partial(on_progress, (place,))).reason
+
+
+def _ray(todo: Sequence[Place], resources: Resources, on_progress: OnProgress) -> Endings:
+    """Send the runs to a Ray cluster."""
+    return ray_engine.carry_out(todo, resources.data_dir, resources.cluster or Cluster(), on_progress)
+
+
+ENGINES: Final[Mapping[str, Engine]] = MappingProxyType({"local": _local, "ray": _ray})
+
+
+def engine_of(name: str) -> Engine:
+    """Return the engine of this name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name not in ENGINES:
+        raise ConfigError(f"expected --engine of {', '.join(ENGINES)}, got {name!r}")
+    return ENGINES[name]

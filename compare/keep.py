@@ -1,0 +1,77 @@
+"""Keeping the records of finished runs: all that tables and pages are made of, without weights and models."""
+
+import gzip
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from abscert_plugin.errors import RecordError
+from compare.results import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
+
+_ROWS: Final = "records.jsonl"
+_OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/run.json", f"{TRAINING}/history.jsonl", "verify-*/run.json")
+_BESIDE_RUNS: Final = ("times/*/*.json", "times/*/*.jsonl", "landscapes/*")
+_GREATEST: Final = 2**20  # bytes of a file beside the runs
+
+
+def keep(results: Path, into: Path) -> Sequence[Path]:
+    """Copy the records of every run that has ended into another results folder, rows compressed.
+
+    Tables and pages of the copy are those of the original. What `into` holds already stays as it is.
+
+    Args:
+        results: the folder of the runs.
+        into: where the copy goes; it may hold other runs.
+
+    Returns:
+        The folders of the runs that were copied.
+
+    Raises:
+        RecordError: if nothing has ended, `into` holds the same run with another outcome, or it cannot be written.
+    """
+    ended = [place.folder for place in stored_runs(results) if place.state in (State.DONE, State.FAILED)]
+    if not ended:
+        raise RecordError(f"expected runs that have ended in {results}, found none")
+    try:
+        copied = [folder for folder in ended if _keep_run(folder, into / RUNS / folder.name)]
+        for source in _found(results, _BESIDE_RUNS):
+            target = into / source.relative_to(results)
+            if source.stat().st_size <= _GREATEST:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+    except OSError as error:
+        raise RecordError(f"cannot write in {into}: {error.strerror}; choose another --into") from error
+    return copied
+
+
+def _keep_run(folder: Path, target: Path) -> bool:
+    """Copy a run; return whether it was not there. The folder appears whole, under its name, or not at all."""
+    if target.exists():
+        _check_same(folder, target)
+        return False
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for source in _found(folder, _OF_A_RUN):
+        copy = part / source.relative_to(folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    for rows in _found(folder, (f"verify-*/{_ROWS}", f"verify-*/{_ROWS}.gz")):
+        content = gzip.decompress(rows.read_bytes()) if rows.suffix == ".gz" else rows.read_bytes()
+        (part / rows.parent.name / f"{_ROWS}.gz").write_bytes(
+            gzip.compress(content, mtime=0)
+        )  # the same bytes each time
+    part.rename(target)
+    return True
+
+
+def _check_same(folder: Path, target: Path) -> None:
+    for name in (DONE, FAILURE):
+        here, there = folder / name, target / name
+        if here.exists() != there.exists() or (here.exists() and here.read_bytes() != there.read_bytes()):
+            raise RecordError(f"{target} holds the same run with another outcome; remove it to keep the new one")
+
+
+def _found(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    for pattern in patterns:
+        yield from (path for path in sorted(folder.glob(pattern)) if path.is_file())

@@ -1,0 +1,159 @@
+"""A cell of a table of the paper: ours, its spread, the printed figure and the difference, on lines of their own."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, final
+
+from compare.collect import Outcome
+from compare.figures import Count, not_verified, rate
+from compare.published import MISSING, PublishedFigure
+from compare.tables import NOT_RUN, Row, Table, epochs, machines
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of the paper's table: ours above, the paper's below.
+
+    Args:
+        ours: our figure, as text.
+        spread: over seeds, or of one.
+        cells: the number of cells that it is of.
+        paper: the printed figure.
+        difference: ours minus the printed one.
+        runs: the verifications that it is made of.
+    """
+
+    ours: str = NOT_RUN
+    spread: str = ""
+    cells: str = ""
+    paper: str = ""
+    difference: str = ""
+    runs: tuple[Outcome, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A row of the paper's table: what it is of, and its cells."""
+
+    labels: Row
+    cells: tuple[Cell, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A table before its lines are stacked."""
+
+    title: str
+    columns: Row
+    blocks: tuple[Block, ...]
+    notes: Row
+
+    @property
+    def runs(self) -> tuple[Outcome, ...]:
+        """The verifications that it shows, each once."""
+        runs = {run.folder: run for block in self.blocks for cell in block.cells for run in cell.runs}
+        return tuple(runs.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no figure of ours."""
+        return all(cell.ours == NOT_RUN for block in self.blocks for cell in block.cells)
+
+    @property
+    def table(self) -> Table:
+        """The table: of each block a line of ours, and of the other lines those that say something."""
+        counts = sorted({run.summary.images for run in self.runs})
+        lines = _LINES if len(counts) > 1 else {name: of for name, of in _LINES.items() if of is not _images}
+        rows = [row for block in self.blocks for row in _stacked(block, lines)]
+        notes = list(self.notes)
+        if counts:
+            images = " or ".join(f"{count:,}" for count in counts)
+            notes += [f"Images tested: {images}.", epochs(self.runs), machines(self.runs)]
+        return Table(self.title, self.columns, tuple(rows), tuple(notes))
+
+
+def _images(cell: Cell) -> str:
+    return f"{cell.runs[0].summary.images:,}" if cell.runs else ""
+
+
+_OURS: Final = "ours"
+_LINES: Final[Mapping[str, Callable[[Cell], str]]] = MappingProxyType(
+    {
+        _OURS: lambda cell: cell.ours,
+        "spread": lambda cell: cell.spread,
+        "cells N": lambda cell: cell.cells,
+        "images": _images,
+        "paper": lambda cell: cell.paper,
+        "difference": lambda cell: cell.difference,
+    }
+)
+
+
+def _stacked(block: Block, lines: Mapping[str, Callable[[Cell], str]]) -> list[Row]:
+    texts = {name: [of(cell) for cell in block.cells] for name, of in lines.items()}
+    return [(*block.labels, name, *row) for name, row in texts.items() if name == _OURS or any(row)]
+
+
+def gain(ours: float, theirs: float) -> float | None:
+    """Return the paper's improvement (e' - e) / e' in per cent; None where e' is 0.
+
+    >>> round(gain(0.89, 3.02), 2)
+    70.53
+    """
+    return 100 * (theirs - ours) / theirs if theirs > 0 else None
+
+
+def rate_cell(runs: tuple[Outcome, ...], count: Count, figure: PublishedFigure | None) -> Cell:
+    """Return the cell of a share of images.
+
+    Args:
+        runs: one for each seed; none where it was not run.
+        count: the images that make the share.
+        figure: what the paper prints; None where it has no such cell.
+    """
+    if not runs:
+        return Cell(paper=printed_text(figure))
+    found = rate(runs, count)
+    cells = runs[0].run.cells
+    return Cell(
+        ours=f"{found.percent:.2f}",
+        spread=found.spread,
+        cells="" if cells is None else str(cells),
+        paper=printed_text(figure),
+        difference=difference_text(found.percent, figure),
+        runs=runs,
+    )
+
+
+def gain_cell(own: tuple[Outcome, ...], theirs: tuple[Outcome, ...], figure: PublishedFigure | None) -> Cell:
+    """Return the cell of the improvement of verified errors over a competitor; arguments as in `rate_cell`."""
+    if not own or not theirs:
+        return Cell(paper=printed_text(figure))
+    value = gain(rate(own, not_verified).percent, rate(theirs, not_verified).percent)
+    if value is None:
+        return Cell(ours="undefined", paper=printed_text(figure))
+    return Cell(ours=f"{value:.2f}", paper=printed_text(figure), difference=difference_text(value, figure))
+
+
+def pace_cell(runs: tuple[Outcome, ...], figure: PublishedFigure) -> Cell:
+    """Return the cell of the seconds an epoch; other machines differ, so there is no difference."""
+    if not runs:
+        return Cell(paper=printed_text(figure))
+    return Cell(ours=f"{statistics.mean(run.epoch_seconds for run in runs):.1f}", paper=printed_text(figure))
+
+
+def printed_text(figure: PublishedFigure | None) -> str:
+    """Return a printed figure with its decimals, or the paper's dash; empty where there is no such cell."""
+    if figure is None:
+        return ""
+    return MISSING if figure.value is None else str(figure.value)
+
+
+def difference_text(value: float, figure: PublishedFigure | None) -> str:
+    """Return ours minus the printed figure, with its sign; empty where nothing is printed."""
+    return "" if figure is None or figure.value is None else f"{value - float(figure.value):+.2f}"

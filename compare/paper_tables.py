@@ -1,0 +1,252 @@
+"""The paper's Tables 1, 2, 4 and 5 out of records, each in the paper's own shape."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Final, final
+
+from abscert_plugin.radius import Radius
+from compare.collect import ACTIVATIONS, Outcome
+from compare.figures import OWN, Count, chosen, counts_for, labelled, not_verified
+from compare.paper_cells import Block, Cell, Draft, gain_cell, pace_cell, rate_cell
+from compare.published import MISSING, PublishedFigure, Quantity, published
+from compare.tables import CLAIMS, LINE, NOT_RUN, PROTOCOLS, SCALES, Row, scales
+
+METHODS: Final[Mapping[str, str]] = MappingProxyType({OWN: "AC", "llm": "LLM", "lbp": "LBP", "adv-ibp": "AIBP"})
+"""What the paper's tables call the methods."""
+
+_COUNTS: Final[Mapping[Quantity, Count]] = MappingProxyType(
+    {Quantity.VERIFIED_ERROR: not_verified, Quantity.ACCURACY: labelled}
+)
+_CHOICE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "paper": "Chosen on the test set: of the cells N that were run (and of several ways to train) a figure is of "
+        "those with the least error on these very test images, as in the paper, and with the most images tested.",
+        "sound": "Of the cells N that were run (and of several ways to train) a figure is of those with the least "
+        "validation error and the most images tested; the choice does not look at the test images.",
+    }
+)
+_SWEEP: Final = (
+    "For the claim `cell` a run counts for every epsilon with N <= 1 / epsilon: its cells are at least as wide as the "
+    "ball, d = 2 / N >= 2 epsilon, where the paper's Algorithm 3 stops."
+)
+_LINES: Final = (
+    f"Lines: ours; its spread (95 % of one seed's images, or the standard deviation over seeds); N; the paper's figure "
+    f"as printed, `{MISSING}` where it has none; ours minus the paper's. `{NOT_RUN}`: no finished run."
+)
+_TWO_RADII: Final = (
+    "As the paper compares: AC is the claim `cell` (`abstrain`), the others are balls, and one printed epsilon is two "
+    "radii, on the training scale for AC and on the pixel scale for the others. Impr. is (e' - e) / e' of these, e "
+    "AC's; at equal radii, claim `ball` for all, it is in the next table."
+)
+_EQUAL: Final = (
+    "Every column is the claim `ball` at the row's radius, of networks trained for it (AC: with any number of cells). "
+    "Impr. is (e' - e) / e', e AC's error and e' the competitor's. The paper prints no figure of this claim for AC."
+)
+_ACCURACY: Final = (
+    "Accuracy is 100 minus the error on clean images, of the networks of Table 1. It is that of the deployed file and "
+    "has no claim; epsilon is what a network was trained for, on the scales of Table 1."
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The outcomes of one protocol, by data set, network, activation and method."""
+
+    protocol: str
+    found: Mapping[tuple[str, ...], tuple[Outcome, ...]]
+
+    @classmethod
+    def of(cls, found: Iterable[Outcome], protocol: str) -> "Pool":
+        """Return those of a protocol."""
+        groups: dict[tuple[str, ...], list[Outcome]] = {}
+        for outcome in found:
+            run = outcome.run
+            if run.protocol == protocol:
+                groups.setdefault((run.data, run.network, outcome.activation, run.method), []).append(outcome)
+        return cls(protocol, {key: tuple(group) for key, group in groups.items()})
+
+    def runs(self, figure: PublishedFigure, method: str, claim: str, radius: Radius) -> tuple[Outcome, ...]:
+        """Return the runs to show of a method where `figure` is, one for each seed; empty where there is none.
+
+        Raises:
+            RecordError: if records of different versions would be averaged.
+        """
+        activation = ACTIVATIONS.get(method, figure.activation)
+        group = self.found.get((figure.data, figure.network, activation, method), ())
+        return chosen([outcome for outcome in group if counts_for(outcome, claim, radius)], self.protocol)
+
+
+def drafts(number: int, pool: Pool) -> tuple[Draft, ...]:
+    """Return Table 1, 2, 4 or 5 of the paper; those of verified errors again for the claim `ball`.
+
+    Raises:
+        RecordError: if records of different versions would be averaged.
+    """
+    return _BUILDERS[number](pool)
+
+
+def _table1(pool: Pool) -> tuple[Draft, ...]:
+    blocks = []
+    columns: Row = ()
+    for (data, network, printed), figures in _grouped(1, lambda one: (one.data, one.network, one.printed_radius or "")):
+        own, other = figures[0].radius, figures[1].radius
+        assert own is not None
+        assert other is not None
+        labels = (data, network, printed, scales(own.pixel, printed), scales(other.pixel, printed))
+        blocks.append(Block(labels, tuple(_cell(pool, figure) for figure in figures)))
+        columns = tuple(_heading(figure) for figure in figures)
+    names = ("data", "network", "epsilon", "AC's radius, pixel (training)", "others' radius, pixel (training)", LINE)
+    title = f"Table 1, protocol {pool.protocol}: verified errors (%), compared as the paper does"
+    notes = _notes(pool, _TWO_RADII, SCALES, CLAIMS, _SWEEP)
+    return Draft(title, (*names, *columns), tuple(blocks), notes), _balls_of_table1(pool)
+
+
+def _balls_of_table1(pool: Pool) -> Draft:
+    blocks = []
+    others = [method for method in METHODS if method != OWN]
+    for (data, network), figures in _grouped(1, lambda one: (one.data, one.network)):
+        radii = {figure.radius.pixel: figure.printed_radius or "" for figure in figures if figure.radius is not None}
+        for pixel in sorted(radii):
+            radius = Radius(pixel)
+            own = pool.runs(figures[0], OWN, "ball", radius)
+            cells = [rate_cell(own, not_verified, None)]
+            for method in others:
+                theirs = pool.runs(figures[0], method, "ball", radius)
+                cells.append(rate_cell(theirs, not_verified, _printed(figures, method, pixel)))
+                cells.append(gain_cell(own, theirs, None))
+            if any(cell.runs or cell.paper for cell in cells):
+                blocks.append(Block((data, network, scales(pixel, radii[pixel])), tuple(cells)))
+    pairs = [(f"{METHODS[method]} (ball)", f"Impr. over {METHODS[method]}") for method in others]
+    columns = (
+        "data",
+        "network",
+        "radius, pixel (training)",
+        LINE,
+        "AC (ball)",
+        *(name for pair in pairs for name in pair),
+    )
+    title = f"Table 1, protocol {pool.protocol}: errors of the claim ball (%), at equal radii"
+    return Draft(title, columns, tuple(blocks), _notes(pool, _EQUAL, SCALES, CLAIMS))
+
+
+def _table2(pool: Pool) -> tuple[Draft, ...]:
+    blocks = []
+    columns: Row = ()
+    for (data, network, printed), figures in _grouped(2, lambda one: (one.data, one.network, one.printed_radius or "")):
+        blocks.append(Block((data, network, printed), tuple(_cell(pool, figure) for figure in figures)))
+        columns = tuple(METHODS[figure.method] for figure in figures)
+    title = f"Table 2, protocol {pool.protocol}: accuracy (%)"
+    return (
+        Draft(title, ("data", "network", "epsilon", LINE, *columns), tuple(blocks), _notes(pool, _ACCURACY, _SWEEP)),
+    )
+
+
+def _table4(pool: Pool) -> tuple[Draft, ...]:
+    rows = _grouped(4, lambda one: (one.data, one.printed_radius or ""))
+    networks = "Networks of other activations than ReLU, trained by `abstrain`."
+    return tuple(
+        _of_own(pool, claim, 4, "networks without ReLU", [(key, figures, ()) for key, figures in rows], networks)
+        for claim in ("cell", "ball")
+    )
+
+
+def _table5(pool: Pool) -> tuple[Draft, ...]:
+    figures = [figure for figure in published() if figure.table == 5]
+    times = tuple(figure for figure in figures if figure.quantity is Quantity.TRAINING_SECONDS)
+    errors = [figure for figure in figures if figure.quantity is Quantity.VERIFIED_ERROR]
+    rows = [(key, some, times) for key, some in _by(errors, lambda one: (one.data, one.printed_radius or ""))]
+    time = (
+        "Time is seconds an epoch of the training that the error is of, on our machine; the paper prints one for all "
+        "radii, of its own machine, so no difference is given."
+    )
+    return tuple(_of_own(pool, claim, 5, "large networks", rows, time) for claim in ("cell", "ball"))
+
+
+def _of_own(
+    pool: Pool,
+    claim: str,
+    number: int,
+    what: str,
+    rows: Sequence[tuple[Row, Sequence[PublishedFigure], Sequence[PublishedFigure]]],
+    note: str,
+) -> Draft:
+    """Return a table of the paper's own method alone, under one claim; the paper's figures are of the claim `cell`."""
+    blocks = []
+    columns: list[str] = []
+    is_cell = claim == "cell"
+    for (data, printed), errors, times in rows:
+        cells = []
+        columns = []
+        for place, figure in enumerate(errors):
+            assert figure.radius is not None
+            runs = pool.runs(figure, OWN, claim, figure.radius)
+            columns.append(f"{figure.column} ({claim})")
+            cells.append(rate_cell(runs, not_verified, figure if is_cell else None))
+            if times and is_cell:
+                columns.append(times[place].column)
+                cells.append(pace_cell(runs, times[place]))
+        assert errors[0].radius is not None
+        blocks.append(Block((data, printed, scales(errors[0].radius.pixel, printed)), tuple(cells)))
+    title = f"Table {number}, protocol {pool.protocol}: errors of the claim {claim} (%), {what}"
+    labels = ("data", "epsilon", "radius, pixel (training)", LINE)
+    ball = "The paper prints no figure of this claim; epsilon is on the training scale."
+    notes = (note, SCALES, CLAIMS, _SWEEP) if is_cell else (ball, SCALES, CLAIMS)
+    return Draft(title, (*labels, *columns), tuple(blocks), _notes(pool, *notes))
+
+
+_BUILDERS: Final[Mapping[int, Callable[[Pool], tuple[Draft, ...]]]] = MappingProxyType(
+    {1: _table1, 2: _table2, 4: _table4, 5: _table5}
+)
+
+
+def _by(
+    figures: Iterable[PublishedFigure], key: Callable[[PublishedFigure], Row]
+) -> Iterable[tuple[Row, tuple[PublishedFigure, ...]]]:
+    groups: dict[Row, list[PublishedFigure]] = {}
+    for figure in figures:
+        groups.setdefault(key(figure), []).append(figure)
+    return [(name, tuple(group)) for name, group in groups.items()]
+
+
+def _grouped(number: int, key: Callable[[PublishedFigure], Row]) -> Iterable[tuple[Row, tuple[PublishedFigure, ...]]]:
+    """Return a table's figures by row, MNIST before the others."""
+    figures = [figure for figure in published() if figure.table == number]
+    return _by(sorted(figures, key=lambda figure: figure.data != "mnist"), key)
+
+
+def _heading(figure: PublishedFigure) -> str:
+    if figure.against is not None:
+        return f"Impr. over {METHODS[figure.against]}"
+    return f"{METHODS[figure.method]} ({_claim(figure.method)})"
+
+
+def _claim(method: str) -> str:
+    return "cell" if method == OWN else "ball"
+
+
+def _notes(pool: Pool, *own: str) -> Row:
+    return (PROTOCOLS[pool.protocol], *own, _CHOICE[pool.protocol], _LINES)
+
+
+def _printed(figures: Iterable[PublishedFigure], method: str, pixel: Fraction) -> PublishedFigure | None:
+    return next(
+        (
+            figure
+            for figure in figures
+            if figure.method == method and figure.radius is not None and figure.radius.pixel == pixel
+        ),
+        None,
+    )
+
+
+def _cell(pool: Pool, figure: PublishedFigure) -> Cell:
+    """Return the cell of a rate, or of an improvement."""
+    assert figure.radius is not None
+    runs = pool.runs(figure, figure.method, _claim(figure.method), figure.radius)
+    if figure.against is None:
+        return rate_cell(runs, _COUNTS[figure.quantity], figure)
+    assert figure.against_radius is not None
+    return gain_cell(runs, pool.runs(figure, figure.against, "ball", figure.against_radius), figure)

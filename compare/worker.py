@@ -1,0 +1,130 @@
+"""A run's process: what starts it, what it does alone in its folder, and how its failure reaches whoever started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import IO, Final, final
+
+from abscert_plugin.errors import RecordError
+from abscert_plugin.records import write_json
+from compare.lock import locked
+from compare.plan import as_mapping
+from compare.results import CONFIG, FAILURE, Place, State, stored_run
+
+LOOK_EVERY: Final = 1.0  # seconds between two looks at a process
+LOCK: Final = ".lock"
+_COMMAND: Final = "from abscert_plugin.cli import main; main()"  # `abscert`, of this very interpreter
+_PATIENCE: Final = 600.0  # seconds for a process that is cut off to end, or for an NFS server to give up its lock
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run's process ended.
+
+    Args:
+        reason: why it failed; empty where it did not.
+        was_killed: whether a signal ended it: the run itself may be sound.
+    """
+
+    reason: str = ""
+    was_killed: bool = False
+
+
+def abscert_command(*arguments: str) -> Sequence[str]:
+    """Return the command line that runs `abscert compare` with these arguments."""
+    return [sys.executable, "-c", _COMMAND, "compare", *arguments]
+
+
+def prepare(place: Place) -> None:
+    """Write what a run's process starts from, unless it is there: another process may be at work in the folder.
+
+    Raises:
+        RecordError: if the folder cannot be written.
+    """
+    try:
+        place.folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot write in {place.folder}: {error.strerror}; choose another --out") from error
+    try:
+        stored_run(place.folder)
+    except RecordError:
+        write_json(place.folder / CONFIG, as_mapping(place.run))
+
+
+def run_in_process(place: Place, data_dir: Path | None, on_look: Callable[[], None]) -> Ending:
+    """Carry a run out in a process of its own, which ends with this one, however this one ends.
+
+    Args:
+        place: the run; the folder that its own lies in is there.
+        data_dir: where the data sets' files are; `$ABSCERT_DATA` where None.
+        on_look: called every second.
+
+    Raises:
+        RecordError: if its folder cannot be written.
+    """
+    prepare(place)
+    options = ["--data-dir", str(data_dir)] if data_dir else []
+    command = abscert_command("work", str(place.folder), "--with-parent", *options)
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors) as worker,  # noqa: S603
+    ):
+        try:
+            while worker.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(LOOK_EVERY)
+                on_look()
+        except BaseException:
+            worker.terminate()
+            worker.wait()
+            raise
+        return _ending(worker.returncode, errors)
+
+
+def work(folder: Path, data_dir: Path | None) -> None:
+    """Carry out the run of a folder in this process; no other one works in the folder meanwhile.
+
+    Where another process is at work in it, such as that of a node that is cut off from its cluster, this one waits
+    until it ends, and goes on from what it left.
+
+    Raises:
+        AbscertError: if the run fails, or the other process does not end within ten minutes.
+    """
+    from abscert_plugin.training.loop import SilentObserver
+    from compare.execute import execute
+
+    with locked(folder / LOCK, f"another process has been at work in {folder} for too long: end it", _PATIENCE):
+        place = stored_run(folder)
+        if place.state is State.DONE:
+            return
+        (folder / FAILURE).unlink(missing_ok=True)
+        execute(place.run, place.folder, data_dir, SilentObserver(), lambda _: None)
+
+
+def when_stdin_ends(act: Callable[[], object]) -> None:
+    """Act once the process at the other end of stdin has ended or closed it, on a thread of its own."""
+
+    def watch() -> None:
+        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
+            pass
+        act()
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _ending(status: int, errors: IO[str]) -> Ending:
+    if status == 0:
+        return Ending()
+    if status < 0:
+        return Ending(f"its process was ended by signal {-status} ({signal.Signals(-status).name})", was_killed=True)
+    errors.seek(0)
+    lines = [line for line in errors.read().splitlines() if line.strip()]
+    return Ending(lines[-1].removeprefix("error: ")[:500] if lines else f"its process ended with status {status}")

@@ -1,0 +1,239 @@
+"""What is timed of a method: steps of its real training, and the verification of its network."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, TypeAlias, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+
+from abscert_plugin.blackbox import Provider
+from abscert_plugin.cli.ball import ball_decider
+from abscert_plugin.cli.train import make_spec
+from abscert_plugin.data import DataSet, Split
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
+from abscert_plugin.lirpa.training import CrownIbpMargins
+from abscert_plugin.radius import Radius
+from abscert_plugin.training.loop import Job, SilentObserver, load_weights, train
+from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, prepare_folder, run_training, write_run
+from abscert_plugin.verification.cell import CellDecider
+from abscert_plugin.verification.decision import Decider
+from abscert_plugin.verification.run import Artifact
+from baselines.forward_bounds import crown_lbp_margins
+from baselines.pixels import PixelBalls
+from baselines.table import method_entry
+from compare.plan import Run
+from compare.results import TRAINING, State, places
+from compare.times import Kind, Setting, Subject
+
+_CLIP: Final = 10.0  # greatest norm of a step's gradient, as in the runs of a plan
+_EXHAUSTIVE: Final = 256
+_DECIDED_AT_ONCE: Final = {"cell": 250, "ball": 100}
+_VALIDATED: Final = 32  # the loop validates after its steps, which is not timed
+
+Workload: TypeAlias = Callable[[], float]
+"""Does a block of work and returns how many seconds it took."""
+Images: TypeAlias = UInt8[Tensor, "batch channels height width"]
+Margins: TypeAlias = Callable[[Images, Int64[Tensor, "batch"]], Float[Tensor, "batch *classes"]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """One bound for each image, that verifies a method's network as its paper does.
+
+    Args:
+        title: the bound in words.
+        at_once: images that are bounded together.
+        of: makes it for a method's network, at a radius on the pixel scale, for images of so many levels.
+    """
+
+    title: str
+    at_once: int
+    of: Callable[[TrainedRun, float, int], Margins]
+
+
+def subject_of(run: Run) -> Subject:
+    """Return what is timed of a run of a plan.
+
+    Raises:
+        ConfigError: if the method is unknown, or an option has no meaning.
+    """
+    spec = _spec(run)
+    claim = spec.method.claim if spec.method.claim in _DECIDED_AT_ONCE else None
+    words = {"cell": "one forward pass of the ONNX file", "ball": _bound(run).title, None: ""}
+    return Subject(run=run, batch_size=spec.training.batch_size, claim=claim, verified_by=words[claim])
+
+
+def workloads(
+    setting: Setting, subject: Subject, data: Mapping[Split, DataSet], results: Path, folder: Path
+) -> Mapping[Kind, Workload]:
+    """Return what is timed of a method, once it has trained one block: libraries are loaded and graphs traced then.
+
+    Args:
+        setting: how much there is of each.
+        subject: the method.
+        data: the splits.
+        results: folder of the runs, whose trained networks a search takes.
+        folder: where checkpoints and ONNX files go.
+
+    Raises:
+        AbscertError: if the method cannot train the network, or a search is asked for and there is no trained one.
+    """
+    spec = _spec(subject.run)
+    found: dict[Kind, Workload] = {}
+    if setting.search_images:  # first, so that a missing network is seen at once
+        test = data[Split.TEST].first(setting.search_images)
+        found[Kind.SEARCH] = partial(_seconds_deciding, _searcher(subject.run, results, test), test, "ball")
+    seen = TrainingData(
+        training_images(data[Split.TRAIN], setting.steps * subject.batch_size),
+        data[Split.VALIDATION].first(_VALIDATED),
+    )
+    prepare_folder(folder, resume=False)
+    trained = run_training(spec, seen, folder, SilentObserver())
+    found[Kind.TRAINING] = training_block(spec, seen, trained, folder)
+    test = data[Split.TEST].first(setting.images)
+    if subject.claim == "cell":
+        artifact = _opened(write_run(trained, seen, folder).deploy)
+        decider = CellDecider(artifact.classifier, artifact.with_cells)
+        found[Kind.VERIFICATION] = partial(_seconds_deciding, decider, test, "cell")
+    elif subject.claim == "ball":
+        bound = _bound(subject.run)
+        margins = bound.of(trained, subject.run.trained_for.outward, test.levels)
+        found[Kind.VERIFICATION] = partial(_seconds_bounding, margins, trained, test, bound.at_once)
+    return MappingProxyType(found)
+
+
+def training_images(data: DataSet, count: int) -> DataSet:
+    """Return the first images of a split; it begins anew where it has fewer."""
+    chosen = np.resize(np.arange(len(data)), count)
+    return replace(data, labels=data.labels[chosen], index=data.index[chosen])
+
+
+def training_block(spec: RunSpec, data: TrainingData, trained: TrainedRun, folder: Path) -> Workload:
+    """Return a training over the whole schedule, in one epoch of as many steps as the data have batches.
+
+    It is the loop itself, which tells how long its steps took. Every block trains the same network from the same
+    weights on the same batches, so blocks differ by what the machine does alone; steps cost the same whatever the
+    weights are.
+    """
+    job = Job(
+        network=trained.network,
+        objective=trained.objective,
+        training=data.training,
+        validation=data.validation,
+        config=spec.training,
+        device=trained.device,
+        folder=folder,
+        description=trained.checkpoint.description,
+    )
+
+    def seconds() -> float:
+        load_weights(job.network, trained.checkpoint.best)
+        return float(train(job, None, SilentObserver()).history[-1]["seconds"])
+
+    return seconds
+
+
+def _spec(run: Run) -> RunSpec:
+    entry = method_entry(run.method)
+    chosen = {
+        "epochs": 1,
+        "batch_size": run.batch_size,
+        "learning_rate": run.learning_rate,
+        "patience": 0,
+        "gradient_clip": _CLIP,
+        "seed": run.seed,
+    }
+    grid = None if run.cells is None else Grid(run.cells)
+    method = entry.create(run.trained_for, run.options)
+    activation = run.activation or str(entry.activation)
+    return make_spec(run.data, None, run.image_size, run.network, activation, grid, "auto", chosen, method)
+
+
+def _opened(path: Path) -> Artifact:
+    return Artifact.open(path, Provider.AUTO, torch.get_num_threads())  # as many threads as training has
+
+
+def _searcher(run: Run, results: Path, test: DataSet) -> Decider:
+    (place,) = places((run,), results)
+    if place.state is not State.DONE:
+        raise ConfigError(
+            f"expected the trained network of {run.title} in {results}: a search depends on the weights; "
+            f"run the plan there first (`abscert compare run`), or leave --search-images out"
+        )
+    training = place.folder / TRAINING
+    ball = Radius.parse(run.certify[0], run.radius_scale)
+    artifact = _opened(training / "deploy.onnx")
+    return ball_decider(artifact, test, ball, "float", run.timeout, _EXHAUSTIVE, False, training)
+
+
+def _seconds_deciding(decider: Decider, test: DataSet, claim: str) -> float:
+    start = time.perf_counter()
+    for batch in test.batches(_DECIDED_AT_ONCE[claim]):
+        decider.decide(test.pixels(batch.images), batch.labels, batch.index)
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def _seconds_bounding(margins: Margins, trained: TrainedRun, test: DataSet, at_once: int) -> float:
+    trained.network.eval()
+    start = time.perf_counter()
+    for batch in test.batches(at_once):
+        images, labels = (torch.from_numpy(values).to(trained.device) for values in (batch.images, batch.labels))
+        (margins(images, labels) > 0).cpu()  # waits for an accelerator
+    return time.perf_counter() - start
+
+
+def _of_validation(trained: TrainedRun, radius: float, levels: int) -> Margins:
+    del radius, levels  # the objective has its own
+    objective = trained.objective
+    return lambda images, labels: objective.margins(trained.network, objective.encode(images), labels)
+
+
+def _crown_ibp(trained: TrainedRun, radius: float, levels: int) -> Margins:
+    channels, height, width = trained.config.image_shape
+    example = torch.zeros(2, channels, height, width, device=trained.device)
+    bounds, balls = CrownIbpMargins(trained.network, example, trained.config.classes), PixelBalls(levels)
+
+    def margins(images: Images, labels: Int64[Tensor, "batch"]) -> Float[Tensor, "batch classes"]:
+        box = balls.box(images, radius)
+        return bounds.lower(box.lower, box.upper, labels)
+
+    return margins
+
+
+def _crown_lbp(trained: TrainedRun, radius: float, levels: int) -> Margins:
+    network, balls = trained.network, PixelBalls(levels)
+    assert isinstance(network, nn.Sequential)  # else it could not have been trained
+
+    def margins(images: Images, labels: Int64[Tensor, "batch"]) -> Float[Tensor, "batch classes"]:
+        box = balls.box(images, radius)
+        return crown_lbp_margins(network, box.lower, box.upper, labels)
+
+    return margins
+
+
+def _bound(run: Run) -> _Bound:
+    return _BOUNDS.get(run.method, _OWN)
+
+
+_OWN: Final = _Bound("the bound that its epochs are validated by", 250, _of_validation)
+_BOUNDS: Final[Mapping[str, _Bound]] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("ibp", "adv-ibp", "sabr", "mtl-ibp", "reachable"), replace(_OWN, title="one pass of interval bounds")
+        ),
+        "llm": replace(_OWN, title="CROWN-IBP with chosen slopes, two passes"),
+        "crown-ibp": _Bound("one bound of CROWN-IBP", 100, _crown_ibp),
+        # planes in all pixels for every neuron: more images at once take longer, for memory alone
+        "lbp": _Bound("one bound of CROWN-LBP, an image at a time", 1, _crown_lbp),
+    }
+)

@@ -1,0 +1,94 @@
+"""Kept records: whole, small, never overwritten, and as good as the originals for tables."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import abscert, refused
+
+from abscert_plugin.records import read_records
+from compare.formats import as_json
+from compare.keep import keep
+from compare.results import State, stored_runs
+from compare.tables import build_tables
+
+PLAN = """
+title = "small"
+[[grid]]
+data = ["digits"]
+network = ["fc-3-code"]
+method = ["ibp", "abstrain"]
+radius = ["0.05"]
+cells = [2]
+epochs = 2
+batch_size = 256
+claims = ["cell", "ball"]
+timeout = 5.0
+limit = 20
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keep")
+    (folder / "plan.toml").write_text(PLAN)
+    abscert("compare", "run", folder / "plan.toml", "--out", folder / "results", "--json")
+    return folder / "results"
+
+
+def test_tables_of_kept_records_are_those_of_the_runs(results: Path, tmp_path: Path) -> None:
+    assert len(abscert("compare", "keep", "--out", results, "--into", tmp_path, "--json").json["kept"]) == 2
+    assert as_json(build_tables(tmp_path)) == as_json(build_tables(results))
+
+
+def test_rows_are_kept_to_the_last_one_and_no_weight_is(results: Path, tmp_path: Path) -> None:
+    keep(results, tmp_path)
+    for place in stored_runs(results):
+        for rows in place.folder.glob("verify-*/records.jsonl"):
+            kept = tmp_path / rows.relative_to(results).with_suffix(".jsonl.gz")
+            assert read_records(kept) == read_records(rows)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".json", ".jsonl", ".gz"}
+    assert all(place.state is State.DONE for place in stored_runs(tmp_path))
+
+
+def test_keeping_twice_gives_the_same_bytes_and_copies_nothing_again(results: Path, tmp_path: Path) -> None:
+    keep(results, tmp_path / "one")
+    before = {path: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert keep(results, tmp_path / "one") == []
+    keep(results, tmp_path / "two")
+    assert {path.relative_to(tmp_path / "one"): content for path, content in before.items()} == {
+        path.relative_to(tmp_path / "two"): path.read_bytes()
+        for path in (tmp_path / "two").rglob("*")
+        if path.is_file()
+    }
+    keep(tmp_path / "one", tmp_path / "three")  # and a copy can be kept like an original
+    assert as_json(build_tables(tmp_path / "three")) == as_json(build_tables(results))
+
+
+def test_a_plan_finds_kept_runs_done(results: Path, tmp_path: Path) -> None:
+    keep(results, tmp_path / "kept")
+    plan = results.parent / "plan.toml"
+    states = {
+        row["state"] for row in abscert("compare", "plan", plan, "--out", tmp_path / "kept", "--json").json["runs"]
+    }
+    assert states == {"done"}
+
+
+def test_another_outcome_of_the_same_run_is_refused_and_nothing_is_lost(results: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    keep(results, kept)
+    shutil.copytree(results, tmp_path / "again")
+    done = next((tmp_path / "again/runs").glob("*/done.json"))
+    done.write_text(json.dumps({**json.loads(done.read_text()), "seconds": 1.0}))
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+    line = refused("compare", "keep", "--out", tmp_path / "again", "--into", kept)
+    assert "with another outcome; remove it" in line
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_kept_is_refused(results: Path, tmp_path: Path) -> None:
+    assert "expected runs that have ended" in refused("compare", "keep", "--out", tmp_path, "--into", tmp_path / "kept")
+    (tmp_path / "file").write_text("mine")
+    assert "choose another --into" in refused("compare", "keep", "--out", results, "--into", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"

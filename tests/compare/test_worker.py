@@ -1,0 +1,123 @@
+"""A run's process: alone in its folder, gone with its parent, and every error in one line."""
+
+import errno
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from small_plan import PLAN
+
+from abscert_plugin.errors import RecordError
+from compare import worker
+from compare.lock import locked
+from compare.plan import read_plan
+from compare.results import CONFIG, DONE, FAILURE, RUNS, Place, State, places
+from compare.worker import LOCK, Ending, abscert_command, prepare, run_in_process, work
+
+fcntl = pytest.importorskip("fcntl", reason="this system has no locks of this kind")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Return the first run of a small plan, ready to start."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN)
+    (tmp_path / RUNS).mkdir()
+    (first, _) = places(read_plan(str(plan)).runs(), tmp_path)
+    prepare(first)
+    return first
+
+
+@pytest.fixture
+def started(place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the run's process, as an engine does."""
+    command = abscert_command("work", str(place.folder), "--with-parent")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_run_is_carried_out_by_one_process_at_a_time(place: Place) -> None:
+    ending: list[Ending] = []
+    looks = 0
+
+    def look() -> None:  # for a while after the process has had time to start, nothing may be written
+        nonlocal looks
+        looks += 1
+        if looks == 12:
+            assert {path.name for path in place.folder.iterdir()} == {CONFIG, LOCK}
+            holding.close()
+
+    holding = (place.folder / LOCK).open("a+")
+    fcntl.flock(holding, fcntl.LOCK_EX)
+    ending.append(run_in_process(place, None, look))
+    assert looks >= 12
+    assert ending == [Ending()]
+    assert place.state is State.DONE
+
+
+def test_a_process_that_waited_for_nothing_says_who_is_at_work(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_PATIENCE", 0.0)
+    with (
+        locked(place.folder / LOCK, "held"),
+        pytest.raises(RecordError, match=rf"end it \(held by process {os.getpid()} "),
+    ):
+        work(place.folder, None)
+    assert place.state is State.STARTED
+
+
+def test_what_another_process_has_done_is_left_as_it_is(place: Place) -> None:
+    (place.folder / DONE).write_text("{}")
+    work(place.folder, None)
+    assert (place.folder / DONE).read_text() == "{}"
+    assert {path.name for path in place.folder.iterdir()} == {CONFIG, DONE, LOCK}
+
+
+def test_a_process_ends_with_its_parent_and_lets_go(place: Place, started: subprocess.Popen[bytes]) -> None:
+    lock = place.folder / LOCK
+    wait_for(lambda: lock.exists() and lock.read_text() != "")
+    assert started.poll() is None
+    assert started.stdin is not None
+    started.stdin.close()
+    assert started.wait(10) == 3
+    assert place.state is State.STARTED
+    with locked(lock, "held"):
+        pass
+
+
+def test_a_folder_says_which_run_it_holds_whatever_was_there(place: Place) -> None:
+    before = (place.folder / CONFIG).stat().st_mtime_ns
+    prepare(place)
+    assert (place.folder / CONFIG).stat().st_mtime_ns == before
+    for text in ("{", json.dumps({"data": "digits"})):
+        (place.folder / CONFIG).write_text(text)
+        prepare(place)
+        assert json.loads((place.folder / CONFIG).read_text())["method"] == place.run.method
+
+
+def test_a_new_attempt_takes_back_the_failure_of_the_last_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.folder / FAILURE).write_text('{"reason": "old"}')
+    monkeypatch.setattr("compare.execute.execute", lambda *_: None)
+    work(place.folder, None)
+    assert place.state is State.STARTED
+
+
+def test_a_file_system_without_locks_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RecordError, match=r"cannot lock .*No locks available; choose another file system"):
+        work(place.folder, None)
