@@ -3,25 +3,16 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.cli.ball import ball_decider
-from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.grid import Grid
-from abscert_plugin.radius import Radius
 from abscert_plugin.records import write_json
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.run import Artifact, Verification
-from baselines.table import method_entry
 from compare.plan import Run, as_mapping
 from compare.results import CONFIG, DONE, TRAINING
-
-_CLIP: Final = 10.0  # greatest norm of a step's gradient, the same for every method
-_EXHAUSTIVE: Final = 256
-_BATCH: Final = {"cell": 250, "ball": 100}
+from compare.spec import DECIDED_AT_ONCE, ball_search, training_spec
 
 
 def execute(
@@ -43,22 +34,9 @@ def execute(
     write_json(folder / CONFIG, as_mapping(run))
     training = folder / TRAINING
     deploy = training / "deploy.onnx"
-    radius = Radius.parse(run.radius, run.radius_scale)
     began = time.perf_counter()
     if not (training / "run.json").exists():  # written after the ONNX files
-        entry = method_entry(run.method)
-        chosen = {
-            "epochs": run.epochs,
-            "batch_size": run.batch_size,
-            "learning_rate": run.learning_rate,
-            "patience": 0,
-            "gradient_clip": _CLIP,
-            "seed": run.seed,
-        }
-        grid = None if run.cells is None else Grid(run.cells)
-        how = entry.create(radius, run.options)
-        activation = run.activation or str(entry.activation)
-        spec = make_spec(run.data, data_dir, run.image_size, run.network, activation, grid, "auto", chosen, how)
+        spec = training_spec(run, data_dir)
         prepare_folder(training, resume=True)
         loaded = TrainingData.as_published(spec) if run.protocol == "paper" else TrainingData.load(spec)
         write_run(run_training(spec, loaded, training, observer), loaded, training)
@@ -81,9 +59,5 @@ def _verify(
     out: Path,
     on_images: Callable[[int], None],
 ) -> None:
-    decider = None
-    if claim == "ball":
-        ball = Radius.parse(text, run.radius_scale)
-        checkpoint = artifact.path.parent
-        decider = ball_decider(artifact, images, ball, "float", run.timeout, _EXHAUSTIVE, False, checkpoint)
-    Verification(artifact, images, _BATCH[claim], decider).run(out, on_images)
+    decider = ball_search(run, artifact, images, text) if claim == "ball" else None
+    Verification(artifact, images, DECIDED_AT_ONCE[claim], decider).run(out, on_images)

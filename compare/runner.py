@@ -69,13 +69,15 @@ def _check_writable(results: Path) -> None:
         raise RecordError(f"cannot write in {results}: {error.strerror}; choose another --out") from error
 
 
-def pick(runs: Sequence[Run], method: str | None) -> tuple[Run, ...]:
-    """Return the runs of one method, or all.
+def pick(runs: Sequence[Run], method: str | None = None, network: str | None = None) -> tuple[Run, ...]:
+    """Return the runs of one method and one network; None takes all.
 
     Raises:
-        ConfigError: if the plan has none of that method.
+        ConfigError: if the plan has none of them.
     """
-    chosen = tuple(run for run in runs if method in (None, run.method))
+    chosen = tuple(run for run in runs if method in (None, run.method) and network in (None, run.network))
     if not chosen:
-        raise ConfigError(f"the plan has no run of the method {method!r}")
+        asked = {"method": method, "network": network}
+        named = " and ".join(f"the {name} {value}" for name, value in asked.items() if value is not None)
+        raise ConfigError(f"the plan has no run of {named}")
     return chosen

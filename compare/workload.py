@@ -14,13 +14,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.cli.ball import ball_decider
-from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.training import CrownIbpMargins
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.loop import Job, SilentObserver, load_weights, train
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.cell import CellDecider
@@ -28,14 +24,11 @@ from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import Artifact
 from baselines.forward_bounds import crown_lbp_margins
 from baselines.pixels import PixelBalls
-from baselines.table import method_entry
 from compare.plan import Run
 from compare.results import TRAINING, State, places
+from compare.spec import DECIDED_AT_ONCE, ball_search, one_epoch, training_spec
 from compare.times import Kind, Setting, Subject
 
-_CLIP: Final = 10.0  # greatest norm of a step's gradient, as in the runs of a plan
-_EXHAUSTIVE: Final = 256
-_DECIDED_AT_ONCE: Final = {"cell": 250, "ball": 100}
 _VALIDATED: Final = 32  # the loop validates after its steps, which is not timed
 
 Workload: TypeAlias = Callable[[], float]
@@ -66,8 +59,8 @@ def subject_of(run: Run) -> Subject:
     Raises:
         ConfigError: if the method is unknown, or an option has no meaning.
     """
-    spec = _spec(run)
-    claim = spec.method.claim if spec.method.claim in _DECIDED_AT_ONCE else None
+    spec = training_spec(run, None)
+    claim = spec.method.claim if spec.method.claim in DECIDED_AT_ONCE else None
     words = {"cell": "one forward pass of the ONNX file", "ball": _bound(run).title, None: ""}
     return Subject(run=run, batch_size=spec.training.batch_size, claim=claim, verified_by=words[claim])
 
@@ -87,7 +80,7 @@ def workloads(
     Raises:
         AbscertError: if the method cannot train the network, or a search is asked for and there is no trained one.
     """
-    spec = _spec(subject.run)
+    spec = one_epoch(training_spec(subject.run, None))
     found: dict[Kind, Workload] = {}
     if setting.search_images:  # first, so that a missing network is seen at once
         test = data[Split.TEST].first(setting.search_images)
@@ -142,22 +135,6 @@ def training_block(spec: RunSpec, data: TrainingData, trained: TrainedRun, folde
     return seconds
 
 
-def _spec(run: Run) -> RunSpec:
-    entry = method_entry(run.method)
-    chosen = {
-        "epochs": 1,
-        "batch_size": run.batch_size,
-        "learning_rate": run.learning_rate,
-        "patience": 0,
-        "gradient_clip": _CLIP,
-        "seed": run.seed,
-    }
-    grid = None if run.cells is None else Grid(run.cells)
-    method = entry.create(run.trained_for, run.options)
-    activation = run.activation or str(entry.activation)
-    return make_spec(run.data, None, run.image_size, run.network, activation, grid, "auto", chosen, method)
-
-
 def _opened(path: Path) -> Artifact:
     return Artifact.open(path, Provider.AUTO, torch.get_num_threads())  # as many threads as training has
 
@@ -170,14 +147,12 @@ def _searcher(run: Run, results: Path, test: DataSet) -> Decider:
             f"run the plan there first (`abscert compare run`), or leave --search-images out"
         )
     training = place.folder / TRAINING
-    ball = Radius.parse(run.certify[0], run.radius_scale)
-    artifact = _opened(training / "deploy.onnx")
-    return ball_decider(artifact, test, ball, "float", run.timeout, _EXHAUSTIVE, False, training)
+    return ball_search(run, _opened(training / "deploy.onnx"), test, run.certify[0])
 
 
 def _seconds_deciding(decider: Decider, test: DataSet, claim: str) -> float:
     start = time.perf_counter()
-    for batch in test.batches(_DECIDED_AT_ONCE[claim]):
+    for batch in test.batches(DECIDED_AT_ONCE[claim]):
         decider.decide(test.pixels(batch.images), batch.labels, batch.index)
     return time.perf_counter() - start
 

@@ -1,4 +1,4 @@
-"""The data set `folder`: class folders of PNG and JPEG files, of any number, read when they are asked for."""
+"""Class folders of PNG and JPEG files, of any number, read when they are asked for: `folder`, and `imagenet`."""
 
 import hashlib
 import os
@@ -13,13 +13,17 @@ from jaxtyping import Int64
 from abscert_plugin.data.dataset import DataSet, Split
 from abscert_plugin.data.holdout import official_rows, unofficial_rows
 from abscert_plugin.data.image_files import FolderSource, image_shape
-from abscert_plugin.data.request import DataRequest, DataSetEntry, given_directory
+from abscert_plugin.data.request import DataRequest, DataSetEntry, given_directory, missing_files, searched_folders
 from abscert_plugin.errors import DataError
 
 _LEVELS: Final = 255
 _SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 _TRAIN_FOLDER: Final = "train"
 _TEST_FOLDERS: Final = ("test", "val")
+_IMAGENET: Final = "imagenet"
+_IMAGENET_SIDE: Final = 224
+_IMAGENET_TEST: Final = ("val",)  # its test/ has no labels
+_IMAGENET_FILES: Final = "the class folders of ILSVRC 2012 in train/ and val/"
 _LAYOUT: Final = "DIR/train/CLASS/*.png and DIR/test/CLASS/*.png (or DIR/val), or DIR/CLASS/*.png; .jpg and .jpeg too"
 
 
@@ -101,27 +105,53 @@ def load_folder(request: DataRequest) -> DataSet:
         DataError: if the folder has another layout, the classes of train and test differ, or there are no images.
     """
     directory = given_directory(request, "folder", f"it has to hold {_LAYOUT}")
-    layout = _layout(directory)
-    files = _list_files(layout.root(request.split, directory), layout.classes)
+    layout = _layout(directory, _TEST_FOLDERS)
+    root = layout.root(request.split, directory)
     shape = image_shape(_first_image(layout.reference, layout.classes), request.image_size)
-    index = layout.rows(request.split, len(files.names))
+    return _part("folder", root, layout, shape, request.image_size is not None, request.split)
+
+
+def load_imagenet(request: DataRequest) -> DataSet:
+    """Return a split of ImageNet, as `load_folder` does, of colour images brought to 224 x 224 or the size asked for.
+
+    val/ is the test split, since the labels of ImageNet's own test/ are not public; validation is held out of train/.
+
+    Raises:
+        DataError: as `load_folder`.
+    """
+    folders = searched_folders(request, _IMAGENET, _IMAGENET_FILES)
+    wanted = {_TRAIN_FOLDER, *_IMAGENET_TEST}
+    directory = next((one for one in folders if one.is_dir() and wanted & {*_subfolders(one)}), None)
+    if directory is None:
+        raise missing_files(_IMAGENET, "train/ and val/", folders, (), _IMAGENET_FILES)
+    layout = _layout(directory, _IMAGENET_TEST)
+    root = layout.root(request.split, directory)
+    side = request.image_size or _IMAGENET_SIDE
+    return _part(_IMAGENET, root, layout, (3, side, side), True, request.split)
+
+
+def _part(
+    name: str, root: Path, layout: FolderLayout, shape: tuple[int, int, int], is_resized: bool, split: Split
+) -> DataSet:
+    files = _list_files(root, layout.classes)
+    index = layout.rows(split, len(files.names))
     return DataSet(
-        name="folder",
-        split=request.split,
+        name=name,
+        split=split,
         classes=layout.classes,
         shape=shape,
         levels=_LEVELS,
-        source=FolderSource(files.root, files.names, shape, request.image_size is not None),
+        source=FolderSource(files.root, files.names, shape, is_resized),
         labels=files.labels[index],
         index=index,
         sha256=files.checksum(index, shape),
     )
 
 
-def _layout(directory: Path) -> FolderLayout:
+def _layout(directory: Path, test_folders: Sequence[str]) -> FolderLayout:
     subfolders = _subfolders(directory)
     train = directory / _TRAIN_FOLDER if _TRAIN_FOLDER in subfolders else None
-    test = next((directory / name for name in _TEST_FOLDERS if name in subfolders), None)
+    test = next((directory / name for name in test_folders if name in subfolders), None)
     if train is None and test is None:
         if not subfolders:
             raise DataError(f"expected {_LAYOUT}, got no folder in DIR = {directory}; add one folder per class")
@@ -190,4 +220,10 @@ FOLDER: Final = DataSetEntry(
     description="your own PNG or JPEG files, one folder per class",
     expected_files=("train/CLASS/*.png and test/CLASS/*.png (or val/CLASS)", "CLASS/*.png", ".jpg and .jpeg as well"),
     load=load_folder,
+)
+IMAGENET: Final = DataSetEntry(
+    name=_IMAGENET,
+    description="ImageNet (ILSVRC 2012): 1,281,167 images of 1000 classes, 50,000 in val/, brought to 224 x 224",
+    expected_files=("train/CLASS/*.JPEG", "val/CLASS/*.JPEG"),
+    load=load_imagenet,
 )

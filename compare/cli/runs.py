@@ -20,6 +20,7 @@ from compare.plan import Run, read_plan, shipped_plans
 
 PlanName = Annotated[str, typer.Argument(help="Name of a plan that is shipped, or a .toml file.")]
 Method = Annotated[str | None, typer.Option("--method", help="Only the runs of this method.")]
+Network = Annotated[str | None, typer.Option("--network", help="Only the runs of this network.")]
 _FAILED: Final = 1
 _ABANDONED: Final = 3  # of a process whose parent is gone
 # method and data set to why their runs are named, with their cost, before they are carried out
@@ -42,14 +43,20 @@ def plans(json: options.Json = False) -> None:
     OUT.print(table)
 
 
-def plan(name: PlanName, out: Results = DEFAULT_RESULTS, method: Method = None, json: options.Json = False) -> None:
+def plan(
+    name: PlanName,
+    out: Results = DEFAULT_RESULTS,
+    method: Method = None,
+    network: Network = None,
+    json: options.Json = False,
+) -> None:
     """Show the runs of a plan, which of them are done, and about how long the others take."""
     from compare.estimate import estimated_seconds
     from compare.results import State, places
     from compare.runner import pick
 
     chosen = read_plan(name)
-    found = places(pick(chosen.runs(), method), out)
+    found = places(pick(chosen.runs(), method, network), out)
     seconds = {place.run.key: estimated_seconds(place.run) for place in found}
     left = sum(seconds[place.run.key] for place in found if place.state is not State.DONE)
     if json:
@@ -72,6 +79,7 @@ def run(
     out: Results = DEFAULT_RESULTS,
     data_dir: options.DataDir = None,
     method: Method = None,
+    network: Network = None,
     engine: Annotated[
         str,
         typer.Option("--engine", help="local: here, one at a time. ray: on a Ray cluster whose nodes all see --out."),
@@ -99,7 +107,7 @@ def run(
     given = {key: value for key, value in asked.items() if value is not None}
     resources = Resources(data_dir, Cluster(**given) if given else None)
     chosen = engine_of(engine)
-    found = places(pick(read_plan(name).runs(), method), out)
+    found = places(pick(read_plan(name).runs(), method, network), out)
     _name_costly([place.run for place in found if place.state is not State.DONE])
     with held(out), interruptible("the same command goes on with the plan"), plan_progress(len(found)) as progress:
         carry_out(found, chosen, resources, progress.on_progress, progress.on_end)

@@ -6,27 +6,13 @@ from pathlib import Path
 
 import pytest
 from command_line import abscert, refused
+from small_plan import PLAN
 
 from abscert_plugin.records import read_records
 from compare.formats import as_json
 from compare.keep import keep
 from compare.results import State, stored_runs
 from compare.tables import build_tables
-
-PLAN = """
-title = "small"
-[[grid]]
-data = ["digits"]
-network = ["fc-3-code"]
-method = ["ibp", "abstrain"]
-radius = ["0.05"]
-cells = [2]
-epochs = 2
-batch_size = 256
-claims = ["cell", "ball"]
-timeout = 5.0
-limit = 20
-"""
 
 
 @pytest.fixture(scope="module")

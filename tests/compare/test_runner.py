@@ -106,7 +106,7 @@ def test_two_runners_do_not_share_a_folder(plan: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(plan: Path, undisturbed: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     assert "cannot write" in refused("compare", "run", plan, "--out", tmp_path / "file")
-    assert "no run of the method" in refused("compare", "run", plan, "--method", "sabr", "--out", tmp_path / "r")
+    assert "no run of the method sabr" in refused("compare", "run", plan, "--method", "sabr", "--out", tmp_path / "r")
     assert "expected runs in" in refused("compare", "status", "--out", tmp_path / "empty")
     assert "digits-smoke" in refused("compare", "plan", "nothing")
     folder = next((undisturbed / RUNS).iterdir())

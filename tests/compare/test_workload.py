@@ -18,6 +18,7 @@ from baselines.crown_ibp import CrownIbp
 from baselines.lbp import Lbp
 from compare import workload
 from compare.plan import Run
+from compare.spec import one_epoch, training_spec
 from compare.times import Kind, Setting
 
 
@@ -59,7 +60,7 @@ class Watched:
 @pytest.mark.parametrize("method", ["abstrain", "reachable", "crown-ibp", "llm", "lbp", "adv-ibp", "sabr"])
 def test_a_timed_block_is_a_training_by_the_loop(method: str, tmp_path: Path) -> None:
     steps = 5
-    spec = workload._spec(run_of(method))
+    spec = one_epoch(training_spec(run_of(method), None))
     data = TrainingData(
         workload.training_images(load_data("digits", Split.TRAIN), steps * 64),
         load_data("digits", Split.VALIDATION).first(8),

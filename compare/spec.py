@@ -1,0 +1,66 @@
+"""What a run of a plan means to training and verification: the options that a plan leaves open, the same for all."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from abscert_plugin.cli.ball import ball_decider
+from abscert_plugin.cli.train import make_spec
+from abscert_plugin.data import DataSet
+from abscert_plugin.grid import Grid
+from abscert_plugin.radius import Radius
+from abscert_plugin.training.run import RunSpec
+from abscert_plugin.verification.decision import Decider
+from abscert_plugin.verification.run import Artifact
+from baselines.table import method_entry
+from compare.plan import Run
+
+DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({"cell": 250, "ball": 100})
+"""Images that are decided together, by claim."""
+_CLIP: Final = 10.0  # greatest norm of a step's gradient, the same for every method
+_EXHAUSTIVE: Final = 256
+
+
+def training_spec(run: Run, data_dir: Path | None) -> RunSpec:
+    """Return what a run trains.
+
+    Raises:
+        ConfigError: if the method is unknown, or an option has no meaning.
+    """
+    entry = method_entry(run.method)
+    chosen = {
+        "epochs": run.epochs,
+        "batch_size": run.batch_size,
+        "learning_rate": run.learning_rate,
+        "patience": 0,  # losses rise with the radius
+        "gradient_clip": _CLIP,
+        "seed": run.seed,
+    }
+    grid = None if run.cells is None else Grid(run.cells)
+    method = entry.create(run.trained_for, run.options)
+    activation = run.activation or str(entry.activation)
+    return make_spec(run.data, data_dir, run.image_size, run.network, activation, grid, "auto", chosen, method)
+
+
+def one_epoch(spec: RunSpec) -> RunSpec:
+    """Return the same training in one epoch."""
+    return replace(spec, training=replace(spec.training, epochs=1))
+
+
+def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> Decider:
+    """Return what decides the claim `ball` of a run's exported network, by all steps of the verifier.
+
+    Args:
+        run: the run.
+        artifact: its deploy.onnx, in the folder of its training.
+        images: the images that are to be decided.
+        radius: as text, on the scale of the run.
+
+    Raises:
+        AbscertError: if the training cannot be read, or is not that of the file.
+    """
+    ball = Radius.parse(radius, run.radius_scale)
+    training = artifact.path.parent
+    return ball_decider(artifact, images, ball, "float", run.timeout, _EXHAUSTIVE, False, training)

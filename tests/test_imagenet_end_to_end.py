@@ -1,0 +1,140 @@
+"""Each ImageNet network at full width and 224 x 224: trained from a folder of JPEG files, wrapped, and verified."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import abscert
+from image_folder import GROUNDS, write_image_folder
+
+from abscert_plugin.artifact.export import traced
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.data import Split, load_data
+from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.records import Record, read_records
+
+pytestmark = pytest.mark.slow
+
+CELLS = 4
+SIDE = 224
+SHAPE = (3, SIDE, SIDE)
+CLASSES = len(GROUNDS)
+NETWORKS = ("alexnet", "vgg11", "inception-v1", "resnet18")
+RADIUS = (
+    0.0011  # 0.28 of 1 / 255: the levels 64 and 191, a quarter of a level above and below an edge, leave their cells
+)
+PAPER = ("--radius", "2/255", "--radius-scale", "training")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_folder(tmp_path_factory.mktemp("images"), train=2, val=1)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def trained(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield the folder of a training of one step; VGG11's takes 3 GB, so it is removed before the next."""
+    out = tmp_path_factory.mktemp("trained") / request.param
+    options = ("--network", request.param, "--cells", CELLS, "--epochs", 1, "--batch-size", 8, "--device", "cpu")
+    facts = abscert("train", *data_options(images), *options, "--out", out, "--json").json
+    assert (facts["network"], facts["cells"], facts["epochs"]) == (request.param, CELLS, 1)
+    assert json.loads((out / "checkpoint.json").read_text())["description"]["image_shape"] == list(SHAPE)
+    yield out
+    shutil.rmtree(out)
+
+
+@pytest.fixture(params=NETWORKS)
+def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Yield a network of plain images on the scale [-1, 1] in an ONNX file that says nothing of cells."""
+    network = NetworkConfig(request.param, Activation.RELU, SHAPE, CLASSES, takes_intervals=False).build(0).eval()
+    model = traced(network, "data", SHAPE, CLASSES)
+    model.producer_name, model.graph.name = "pytorch", "main"
+    path = tmp_path / f"{request.param}.onnx"
+    onnx.save_model(model, str(path))
+    yield path
+    shutil.rmtree(tmp_path)
+
+
+def data_options(images: Path) -> tuple[object, ...]:
+    return "--data", "folder", "--data-dir", images, "--image-size", SIDE
+
+
+def verify(model: Path, images: Path, out: Path, *options: object) -> list[Record]:
+    """Return the rows that `abscert verify` writes."""
+    command = ("verify", model, *data_options(images), "--provider", "cpu", "--out", out, "--json")
+    facts = abscert(*command, *options).json
+    rows = list(read_records(out / "records.jsonl"))
+    assert facts["images"] == len(rows)
+    return rows
+
+
+def stored_pixels(images: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the test images on the pixel scale, and their labels."""
+    data = load_data("folder", Split.TEST, images, SIDE)
+    batch = data.take(np.arange(len(data)))
+    return data.pixels(batch.images), batch.labels
+
+
+def variants(image: np.ndarray) -> np.ndarray:
+    """Return the image with every pixel that is within the radius of an edge on either side of it, all combinations."""
+    edges = np.arange(1, CELLS) / CELLS
+    places = np.argwhere(np.abs(image[..., None].astype(np.float64) - edges) < RADIUS)
+    assert len(places) <= 3  # few passes through a large network
+    found = np.repeat(image[None], 2 ** len(places), axis=0)
+    for row, sides in zip(found, itertools.product((False, True), repeat=len(places)), strict=True):
+        for (channel, y, x, edge), is_above in zip(places, sides, strict=True):
+            value = np.float32(edges[edge])
+            row[channel, y, x] = value if is_above else np.nextafter(value, np.float32(0))
+    return found
+
+
+def test_a_training_from_a_folder_is_verified_as_its_deployed_file_answers(
+    images: Path, trained: Path, tmp_path: Path
+) -> None:
+    pixels, labels = stored_pixels(images)
+    deployed = BlackBox(trained / "deploy.onnx", Provider.CPU)
+    cells = verify(trained / "deploy.onnx", images, tmp_path / "cell")
+    ball = ("--claim", "ball", "--black-box", "--radius", RADIUS, "--timeout", 60)
+    balls = verify(trained / "deploy.onnx", images, tmp_path / "ball", *ball)
+    assert len(cells) == len(balls) == CLASSES
+    counts = []
+    for cell, row, image, label in zip(cells, balls, pixels, labels, strict=True):
+        answers = deployed.run(variants(image)).argmax(axis=1)
+        answer = deployed.run(image[None]).argmax()
+        assert (cell.prediction, cell.label, cell.verdict == "certified") == (answer, label, answer == label)
+        assert row.verdict == ("certified" if (answers == label).all() else "falsified")
+        counts.append(len(answers))
+        assert row.reachable_log2 == np.log2(len(answers))
+    assert max(counts) > 1  # some image has pixels at an edge
+
+
+@pytest.mark.parametrize("trained", ["alexnet"], indirect=True)  # the cheapest to run a hundred times
+def test_a_ball_of_too_many_cells_is_never_certified_without_a_look_inside(
+    images: Path, trained: Path, tmp_path: Path
+) -> None:
+    ball = ("--claim", "ball", "--black-box", *PAPER, "--timeout", "0.5")
+    rows = verify(trained / "deploy.onnx", images, tmp_path / "out", *ball)
+    assert len(rows) == CLASSES
+    assert all(row.reachable_log2 > 8 for row in rows)
+    assert {str(row.verdict) for row in rows} <= {"falsified", "unknown"}
+    assert all("0.5 s" in row.reason for row in rows if row.verdict == "unknown")
+
+
+def test_any_network_is_wrapped_and_verified(images: Path, plain: Path, tmp_path: Path) -> None:
+    abscert("wrap", plain, "--cells", CELLS, "--input-range", "-1,1", "--out", tmp_path / "wrapped")
+    pixels, labels = stored_pixels(images)
+    cells = np.minimum(np.floor(pixels.astype(np.float64) * CELLS), CELLS - 1)
+    middle = ((cells + 0.5) / CELLS * 2 - 1).astype(np.float32)
+    answers = BlackBox(plain, Provider.CPU).run(middle).argmax(axis=1)
+    deploy = tmp_path / "wrapped" / "deploy.onnx"
+    small = ("--claim", "ball", "--black-box", "--radius", "1/2000")  # leaves no cell
+    rows = verify(deploy, images, tmp_path / "cell")
+    balls = verify(deploy, images, tmp_path / "ball", *small)
+    for row, ball, label, answer in zip(rows, balls, labels, answers, strict=True):
+        verdict = "certified" if answer == label else "falsified"
+        assert (row.label, row.prediction, row.verdict, ball.verdict) == (label, answer, verdict, verdict)
