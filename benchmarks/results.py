@@ -115,13 +115,12 @@ def runs(**wanted: object) -> str:
     return _with_notes(tables_of(KEPT, some, ()))
 
 
-def paper(number: int, protocol: str) -> str:
+def paper(number: int, protocol: str = "") -> str:
     """Return a table of the paper, without the rows that have no figure of ours."""
     found, others = outcomes(KEPT)
-    drafts = [
-        one for one in drafts_of(str(number), found, others, read_times(KEPT)) if f"protocol {protocol}" in one.title
-    ]
-    shown = [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in drafts if not one.is_empty]
+    drafts = drafts_of(str(number), found, others, read_times(KEPT))
+    wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
+    shown = [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in wanted if not one.is_empty]
     return _with_notes([one.table for one in shown])
 
 
@@ -142,6 +141,11 @@ def _with_notes(tables: Sequence[Table]) -> str:
     return "\n\n".join(parts)
 
 
+def landscapes(pattern: str) -> list[dict]:
+    """Return the landscapes of a name, with the curvature of each network."""
+    return [json.loads(path.read_text()) for path in sorted((KEPT / "landscapes").glob(f"{pattern}.json"))]
+
+
 def side_by_side() -> Iterator[dict]:
     """Yield the figures that benchmarks printed, one a line of records/side-by-side.jsonl."""
     for line in (KEPT / "side-by-side.jsonl").read_text().splitlines():
@@ -152,7 +156,14 @@ def render() -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    names = {"runs": runs, "paper": paper, "times": times, "single": single, "side_by_side": side_by_side}
+    names = {
+        "runs": runs,
+        "paper": paper,
+        "times": times,
+        "single": single,
+        "landscapes": landscapes,
+        "side_by_side": side_by_side,
+    }
     return environment.get_template(TEMPLATE).render(names) + "\n"
 
 
