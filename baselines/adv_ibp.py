@@ -42,7 +42,12 @@ from torch.nn.utils import parameters_to_vector
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import frozen_statistics, interval_margins, records_statistics
+from abscert_plugin.training.interval_bounds import (
+    bounded_layers,
+    frozen_statistics,
+    interval_margins,
+    records_statistics,
+)
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
@@ -127,7 +132,12 @@ class AdvIbp:
         return self.threshold * (1 - fall.progress(moment))
 
     def prepare(self, network: nn.Module) -> None:
-        """Leave the network."""
+        """Leave the network, once it is known that it can be trained.
+
+        Raises:
+            ConfigError: if interval arithmetic is not written for it.
+        """
+        bounded_layers(network)
 
     def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:  # noqa: ARG002
         """Return the objective for plain images of these levels."""
@@ -267,8 +277,6 @@ class _TwoObjectives:
         return torch.minimum(torch.maximum(moved, box.lower), box.upper).requires_grad_()
 
     def _bound_loss(self, network: nn.Module, images: Tensor, labels: Tensor, progress: float) -> Tensor:
-        if not isinstance(network, nn.Sequential):
-            raise ConfigError(f"interval arithmetic is written for a sequence of layers, got {type(network).__name__}")
         clean = self._balls.center(images)
         if records_statistics(network):  # boxes are normalised by the clean batch's, so those are recorded
             with torch.no_grad():

@@ -1,5 +1,6 @@
 """What a run of a plan means to training and verification: the options that a plan leaves open, the same for all."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({"cell": 250, "ball
 """Images that are decided together, by claim."""
 _CLIP: Final = 10.0  # greatest norm of a step's gradient, the same for every method
 _EXHAUSTIVE: Final = 256
+_LARGEST_OPENED: Final = 3 * 64 * 64  # values of an image; bounds of a network of larger ones fill the memory
 
 
 def training_spec(run: Run, data_dir: Path | None) -> RunSpec:
@@ -52,6 +54,8 @@ def one_epoch(spec: RunSpec) -> RunSpec:
 def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> Decider:
     """Return what decides the claim `ball` of a run's exported network, by all steps of the verifier.
 
+    A network of large images, such as those of ImageNet, is run and never opened: no gradients and no bounds.
+
     Args:
         run: the run.
         artifact: its deploy.onnx, in the folder of its training.
@@ -62,5 +66,6 @@ def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> D
         AbscertError: if the training cannot be read, or is not that of the file.
     """
     ball = Radius.parse(radius, run.radius_scale)
-    training = artifact.path.parent
-    return ball_decider(artifact, images, ball, "float", run.timeout, _EXHAUSTIVE, False, training)
+    is_closed = math.prod(images.shape) > _LARGEST_OPENED
+    training = None if is_closed else artifact.path.parent
+    return ball_decider(artifact, images, ball, "float", run.timeout, _EXHAUSTIVE, is_closed, training)

@@ -28,7 +28,6 @@ NETWORKS = ("alexnet", "vgg11", "inception-v1", "resnet18")
 RADIUS = (
     0.0011  # 0.28 of 1 / 255: the levels 64 and 191, a quarter of a level above and below an edge, leave their cells
 )
-PAPER = ("--radius", "2/255", "--radius-scale", "training")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def trained(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pyte
     shutil.rmtree(out)
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=("alexnet", "inception-v1"))  # ResNet18: test_imagenet_pipeline; VGG11 only takes longer
 def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """Yield a network of plain images on the scale [-1, 1] in an ONNX file that says nothing of cells."""
     network = NetworkConfig(request.param, Activation.RELU, SHAPE, CLASSES, takes_intervals=False).build(0).eval()
@@ -113,16 +112,16 @@ def test_a_training_from_a_folder_is_verified_as_its_deployed_file_answers(
     assert max(counts) > 1  # some image has pixels at an edge
 
 
-@pytest.mark.parametrize("trained", ["alexnet"], indirect=True)  # the cheapest to run a hundred times
-def test_a_ball_of_too_many_cells_is_never_certified_without_a_look_inside(
-    images: Path, trained: Path, tmp_path: Path
-) -> None:
-    ball = ("--claim", "ball", "--black-box", *PAPER, "--timeout", "0.5")
+@pytest.mark.parametrize("trained", ["inception-v1"], indirect=True)
+def test_a_ball_of_too_many_cells_is_unknown_when_its_time_is_up(images: Path, trained: Path, tmp_path: Path) -> None:
+    # the flat grounds too leave their cells; no attack begins, as the first pass takes longer
+    ball = ("--claim", "ball", "--black-box", "--radius", "0.12", "--timeout", "0.001")
     rows = verify(trained / "deploy.onnx", images, tmp_path / "out", *ball)
     assert len(rows) == CLASSES
-    assert all(row.reachable_log2 > 8 for row in rows)
-    assert {str(row.verdict) for row in rows} <= {"falsified", "unknown"}
-    assert all("0.5 s" in row.reason for row in rows if row.verdict == "unknown")
+    for row in rows:
+        assert row.reachable_log2 > 10_000
+        is_right = row.prediction == row.label
+        assert (row.verdict, "time-out" in row.reason) == (("unknown", True) if is_right else ("falsified", False))
 
 
 def test_any_network_is_wrapped_and_verified(images: Path, plain: Path, tmp_path: Path) -> None:

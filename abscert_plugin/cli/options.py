@@ -34,7 +34,8 @@ DataDir: TypeAlias = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data set's files.  [default: $ABSCERT_DATA]")
 ]
 ImageSize: TypeAlias = Annotated[
-    int | None, typer.Option("--image-size", help="Resize and crop the images of --data folder to this side.")
+    int | None,
+    typer.Option("--image-size", help="Resize and crop the images of --data folder or imagenet to this side."),
 ]
 Cells: TypeAlias = Annotated[
     int | None, typer.Option("--cells", help=f"Number of cells per pixel, 1 to 255.  [default: {DEFAULT_CELLS}]")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training split.  [default: by data set]")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per step.  [default: by data set]")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Adam's rate at its peak.  [default: by data set]")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Rate at its peak.  [default: by data set]")]
 Patience = Annotated[
     int | None, typer.Option("--patience", help="End after so many epochs without a lower loss; 0: never.")
 ]

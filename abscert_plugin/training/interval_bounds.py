@@ -62,8 +62,30 @@ class IntervalMargins:
     hidden: tuple[Box, ...]
 
 
+def bounded_layers(network: nn.Module) -> tuple[list[nn.Module], nn.Linear]:
+    """Return the layers that interval arithmetic goes through, and the last one, which gives the logits.
+
+    Raises:
+        ConfigError: if the network is no sequence of layers, has one that interval arithmetic is not written for, or
+            does not end with a linear one.
+    """
+    if not isinstance(network, nn.Sequential):
+        raise ConfigError(f"interval arithmetic is written for a sequence of layers, got {type(network).__name__}")
+    *layers, last = network
+    if not isinstance(last, nn.Linear):
+        raise ConfigError(f"expected a network that ends with a linear layer, got {type(last).__name__}")
+    for layer in layers:
+        if not isinstance(layer, _NORMS) and type(layer) not in _LAYERS:
+            known = ", ".join(sorted(kind.__name__ for kind in (*_LAYERS, *_NORMS)))
+            raise ConfigError(
+                f"no interval arithmetic for the layer {type(layer).__name__}, only for {known}; "
+                "plain, pgd and abstrain train any network"
+            )
+    return layers, last
+
+
 def interval_margins(
-    network: nn.Sequential,
+    network: nn.Module,
     box: Box,
     labels: Int64[Tensor, "batch"],
     clean: Float[Tensor, "batch *feature"] | None = None,
@@ -79,30 +101,20 @@ def interval_margins(
         clean: the images themselves, whose statistics a BatchNorm layer in training mode normalises the boxes by.
 
     Raises:
-        ConfigError: if the network has a layer that interval arithmetic is not written for, or does not end with a
-            linear one.
+        ConfigError: as `bounded_layers`.
 
     Source: Gowal et al. 2018, sections 3 and 4 (interval bounds, elision of the last layer).
     """
-    *layers, last = network
-    if not isinstance(last, nn.Linear):
-        raise ConfigError(f"expected a network that ends with a linear layer, got {type(last).__name__}")
+    layers, last = bounded_layers(network)
     hidden: list[Box] = []
     follows = clean if any(isinstance(layer, _NORMS) and layer.training for layer in layers) else None
     for layer in layers:
         if isinstance(layer, _NORMS):
             box = _normalised(layer, box, follows)
         else:
-            step = _LAYERS.get(type(layer))
-            if step is None:
-                known = ", ".join(sorted(kind.__name__ for kind in (*_LAYERS, *_NORMS)))
-                raise ConfigError(
-                    f"no interval arithmetic for the layer {type(layer).__name__}, only for {known}; "
-                    "plain, pgd and abstrain train any network"
-                )
             if type(layer) in _ACTIVATIONS:
                 hidden.append(box)
-            box = step(layer, box)
+            box = _LAYERS[type(layer)](layer, box)
         if follows is not None:
             follows = _unrecorded(layer, follows)
     # index_select, since the gradient of weight[labels] adds up in another order from run to run on several threads

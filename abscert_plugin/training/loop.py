@@ -2,9 +2,11 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -15,13 +17,16 @@ from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, TrainingError
 from abscert_plugin.training.augmentation import augment
 from abscert_plugin.training.checkpoint import Checkpoint, check_same, remove_leftovers, write_checkpoint
-from abscert_plugin.training.config import Precision, TrainingConfig, learning_rate_at
+from abscert_plugin.training.config import Optimiser, Precision, TrainingConfig, learning_rate_at
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.objective import Moment, Objective
 
 _EVALUATED_AT_ONCE: Final = 1000
 _EVALUATED_PIXELS: Final = 2**22  # in one batch: 27 images of 3 x 224 x 224
 _CHECK_EVERY: Final = 50  # reading a loss from an accelerator waits for it, so not at every step
+_OPTIMISERS: Final[Mapping[Optimiser, Callable[..., torch.optim.Optimizer]]] = MappingProxyType(
+    {Optimiser.ADAM: torch.optim.Adam, Optimiser.SGD: partial(torch.optim.SGD, momentum=0.9)}
+)
 
 
 @runtime_checkable
@@ -64,7 +69,7 @@ class Job:
         network: with its first weights, on `device`.
         objective: the method.
         training: the training split.
-        validation: the split that the best epoch is chosen on; never the test split.
+        validation: what the best epoch is chosen on; the test split in the paper's protocol alone.
         config: options of the loop.
         device: where it runs.
         folder: where checkpoints go.
@@ -122,7 +127,7 @@ class _Loop:
     def __init__(self, job: Job, observer: Observer) -> None:
         self._job = job
         self._observer = observer
-        self._optimiser = torch.optim.Adam(
+        self._optimiser = _OPTIMISERS[job.config.optimiser](
             job.network.parameters(), lr=job.config.learning_rate, weight_decay=job.config.weight_decay, fused=True
         )
         self._training = Feed(job.training, job.device)
@@ -196,6 +201,7 @@ class _Loop:
                 self._check_numbers(window, first + number + 1 - len(window))
                 late = sum(window) / len(window)
             self._observer.on_step(len(images), late)
+        self._optimiser.zero_grad(set_to_none=True)  # as large as the network, while a checkpoint is written
         return float(losses.mean())
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:

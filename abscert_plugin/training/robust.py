@@ -14,6 +14,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.radius import Radius
 from abscert_plugin.training.interval_bounds import (
     Box,
+    bounded_layers,
     frozen_statistics,
     initialise_for_intervals,
     interval_margins,
@@ -117,8 +118,10 @@ class RobustConfig:
         """Draw a network's first weights anew, where the options ask for it.
 
         Raises:
+            ConfigError: if interval arithmetic is not written for the network.
             UnsupportedModelError: if its bounds are linear, and it has BatchNorm layers.
         """
+        bounded_layers(network)
         if self.bounds is BoundKind.CROWN_IBP:
             from abscert_plugin.lirpa.tracing import refuse_statistics
 
@@ -228,7 +231,7 @@ class RobustObjective:
                 adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
         if adversarial is not None and config.loss is RobustLoss.SABR:
             box = _small_box(box, adversarial, config.share)
-        bounds = interval_margins(_sequential(network), box, labels, clean)
+        bounds = interval_margins(network, box, labels, clean)
         margins = bounds.lower
         if linear is not None:
             margins = linear_weight * linear.lower(box.lower, box.upper, labels) + (1 - linear_weight) * margins
@@ -250,7 +253,7 @@ class RobustObjective:
     ) -> Float[Tensor, "batch"]:
         """Return a lower bound of each image's margin over the whole ball, by the bounds the training ends with."""
         box = self._balls.box(inputs, self._config.radius.outward)
-        lower = interval_margins(_sequential(network), box, labels).lower
+        lower = interval_margins(network, box, labels).lower
         if self._config.bounds is BoundKind.CROWN_IBP and self._config.bounds_end > 0:
             linear = self._linear_margins(network, inputs).lower(box.lower, box.upper, labels)
             lower = torch.maximum(lower, linear)
@@ -271,9 +274,3 @@ def _small_box(box: Box, point: Float[Tensor, "batch *feature"], share: float) -
     """Return the box of a share of the size around a point, moved so far that it stays inside the whole one."""
     radius = share * box.radius
     return Box(torch.minimum(torch.maximum(point, box.lower + radius), box.upper - radius), radius)
-
-
-def _sequential(network: nn.Module) -> nn.Sequential:
-    if not isinstance(network, nn.Sequential):
-        raise ConfigError(f"interval arithmetic is written for a sequence of layers, got {type(network).__name__}")
-    return network

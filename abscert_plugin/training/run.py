@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -108,7 +108,10 @@ class TrainingData:
 @final
 @dataclass(frozen=True, slots=True)
 class TrainedRun:
-    """A finished training: the last checkpoint, the network with its best weights, and the method it was trained by."""
+    """A finished training: the last checkpoint, the network with its best weights, and the method it was trained by.
+
+    The checkpoint has no state, since the best weights are put in its place, and the optimiser's is twice as large.
+    """
 
     checkpoint: Checkpoint
     network: nn.Module
@@ -169,7 +172,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     )
     resumed = read_checkpoint(out) if (out / FILE_NAME).exists() else None
     start = time.perf_counter()
-    checkpoint = train(job, resumed, observer)
+    checkpoint = replace(train(job, resumed, observer), state={})
     load_weights(network, checkpoint.best)
     network.eval()
     return TrainedRun(checkpoint, network, config, spec.grid, objective, device, time.perf_counter() - start)
@@ -313,7 +316,5 @@ def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, objectiv
         "edges": list(spec.grid.inner) if spec.grid is not None and spec.grid.inner is not None else None,  # of 2^-24
         "image_shape": list(config.image_shape),
         "classes": config.classes,
-        "training": {
-            key: str(value) if isinstance(value, str) else value for key, value in asdict(spec.training).items()
-        },
+        "training": spec.training.describe(),
     }

@@ -140,7 +140,8 @@ def tune(
         "data_sha256": data.training.sha256,
         "validation_sha256": data.validation.sha256,
         "training": {
-            key: value if isinstance(value, int | float) else str(value) for key, value in asdict(spec.training).items()
+            key: value if isinstance(value, int | float) else str(value)
+            for key, value in spec.training.describe().items()
         },
     }
     steps = _stored_steps(out, description)

@@ -7,8 +7,8 @@ import onnx
 import onnx_graphs as graphs
 import pytest
 
-from abscert_plugin.artifact.metadata import external_locations, read_model
-from abscert_plugin.artifact.phi import check_artifact
+from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, external_locations, read_model
+from abscert_plugin.artifact.phi import check_artifact, prepend_phi
 from abscert_plugin.artifact.write import data_path, save_model, write_checked
 from abscert_plugin.errors import ExportError, VerifierError
 from abscert_plugin.grid import Grid
@@ -125,3 +125,25 @@ def test_a_model_that_fits_is_one_file(tmp_path):
     path = save_model(graphs.deployed(), tmp_path / "model.onnx")
     assert path.read_bytes() == graphs.deployed().SerializeToString()
     assert not data_path(path).exists()
+
+
+@pytest.mark.slow
+def test_a_tensor_that_protobuf_itself_cannot_write_goes_beside_the_file(tmp_path):
+    size = 2**31 + 4  # bytes, past 2 GiB; it takes twice that in memory
+    interval = graphs.value(INTERVAL, ["batch", 2 * graphs.SHAPE[0], *graphs.SHAPE[1:]])
+    logits = graphs.value(LOGITS, ["batch", graphs.CLASSES])
+    model = graphs.make([("Flatten", [INTERVAL], [LOGITS], {})], [interval], [logits], [])
+    large = model.graph.initializer.add(name="large", data_type=onnx.TensorProto.FLOAT, dims=[size // 4])
+    large.raw_data = bytes(size)
+    prepend_phi(model.graph, Grid(3), graphs.SHAPE)
+    path = save_model(model, tmp_path / "model.onnx")
+    assert path.stat().st_size < 2**20
+    assert data_path(path).stat().st_size == size
+    (moved,) = (tensor for tensor in read_model(path).graph.initializer if tensor.name == "large")
+    assert {entry.key: entry.value for entry in moved.external_data} == {
+        "location": "model.onnx.data",
+        "offset": "0",
+        "length": str(size),
+    }
+    assert (moved.dims, moved.data_type) == ([size // 4], onnx.TensorProto.FLOAT)
+    data_path(path).unlink()

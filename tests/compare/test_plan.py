@@ -7,8 +7,13 @@ import msgspec
 import pytest
 
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.training.config import Optimiser, default_config
+from baselines.table import method_entry
 from compare.estimate import estimated_seconds
+from compare.figures import is_admissible
 from compare.plan import Run, as_mapping, read_plan, shipped_plans
+from compare.published import PublishedFigure, Quantity, published
+from compare.spec import training_spec
 
 PLAN = """
 title = "two by two"
@@ -144,6 +149,13 @@ PART = '[[grid]]\ndata = ["digits"]\nnetwork = ["fc-3"]\nmethod = ["ibp"]\nradiu
         ('"ibp"', '"llm"]\nactivation = ["tanh"', "llm chooses the slopes of ReLUs"),
         ('"fc-3"]\nmethod = ["ibp"', '"cnn-7"]\nmethod = ["crown-ibp"', "not written for BatchNorm"),
         ('"fc-3"', '"alexnet"', "at least 63x63 pixels"),
+        ('"digits"]\nnetwork = ["fc-3"', '"imagenet"]\nnetwork = ["resnet18"', "arithmetic for the layer Residual"),
+        ('"digits"]\nnetwork = ["fc-3"', '"imagenet"]\nnetwork = ["inception-v1"', "arithmetic for the layer Branches"),
+        (
+            '"digits"]\nnetwork = ["fc-3"]\nmethod = ["ibp"',
+            '"imagenet"]\nnetwork = ["vgg11"]\nmethod = ["adv-ibp"',
+            "for the layer",
+        ),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_before_anything_is(
@@ -167,14 +179,62 @@ def test_a_plan_that_includes_others_is_not_included(tmp_path: Path) -> None:
     )
 
 
+def sweep(least: str, step: str) -> list[int]:
+    """Return the numbers of cells N whose width 2 / N falls by at least a step, down to twice the least epsilon."""
+    found = [2]
+    for cells in range(3, 256):
+        falls = Fraction(2, found[-1]) - Fraction(2, cells)
+        if falls >= Fraction(step) and Fraction(2, cells) >= 2 * Fraction(least):
+            found.append(cells)
+    return found
+
+
 @pytest.mark.parametrize(("data", "least"), [("mnist", "1/10"), ("cifar10", "2/255")])
 def test_table_1_sweeps_the_cells_as_the_code_of_the_paper_does(data: str, least: str) -> None:
-    epsilon, wanted = Fraction(least), [2]
-    for cells in range(3, 256):
-        if Fraction(2, wanted[-1]) - Fraction(2, cells) >= Fraction(1, 100) and Fraction(2, cells) >= 2 * epsilon:
-            wanted.append(cells)
     radii = {"mnist": ("0.1", "0.2", "0.3", "0.4"), "cifar10": ("2/255", "4/255", "6/255", "8/255", "16/255")}[data]
     thresholds = {int(1 / Fraction(radius)) for radius in radii}
     runs = [run for run in read_plan("paper-table1").runs() if run.data == data and run.method == "abstrain"]
-    assert {run.cells for run in runs} == {*wanted, *thresholds}
+    assert {run.cells for run in runs} == {*sweep(least, "1/100"), *thresholds}
     assert {run.cells for run in runs if "ball" in run.claims} == thresholds
+
+
+@pytest.mark.parametrize(
+    ("network", "step"), [("alexnet", "1/50"), ("vgg11", "1/50"), ("inception-v1", "1/50"), ("resnet18", "1/25")]
+)
+def test_table_5_is_trained_as_the_code_of_the_paper_does(network: str, step: str) -> None:
+    runs = [run for run in read_plan("paper-table5").runs() if run.network == network]
+    thresholds = {int(1 / Fraction(radius)) for radius in ("2/255", "4/255", "8/255")}
+    assert {run.cells for run in runs} == {*sweep("2/255", step), *thresholds}
+    assert {run.cells for run in runs if "ball" in run.claims} == thresholds
+    for run in runs:
+        chosen, usual = training_spec(run, None).training, default_config("imagenet", network)
+        assert chosen.optimiser is usual.optimiser is Optimiser.SGD
+        for name in ("epochs", "batch_size", "learning_rate", "weight_decay"):
+            assert getattr(chosen, name) == getattr(usual, name)
+
+
+def fills(run: Run, figure: PublishedFigure) -> bool:
+    """Return whether a run is of a printed figure's network, and its training and claims are those of its radius."""
+    activation = run.activation or str(method_entry(run.method).activation)
+    if (run.data, run.network, activation) != (figure.data, figure.network, figure.activation):
+        return False
+    if run.method != figure.method or figure.radius is None:
+        return False
+    if run.method == "abstrain":
+        return run.cells is not None and is_admissible(run.cells, figure.radius) and "cell" in run.claims
+    return run.trained_for.pixel == figure.radius.pixel and run.certify == (run.radius,) and "ball" in run.claims
+
+
+@pytest.mark.parametrize("table", [1, 4, 5])
+def test_every_printed_error_has_a_run(table: int) -> None:
+    runs = read_plan(f"paper-table{table}").runs()
+    printed = [
+        figure
+        for figure in published()
+        if figure.table == table and figure.quantity is Quantity.VERIFIED_ERROR and figure.value is not None
+    ]
+    assert printed
+    for figure in printed:
+        assert any(fills(run, figure) for run in runs), figure
+    assert {run.protocol for run in runs} == {"paper"}
+    assert all(run.limit is None for run in runs)

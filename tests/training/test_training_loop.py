@@ -169,9 +169,9 @@ def test_same_seed_same_weights_other_seed_other_weights(tmp_path: Path, network
     again, other = run("once more"), run("other", seed=4)
     assert same_checkpoint(first.checkpoint, again.checkpoint)
     assert same_tensors(first.network.state_dict(), again.network.state_dict())
-    weights = [key for key in first.checkpoint.state if key.startswith("network.") and key.endswith("weight")]
+    weights = [key for key in first.checkpoint.best if key.startswith("network.") and key.endswith("weight")]
     assert weights
-    assert not any(torch.equal(first.checkpoint.state[key], other.checkpoint.state[key]) for key in weights)
+    assert not any(torch.equal(first.checkpoint.best[key], other.checkpoint.best[key]) for key in weights)
 
 
 def test_a_training_takes_nothing_from_the_draws_of_others(tmp_path: Path) -> None:
