@@ -180,7 +180,8 @@ def _read_grid(properties: Mapping[str, str]) -> Grid:
     cells = int(properties["abscert.cells"])
     if EDGES not in properties:
         return Grid(cells)
-    written = [float(edge) for edge in properties[EDGES].split(",")]
+    text = properties[EDGES]
+    written = [float(edge) for edge in text.split(",")] if text else []  # a single cell has no inner edge
     grid = Grid.from_inner_edges(written)
     if grid.cells != cells or list(grid.inner_edges) != written:
         raise ValueError(f"{EDGES} are not {cells - 1} multiples of 2^-24")

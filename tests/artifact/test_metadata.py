@@ -1,13 +1,14 @@
 """Metadata of an ONNX file, and files that are not what they should be."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphs as graphs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from strategies import grids
@@ -50,6 +51,7 @@ def _refused(path, match, read=read_model):
         training=TEXT,
     )
 )
+@example(replace(METADATA, grid=Grid.from_inner_edges([])))
 def test_metadata_come_back_from_the_file_as_they_were(metadata):
     model = graphs.linear()
     write_metadata(model, metadata)
