@@ -44,11 +44,17 @@ def cluster() -> Iterator[Cluster]:
         yield found
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Start `abscert compare run`, and kill it on leaving."""
     command = abscert_command("run", *map(str, arguments), "--engine", "ray", "--json")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a job in the background of a shell, as tests may be, ignores Ctrl-C, and so would what it starts
+    with subprocess.Popen(command, **pipes, preexec_fn=_heed_interrupts) as process:
         try:
             yield process
         finally:
