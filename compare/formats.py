@@ -121,14 +121,18 @@ def _latex(text: str) -> str:
 
 def as_html(tables: Sequence[Table]) -> str:
     """Return the tables as one HTML page that loads nothing."""
-    environment = jinja2.Environment(
+    return templates().get_template("tables.html").render(tables=tables) + "\n"
+
+
+def templates() -> jinja2.Environment:
+    """Return the templates of pages and pictures; they escape what they are given."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("compare", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("tables.html").render(tables=tables) + "\n"
 
 
 def as_json(tables: Sequence[Table]) -> str:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import jinja2
-
 import abscert_plugin
 from abscert_plugin.report.changes import COLOURS as CHANGES
 from compare.bars import charts
@@ -15,6 +13,7 @@ from compare.catalogue import all_tables
 from compare.collect import Outcome, outcomes
 from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, PALETTE, RIGHT, TOP, WIDTH, Plot, plots
 from compare.curves import curve_charts
+from compare.formats import templates
 from compare.gallery import MOST_BYTES, MOST_ITEMS, halls
 from compare.landscape_record import LandscapeRecord, StoredLandscape, stored_landscapes
 from compare.listing import facts, listed
@@ -97,7 +96,7 @@ def render_report(content: Content, page: Path, data_dir: Path | None = None) ->
     runs = listed(content.places, content.results, page)
     done = len(content.places) - len(content.others)
     return (
-        _environment()
+        templates()
         .get_template("report.html")
         .render(
             title=content.title,
@@ -128,19 +127,9 @@ def render_curves(drawn: Sequence[Plot]) -> str:
     rows = [len(plot.lines) + (len(plot.flats) + 1 if plot.flats else 0) for plot in drawn]
     heights = [_HEAD + max(HEIGHT, 60 + _ROW * count) for count in rows]
     paint = {**PALETTE, "tones": [light for light, _ in COLOURS]}
-    template = _environment().get_template("curves.html")
+    template = templates().get_template("curves.html")
     return template.render(
         plots=drawn, size=_SIZE, heights=heights, paint=paint, head=_HEAD, row=_ROW, names_width=_NAMES_WIDTH
-    )
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("compare", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 
