@@ -1,4 +1,4 @@
-"""Keep the records of finished runs: copy them, compressed, from a runs folder into benchmarks/records.
+"""Keep the records of finished runs: copy them, compressed, from a runs folder into benchmarks/records/single.
 
 usage: python benchmarks/keep.py RUN_FOLDER [RUN_FOLDER ...]     (folders that `abscert train --out` wrote)
 """
@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-KEPT = Path(__file__).parent / "records"
+KEPT = Path(__file__).parent / "records" / "single"
 
 
 def keep(run: Path) -> None:
