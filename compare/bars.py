@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final, final
 
 from abscert_plugin.report.figures import percent
-from compare.collect import Outcome
+from compare.collect import Outcome, grouped
 from compare.figures import one_a_seed
 from compare.tables import scales
 from compare.variants import names, setting, variant
@@ -58,9 +58,7 @@ def charts(found: Sequence[Outcome]) -> list[Chart]:
     Raises:
         RecordError: if records of different versions would be averaged.
     """
-    settings: dict[str, list[Outcome]] = {}
-    for outcome in found:
-        settings.setdefault(setting(outcome.run), []).append(outcome)
+    settings = grouped(found, lambda outcome: setting(outcome.run))
     made = []
     for title in sorted(settings):
         balls = [outcome for outcome in settings[title] if outcome.radius is not None]
@@ -90,9 +88,7 @@ def _chart(title: str, radius: Fraction | None, group: Sequence[Outcome], top: f
 
 
 def _ways(group: Sequence[Outcome]) -> dict[str, tuple[Outcome, ...]]:
-    ways: dict[str, list[Outcome]] = {}
-    for outcome in group:
-        ways.setdefault(variant(outcome.run), []).append(outcome)
+    ways = grouped(group, lambda outcome: variant(outcome.run))
     return {key: one_a_seed(own) for key, own in ways.items()}
 
 

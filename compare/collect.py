@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -110,6 +110,14 @@ def _of_run(place: Place) -> Iterator[Outcome]:
             chosen_on_test=tested == training.validation_sha256 if known else None,
             training_device=training.device,
         )
+
+
+def grouped(found: Iterable[Outcome], key: Callable[[Outcome], str]) -> dict[str, list[Outcome]]:
+    """Return outcomes by what `key` says of each, in their own order."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in found:
+        groups.setdefault(key(outcome), []).append(outcome)
+    return groups
 
 
 def records_file(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Final, final
 import msgspec
 
 from abscert_plugin.verification.summary import clopper_pearson
-from compare.collect import Outcome
+from compare.collect import Outcome, grouped
 from compare.figures import Count, mislabelled, not_verified, one_a_seed
 from compare.plan import Run
 from compare.tables import scales
@@ -92,9 +92,7 @@ def curve_charts(found: Iterable[Outcome]) -> tuple[CurveChart, ...]:
     Raises:
         RecordError: if records of different versions would be averaged.
     """
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in found:
-        groups.setdefault(setting(outcome.run), []).append(outcome)
+    groups = grouped(found, lambda outcome: setting(outcome.run))
     charts = [_chart(title, groups[title]) for title in sorted(groups)]
     return tuple(chart for chart in charts if chart.curves)
 
@@ -107,7 +105,7 @@ def _chart(title: str, group: Sequence[Outcome]) -> CurveChart:
     suffix = f", {_EACH}" if alone and pools else ""
     curves = [Curve(families[key] + suffix, _points(pool)) for key, pool in pools.items()]
     curves += [Curve(called[key], (_clean(own), *_points(own))) for key, own in alone.items()]
-    cells = _by((variant(outcome.run), outcome) for outcome in group if outcome.radius is None)
+    cells = grouped((outcome for outcome in group if outcome.radius is None), lambda outcome: variant(outcome.run))
     levels = [Level(called[key], _mean(some).high) for key, some in cells.items()]
     return CurveChart(
         title,
@@ -119,7 +117,7 @@ def _chart(title: str, group: Sequence[Outcome]) -> CurveChart:
 
 def _pooled(balls: Sequence[Outcome]) -> tuple[Mapping[str, list[Outcome]], Mapping[str, list[Outcome]]]:
     """Return what networks trained for several radii came to, each verified at its own alone, and all others."""
-    alone = dict(_by((variant(outcome.run), outcome) for outcome in balls))
+    alone = grouped(balls, lambda outcome: variant(outcome.run))
     pools: dict[str, dict[str, list[Outcome]]] = {}
     for key, own in alone.items():
         if {outcome.radius for outcome in own} == {own[0].run.trained_for}:
@@ -143,13 +141,6 @@ def _caption(alone: Sequence[Run]) -> str:
     if len(radii) > 1:
         return ""
     return f"Methods that train for a radius: for {scales(radii.pop())}."
-
-
-def _by(pairs: Iterable[tuple[str, Outcome]]) -> Mapping[str, list[Outcome]]:
-    found: dict[str, list[Outcome]] = {}
-    for key, outcome in pairs:
-        found.setdefault(key, []).append(outcome)
-    return found
 
 
 def _points(own: Sequence[Outcome]) -> tuple[Point, ...]:

@@ -12,7 +12,7 @@ import msgspec
 from abscert_plugin.errors import RecordError
 from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.verification.summary import Summary, clopper_pearson
-from compare.collect import Outcome
+from compare.collect import Outcome, grouped
 from compare.plan import Run
 from compare.variants import variant
 
@@ -112,9 +112,7 @@ def chosen(found: Sequence[Outcome], protocol: str) -> tuple[Outcome, ...]:
     Raises:
         RecordError: if records of different versions would be averaged.
     """
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in found:
-        groups.setdefault(_way(outcome), []).append(outcome)
+    groups = grouped(found, _way)
     ways = [one_a_seed(groups[key]) for key in sorted(groups)]
     most = max((_images(way) for way in ways), default=0)
     criterion = _CRITERIA[protocol]

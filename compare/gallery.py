@@ -21,7 +21,7 @@ from abscert_plugin.report.origin import run_images, run_replay
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.run import RUN
 from abscert_plugin.verification.verdict import Verdict
-from compare.collect import Outcome, records_file
+from compare.collect import Outcome, grouped, records_file
 from compare.results import TRAINING
 from compare.tables import scales
 from compare.variants import names, setting, variant
@@ -112,10 +112,8 @@ def halls(found: Iterable[Outcome], data_dir: Path | None) -> tuple[Hall, ...]:
     Raises:
         RecordError: if records cannot be read.
     """
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in found:
-        if outcome.radius is not None and outcome.summary.falsified:
-            groups.setdefault(setting(outcome.run), []).append(outcome)
+    balls = (outcome for outcome in found if outcome.radius is not None and outcome.summary.falsified)
+    groups = grouped(balls, lambda outcome: setting(outcome.run))
     shown = {title: _first_seeds(group) for title, group in sorted(groups.items())}
     share = MOST_BYTES // max(1, sum(map(len, shown.values())))
     shelf = _Shelf(data_dir)

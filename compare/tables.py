@@ -12,7 +12,7 @@ from typing import Final, TypeAlias, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from compare.collect import Outcome, outcomes
+from compare.collect import Outcome, grouped, outcomes
 from compare.figures import mislabelled, not_verified, one_a_seed, rate
 from compare.plan import Run
 from compare.results import Place
@@ -165,9 +165,7 @@ def epochs(runs: Sequence[Outcome]) -> str:
 
 def _errors(found: Sequence[Outcome], protocol: str) -> Table:
     called = names(_without_cells(outcome.run) for outcome in found)
-    ways: dict[str, list[Outcome]] = {}
-    for outcome in found:
-        ways.setdefault(variant(outcome.run), []).append(outcome)
+    ways = grouped(found, lambda outcome: variant(outcome.run))
     rows = sorted((pair for way in ways.values() for pair in _rows(way, called)), key=lambda pair: pair[0])
     notes = (PROTOCOLS[protocol], SCALES, CLAIMS, *_READING, epochs(found), machines(found))
     return Table(f"Verified errors, protocol {protocol}", _COLUMNS, tuple(row for _, row in rows), notes)
