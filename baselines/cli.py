@@ -9,6 +9,7 @@ from rich.table import Table
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.cli import options, train, verify
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.radius import Radius, RadiusScale
 
@@ -77,6 +78,7 @@ def train_baseline(  # one parameter per option
     spec = train.make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
     prepare_folder(out, resume)
     loaded = TrainingData.load(spec)
+    keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
         run = run_training(spec, loaded, out, train.ProgressObserver(bar, f"training by {method}", how.claim))
     exported = write_run(run, loaded, out)

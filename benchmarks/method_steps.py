@@ -4,6 +4,7 @@ Written directly: forward and backward pass of the loss in plain torch or on aut
 Adam. Each method is timed at a moment at which its loss is the whole one.
 
 usage: python benchmarks/method_steps.py [--data D] [--network N] [--radius R] [--rounds 30] [--methods M ...]
+                                         [--keep-memory]
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.tracing import bounded_module
@@ -164,7 +166,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--keep-memory", action="store_true", help="as every command that trains does")
     options = parser.parse_args()
+    if options.keep_memory:
+        keep_freed_memory()
 
     data = load_data(options.data, Split.VALIDATION, options.data_dir)
     batch = data.take(np.arange(options.batch_size))

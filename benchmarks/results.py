@@ -52,6 +52,11 @@ class Single:
         return 0.0 if radius is None else radius
 
     @property
+    def reached(self) -> float:
+        """The median of the images' log2 of reachable combinations, without those that were mislabelled at once."""
+        return statistics.median(row.reachable_log2 for row in self.rows if row.reachable_log2)
+
+    @property
     def network(self) -> str:
         return f"{self.training['network']}, {self.training['activation']}"
 
@@ -146,9 +151,9 @@ def landscapes(pattern: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((KEPT / "landscapes").glob(f"{pattern}.json"))]
 
 
-def side_by_side() -> Iterator[dict]:
-    """Yield the figures that benchmarks printed, one a line of records/side-by-side.jsonl."""
-    for line in (KEPT / "side-by-side.jsonl").read_text().splitlines():
+def benchmarks() -> Iterator[dict]:
+    """Yield the figures that benchmarks printed, one a line of records/benchmarks.jsonl."""
+    for line in (KEPT / "benchmarks.jsonl").read_text().splitlines():
         yield json.loads(line)
 
 
@@ -162,7 +167,7 @@ def render() -> str:
         "times": times,
         "single": single,
         "landscapes": landscapes,
-        "side_by_side": side_by_side,
+        "benchmarks": benchmarks,
     }
     return environment.get_template(TEMPLATE).render(names) + "\n"
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.radius import Radius, RadiusScale
@@ -104,6 +105,7 @@ def train(  # one parameter per option
     prepare_folder(out, resume)
     loaded = TrainingData.load(spec)
     spec = replace(spec, grid=choose_grid(choice, grid.cells, ball, loaded.training))
+    keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
         observer = ProgressObserver(bar, f"training, {grid.cells} cells", how.claim)
         run = run_training(spec, loaded, out, observer)
@@ -158,6 +160,7 @@ def tune(
     if (out / FILE_NAME).exists() and not resume:
         raise ConfigError(f"{out} already holds a tuning; add --resume to go on with it, or choose another --out")
     loaded = TrainingData.load(spec)
+    keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
         tuned = run_tuning(
             spec,

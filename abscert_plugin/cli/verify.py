@@ -10,6 +10,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.cli import options
 from abscert_plugin.cli.ball import ball_decider
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.radius import Radius, RadiusScale
@@ -73,6 +74,8 @@ def verify(  # one parameter per option
         LOG.print(f"renamed the former run to {former}", highlight=False)
     if checkpoint is not None and not is_ball:
         raise ConfigError("expected --checkpoint with --claim ball: the claim cell is decided by the file alone")
+    if is_ball and not black_box:
+        keep_freed_memory()
     decider = (
         None
         if ball is None

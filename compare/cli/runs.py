@@ -13,6 +13,7 @@ from rich.table import Table
 
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
+from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
 from compare.cli.options import DEFAULT_RESULTS, Results
 from compare.cli.progress import plan_progress
@@ -151,6 +152,7 @@ def work(
     """Carry out the run of a folder: what `abscert compare run` starts a process for."""
     from compare import worker
 
+    keep_freed_memory()
     if with_parent:
         worker.when_stdin_ends(lambda: os._exit(_ABANDONED))
     worker.work(folder, data_dir)

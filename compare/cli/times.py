@@ -9,6 +9,7 @@ from rich.table import Table
 
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.memory import keep_freed_memory
 from compare.cli.options import DEFAULT_RESULTS, Results
 from compare.cli.runs import PlanName
 
@@ -45,6 +46,7 @@ def times(
     from compare.timing import Amounts, measure, timings
 
     found = timings(read_plan(name).runs(), Amounts(rounds, steps, images, search_images), out, data_dir)
+    keep_freed_memory()
     with held(out), progress_bar() as bar, interruptible("the same command goes on with the rounds"):
         task = bar.add_task("blocks", total=rounds * sum(timing.blocks_per_round for timing in found), note="")
         for timing in found:

@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from abscert_plugin.records import read_records
 from compare.results import RUNS, stored_run
 
@@ -31,6 +33,5 @@ def outcome(results: Path) -> dict[str, Any]:
         found[f"{folder.name} state"] = place.state
         found[f"{folder.name} weights"] = hashlib.sha256((folder / "training/deploy.onnx").read_bytes()).hexdigest()
         for path in sorted(folder.glob("verify-*/records.jsonl")):
-            rows = [(row.index, row.label, row.prediction, row.verdict, row.claim) for row in read_records(path)]
-            found[f"{folder.name} {path.parent.name}"] = rows
+            found[f"{folder.name} {path.parent.name}"] = [replace(row, seconds=0.0) for row in read_records(path)]
     return found
