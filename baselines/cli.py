@@ -97,6 +97,7 @@ def certify(  # one parameter per option
     data: options.Data = "digits",
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
+    bound: options.BoundName = None,
     timeout: options.Timeout = 10.0,
     limit: options.Limit = None,
     batch_size: Annotated[
@@ -123,6 +124,7 @@ def certify(  # one parameter per option
         radius=radius,
         radius_scale=radius_scale,
         inputs=inputs,
+        bound=bound,
         timeout=timeout,
         checkpoint=run if is_folder else None,
         limit=limit,

@@ -11,8 +11,9 @@ their best. Where their released code says more than the paper, or something els
   an epoch, here at every step.
 - Bend points are kept at 1e-4 or above.
 - The lower line of a neuron of either sign is adaptive, as in CROWN (`abscert_plugin.lirpa.param_ramp`).
-- The paper's name is that of a bound for evaluation: LBP, and CROWN-LBP (`baselines.forward_bounds`). Training uses
-  CROWN-IBP's, and so does the code's. The validation error is that of intervals, with which training ends.
+- The paper's name is that of a bound for evaluation: LBP, and CROWN-LBP (`abscert_plugin.lirpa.forward_bounds`;
+  `abscert baseline certify --bound crown-lbp`). Training uses CROWN-IBP's, and so does the code's. The validation
+  error is that of intervals, with which training ends.
 """
 
 from collections.abc import Mapping

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.lirpa.forward_bounds import crown_lbp_margins
 from abscert_plugin.lirpa.training import CrownIbpMargins
 from abscert_plugin.training.loop import Job, SilentObserver, load_weights, train
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import Artifact
-from baselines.forward_bounds import crown_lbp_margins
 from baselines.pixels import PixelBalls
 from compare.plan import Run
 from compare.results import TRAINING, State, places

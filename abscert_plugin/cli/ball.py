@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from abscert_plugin.artifact.metadata import Metadata
+from abscert_plugin.artifact.metadata import Metadata, PlainMetadata
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.cli.method import member
 from abscert_plugin.data import DataSet
@@ -12,6 +12,7 @@ from abscert_plugin.radius import Radius
 from abscert_plugin.verification.run import Artifact
 
 if TYPE_CHECKING:
+    from abscert_plugin.lirpa.bounds import BoundMethod
     from abscert_plugin.lirpa.whitebox import WhiteBox
     from abscert_plugin.verification.ball import BallVerifier
     from abscert_plugin.verification.plain import PlainBallVerifier
@@ -28,15 +29,19 @@ def ball_decider(
     exhaustive: int,
     black_box: bool,
     checkpoint: Path | None,
+    bound: str | None = None,
 ) -> "BallVerifier | PlainBallVerifier":
     """Return the verifier of the claim `ball`; where the network cannot be opened, a line says so and why.
 
     Raises:
-        ConfigError: if an option has no meaning, or 8-bit images are asked for of data that are none.
+        ConfigError: if an option has no meaning, 8-bit images are asked for of data that are none, or a bound alone of
+            a network that stays closed.
         UnsupportedModelError: if the file is not a deployed classifier, or not that of the checkpoint.
         CheckpointError: if the checkpoint cannot be read.
+        VerifierError: if the bound is not written for the network.
     """
     # torch is imported here: deciding cells must start without it
+    from abscert_plugin.lirpa.bounds import BoundMethod
     from abscert_plugin.verification.ball import BallVerifier
     from abscert_plugin.verification.deployed import DeployedCells
     from abscert_plugin.verification.plain import PlainBallVerifier
@@ -48,13 +53,27 @@ def ball_decider(
     kind = member(Inputs, "inputs", inputs)
     if kind is Inputs.UINT8 and data.levels != _LEVELS:
         raise ConfigError(f"expected 8-bit images with --inputs uint8, got {data.name} of {data.levels + 1} levels")
-    budget = Budget(seconds=timeout, exhaustive=exhaustive)
+    only = None if bound is None else member(BoundMethod, "bound", bound)
+    budget = Budget(seconds=timeout, exhaustive=exhaustive, only=only)
     metadata, ball = artifact.metadata, Ball(radius, kind)
-    if isinstance(metadata, Metadata):
-        deployed = DeployedCells(artifact.classifier, metadata)
-        return BallVerifier(deployed, None if black_box else _white_box(artifact, checkpoint), ball, budget)
     white_box = None if black_box else _white_box(artifact, checkpoint)
+    if only is not None:
+        _check_bound(white_box, metadata, only)
+    if isinstance(metadata, Metadata):
+        return BallVerifier(DeployedCells(artifact.classifier, metadata), white_box, ball, budget)
     return PlainBallVerifier(artifact.classifier, metadata, white_box, ball, budget)
+
+
+def _check_bound(white_box: "WhiteBox | None", metadata: Metadata | PlainMetadata, only: "BoundMethod") -> None:
+    """Refuse a bound that cannot be computed before any image is."""
+    import torch
+
+    from abscert_plugin.lirpa.convert import input_shape
+
+    if white_box is None:
+        raise ConfigError("expected a network that can be opened with --bound; leave --bound out, or --black-box")
+    point = torch.zeros((1, *input_shape(metadata)))
+    white_box.bounder.margins(point, point, torch.zeros(1, dtype=torch.int64), only)
 
 
 def _white_box(artifact: Artifact, checkpoint: Path | None) -> "WhiteBox | None":

@@ -61,6 +61,12 @@ Resume: TypeAlias = Annotated[bool, typer.Option("--resume", help="Go on with th
 InputsName: TypeAlias = Annotated[
     str, typer.Option("--inputs", help="Images of the ball: float, or uint8 for those of 8 bits alone.")
 ]
+BoundName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--bound", help="Decide by this bound alone: ibp, crown-ibp, crown-lbp, crown or optimised (claim ball)."
+    ),
+]
 Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds an image (claim ball).")]
 Exhaustive: TypeAlias = Annotated[
     int, typer.Option("--exhaustive", help="Run all combinations of cells where there are no more than this.")

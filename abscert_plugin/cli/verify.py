@@ -41,6 +41,7 @@ def verify(  # one parameter per option
     ] = None,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
+    bound: options.BoundName = None,
     timeout: options.Timeout = 10.0,
     exhaustive: options.Exhaustive = 256,
     black_box: options.BlackBoxOnly = False,
@@ -69,17 +70,19 @@ def verify(  # one parameter per option
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
+    name += f"-{bound}" if bound is not None else ""
     folder = out or model.parent / name.replace("/", "_")
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
-    if checkpoint is not None and not is_ball:
-        raise ConfigError("expected --checkpoint with --claim ball: the claim cell is decided by the file alone")
+    for option, given in (("checkpoint", checkpoint), ("bound", bound)):
+        if given is not None and not is_ball:
+            raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
     if is_ball and not black_box:
         keep_freed_memory()
     decider = (
         None
         if ball is None
-        else ball_decider(artifact, images, ball, inputs, timeout, exhaustive, black_box, checkpoint)
+        else ball_decider(artifact, images, ball, inputs, timeout, exhaustive, black_box, checkpoint, bound)
     )
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     with progress_bar() as bar, interruptible("the same command goes on with it"):

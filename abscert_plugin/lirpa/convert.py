@@ -81,7 +81,7 @@ class IntervalNetwork(nn.Module):
 class Converted:
     """An interval network, and how far its logits were from those of the ONNX file on random cells."""
 
-    network: IntervalNetwork
+    network: nn.Module
     largest_difference: float
 
 
@@ -175,7 +175,7 @@ class _Reader:
         }
         self._holds_batch: set[str] = set()  # constants in which -1 stands for the batch
 
-    def read(self, classes: int) -> IntervalNetwork:
+    def read(self, classes: int) -> nn.Module:
         """Return the network between its source, `interval` or `scaled`, and `logits`."""
         for node in self._needed_nodes():
             try:
@@ -189,7 +189,14 @@ class _Reader:
                 f"{self._path}: expected logits [batch, {classes}] that depend on `{self._source}`"
             )
         output = self._activation(LOGITS).slot
-        return IntervalNetwork(self._layers, self._slots, output).eval()
+        row: list[nn.Module] = []
+        slot = output
+        while slot and len(self._slots[slot - 1]) == 1:
+            row.append(self._layers[slot - 1])
+            (slot,) = self._slots[slot - 1]
+        if slot:  # two values meet
+            return IntervalNetwork(self._layers, self._slots, output).eval()
+        return nn.Sequential(*reversed(row)).eval()  # which bounds for layers in a row take too
 
     def _needed_nodes(self) -> list[onnx.NodeProto]:
         """Return the nodes that `logits` needs and the source does not, in the graph's order."""

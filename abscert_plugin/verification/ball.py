@@ -62,6 +62,7 @@ class BallVerifier:
             "exhaustive": self._budget.exhaustive,
             "restarts": self._budget.restarts,
             "queries": self._budget.queries,
+            **self._budget.chosen,
         }
 
     @property
@@ -105,14 +106,14 @@ class BallVerifier:
         """
         reach = self.ball.reach(self._deployed.metadata.grid, images)
         batch = _CellBatch(self._deployed, reach, labels, index)
-        steps: list[Step] = [
-            lambda _: batch.forward("the ball lies in the image's own cells"),
-            lambda rows: self._exhaustive(batch, rows),
-            lambda rows: self._attack(batch, rows),
-        ]
-        if self._bounding is not None:
-            steps += self._bounding.steps(batch, lambda rows: reach.take(rows).box())
-        run_steps(batch, [*steps, lambda rows: self._search(batch, rows)], self._budget.seconds)
+        steps: list[Step] = [lambda _: batch.forward("the ball lies in the image's own cells")]
+        bounds = [] if self._bounding is None else self._bounding.steps(batch, lambda rows: reach.take(rows).box())
+        if self._budget.only is not None:
+            steps += bounds
+        else:
+            steps += [lambda rows: self._exhaustive(batch, rows), lambda rows: self._attack(batch, rows), *bounds]
+            steps.append(lambda rows: self._search(batch, rows))
+        run_steps(batch, steps, self._budget.seconds)
         return batch.decided()
 
     def _exhaustive(self, batch: "_CellBatch", rows: Int64[np.ndarray, "some"]) -> None:

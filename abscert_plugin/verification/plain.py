@@ -74,6 +74,7 @@ class PlainBallVerifier:
             "white_box": self._white_box is not None,
             "timeout_seconds": self._budget.seconds,
             "restarts": self._budget.restarts,
+            **self._budget.chosen,
         }
 
     @property
@@ -117,6 +118,8 @@ class PlainBallVerifier:
         steps: list[Step] = [lambda _: batch.forward("the ball holds the image alone")]
         if self._bounding is None:
             steps.append(lambda rows: batch.end(rows, Verdict.UNKNOWN, _NO_NETWORK, "none"))
+        elif self._budget.only is not None:
+            steps += self._bounding.steps(batch, lambda rows: (lower[rows], upper[rows]))
         else:
             # intervals first: they cost less than the attack, and neither can contradict the other
             intervals, *tighter = self._bounding.steps(batch, lambda rows: (lower[rows], upper[rows]))

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, final
 
@@ -35,6 +35,8 @@ class Budget:
         restarts: starts of the gradient attack.
         queries: forward passes of the black-box attack.
         bounds_at_once: boxes that are bounded in one call.
+        only: the one bound that may be computed, once, besides a forward pass: what papers report of a method. None:
+            every step.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -45,6 +47,7 @@ class Budget:
     restarts: int = 2
     queries: int = 100
     bounds_at_once: int = 128
+    only: BoundMethod | None = None
 
     def __post_init__(self) -> None:
         if not (self.seconds >= 0 and math.isfinite(self.seconds)):
@@ -54,6 +57,11 @@ class Budget:
                 raise ConfigError(f"expected {name} of at least 1, got {getattr(self, name)}")
         if self.queries < 2:
             raise ConfigError(f"expected at least 2 queries, got {self.queries}")
+
+    @property
+    def chosen(self) -> Mapping[str, str]:
+        """What run.json says of `only`: nothing where every step may be taken."""
+        return {} if self.only is None else {"bound": str(self.only)}
 
 
 def run_steps(batch: Batch, steps: Sequence[Step], seconds: float) -> None:
@@ -97,12 +105,21 @@ class Bounding:
         def step(method: BoundMethod) -> Step:
             return lambda rows: self._bound(batch, boxes, rows, method, self._budget.bounds_at_once)
 
-        return [step(method) for method in _BOUND_METHODS]
+        only = self._budget.only
+        if only is None:
+            return [step(method) for method in _BOUND_METHODS]
+        # CROWN-LBP has planes in all pixels for every neuron: more boxes at once take longer, for memory alone
+        size = 1 if only is BoundMethod.CROWN_LBP else self._budget.bounds_at_once
+        reason = f"no lower bound by {only} is above the floor"
+        return [
+            lambda rows: self._bound(batch, boxes, rows, only, size),
+            lambda rows: batch.end(rows, Verdict.UNKNOWN, reason, str(only)),
+        ]
 
     def _bound(
         self, batch: Batch, boxes: Boxes, rows: Int64[np.ndarray, "some"], method: BoundMethod, size: int
     ) -> None:
-        if method is BoundMethod.OPTIMISED:
+        if method is BoundMethod.OPTIMISED and self._budget.only is None:
             # its steps each cost about three of CROWN: only where half of the time left suffices, the search is better
             likely = self._pace.get(method, _OPTIMISED_COST * self._pace.get(BoundMethod.CROWN, math.inf))
             rows = rows[likely <= (self._budget.seconds - batch.seconds[rows]) / 2]
@@ -124,6 +141,7 @@ class Bounding:
             least = margins.amin(dim=1).cpu().numpy()
             for row, bound in zip(part.tolist(), least, strict=True):
                 batch.bounds[row, method] = float(bound)
-                if bound > self._floor:
+                if bound > self._floor or self._budget.only is not None:
                     batch.margin[row] = float(bound)
+                if bound > self._floor:
                     batch.end([row], Verdict.CERTIFIED, "a lower bound of every margin is above the floor", str(method))

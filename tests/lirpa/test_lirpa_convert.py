@@ -33,6 +33,9 @@ CPU = torch.device("cpu")
 TOLERANCE = 1e-5  # float32 logits of order 1, sums in another order
 
 
+KNOWN = [method for method in BoundMethod if method is not BoundMethod.CROWN_LBP]  # which knows layers in a row alone
+
+
 def random_images(count, seed=0, shape=IMAGE_SHAPE):
     return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)
 
@@ -136,10 +139,14 @@ def assert_bounded_as(bounder, expected):
         torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-4, atol=1e-4)  # layers folded by the exporter
 
 
+def leaves(net):
+    return [layer for layer in net.modules() if not list(layer.children())]
+
+
 def test_the_module_holds_nothing_but_layers(tmp_path):
     files = exported(network("relu"), tmp_path)
     net = interval_network_of(read_model(files.deploy), files.deploy)
-    kinds = [type(layer) for layer in net.layers]
+    kinds = [type(layer) for layer in leaves(net)]
     assert kinds == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
     assert not net.training
     assert not any(parameter.requires_grad for parameter in net.parameters())
@@ -210,7 +217,7 @@ THIRD_PARTIES = {
         [("Transpose", ["x"], ["n"], {"perm": [0, 3, 1, 2]}), *CONVOLUTION],
         CONVOLUTION_CONSTANTS,
         ["batch", 6, 6, 1],
-        ["Conv2d", "Permuted", "Conv2d", "ReLU", "Flatten", "Linear"],
+        ["Conv2d", "Conv2d", "ReLU", "Flatten", "Linear"],
     ),
     "transposed-weights": (
         [
@@ -237,13 +244,13 @@ def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(nam
     converted = convert(read_model(deploy), deploy)
     assert converted.largest_difference <= TOLERANCE
     assert_same_logits(converted.network, deploy)
-    assert [type(layer).__name__ for layer in converted.network.layers][: len(layers)] == layers
+    assert [type(layer).__name__ for layer in leaves(converted.network)][: len(layers)] == layers
     lirpa_or_skip()
     bounder = Bounder(converted.network, INTERVAL_SHAPE, CLASSES, CPU)
     lower = torch.from_numpy(GRID.interval_image(random_images(3)))
     upper = torch.clamp(lower + 0.1, max=1)
     labels = torch.tensor([0, 1, 2])
-    means = [float(bounder.margins(lower, upper, labels, method).mean()) for method in BoundMethod]
+    means = [float(bounder.margins(lower, upper, labels, method).mean()) for method in KNOWN]
     assert np.isfinite(means).all()
     assert all(tight >= loose - 1e-6 for loose, tight in pairwise(means))  # float32 means of order 0.1
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.lirpa.bounds import ROUNDING
+from abscert_plugin.lirpa import forward_bounds
 from abscert_plugin.lirpa.compat import load_lirpa
+from abscert_plugin.lirpa.forward_bounds import Bounds, crown_lbp_margins, lbp_bounds
 from abscert_plugin.lirpa.param_ramp import bounded_with_ramps, ramp_lines
+from abscert_plugin.lirpa.rounding import ROUNDING
 from abscert_plugin.lirpa.tracing import margin_rows, quiet
 from abscert_plugin.networks.param_ramp import ParamRamp, collecting, ramps_of
-from baselines import forward_bounds
-from baselines.forward_bounds import Bounds, crown_lbp_margins, lbp_bounds
 
 SHAPE = (2, 4, 4)
 CLASSES = 3

@@ -21,8 +21,8 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.lirpa.bounds import ROUNDING
 from abscert_plugin.lirpa.param_ramp import Lines, ramp_lines
+from abscert_plugin.lirpa.rounding import lowered
 from abscert_plugin.networks.param_ramp import ParamRamp
 
 
@@ -102,9 +102,7 @@ def crown_lbp_margins(
                 offset = offset + _dot(slopes, bias.expand(batch, *bias.shape[1:]))
             slopes = _transposed(layer)(layer, slopes.flatten(0, 1), shape).unflatten(0, (batch, classes))
     bounds = offset + _dot(slopes, (lower + upper) / 2) - _dot(slopes.abs(), (upper - lower) / 2)
-    size = torch.where(bounds.isfinite(), bounds.abs(), 1).amax(dim=1, keepdim=True).clamp(min=1)
-    bounds = torch.nan_to_num(bounds - ROUNDING * size, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-    return bounds.scatter(1, labels[:, None], 0.0)
+    return lowered(bounds).scatter(1, labels[:, None], 0.0)
 
 
 class _Planes(NamedTuple):

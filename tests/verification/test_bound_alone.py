@@ -1,0 +1,113 @@
+"""Deciding by one bound alone, as papers report a method: true verdicts, tighter from bound to bound, no other step."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from ball_oracle import check_decided as check_cells
+from ball_oracle import tiny_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_oracle import Plain, batch_of, check, check_decided, falling, plain_case
+
+from abscert_plugin.lirpa import bounds as bounds_module
+from abscert_plugin.lirpa.bounds import Bounder, BoundMethod
+from abscert_plugin.radius import Radius
+from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.reach import Ball
+from abscert_plugin.verification.steps import Budget
+
+BALL = Ball(Radius.parse("0.1"))
+TIGHTER = (BoundMethod.CROWN_IBP, BoundMethod.CROWN_LBP, BoundMethod.OPTIMISED)
+
+
+def alone(method: BoundMethod) -> Budget:
+    return Budget(60.0, only=method)
+
+
+def decided_by(case: Plain, method: BoundMethod, seed: int, ball: Ball = BALL) -> list[Decided]:
+    images, labels = batch_of(case, ball, seed)
+    return case.verifier(ball, alone(method)).decide(images, labels, np.arange(len(images)))
+
+
+@pytest.mark.parametrize("method", list(BoundMethod))
+@settings(max_examples=8)
+@given(
+    case=st.integers(0, 11).map(plain_case),
+    ball=st.sampled_from(["0", "1/255", "0.05", "0.1", "0.3", "1"]).map(lambda text: Ball(Radius.parse(text))),
+    seed=st.integers(0, 2**32),
+)
+def test_no_image_of_a_ball_that_a_bound_certifies_is_mislabelled(
+    method: BoundMethod, case: Plain, ball: Ball, seed: int
+) -> None:
+    kinds = check(case, ball, seed, alone(method))
+    assert {name for _, name in kinds} <= {"forward", str(method)}  # no attack, no search, no other bound
+
+
+@pytest.mark.parametrize("method", list(BoundMethod))
+def test_each_bound_certifies_some_and_leaves_some_open(method: BoundMethod) -> None:
+    total: Counter = Counter()
+    for number in range(6):
+        total += check(plain_case(number), BALL, number, alone(method))
+    assert total["certified", str(method)] > 5
+    assert total["unknown", str(method)] > 5
+
+
+def test_no_tighter_bound_is_below_a_looser_one() -> None:
+    """With two hidden layers at most, the planes of LBP are CROWN's own, and both beat intervals."""
+    gains = Counter[BoundMethod]()
+    for number in range(6):
+        rows = {method: decided_by(plain_case(number), method, number) for method in BoundMethod}
+        for place, crown in enumerate(rows[BoundMethod.CROWN]):
+            if crown.record.method == "forward":
+                continue
+            margins = {method: rows[method][place].record.margin for method in BoundMethod}
+            slack = 2e-5 * max(1, *map(abs, margins.values()))
+            assert margins[BoundMethod.CROWN_LBP] == pytest.approx(margins[BoundMethod.CROWN], abs=slack)
+            assert margins[BoundMethod.CROWN] <= margins[BoundMethod.OPTIMISED] + slack
+            gains[BoundMethod.OPTIMISED] += margins[BoundMethod.OPTIMISED] > margins[BoundMethod.CROWN] + slack
+            gains[BoundMethod.CROWN_LBP] += margins[BoundMethod.CROWN_LBP] > margins[BoundMethod.CROWN_IBP] + slack
+            gains[BoundMethod.CROWN_IBP] += margins[BoundMethod.CROWN_IBP] > margins[BoundMethod.IBP] + slack
+    assert min(gains[method] for method in TIGHTER) > 3  # each is above the one before, now and then
+
+
+@pytest.mark.parametrize("method", list(BoundMethod))
+def test_cells_are_decided_by_one_bound_too(method: BoundMethod) -> None:
+    case, random = tiny_case(1), np.random.default_rng(0)
+    images = random.random((12, *case.artifact.metadata.image_shape), dtype=np.float32)
+    labels = case.labels(images, random)
+    verifier = case.verifier(BALL, alone(method))
+    decided = verifier.decide(images, labels, np.arange(12))
+    certified = [item.record.verdict == "certified" for item in decided]
+    open_rows = [item.record.verdict == "unknown" for item in decided]
+    for item in decided:
+        assert item.record.method in ("forward", str(method))
+    keep = [place for place in range(12) if not open_rows[place]]
+    check_cells(case, BALL, images[keep], labels[keep], [decided[place] for place in keep], verifier.floor)
+    assert any(certified)
+    assert verifier.configuration["bound"] == str(method)
+
+
+@pytest.mark.parametrize("method", list(BoundMethod))
+def test_a_bound_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method: BoundMethod) -> None:
+    gray = np.full((1, 1, 1, 2), 128 / 255, dtype=np.float32)
+    case, ball, label = falling(-5e-4, 138 / 255), Ball(Radius.parse("10/255")), np.array([0])
+
+    def decided() -> Counter:
+        rows = case.verifier(ball, alone(method)).decide(gray, label, np.array([0]))
+        return check_decided(case, ball, gray, label, rows)
+
+    assert decided() == {("unknown", str(method)): 1}
+    if method is BoundMethod.CROWN_LBP:
+        margins = bounds_module.crown_lbp_margins
+        monkeypatch.setattr(bounds_module, "crown_lbp_margins", lambda *given: margins(*given) + 1e-3)
+    else:
+        compute = Bounder._compute
+
+        def raised(self: Bounder, *rest: object) -> tuple[object, object]:
+            bounds, slopes = compute(self, *rest)
+            return bounds + 1e-3, slopes
+
+        monkeypatch.setattr(Bounder, "_compute", raised)
+    with pytest.raises(AssertionError, match="certified, but"):
+        decided()
