@@ -41,14 +41,32 @@ class CrownIbpMargins:
         labels: Int64[Tensor, "batch"],
     ) -> Float[Tensor, "batch classes"]:
         """Return lower bounds of the label's logit minus each logit over the boxes; 0 at the label itself."""
-        lirpa = load_lirpa()
-        norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
-        box = lirpa.BoundedTensor((lower + upper) / 2, norm)
-        with quiet():
-            others: Tensor = self._bounded.compute_bounds(
-                x=(box,), C=self._rows[labels], method="CROWN-IBP", bound_upper=False
-            )[0]
+        others = self._bound(lower, upper, self._rows[labels])
         batch, count = others.shape
         places = torch.arange(count, device=others.device).expand(batch, count)
         places = places + (places >= labels[:, None])  # the label's own place is left out
         return others.new_zeros(batch, count + 1).scatter(1, places, others)
+
+    def weighted(
+        self,
+        lower: Float[Tensor, "batch *feature"],
+        upper: Float[Tensor, "batch *feature"],
+        labels: Int64[Tensor, "batch"],
+        weights: Float[Tensor, "batch classes"],
+    ) -> Float[Tensor, "batch"]:
+        """Return lower bounds of a weighted sum of the label's logit minus each logit; differentiable in the weights.
+
+        One backward pass of one row for each box, whatever the number of classes.
+        """
+        rows = -weights
+        rows = rows.scatter_add(1, labels[:, None], weights.sum(dim=1, keepdim=True))
+        return self._bound(lower, upper, rows[:, None])[:, 0]
+
+    def _bound(self, lower: Tensor, upper: Tensor, rows: Tensor) -> Tensor:
+        """Return lower bounds of rows of linear functions of the logits."""
+        lirpa = load_lirpa()
+        norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
+        box = lirpa.BoundedTensor((lower + upper) / 2, norm)
+        with quiet():
+            found: Tensor = self._bounded.compute_bounds(x=(box,), C=rows, method="CROWN-IBP", bound_upper=False)[0]
+        return found

@@ -55,10 +55,12 @@ class IntervalMargins:
 
     Args:
         lower: lower bounds of the label's logit minus each logit; 0 at the label itself.
+        upper: upper bounds of the same.
         hidden: the box before each activation, in order.
     """
 
     lower: Float[Tensor, "batch classes"]
+    upper: Float[Tensor, "batch classes"]
     hidden: tuple[Box, ...]
 
 
@@ -122,7 +124,7 @@ def interval_margins(
     center = torch.einsum("bcf,bf->bc", rows, box.center)
     spread = torch.einsum("bcf,bf->bc", rows.abs(), box.radius)
     offset = 0.0 if last.bias is None else last.bias.index_select(0, labels)[:, None] - last.bias
-    return IntervalMargins(center + offset - spread, tuple(hidden))
+    return IntervalMargins(center + offset - spread, center + offset + spread, tuple(hidden))
 
 
 def _linear(layer: nn.Linear, box: Box) -> Box:

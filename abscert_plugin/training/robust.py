@@ -21,6 +21,7 @@ from abscert_plugin.training.interval_bounds import (
     records_statistics,
     warmup_regulariser,
 )
+from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.schedule import Ramp
 
@@ -75,6 +76,7 @@ class RobustConfig:
         attack_steps: gradient steps to find adversarial inputs.
         bounds: the bounds that the loss is made of.
         bounds_end: weight of the CROWN-IBP bounds at the end (CROWN-IBP's beta, which begins with 1), 0 to 1.
+        loss_fusion: whether the linear bound is one of the whole cross-entropy (`loss_fusion.py`).
         smooth: whether the radius begins to rise slowly (`Ramp`).
         initialisation: how the first weights are drawn.
 
@@ -93,6 +95,7 @@ class RobustConfig:
     attack_steps: int = 3
     bounds: BoundKind = BoundKind.INTERVAL
     bounds_end: float = 0.0
+    loss_fusion: bool = False
     smooth: bool = False
     initialisation: Initialisation = Initialisation.XAVIER
 
@@ -103,6 +106,8 @@ class RobustConfig:
         Ramp(self.start, self.ramp, self.smooth)
         if not (math.isfinite(self.regulariser) and self.regulariser >= 0):
             raise ConfigError(f"expected a regulariser of at least 0, got {self.regulariser}")
+        if self.loss_fusion and self.bounds is not BoundKind.CROWN_IBP:
+            raise ConfigError(f"expected bounds of {BoundKind.CROWN_IBP} with loss fusion, got {self.bounds}")
         if self.attack_steps < 1:
             raise ConfigError(f"expected at least 1 attack step, got {self.attack_steps}")
 
@@ -143,6 +148,7 @@ class RobustConfig:
             "attack_steps": self.attack_steps,
             "bounds": str(self.bounds),
             "bounds_end": self.bounds_end,
+            **({"loss_fusion": True} if self.loss_fusion else {}),
             "smooth": self.smooth,
             "initialisation": str(self.initialisation),
         }
@@ -232,10 +238,13 @@ class RobustObjective:
         if adversarial is not None and config.loss is RobustLoss.SABR:
             box = _small_box(box, adversarial, config.share)
         bounds = interval_margins(network, box, labels, clean)
-        margins = bounds.lower
-        if linear is not None:
-            margins = linear_weight * linear.lower(box.lower, box.upper, labels) + (1 - linear_weight) * margins
-        robust = functional.cross_entropy(-margins, labels)
+        if linear is not None and config.loss_fusion:
+            robust = fused_cross_entropy(linear, bounds, box, labels, linear_weight)
+        else:
+            margins = bounds.lower
+            if linear is not None:
+                margins = linear_weight * linear.lower(box.lower, box.upper, labels) + (1 - linear_weight) * margins
+            robust = functional.cross_entropy(-margins, labels)
         if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
             with frozen_statistics(network):
                 attacked = functional.cross_entropy(network(adversarial).float(), labels)
