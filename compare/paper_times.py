@@ -9,7 +9,7 @@ from compare.figures import OWN
 from compare.paper_cells import Block, Cell, Draft, difference_text, printed_text
 from compare.paper_tables import METHODS
 from compare.published import MISSING, PublishedFigure, Quantity, published
-from compare.tables import LINE, NOT_RUN, Row, Table
+from compare.tables import LINE, NOT_RUN, Row, Table, scales
 from compare.times import Kind, TimeSummary
 
 
@@ -85,10 +85,12 @@ def time_drafts(times: Sequence[TimeSummary]) -> tuple[Draft, ...]:
 
 def time_table(times: Sequence[TimeSummary]) -> Table:
     """Return what every method took that was timed, whether it is in the paper or not."""
-    columns = ("data", "network", "timing", "method", "what", "claim", "s", "quartiles", "times AC", "its quartiles")
+    names = ("data", "network", "radius, pixel (training)", "timing", "method", "what", "claim")
+    columns = (*names, "s", "quartiles", "times AC", "its quartiles")
     rows = tuple(
         (
-            *(one.data, one.network, one.key[:8], one.method, str(one.kind), one.claim or "", _seconds(one.seconds)),
+            *(one.data, one.network, scales(one.run.trained_for.pixel), one.key[:8], one.method, str(one.kind)),
+            *(one.claim or "", _seconds(one.seconds)),
             f"{_seconds(one.low)} to {_seconds(one.high)}",
             "" if one.ratio is None else f"{one.ratio:.2f}",
             "" if one.ratio_low is None else f"{one.ratio_low:.2f} to {one.ratio_high:.2f}",

@@ -90,7 +90,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """The run in a few words."""
         cells = "" if self.cells is None else f", {self.cells} cells"
         radius = f"radius {self.radius} {self.radius_scale}"
-        return f"{self.data} {self.network} {self.method}{cells}, {radius}, seed {self.seed}"
+        return f"{self.data} {self.network} {self.method_title}{cells}, {radius}, seed {self.seed}"
 
 
 @final

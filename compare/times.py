@@ -100,7 +100,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def title(self) -> str:
         """The setting in a few words."""
-        return f"{self.data} {self.network}"
+        run = self.subjects[0].run
+        return f"{self.data} {self.network}, radius {run.radius} {run.radius_scale}"
 
     def kinds(self, subject: Subject) -> tuple[Kind, ...]:
         """Return what is timed of a method in every round, in this order."""
