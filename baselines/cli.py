@@ -80,7 +80,7 @@ def train_baseline(  # one parameter per option
     loaded = TrainingData.load(spec)
     keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
-        run = run_training(spec, loaded, out, train.ProgressObserver(bar, f"training by {method}", how.claim))
+        run = run_training(spec, loaded, out, train.ProgressObserver(bar, f"training by {method}", train.claimed(how)))
     exported = write_run(run, loaded, out)
     if json:
         print_json({**train.facts(run), **exported.paths})

@@ -107,7 +107,7 @@ def train(  # one parameter per option
     spec = replace(spec, grid=choose_grid(choice, grid.cells, ball, loaded.training))
     keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
-        observer = ProgressObserver(bar, f"training, {grid.cells} cells", how.claim)
+        observer = ProgressObserver(bar, f"training, {grid.cells} cells", claimed(how))
         run = run_training(spec, loaded, out, observer)
     exported = write_run(run, loaded, out)
     if json:
@@ -224,7 +224,13 @@ def make_spec(
 
 @final
 class ProgressObserver:
-    """Shows a training as a progress bar: loss, validation error, images a second, time left."""
+    """Shows a training as a progress bar: loss, validation error, images a second, time left.
+
+    Args:
+        bar: where.
+        title: of the training.
+        claim: what the validation error is of, with its radius.
+    """
 
     def __init__(self, bar: Progress, title: str, claim: str = "cell") -> None:
         self._bar = bar
@@ -247,11 +253,18 @@ class ProgressObserver:
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Print the epoch's row above the bar."""
-        self._error = f"validation {self._claim} error {row['validation_error']:.2%}"
+        self._error = f"validation error ({self._claim}) {row['validation_error']:.2%}"
         LOG.print(
             f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  {self._error}  {row['images_per_second']:,.0f} images/s",
             highlight=False,
         )
+
+
+def claimed(method: "Method") -> str:
+    """Return what a method's validation error is of; a ball with its radius and scale."""
+    how = method.describe()
+    is_ball = method.claim == "ball" and "radius" in how
+    return f"{method.claim}, radius {how['radius']} {how['radius_scale']}" if is_ball else method.claim
 
 
 def facts(run: "TrainedRun") -> dict[str, Any]:
