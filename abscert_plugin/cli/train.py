@@ -257,6 +257,7 @@ class ProgressObserver:
         LOG.print(
             f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  {self._error}  {row['images_per_second']:,.0f} images/s",
             highlight=False,
+            soft_wrap=True,
         )
 
 
