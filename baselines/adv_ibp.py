@@ -39,15 +39,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
-from abscert_plugin.errors import ConfigError
-from abscert_plugin.grid import Grid
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import (
+from abscert_plugin.bounds.intervals import (
     bounded_layers,
     frozen_statistics,
     interval_margins,
     records_statistics,
 )
+from abscert_plugin.claim import Radius
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp

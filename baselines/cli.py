@@ -7,11 +7,11 @@ import typer
 from rich.table import Table
 
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import options, train, verify
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 
 _CLIP = 10.0  # greatest norm of a step's gradient, as in Shi et al.'s code; the same for every method
 

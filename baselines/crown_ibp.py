@@ -11,7 +11,7 @@ auto_LiRPA's examples, and a step costs one backward pass of one row instead of 
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from abscert_plugin.radius import Radius
+from abscert_plugin.claim import Radius
 from abscert_plugin.training.robust import BoundKind, RobustConfig
 from baselines.method import Entry, is_method
 from baselines.robust import RobustBaseline

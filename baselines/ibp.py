@@ -5,13 +5,13 @@ equations 7 to 13: the last layer is merged with the margins, kappa falls from 1
 linearly. With `fast`, Shi et al. 2021, "Fast Certified Robust Training with Short Warmup": their weights, regulariser
 (equations 8 to 11), smoothed rise and kappa of 0. Their code clips gradients at 10 and so do we; its rate falls in
 steps, ours by the cosine that all methods here share. Interval arithmetic is that of
-`abscert_plugin.training.interval_bounds`.
+`abscert_plugin.bounds.intervals`.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from abscert_plugin.radius import Radius
+from abscert_plugin.claim import Radius
 from abscert_plugin.training.robust import Initialisation, RobustConfig
 from baselines.method import Entry, is_method
 from baselines.robust import RobustBaseline

@@ -11,7 +11,7 @@ their best. Where their released code says more than the paper, or something els
   an epoch, here at every step.
 - Bend points are kept at 1e-4 or above.
 - The lower line of a neuron of either sign is adaptive, as in CROWN (`abscert_plugin.lirpa.param_ramp`).
-- The paper's name is that of a bound for evaluation: LBP, and CROWN-LBP (`abscert_plugin.lirpa.forward_bounds`;
+- The paper's name is that of a bound for evaluation: LBP, and CROWN-LBP (`abscert_plugin.bounds.forward`;
   `abscert baseline certify --bound crown-lbp`). Training uses CROWN-IBP's, and so does the code's. The validation
   error is that of intervals, with which training ends.
 """
@@ -24,12 +24,12 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 
+from abscert_plugin.bounds.intervals import frozen_statistics
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation
 from abscert_plugin.networks.param_ramp import ETA, ParamRamp, collecting, ramps_of
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import frozen_statistics
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp

@@ -27,13 +27,13 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from abscert_plugin.bounds.intervals import Box, frozen_statistics
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.slopes import SlopedMargins, Slopes, stepped_to_ends
 from abscert_plugin.lirpa.tracing import refuse_statistics
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import Box, frozen_statistics
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.schedule import Ramp
 from baselines.method import Entry, is_method

@@ -8,9 +8,9 @@ from typing import Any, final, get_type_hints
 
 import msgspec
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks import Activation
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.method import Method
 
 _RADIUS = "radius"

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from abscert_plugin.training.interval_bounds import Box
+from abscert_plugin.bounds.intervals import Box
 
 
 @final

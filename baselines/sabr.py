@@ -8,7 +8,7 @@ al.'s, as in the paper. The code attacks with 8 steps; `attack_steps` says how m
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from abscert_plugin.radius import Radius
+from abscert_plugin.claim import Radius
 from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss
 from baselines.method import Entry, is_method
 from baselines.robust import RobustBaseline

@@ -21,11 +21,11 @@ import torch
 
 from abscert_plugin.artifact.metadata import read_model
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.lirpa.bounds import BoundMethod
 from abscert_plugin.lirpa.compat import lirpa_version, load_lirpa
 from abscert_plugin.lirpa.whitebox import open_white_box
-from abscert_plugin.radius import Radius
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.deployed import DeployedCells
 from abscert_plugin.verification.reach import Ball

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from abscert_plugin.radius import RadiusScale
+from abscert_plugin.claim import RadiusScale
 from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
 from compare.catalogue import select_tables
 from compare.formats import FORMATS

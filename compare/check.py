@@ -5,10 +5,10 @@ from typing import Final
 
 import torch
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.networks import Activation, NetworkConfig
-from abscert_plugin.radius import Radius
 from baselines.table import method_entry
 from compare.estimate import image_shape
 from compare.plan import Run

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+from abscert_plugin.claim import Radius, RadiusScale, Verdict
 from abscert_plugin.errors import RecordError
-from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
-from abscert_plugin.verification.verdict import Verdict
 from compare.plan import Run
 from compare.results import TRAINING, Place, State, stored_runs
 

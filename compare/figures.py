@@ -9,8 +9,8 @@ from typing import Final, TypeAlias, final
 
 import msgspec
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
-from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.verification.summary import Summary, clopper_pearson
 from compare.collect import Outcome, grouped
 from compare.plan import Run

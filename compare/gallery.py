@@ -9,6 +9,7 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Float32
 
+from abscert_plugin.claim import Verdict
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import AbscertError, DataError, RecordError, VerifierError
 from abscert_plugin.records import Record, RunInfo, read_records
@@ -20,7 +21,6 @@ from abscert_plugin.report.gallery import Picture, draw_image, take_images
 from abscert_plugin.report.origin import run_images, run_replay
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.run import RUN
-from abscert_plugin.verification.verdict import Verdict
 from compare.collect import Outcome, grouped, records_file
 from compare.results import TRAINING
 from compare.tables import scales

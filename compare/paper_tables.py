@@ -6,7 +6,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Final, final
 
-from abscert_plugin.radius import Radius
+from abscert_plugin.claim import Radius
 from compare.collect import ACTIVATIONS, Outcome
 from compare.figures import OWN, Count, chosen, counts_for, labelled, not_verified
 from compare.paper_cells import Block, Cell, Draft, gain_cell, pace_cell, rate_cell

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias, final
 
 import msgspec
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 
 _KEY_LENGTH: Final = 16
 Options: TypeAlias = dict[str, str]

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, final
 
 import msgspec
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 
 FILE: Final = "published.toml"
 MISSING: Final = "-"

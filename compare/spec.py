@@ -7,11 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.cli.ball import ball_decider
 from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet
 from abscert_plugin.grid import Grid
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.run import RunSpec
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import Artifact

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.bounds.forward import crown_lbp_margins
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.lirpa.forward_bounds import crown_lbp_margins
 from abscert_plugin.lirpa.training import CrownIbpMargins
 from abscert_plugin.training.loop import Job, SilentObserver, load_weights, train
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, prepare_folder, run_training, write_run

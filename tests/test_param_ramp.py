@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from abscert_plugin.artifact.export import traced
 from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.bounds.intervals import Box, interval_margins
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.param_ramp import LEAST_BEND_POINT, ParamRamp, collecting, ramps_of
-from abscert_plugin.training.interval_bounds import Box, interval_margins
 
 SHAPE = (2, 6, 6)
 CLASSES = 3

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abscert_plugin.artifact.metadata import Metadata, PlainMetadata
+from abscert_plugin.claim import Radius
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.cli.method import member
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
-from abscert_plugin.radius import Radius
 from abscert_plugin.verification.run import Artifact
 
 if TYPE_CHECKING:
-    from abscert_plugin.lirpa.bounds import BoundMethod
+    from abscert_plugin.bounds.bounder import BoundMethod
     from abscert_plugin.lirpa.whitebox import WhiteBox
     from abscert_plugin.verification.ball import BallVerifier
     from abscert_plugin.verification.plain import PlainBallVerifier
@@ -41,11 +41,12 @@ def ball_decider(
         VerifierError: if the bound is not written for the network.
     """
     # torch is imported here: deciding cells must start without it
-    from abscert_plugin.lirpa.bounds import BoundMethod
+    from abscert_plugin.bounds.bounder import BoundMethod
+    from abscert_plugin.claim import Inputs
     from abscert_plugin.verification.ball import BallVerifier
     from abscert_plugin.verification.deployed import DeployedCells
     from abscert_plugin.verification.plain import PlainBallVerifier
-    from abscert_plugin.verification.reach import Ball, Inputs
+    from abscert_plugin.verification.reach import Ball
     from abscert_plugin.verification.steps import Budget
 
     if black_box and checkpoint is not None:
@@ -68,7 +69,7 @@ def _check_bound(white_box: "WhiteBox | None", metadata: Metadata | PlainMetadat
     """Refuse a bound that cannot be computed before any image is."""
     import torch
 
-    from abscert_plugin.lirpa.convert import input_shape
+    from abscert_plugin.reading.network import input_shape
 
     if white_box is None:
         raise ConfigError("expected a network that can be opened with --bound; leave --bound out, or --black-box")

@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import options
 from abscert_plugin.cli.ball import ball_decider
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar
@@ -17,7 +18,6 @@ from abscert_plugin.verification.cell import CellDecider, check_fit
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
 from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
 
 _FAILED = 1
 _EXHAUSTIVE = 256

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli.console import LOG, OUT
 from abscert_plugin.cli.show import show
 from abscert_plugin.cli.train import train, tune
 from abscert_plugin.cli.verify import verify
-from abscert_plugin.radius import RadiusScale
 from abscert_plugin.verification.run import RECORDS, set_aside
 
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 
 if TYPE_CHECKING:
     from abscert_plugin.training.method import Method

@@ -6,10 +6,10 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.radius import RadiusScale
 
 DEFAULT_CELLS: Final = 10
 

@@ -9,13 +9,13 @@ import typer
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.radius import Radius, RadiusScale
 
 # torch is imported when a command that trains is run: `abscert verify` must start without it.
 if TYPE_CHECKING:

@@ -7,19 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import SCOPE, Claim, Radius, RadiusScale
 from abscert_plugin.cli import options
 from abscert_plugin.cli.ball import ball_decider
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
 from abscert_plugin.verification.certificate import write_certificate
 from abscert_plugin.verification.run import RECORDS, Artifact, Verification, set_aside
 from abscert_plugin.verification.summary import Summary, summarise
-from abscert_plugin.verification.verdict import SCOPE, Claim
 
 _CELL_BATCH = 250
 _BALL_BATCH = 100

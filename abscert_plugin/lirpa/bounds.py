@@ -3,19 +3,24 @@
 import copy
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, final
 
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
+from abscert_plugin.bounds.bounder import (
+    BoundMemoryError,
+    BoundMethod,
+    HiddenBounds,
+    LinearMargins,
+    SplitMargins,
+)
+from abscert_plugin.bounds.forward import crown_lbp_margins
+from abscert_plugin.bounds.rounding import lowered
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.lirpa.compat import load_lirpa
-from abscert_plugin.lirpa.forward_bounds import crown_lbp_margins
-from abscert_plugin.lirpa.rounding import lowered
 from abscert_plugin.lirpa.tracing import (
     LIRPA_FAILURES,
     bounded_module,
@@ -28,16 +33,6 @@ from abscert_plugin.lirpa.tracing import (
 _NO_MEMORY: Final = ("out of memory", "defaultcpuallocator", "can't allocate memory", "alloc_failed")
 
 
-class BoundMethod(StrEnum):
-    """How bounds are computed, from loose to tight."""
-
-    IBP = "ibp"
-    CROWN_IBP = "crown-ibp"
-    CROWN_LBP = "crown-lbp"
-    CROWN = "crown"
-    OPTIMISED = "optimised"
-
-
 _NAMES: Final[Mapping[BoundMethod, str]] = MappingProxyType(
     {
         BoundMethod.IBP: "IBP",
@@ -46,48 +41,6 @@ _NAMES: Final[Mapping[BoundMethod, str]] = MappingProxyType(
         BoundMethod.OPTIMISED: "CROWN-Optimized",
     }
 )
-
-
-HiddenBounds: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
-"""Lower and upper bounds of hidden layers, by auto_LiRPA's names of them."""
-
-
-class BoundMemoryError(VerifierError):
-    """Memory did not suffice for the bounds of a batch; a smaller batch may fit."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class LinearMargins:
-    """Lower bounds of margins, and the slopes that they came from.
-
-    Args:
-        bounds: as `Bounder.margins` returns them.
-        coefficients: slope of each margin's lower bound in each entry of the interval image. They tell where a
-            split helps; after optimisation they may be those of another step than the bounds, so prove nothing.
-    """
-
-    bounds: Float32[Tensor, "batch others"]
-    coefficients: Float32[Tensor, "batch others channels2 height width"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SplitMargins:
-    """Lower bounds of margins, and what tells where a split helps.
-
-    Args:
-        bounds: as `Bounder.margins` returns them.
-        coefficients: slope of each margin's lower bound in each entry of the input.
-        hidden: the bounds of what enters each activation that they came from.
-        relu_coefficients: slope of each margin's lower bound in what each ReLU gives out, under the name that its
-            input has in `hidden`.
-    """
-
-    bounds: Float32[Tensor, "batch others"]
-    coefficients: Float32[Tensor, "batch others channels height width"]
-    hidden: HiddenBounds
-    relu_coefficients: Mapping[str, Tensor]
 
 
 @final

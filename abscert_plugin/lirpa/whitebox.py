@@ -11,7 +11,7 @@ from torch import nn
 
 from abscert_plugin.artifact.metadata import is_plain, read_metadata, read_plain_metadata
 from abscert_plugin.lirpa.bounds import Bounder
-from abscert_plugin.lirpa.convert import convert, input_shape, largest_difference
+from abscert_plugin.reading.network import convert, input_shape, largest_difference
 
 
 @final

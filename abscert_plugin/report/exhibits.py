@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Float32
 
+from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
@@ -16,7 +17,6 @@ from abscert_plugin.report.changes import Flips, draw_difference, draw_flips
 from abscert_plugin.report.counterexample import ball_of, read_counterexample
 from abscert_plugin.report.gallery import Picture, draw, draw_image
 from abscert_plugin.verification.decision import ITSELF
-from abscert_plugin.verification.verdict import Claim, Verdict
 
 _log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 
 import abscert_plugin
+from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import RecordError
 from abscert_plugin.grid import Grid
@@ -23,7 +24,6 @@ from abscert_plugin.report.exhibits import Exhibit, Replay, Sources, exhibits
 from abscert_plugin.report.gallery import take_images
 from abscert_plugin.report.steps import decided_by
 from abscert_plugin.verification.summary import summarise
-from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
 
 MAX_ITEMS: Final = 200
 MAX_REASONS: Final = 12

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from abscert_plugin.claim import Verdict
 from abscert_plugin.records import Record
-from abscert_plugin.verification.verdict import Verdict
 
 
 @final

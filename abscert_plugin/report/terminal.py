@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record
 from abscert_plugin.report.figures import (
@@ -24,7 +25,6 @@ from abscert_plugin.report.figures import (
 )
 from abscert_plugin.report.steps import decided_by
 from abscert_plugin.verification.summary import Summary, summarise, summarise_classes
-from abscert_plugin.verification.verdict import Verdict
 
 _STYLES: Final[Mapping[str, str]] = MappingProxyType(
     {Verdict.CERTIFIED: "green", Verdict.FALSIFIED: "red", Verdict.UNKNOWN: "yellow"}

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from abscert_plugin.abstraction import LevelAbstraction
+from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.grid import Grid
-from abscert_plugin.margin import logit_margins
 from abscert_plugin.training.objective import Moment
 
 

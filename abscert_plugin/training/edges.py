@@ -6,10 +6,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.radius import Radius
 
 _BATCH: Final = 1000
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from abscert_plugin.training.interval_bounds import Box, IntervalMargins
+from abscert_plugin.bounds.intervals import Box, IntervalMargins
 
 if TYPE_CHECKING:
     from abscert_plugin.lirpa.training import CrownIbpMargins

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from abscert_plugin.abstraction import LevelAbstraction
+from abscert_plugin.bounds.intervals import Box
 from abscert_plugin.grid import Grid, level_pixels
-from abscert_plugin.training.interval_bounds import Box
 
 
 @final

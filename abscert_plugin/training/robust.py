@@ -10,9 +10,7 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import (
+from abscert_plugin.bounds.intervals import (
     Box,
     bounded_layers,
     frozen_statistics,
@@ -21,6 +19,8 @@ from abscert_plugin.training.interval_bounds import (
     records_statistics,
     warmup_regulariser,
 )
+from abscert_plugin.claim import Radius
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.schedule import Ramp

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 
-from abscert_plugin.margin import logit_margins
+from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.verification.deployed import DeployedCells
 from abscert_plugin.verification.reach import Reach
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 
-from abscert_plugin.lirpa.bounds import BoundMethod
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.whitebox import WhiteBox
 from abscert_plugin.verification.attack import Candidates, gradient_attack, score_attack
@@ -19,7 +20,6 @@ from abscert_plugin.verification.deployed import DeployedCells, Part
 from abscert_plugin.verification.exhaustive import enumerate_cells
 from abscert_plugin.verification.reach import Ball, Reach
 from abscert_plugin.verification.steps import Bounding, Budget, Step, run_steps
-from abscert_plugin.verification.verdict import Claim, Verdict
 
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 

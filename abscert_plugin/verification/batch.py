@@ -7,13 +7,13 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from abscert_plugin.lirpa.bounds import BoundMethod
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.cell import read_logits
 from abscert_plugin.verification.decision import ITSELF, Decided
 from abscert_plugin.verification.deployed import undecided
 from abscert_plugin.verification.reach import Ball
-from abscert_plugin.verification.verdict import Claim, Verdict
 
 FORWARD: Final = "forward"
 

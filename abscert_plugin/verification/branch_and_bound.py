@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from abscert_plugin.bounds.bounder import BoundMemoryError, BoundMethod
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.grid import Grid, log2_count
-from abscert_plugin.lirpa.bounds import Bounder, BoundMemoryError, BoundMethod
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.verification.deployed import DeployedCells, Part, combinations, undecided
 
 _LEAF_LOG2: Final = 6.0  # a branch of 64 combinations is cheaper to run than to bound

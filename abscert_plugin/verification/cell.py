@@ -11,11 +11,11 @@ from jaxtyping import Float32, Int64
 
 from abscert_plugin.artifact.metadata import IMAGE, Metadata, PlainMetadata
 from abscert_plugin.blackbox import BlackBox
+from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.errors import DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
 from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.decision import ITSELF, Decided
-from abscert_plugin.verification.verdict import Claim, Verdict
 
 _METHOD: Final = "forward"
 

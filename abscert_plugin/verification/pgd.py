@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import nn
 
-from abscert_plugin.margin import logit_margins
+from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.verification.reach import Ball
 
 _STEPS: Final = 20

@@ -9,6 +9,7 @@ from jaxtyping import Float32, Int64
 
 from abscert_plugin.artifact.metadata import IMAGE, PlainMetadata
 from abscert_plugin.blackbox import BlackBox
+from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
 from abscert_plugin.lirpa.compat import lirpa_version
@@ -20,7 +21,6 @@ from abscert_plugin.verification.pgd import pgd
 from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.relu_search import Problem, ReluSearch
 from abscert_plugin.verification.steps import Bounding, Budget, Step, run_steps
-from abscert_plugin.verification.verdict import Claim, Verdict
 
 _SEARCH: Final = "branch and bound"
 _NO_NETWORK: Final = "the network could not be opened, and running a plain classifier alone certifies nothing"

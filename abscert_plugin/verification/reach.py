@@ -1,24 +1,16 @@
 """What a ball of images reaches: the lowest and highest cell of every pixel, and images of the ball in given cells."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, final
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
+from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.grid import Grid, float32_within, level_pixels, log2_count
-from abscert_plugin.radius import Radius
 
 _LEVELS: Final = 255
 _ROUNDING: Final = 1e-4  # of a level: what storing value / 255 as float32 can move
-
-
-class Inputs(StrEnum):
-    """Which images a ball holds: all of float32, or those of 8 bits alone (cameras and files give no others)."""
-
-    FLOAT = "float"
-    UINT8 = "uint8"
 
 
 @final

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from abscert_plugin.bounds.bounder import BoundMemoryError, SplitMargins
 from abscert_plugin.errors import VerifierError
-from abscert_plugin.lirpa.bounds import Bounder, BoundMemoryError, SplitMargins
+from abscert_plugin.lirpa.bounds import Bounder
 
 _AT_ONCE: Final = 64  # branches in one call
 _MOST_OPEN: Final = 5_000  # branches of one image that are kept before it is given up

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import abscert_plugin
+from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.grid import Grid
@@ -19,7 +20,6 @@ from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate,
 from abscert_plugin.verification.decision import ITSELF, Decider
 from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.run import cell_facts
-from abscert_plugin.verification.verdict import SCOPE, Claim, Verdict
 
 _AT_ONCE: Final = 50  # images in memory, and decided together
 _NAMED: Final = 5  # images that a failed check names

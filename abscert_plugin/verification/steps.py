@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from abscert_plugin.bounds.bounder import BoundMemoryError, BoundMethod
+from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import ConfigError, VerifierError
-from abscert_plugin.lirpa.bounds import Bounder, BoundMemoryError, BoundMethod
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.verification.batch import Batch
-from abscert_plugin.verification.verdict import Verdict
 
 Step: TypeAlias = Callable[[Int64[np.ndarray, "some"]], None]
 """Decides some rows of a batch, or leaves them open."""

@@ -7,9 +7,9 @@ from typing import final
 
 from scipy.special import betaincinv
 
+from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record
-from abscert_plugin.verification.verdict import Verdict
 
 
 @final

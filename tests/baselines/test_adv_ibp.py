@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector
 
+from abscert_plugin.bounds.intervals import interval_margins
+from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import interval_margins
 from abscert_plugin.training.objective import Moment
 from baselines.adv_ibp import AdvIbp, Phase, first_order_condition, objective_weights
 from baselines.pixels import PixelBalls

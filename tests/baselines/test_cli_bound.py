@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from command_line import abscert, refused
 
-from abscert_plugin.lirpa.bounds import BoundMethod
+from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.records import RunInfo, read_records
 
 RADIUS = "0.05"

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from abscert_plugin.radius import Radius
-from abscert_plugin.training import interval_bounds, robust
-from abscert_plugin.training.interval_bounds import Box
+from abscert_plugin.bounds import intervals
+from abscert_plugin.bounds.intervals import Box
+from abscert_plugin.claim import Radius
+from abscert_plugin.training import robust
 from abscert_plugin.training.objective import Moment, Objective
 from baselines.pixels import PixelBalls
 from baselines.table import method_entry
@@ -357,13 +358,13 @@ def test_samples_see_a_radius_of_one_percent_too_little(
     monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, str]
 ) -> None:
     assert are_sound(name, options, tight_network(), 8)
-    right = interval_bounds._LAYERS[nn.Linear]
+    right = intervals._LAYERS[nn.Linear]
 
     def shrunk(layer: nn.Linear, box: Box) -> Box:
         whole = right(layer, box)
         return Box(whole.center, 0.99 * whole.radius)
 
-    monkeypatch.setattr(interval_bounds, "_LAYERS", {**interval_bounds._LAYERS, nn.Linear: shrunk})
+    monkeypatch.setattr(intervals, "_LAYERS", {**intervals._LAYERS, nn.Linear: shrunk})
     assert not are_sound(name, options, tight_network(), 8)
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.param_ramp import LEAST_BEND_POINT, ParamRamp, ramps_of
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.method import Method
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import RobustObjective

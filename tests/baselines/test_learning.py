@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.networks import Activation, NetworkConfig
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.checkpoint import Checkpoint
 from abscert_plugin.training.config import Precision, TrainingConfig
 from abscert_plugin.training.feed import Feed

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.slopes import SlopedMargins
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.objective import Moment
 from baselines.llm import Llm
 from baselines.pixels import PixelBalls

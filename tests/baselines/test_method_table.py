@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import NetworkConfig
-from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import error_rate
 from abscert_plugin.training.method import Method, ReachableMethod

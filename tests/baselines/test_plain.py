@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from abscert_plugin.bounds.intervals import Box, interval_margins
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.training.feed import Feed
-from abscert_plugin.training.interval_bounds import Box, interval_margins
 from abscert_plugin.training.loop import error_rate
 from abscert_plugin.training.objective import Moment, Objective
 from baselines.pixels import PixelBalls

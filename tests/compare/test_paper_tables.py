@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tables import RUN, named, store
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
-from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.verification.summary import Summary
 from compare.catalogue import select_tables
 from compare.collect import Outcome

@@ -11,8 +11,8 @@ from importlib import resources
 
 import pytest
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 from compare.published import FILE, GAINS, PublishedFigure, Quantity, Unit, find, parse_figures, published
 
 Figures = tuple[PublishedFigure, ...]

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 from command_line import abscert, refused
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
-from abscert_plugin.radius import Radius, RadiusScale
 from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
 from compare.catalogue import TABLES
 from compare.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown

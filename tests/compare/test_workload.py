@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.loop import Job, SilentObserver, load_weights, train
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training

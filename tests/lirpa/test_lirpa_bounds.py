@@ -24,14 +24,11 @@ from strategies import grids
 from tiny_networks import tiny_network
 from torch import nn
 
+from abscert_plugin.bounds.bounder import BoundMemoryError, BoundMethod
+from abscert_plugin.bounds.rounding import ROUNDING
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid
-from abscert_plugin.lirpa.bounds import (
-    Bounder,
-    BoundMemoryError,
-    BoundMethod,
-)
-from abscert_plugin.lirpa.rounding import ROUNDING
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.lirpa.tracing import check_bounded_forward, margin_rows
 
 lirpa = lirpa_or_skip()

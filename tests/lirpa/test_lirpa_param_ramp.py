@@ -9,14 +9,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.intervals import Box, interval_margins
+from abscert_plugin.bounds.lines import Lines, ramp_lines
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.lirpa import param_ramp
-from abscert_plugin.lirpa.bounds import Bounder, BoundMethod
-from abscert_plugin.lirpa.param_ramp import Lines, bounded_with_ramps, ramp_lines
+from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.param_ramp import bounded_with_ramps
 from abscert_plugin.lirpa.tracing import quiet
 from abscert_plugin.lirpa.training import CrownIbpMargins
 from abscert_plugin.networks.param_ramp import LEAST_BEND_POINT, ParamRamp, collecting, ramps_of
-from abscert_plugin.training.interval_bounds import Box, interval_margins
 
 lirpa = lirpa_or_skip()
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from abscert_plugin.bounds.intervals import Box, interval_margins
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.training import CrownIbpMargins
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import Box, interval_margins
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.radius import Radius
-from abscert_plugin.training import interval_bounds
-from abscert_plugin.training.interval_bounds import (
+from abscert_plugin.bounds import intervals
+from abscert_plugin.bounds.intervals import (
     Box,
     frozen_statistics,
     initialise_for_intervals,
     interval_margins,
 )
+from abscert_plugin.claim import Radius
+from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustLoss, RobustObjective
 from baselines.pixels import PixelBalls
@@ -136,10 +136,8 @@ def test_a_radius_of_one_percent_too_little_after_a_batch_norm_is_seen_by_sample
     least = sampled_margins(made, low, high, labels)
     sound = interval_margins(made, Box.between(low, high), labels).lower
     torch.testing.assert_close(sound, least, **CLOSE)  # affine: the corners are the worst
-    right = interval_bounds._normalised
-    monkeypatch.setattr(
-        interval_bounds, "_normalised", lambda *given: Box((box := right(*given)).center, 0.99 * box.radius)
-    )
+    right = intervals._normalised
+    monkeypatch.setattr(intervals, "_normalised", lambda *given: Box((box := right(*given)).center, 0.99 * box.radius))
     assert not (interval_margins(made, Box.between(low, high), labels).lower <= least + 1e-9).all()
 
 

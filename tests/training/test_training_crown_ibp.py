@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from abscert_plugin.bounds.intervals import Box, interval_margins
+from abscert_plugin.claim import Radius
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.training import CrownIbpMargins
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import Box, interval_margins
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.reachable import ReachableCells
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective

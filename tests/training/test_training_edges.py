@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abscert_plugin.claim import Radius
 from abscert_plugin.data import ArraySource, DataSet, Split
 from abscert_plugin.errors import ConfigError, GridError
 from abscert_plugin.grid import Grid
-from abscert_plugin.radius import Radius
 from abscert_plugin.training.edges import EdgeChoice, choose_grid, histogram
 
 

@@ -12,10 +12,10 @@ from tiny_networks import tiny_network
 from torch import Tensor, nn
 from torch.nn import functional
 
+from abscert_plugin.bounds.intervals import Box, interval_margins, warmup_regulariser
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.radius import Radius
-from abscert_plugin.training.interval_bounds import Box, interval_margins, warmup_regulariser
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.reachable import ReachableCells
 from abscert_plugin.training.robust import RobustConfig, RobustLoss, RobustObjective

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.data import ArraySource, DataSet, Split, load_data
 from abscert_plugin.grid import Grid
-from abscert_plugin.margin import logit_margins
 from abscert_plugin.networks import Activation
 from abscert_plugin.training.abstrain import Abstrain
 from abscert_plugin.training.checkpoint import Checkpoint

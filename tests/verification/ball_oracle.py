@@ -17,6 +17,7 @@ from torch import nn
 
 from abscert_plugin.artifact.export import export
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import Inputs
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
@@ -24,7 +25,7 @@ from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import DeployedCells
-from abscert_plugin.verification.reach import Ball, Inputs
+from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.run import Artifact
 from abscert_plugin.verification.steps import Budget
 

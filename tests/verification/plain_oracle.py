@@ -16,11 +16,12 @@ from torch import nn
 
 from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import Inputs
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.plain import PlainBallVerifier
-from abscert_plugin.verification.reach import Ball, Inputs
+from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.run import Artifact
 from abscert_plugin.verification.steps import Budget
 

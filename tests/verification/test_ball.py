@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_networks import SHAPE
 
+from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import ConfigError, GridError
-from abscert_plugin.radius import Radius
 from abscert_plugin.verification import ball as ball_module
 from abscert_plugin.verification import branch_and_bound
 from abscert_plugin.verification import steps as steps_module
 from abscert_plugin.verification.attack import Candidates
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.decision import Decided
-from abscert_plugin.verification.reach import Ball, Inputs, Reach
+from abscert_plugin.verification.reach import Ball, Reach
 from abscert_plugin.verification.steps import Budget
 
 BATCH = 24

@@ -12,11 +12,12 @@ from tiny_networks import SHAPE, constant_network, export_tiny, tiny_network, wi
 from torch import nn
 
 from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.bounds.bounder import BoundMemoryError, LinearMargins
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid, float32_within
-from abscert_plugin.lirpa.bounds import Bounder, BoundMemoryError, LinearMargins
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.lirpa.whitebox import open_white_box
-from abscert_plugin.radius import Radius
 from abscert_plugin.verification import ball as ball_module
 from abscert_plugin.verification import branch_and_bound
 from abscert_plugin.verification import steps as steps_module

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_oracle import Plain, batch_of, check, check_decided, falling, plain_case
 
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Radius
 from abscert_plugin.lirpa import bounds as bounds_module
-from abscert_plugin.lirpa.bounds import Bounder, BoundMethod
-from abscert_plugin.radius import Radius
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.steps import Budget

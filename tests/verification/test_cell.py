@@ -23,12 +23,12 @@ from tiny_networks import (
 
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_metadata, write_metadata
 from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import DataError, GridError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
 from abscert_plugin.verification.cell import decide, read_logits, verify_cells
 from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.verdict import Verdict
 
 IMAGE_COUNT = 5
 

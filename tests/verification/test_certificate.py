@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tiny_networks import export_tiny, tiny_data, tiny_network
 
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import Radius
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import RecordError, VerifierError
-from abscert_plugin.radius import Radius
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.certificate import Certificate, Row, read_certificate, write_certificate

@@ -25,15 +25,16 @@ from plain_oracle import (
 from tiny_networks import with_weight
 
 from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.bounds.bounder import BoundMethod, SplitMargins
+from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import GridError, VerifierError
-from abscert_plugin.lirpa.bounds import Bounder, BoundMethod, SplitMargins
-from abscert_plugin.radius import Radius
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.verification import plain as plain_module
 from abscert_plugin.verification import relu_search
 from abscert_plugin.verification import steps as steps_module
 from abscert_plugin.verification.batch import Batch
 from abscert_plugin.verification.plain import PlainBallVerifier
-from abscert_plugin.verification.reach import Ball, Inputs
+from abscert_plugin.verification.reach import Ball
 from abscert_plugin.verification.run import Artifact
 from abscert_plugin.verification.steps import Budget
 

@@ -21,10 +21,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import edge_pixels, grids, pixel_images, pixels, radii, uneven_grids
 
+from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import GridError
 from abscert_plugin.grid import Grid, float32_within
-from abscert_plugin.radius import Radius
-from abscert_plugin.verification.reach import Ball, Inputs, Reach, straddling
+from abscert_plugin.verification.reach import Ball, Reach, straddling
 
 small_grids = grids(12) | uneven_grids() | st.sampled_from([Grid(2), Grid(255)])
 PAPER_RADII = ["0", "1/255", "2/255", "8/255", "0.05", "0.1", "1/3", "0.3", "0.5", "1", "1/510", "3/510"]

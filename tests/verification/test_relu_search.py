@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from abscert_plugin.bounds.bounder import BoundMemoryError, BoundMethod, SplitMargins
 from abscert_plugin.errors import VerifierError
-from abscert_plugin.lirpa.bounds import Bounder, BoundMemoryError, BoundMethod, SplitMargins
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.verification import relu_search as search_module
 from abscert_plugin.verification.relu_search import Outcome, Problem, ReluSearch

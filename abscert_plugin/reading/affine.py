@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from abscert_plugin.lirpa.onnx_layers import Activation, Affine, NodeView, UnsupportedNodeError, Value
+from abscert_plugin.reading.layers import Activation, Affine, NodeView, UnsupportedNodeError, Value
 
 
 def as_affine(value: Value) -> Affine:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from abscert_plugin.bounds.intervals import Box, interval_margins, warmup_regulariser
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.training.interval_bounds import Box, interval_margins, warmup_regulariser
 
 CLASSES = 3
 

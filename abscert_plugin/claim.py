@@ -1,16 +1,54 @@
-"""The radius of a ball, exact, with its scale."""
+"""What is claimed of an image: the claim, the radius of its ball with its scale, the images it holds, the verdict."""
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.errors import ConfigError
 
 _LONGEST: Final = 100
 _HUGE_EXPONENT: Final = re.compile(r"[eE][+-]?0*[1-9]\d{3}")
+
+
+class Claim(StrEnum):
+    """What is said about an image; numbers of different claims are never mixed."""
+
+    CELL = "cell"
+    BALL = "ball"
+
+
+class Verdict(StrEnum):
+    """The three answers. Whatever goes wrong (time-out, NaN, a crashed backend, a tie) is `UNKNOWN`, with a reason."""
+
+    CERTIFIED = "certified"
+    FALSIFIED = "falsified"
+    UNKNOWN = "unknown"
+
+
+SCOPE: Final[Mapping[Claim, str]] = MappingProxyType(
+    {
+        Claim.CELL: (
+            "Claim `cell`: every image whose pixels lie in the same cells as this image gets its label. "
+            "It does not cover the l-infinity ball: a pixel near an edge may cross into the next cell."
+        ),
+        Claim.BALL: (
+            "Claim `ball`: every image within the radius, in the pixel range, gets this image's label "
+            "from the deployed classifier."
+        ),
+    }
+)
+
+
+class Inputs(StrEnum):
+    """Which images a ball holds: all of float32, or those of 8 bits alone (cameras and files give no others)."""
+
+    FLOAT = "float"
+    UINT8 = "uint8"
 
 
 class RadiusScale(StrEnum):

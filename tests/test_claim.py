@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.radius import Radius, RadiusScale
 
 
 @pytest.mark.parametrize(

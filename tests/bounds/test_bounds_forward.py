@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from abscert_plugin.bounds import forward
+from abscert_plugin.bounds.forward import Bounds, crown_lbp_margins, lbp_bounds
+from abscert_plugin.bounds.lines import ramp_lines
+from abscert_plugin.bounds.rounding import ROUNDING
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.lirpa import forward_bounds
 from abscert_plugin.lirpa.compat import load_lirpa
-from abscert_plugin.lirpa.forward_bounds import Bounds, crown_lbp_margins, lbp_bounds
-from abscert_plugin.lirpa.param_ramp import bounded_with_ramps, ramp_lines
-from abscert_plugin.lirpa.rounding import ROUNDING
+from abscert_plugin.lirpa.param_ramp import bounded_with_ramps
 from abscert_plugin.lirpa.tracing import margin_rows, quiet
 from abscert_plugin.networks.param_ramp import ParamRamp, collecting, ramps_of
 
@@ -109,11 +110,11 @@ def test_bounds_enclose_every_sampled_neuron_and_margin(seed: int, activation: s
 def test_sampling_sees_lines_that_are_shifted_by_a_hundredth(
     monkeypatch: pytest.MonkeyPatch, side: str, shift: float
 ) -> None:
-    def shifted(*given: Tensor) -> forward_bounds.Lines:
+    def shifted(*given: Tensor) -> forward.Lines:
         lines = ramp_lines(*given)
         return replace(lines, **{side: getattr(lines, side) + shift})
 
-    monkeypatch.setattr(forward_bounds, "ramp_lines", shifted)
+    monkeypatch.setattr(forward, "ramp_lines", shifted)
     # narrow boxes, where bounds are all but exact
     assert not are_sound(network(1), *boxes(1, width=1e-3))
 

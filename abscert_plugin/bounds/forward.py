@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
+from abscert_plugin.bounds.lines import Lines, ramp_lines
+from abscert_plugin.bounds.rounding import lowered
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.lirpa.param_ramp import Lines, ramp_lines
-from abscert_plugin.lirpa.rounding import lowered
 from abscert_plugin.networks.param_ramp import ParamRamp
 
 

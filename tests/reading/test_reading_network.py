@@ -19,11 +19,12 @@ from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_mo
 from abscert_plugin.artifact.midpoint import Layout
 from abscert_plugin.artifact.wrap import InputScale, WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.grid import Grid
-from abscert_plugin.lirpa.bounds import Bounder, BoundMethod
-from abscert_plugin.lirpa.convert import convert, interval_network_of
+from abscert_plugin.lirpa.bounds import Bounder
 from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.reading.network import convert, interval_network_of
 
 GRID = Grid.from_inner_edges([0.2, 0.5, 0.55])
 IMAGE_SHAPE = (1, 6, 6)
@@ -370,7 +371,7 @@ def test_reading_a_file_needs_no_auto_lirpa(tmp_path):
         from pathlib import Path
         import abscert_plugin.lirpa.bounds, abscert_plugin.lirpa.operator
         from abscert_plugin.artifact.metadata import read_model
-        from abscert_plugin.lirpa.convert import interval_network_of
+        from abscert_plugin.reading.network import interval_network_of
         path = Path(sys.argv[1])
         interval_network_of(read_model(path), path)
         assert not {"auto_LiRPA", "torchvision"} & set(sys.modules)

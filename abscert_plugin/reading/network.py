@@ -27,8 +27,8 @@ from abscert_plugin.artifact.metadata import (
 )
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.lirpa.onnx_affine import AFFINE, READS_ACTIVATIONS, split
-from abscert_plugin.lirpa.onnx_layers import (
+from abscert_plugin.reading.affine import AFFINE, READS_ACTIVATIONS, split
+from abscert_plugin.reading.layers import (
     LAYERS,
     Activation,
     Affine,
