@@ -37,5 +37,9 @@ class VerifierError(AbscertError):
     """A verification that cannot be run as asked."""
 
 
+class BoundDefectError(AbscertError):
+    """A bound that the file itself contradicts: what computed it is wrong, so no verdict may rest on it."""
+
+
 class RecordError(AbscertError):
     """A records file or run.json that cannot be read or written."""

@@ -201,19 +201,20 @@ def check_pixels(images: Float32[np.ndarray, "*shape"]) -> None:
 
 
 def float32_within(
-    images: Float32[np.ndarray, "*shape"], radius: float
+    images: Float32[np.ndarray, "*shape"], radius: Fraction
 ) -> tuple[Float32[np.ndarray, "*shape"], Float32[np.ndarray, "*shape"]]:
     """Return the least and the greatest float32 within the radius of each pixel and the pixel range, exactly.
 
-    These are ends rounded inward: both lie in the ball. `Grid.reachable` rounds outward instead.
+    These are ends rounded inward: both lie in the ball, and no float32 outside them does. `Grid.reachable` rounds
+    outward instead.
 
     Args:
         images: pixels on the pixel scale [0, 1].
-        radius: the ball's radius on the pixel scale, from 0 to 1.
+        radius: the ball's radius on the pixel scale, from 0 to 1; any fraction.
     """
     pixels = images.astype(np.float64)
-    low = np.maximum(-_difference_below(-pixels, -radius), np.float32(0))
-    high = np.minimum(_difference_below(pixels, -radius), np.float32(1))
+    low = np.maximum(-_sum_below(-pixels, radius), np.float32(0))
+    high = np.minimum(_sum_below(pixels, radius), np.float32(1))
     return low, high
 
 
@@ -233,6 +234,21 @@ def _difference_below(values: Float64[np.ndarray, "*shape"], shift: float) -> Fl
     kept = values - difference
     lost = (values - (difference + kept)) + (kept - shift)
     return _float32_below(np.where(lost < 0, np.nextafter(difference, -np.inf), difference))
+
+
+def _sum_below(values: Float64[np.ndarray, "*shape"], shift: Fraction) -> Float32[np.ndarray, "*shape"]:
+    """Return the largest float32 that is not above the exact sum values + shift, for any fraction."""
+    nearest = float(shift)
+    below = nearest if Fraction(nearest) <= shift else math.nextafter(nearest, -math.inf)
+    found = _difference_below(values, -below)
+    if Fraction(below) == shift:
+        return found
+    # a float32 between the sums with the two float64 beside the fraction is rare, and decided by itself
+    larger = _difference_below(values, -math.nextafter(below, math.inf))
+    for place in zip(*np.nonzero(larger > found), strict=True):
+        if Fraction(float(larger[place])) <= Fraction(float(values[place])) + shift:
+            found[place] = larger[place]
+    return found
 
 
 def _float32_below(values: Float64[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

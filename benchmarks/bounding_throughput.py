@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
@@ -22,7 +23,6 @@ from abscert_plugin.lirpa.compat import lirpa_version, load_lirpa
 from abscert_plugin.lirpa.tracing import margin_rows, quiet
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.training.run import restore
-from abscert_plugin.verification.reach import Ball
 
 NAMES = {BoundMethod.IBP: "IBP", BoundMethod.CROWN_IBP: "CROWN-IBP", BoundMethod.CROWN: "CROWN"}
 

@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 
 from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification.ball import BallVerifier
-from abscert_plugin.verification.deployed import DeployedCells
-from abscert_plugin.verification.reach import Ball
-from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.steps import Budget
+from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.deployed import Deployed
 
 # 2.0.0 is wrong on convolutional networks: for a box without any constraint on the logits it answers unsat.
 MARABOU = """
@@ -98,7 +98,7 @@ def main() -> None:
     artifact = Artifact.open(path, Provider.CPU)
     white_box = open_white_box(read_model(path), path)
     ball = Ball(Radius.parse(options.radius))
-    deployed = DeployedCells(artifact.classifier, artifact.metadata)
+    deployed = Deployed(artifact)
     verifier = BallVerifier(deployed, white_box, ball, Budget(exhaustive=1))
     data = load_data(options.data, Split.TEST, options.data_dir).first(options.limit)
     batch = data.take(np.arange(len(data)))

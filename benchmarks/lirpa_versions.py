@@ -20,6 +20,8 @@ import numpy as np
 import torch
 
 from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Radius
@@ -27,10 +29,8 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.lirpa.compat import lirpa_version, load_lirpa
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification.ball import BallVerifier
-from abscert_plugin.verification.deployed import DeployedCells
-from abscert_plugin.verification.reach import Ball
-from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.steps import Budget
+from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.deployed import Deployed
 
 AT_ONCE = 50
 
@@ -91,7 +91,7 @@ def main() -> None:
 
     path = options.run / "deploy.onnx"
     artifact = Artifact.open(path, Provider.CPU)
-    deployed = DeployedCells(artifact.classifier, artifact.metadata)
+    deployed = Deployed(artifact)
     white_box = open_white_box(read_model(path), path)
     verifier = BallVerifier(deployed, white_box, Ball(Radius.parse(options.radius)), Budget(seconds=2))
     records = [item.record for item in verifier.decide(*images_of(options))]

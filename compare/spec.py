@@ -7,21 +7,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Radius
-from abscert_plugin.cli.ball import ball_decider
 from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.run import RunSpec
+from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decider
-from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.opening import NetworkChoice, open_verifier
 from baselines.table import method_entry
 from compare.plan import Run
 
 DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({"cell": 250, "ball": 100})
 """Images that are decided together, by claim."""
 _CLIP: Final = 10.0  # greatest norm of a step's gradient, the same for every method
-_EXHAUSTIVE: Final = 256
 _LARGEST_OPENED: Final = 3 * 64 * 64  # values of an image; bounds of a network of larger ones fill the memory
 
 
@@ -65,7 +66,7 @@ def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> D
     Raises:
         AbscertError: if the training cannot be read, or is not that of the file.
     """
-    ball = Radius.parse(radius, run.radius_scale)
+    ball = Ball(Radius.parse(radius, run.radius_scale))
     is_closed = math.prod(images.shape) > _LARGEST_OPENED
-    training = None if is_closed else artifact.path.parent
-    return ball_decider(artifact, images, ball, "float", run.timeout, _EXHAUSTIVE, is_closed, training)
+    choice = NetworkChoice(is_closed, None if is_closed else artifact.path.parent)
+    return open_verifier(artifact, images, ball, Budget(seconds=run.timeout), choice)[0]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.forward import crown_lbp_margins
 from abscert_plugin.data import DataSet, Split
@@ -22,7 +23,6 @@ from abscert_plugin.training.loop import Job, SilentObserver, load_weights, trai
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import Decider
-from abscert_plugin.verification.run import Artifact
 from baselines.pixels import PixelBalls
 from compare.plan import Run
 from compare.results import TRAINING, State, places
@@ -95,7 +95,7 @@ def workloads(
     test = data[Split.TEST].first(setting.images)
     if subject.claim == "cell":
         artifact = _opened(write_run(trained, seen, folder).deploy)
-        decider = CellDecider(artifact.classifier, artifact.with_cells)
+        decider = CellDecider(artifact)
         found[Kind.VERIFICATION] = partial(_seconds_deciding, decider, test, "cell")
     elif subject.claim == "ball":
         bound = _bound(subject.run)

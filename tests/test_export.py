@@ -16,9 +16,9 @@ from torch import nn
 import abscert_plugin
 from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.artifact import export as export_module
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.metadata import read_metadata
-from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.errors import ExportError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import NETWORKS, Activation, NetworkConfig

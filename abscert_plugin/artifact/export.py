@@ -16,11 +16,13 @@ from torch import nn
 
 import abscert_plugin
 from abscert_plugin.abstraction import Abstraction
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, write_metadata
-from abscert_plugin.artifact.phi import check_artifact, prepend_phi
+from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.write import write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import ExportError
+from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import NetworkConfig
 
@@ -75,7 +77,7 @@ def export(
     prepend_phi(deploy.graph, grid, config.image_shape)
     metadata = Metadata(
         version=abscert_plugin.__version__,
-        grid=grid,
+        front=Cells(grid),
         image_shape=config.image_shape,
         classes=config.classes,
         network=f"{config.name}-{config.activation}",

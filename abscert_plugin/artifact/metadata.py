@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
 import onnx
@@ -11,6 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
+from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 
 DOMAIN: Final = "-1,1"
@@ -19,38 +21,9 @@ INTERVAL: Final = "interval"
 IMAGE: Final = "image"
 SCALED: Final = "scaled"
 LOGITS: Final = "logits"
+CELLS: Final = "abscert.cells"
 EDGES: Final = "abscert.edges"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class PlainMetadata:
-    """What `metadata_props` of a classifier of plain images, without cells, say about it.
-
-    Args:
-        version: version of abscert-plugin that wrote the file.
-        image_shape: (channels, height, width) of an image.
-        classes: number of classes.
-        network: name of the network.
-        training: how it was trained, as in `Metadata`.
-    """
-
-    version: str
-    image_shape: tuple[int, int, int]
-    classes: int
-    network: str
-    training: str
-
-    def as_properties(self) -> Mapping[str, str]:
-        """Return the key-value pairs that are stored in the file."""
-        return {
-            "abscert.version": self.version,
-            "abscert.pixel_range": PIXEL_RANGE,
-            "abscert.image_shape": ",".join(map(str, self.image_shape)),
-            "abscert.classes": str(self.classes),
-            "abscert.network": self.network,
-            "abscert.training": self.training,
-        }
+_FIXED: Final[Mapping[str, str]] = MappingProxyType({"abscert.domain": DOMAIN, "abscert.pixel_range": PIXEL_RANGE})
 
 
 @final
@@ -60,28 +33,30 @@ class Metadata:
 
     Args:
         version: version of abscert-plugin that wrote the file.
-        grid: the cells.
-        image_shape: (channels, height, width) of an image, before abstraction.
+        front: what stands between an image and the network: the cells, or the scaling of plain images.
+        image_shape: (channels, height, width) of an image, before the front.
         classes: number of classes.
         network: name of the network, or of the wrapped file.
         training: how it was trained (method, claim, radius, seed, epochs), as `key=value` pairs joined by `;`.
     """
 
     version: str
-    grid: Grid
+    front: Cells | Pixels
     image_shape: tuple[int, int, int]
     classes: int
     network: str
     training: str
 
+    @property
+    def grid(self) -> Grid | None:
+        """The cells; None for a classifier of plain images."""
+        return self.front.grid if isinstance(self.front, Cells) else None
+
     def as_properties(self) -> Mapping[str, str]:
         """Return the key-value pairs that are stored in the file; `abscert.edges` only where cells differ in width."""
-        edges = {} if self.grid.is_uniform else {EDGES: ",".join(map(repr, self.grid.inner_edges))}
         return {
             "abscert.version": self.version,
-            "abscert.cells": str(self.grid.cells),
-            **edges,
-            "abscert.domain": DOMAIN,
+            **_cell_properties(self.grid),
             "abscert.pixel_range": PIXEL_RANGE,
             "abscert.image_shape": ",".join(map(str, self.image_shape)),
             "abscert.classes": str(self.classes),
@@ -90,39 +65,18 @@ class Metadata:
         }
 
 
-_KEYS: Final = tuple(Metadata("", Grid(1), (1, 1, 1), 1, "", "").as_properties())
-_PLAIN_KEYS: Final = tuple(PlainMetadata("", (1, 1, 1), 1, "", "").as_properties())
+def _cell_properties(grid: Grid | None) -> Mapping[str, str]:
+    if grid is None:
+        return {}
+    edges = {} if grid.is_uniform else {EDGES: ",".join(map(repr, grid.inner_edges))}
+    return {CELLS: str(grid.cells), **edges, "abscert.domain": DOMAIN}
 
 
-def is_plain(model: onnx.ModelProto) -> bool:
-    """Return whether an ONNX file says that it is a classifier of plain images, without cells."""
-    keys = {entry.key for entry in model.metadata_props}
-    return keys >= set(_PLAIN_KEYS) and not keys & {"abscert.cells", "abscert.domain"}
+_KEYS: Final = tuple(Metadata("", Pixels(), (1, 1, 1), 1, "", "").as_properties())
+_CELL_KEYS: Final = tuple(_cell_properties(Grid(1)))
 
 
-def read_plain_metadata(model: onnx.ModelProto, path: Path) -> PlainMetadata:
-    """Return the metadata of a classifier of plain images.
-
-    Raises:
-        UnsupportedModelError: if a key is missing or its value has no meaning; the message names the key.
-    """
-    properties = _properties(model, path, _PLAIN_KEYS, {"abscert.pixel_range": PIXEL_RANGE})
-    try:
-        shape, classes = _sizes(properties)
-    except ValueError as error:
-        raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {error}") from error
-    return PlainMetadata(
-        version=properties["abscert.version"],
-        image_shape=shape,
-        classes=classes,
-        network=properties["abscert.network"],
-        training=properties["abscert.training"],
-    )
-
-
-def _properties(
-    model: onnx.ModelProto, path: Path, keys: tuple[str, ...], fixed: Mapping[str, str]
-) -> Mapping[str, str]:
+def _properties(model: onnx.ModelProto, path: Path, keys: tuple[str, ...]) -> Mapping[str, str]:
     """Return the metadata of an ONNX file as text, after checking that they are there."""
     properties = {entry.key: entry.value for entry in model.metadata_props}
     missing = [key for key in keys if key not in properties]
@@ -131,8 +85,8 @@ def _properties(
             f"{path} lacks the metadata {', '.join(missing)}: it was not written by `abscert export`; "
             "put any other classifier under abstraction with `abscert wrap`"
         )
-    for key, expected in fixed.items():
-        if properties[key] != expected:
+    for key, expected in _FIXED.items():
+        if key in keys and properties[key] != expected:
             raise UnsupportedModelError(f"{path}: expected {key} = {expected!r}, got {properties[key]!r}")
     return properties
 
@@ -153,20 +107,20 @@ def _sizes(properties: Mapping[str, str]) -> tuple[tuple[int, int, int], int]:
 def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
     """Return the metadata of an ONNX file of this project.
 
+    A file that says all but its cells is a classifier of plain images.
+
     Raises:
         UnsupportedModelError: if a key is missing or its value has no meaning; the message names the key.
     """
-    if is_plain(model):
-        raise UnsupportedModelError(
-            f"{path} is a classifier of plain images, without cells: verify it with --claim ball, or put it under "
-            "abstraction with `abscert wrap`"
-        )
-    properties = _properties(model, path, _KEYS, {"abscert.domain": DOMAIN, "abscert.pixel_range": PIXEL_RANGE})
+    keys = {entry.key for entry in model.metadata_props}
+    is_plain = keys >= set(_KEYS) and not keys & set(_CELL_KEYS)
+    wanted = _KEYS if is_plain else (*_KEYS, *_CELL_KEYS)
+    properties = _properties(model, path, wanted)
     try:
         shape, classes = _sizes(properties)
         return Metadata(
             version=properties["abscert.version"],
-            grid=_read_grid(properties),
+            front=Pixels() if is_plain else Cells(_read_grid(properties)),
             image_shape=shape,
             classes=classes,
             network=properties["abscert.network"],
@@ -177,7 +131,7 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
 
 
 def _read_grid(properties: Mapping[str, str]) -> Grid:
-    cells = int(properties["abscert.cells"])
+    cells = int(properties[CELLS])
     if EDGES not in properties:
         return Grid(cells)
     text = properties[EDGES]
@@ -188,7 +142,7 @@ def _read_grid(properties: Mapping[str, str]) -> Grid:
     return grid
 
 
-def write_metadata(model: onnx.ModelProto, metadata: Metadata | PlainMetadata) -> None:
+def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
     """Put the metadata into the model, in place of what it had under these keys."""
     properties = metadata.as_properties()
     ours = {*properties, EDGES}

@@ -10,10 +10,12 @@ from jaxtyping import Float32
 from torch import nn
 
 import abscert_plugin
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.export import DEPLOY, Exported, logit_difference, traced
-from abscert_plugin.artifact.metadata import SCALED, PlainMetadata, write_metadata
-from abscert_plugin.artifact.scaling import check_plain, prepend_scaling
+from abscert_plugin.artifact.metadata import SCALED, Metadata, write_metadata
+from abscert_plugin.artifact.scaling import prepend_scaling
 from abscert_plugin.artifact.write import write_checked
+from abscert_plugin.front import Pixels
 from abscert_plugin.networks import NetworkConfig
 
 
@@ -40,8 +42,9 @@ def export_plain(
     network = network.eval().cpu()
     model = traced(network, SCALED, config.image_shape, config.classes)
     prepend_scaling(model.graph, config.image_shape)
-    metadata = PlainMetadata(
+    metadata = Metadata(
         version=abscert_plugin.__version__,
+        front=Pixels(),
         image_shape=config.image_shape,
         classes=config.classes,
         network=f"{config.name}-{config.activation}",
@@ -53,7 +56,7 @@ def export_plain(
     differences: list[float] = []
 
     def compare(paths: Mapping[str, Path]) -> None:
-        check_plain(onnx.load_model(str(paths[DEPLOY]), load_external_data=False), paths[DEPLOY])
+        check_artifact(onnx.load_model(str(paths[DEPLOY]), load_external_data=False), paths[DEPLOY])
         with torch.inference_mode():
             expected = network(2 * torch.from_numpy(images) - 1).numpy()
         differences.append(logit_difference(paths[DEPLOY], images, expected))

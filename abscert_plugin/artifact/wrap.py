@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from onnx import TensorProto, helper
 
 import abscert_plugin
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.metadata import (
     IMAGE,
     INTERVAL,
@@ -23,12 +24,13 @@ from abscert_plugin.artifact.metadata import (
     write_metadata,
 )
 from abscert_plugin.artifact.midpoint import InputScale, Layout, Midpoint, fit_midpoint
-from abscert_plugin.artifact.phi import check_artifact, prepend_phi
+from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.probe import Probe, agree, probe
 from abscert_plugin.artifact.third_party import Port, ThirdParty, brought_up, prefix_names, read_third_party
 from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, save_model, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
+from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 
 _MODEL_PREFIX: Final = "model/"
@@ -94,7 +96,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         seen = probe(reference, midpoint.apply(options.grid.interval_image(images)), path)
     metadata = Metadata(
         version=abscert_plugin.__version__,
-        grid=options.grid,
+        front=Cells(options.grid),
         image_shape=midpoint.image_shape,
         classes=seen.logits.shape[1],
         network=f"wrapped:{path.name}",
@@ -194,6 +196,7 @@ def _wrapped_models(
     write_metadata(abstract, metadata)
     deploy = onnx.ModelProto()
     deploy.CopyFrom(abstract)
+    assert metadata.grid is not None
     prepend_phi(deploy.graph, metadata.grid, midpoint.image_shape)
     return abstract, deploy
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias, final
+from typing import Protocol, TypeAlias, final, runtime_checkable
 
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from abscert_plugin.errors import VerifierError
@@ -61,3 +61,61 @@ class SplitMargins:
     coefficients: Float32[Tensor, "batch others channels height width"]
     hidden: HiddenBounds
     relu_coefficients: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Bounder(Protocol):
+    """What bounds a network's margins over boxes of its inputs, from below."""
+
+    def margins(
+        self,
+        lower: Float32[Tensor, "batch inputs height width"],
+        upper: Float32[Tensor, "batch inputs height width"],
+        labels: Int64[Tensor, "batch"],
+        method: BoundMethod,
+    ) -> Float32[Tensor, "batch others"]:
+        """Return lower bounds of logit[label] - logit[j] over each box, for all j other than the label, ascending.
+
+        Soundness: every input between `lower` and `upper` has margins at least these; -inf claims nothing.
+
+        Args:
+            lower: lower ends of the boxes, on the training scale.
+            upper: upper ends of the boxes; equal to the lower ends where nothing is free.
+            labels: the class whose margins are bounded, for each box.
+            method: how.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; try fewer boxes at once.
+            VerifierError: if a box is empty or not finite, or the method fails or is not written for the network.
+        """
+        ...
+
+    def linear_margins(
+        self,
+        lower: Float32[Tensor, "batch inputs height width"],
+        upper: Float32[Tensor, "batch inputs height width"],
+        labels: Int64[Tensor, "batch"],
+        method: BoundMethod,
+    ) -> LinearMargins:
+        """Return the bounds of `margins` with their slopes at the input, for choosing where to cut.
+
+        Raises:
+            VerifierError: as `margins`, or if the method has no slopes.
+        """
+        ...
+
+    def split_margins(
+        self,
+        lower: Float32[Tensor, "batch inputs height width"],
+        upper: Float32[Tensor, "batch inputs height width"],
+        labels: Int64[Tensor, "batch"],
+        hidden: HiddenBounds,
+    ) -> SplitMargins:
+        """Return linear bounds of `margins` from given bounds of hidden layers, for cutting by their signs.
+
+        Soundness: for all inputs of a box whose hidden values lie within `hidden`; empty to have them computed.
+
+        Raises:
+            VerifierError: as `margins`.
+        """
+        ...

@@ -7,20 +7,18 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import options
-from abscert_plugin.cli.ball import ball_decider
-from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say_closed
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
-from abscert_plugin.verification.cell import CellDecider, check_fit
+from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
-from abscert_plugin.verification.run import Artifact
 
 _FAILED = 1
-_EXHAUSTIVE = 256
 
 
 def register(app: typer.Typer) -> None:
@@ -91,19 +89,17 @@ def _show(checks: Iterator[Check], found: list[Check], quiet: bool) -> None:
 
 
 def _replay(
-    stored: Certificate,
-    artifact: Artifact,
-    images: DataSet,
-    timeout: float,
-    black_box: bool,
-    checkpoint: Path | None,
+    stored: Certificate, artifact: Artifact, images: DataSet, timeout: float, black_box: bool, checkpoint: Path | None
 ) -> Replay:
-    check_fit(artifact.metadata, images.shape, images.labels)
+    artifact.check_fit(images.shape, images.labels)
     ball = stored.ball
     if ball is None:
-        decider = CellDecider(artifact.classifier, artifact.with_cells)
-        return Replay(decider, artifact.run_images, artifact.grid, None, 0.0)
-    verifier = ball_decider(
-        artifact, images, ball.radius, str(ball.inputs), timeout, _EXHAUSTIVE, black_box, checkpoint
-    )
-    return Replay(verifier, verifier.run, artifact.grid, ball, verifier.floor)
+        return Replay(CellDecider(artifact), artifact.run_images, artifact.front, None, 0.0)
+    # torch is imported here: cells are checked without it
+    from abscert_plugin.verification.budget import Budget
+    from abscert_plugin.verification.opening import NetworkChoice, open_verifier
+
+    choice = NetworkChoice(black_box, checkpoint)
+    verifier, closed = open_verifier(artifact, images, ball, Budget(seconds=timeout), choice)
+    say_closed(closed)
+    return Replay(verifier, verifier.run, artifact.front, ball, verifier.floor)

@@ -43,3 +43,9 @@ def interruptible(advice: str) -> Iterator[None]:
     except KeyboardInterrupt:
         LOG.print(f"stopped; {advice}", highlight=False)
         raise typer.Exit(_INTERRUPTED) from None
+
+
+def say_closed(reason: str) -> None:
+    """Say why a network could not be opened; nothing where it was."""
+    if reason:
+        LOG.print(f"note: without gradients and bounds, running the file alone: {reason}", highlight=False)

@@ -6,18 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import SCOPE, Claim, Radius, RadiusScale
+from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.cli import options
-from abscert_plugin.cli.ball import ball_decider
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say_closed
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.method import member
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
+from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.certificate import write_certificate
-from abscert_plugin.verification.run import RECORDS, Artifact, Verification, set_aside
+from abscert_plugin.verification.decision import Decider
+from abscert_plugin.verification.run import RECORDS, Verification, set_aside
 from abscert_plugin.verification.summary import Summary, summarise
 
 _CELL_BATCH = 250
@@ -63,26 +67,31 @@ def verify(  # one parameter per option
     is_ball = claim is options.ClaimName.BALL
     if is_ball != (radius is not None):
         raise ConfigError("expected --radius with --claim ball, and with it alone")
-    ball = None if radius is None else Radius.parse(radius, radius_scale)
     artifact = Artifact.open(model, provider)
     if artifact.grid is not None and artifact.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
+    for option, given in (("checkpoint", checkpoint), ("bound", bound)):
+        if given is not None and not is_ball:
+            raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
+    decider: Decider = CellDecider(artifact)
+    if radius is not None:
+        # torch is imported here: deciding cells must start without it
+        from abscert_plugin.bounds.bounder import BoundMethod
+        from abscert_plugin.verification.budget import Budget
+        from abscert_plugin.verification.opening import NetworkChoice, open_verifier
+
+        keep_freed_memory()
+        ball = Ball(Radius.parse(radius, radius_scale), member(Inputs, "inputs", inputs))
+        only = None if bound is None else member(BoundMethod, "bound", bound)
+        budget = Budget(seconds=timeout, exhaustive=exhaustive, only=only)
+        decider, closed = open_verifier(artifact, images, ball, budget, NetworkChoice(black_box, checkpoint))
+        say_closed(closed)
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
     name += f"-{bound}" if bound is not None else ""
     folder = out or model.parent / name.replace("/", "_")
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
-    for option, given in (("checkpoint", checkpoint), ("bound", bound)):
-        if given is not None and not is_ball:
-            raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
-    if is_ball and not black_box:
-        keep_freed_memory()
-    decider = (
-        None
-        if ball is None
-        else ball_decider(artifact, images, ball, inputs, timeout, exhaustive, black_box, checkpoint, bound)
-    )
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task("verifying", total=len(images), note="")

@@ -44,8 +44,8 @@ _NAMES: Final[Mapping[BoundMethod, str]] = MappingProxyType(
 
 
 @final
-class Bounder:
-    """Bounds of an interval network's margins over boxes of interval images.
+class LirpaBounder:
+    """Bounds of a network's margins over boxes of its inputs, by auto_LiRPA.
 
     One traced graph serves all batch sizes. The network is copied; later changes to its weights are not seen.
     Not for use by several threads at once.

@@ -2,16 +2,15 @@
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
-import onnx
 import torch
 from torch import nn
 
-from abscert_plugin.artifact.metadata import is_plain, read_metadata, read_plain_metadata
-from abscert_plugin.lirpa.bounds import Bounder
-from abscert_plugin.reading.network import convert, input_shape, largest_difference
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.bounds.bounder import Bounder
+from abscert_plugin.lirpa.bounds import LirpaBounder
+from abscert_plugin.reading.network import convert, largest_difference
 
 
 @final
@@ -31,14 +30,13 @@ class WhiteBox:
     difference: float
 
 
-def open_white_box(model: onnx.ModelProto, path: Path, network: nn.Module | None = None) -> WhiteBox:
+def open_white_box(artifact: Artifact, network: nn.Module | None = None) -> WhiteBox:
     """Return the network of an ONNX file of this project, opened up.
 
     Soundness: logits are compared with those of the file, run by onnxruntime, whichever network is taken.
 
     Args:
-        model: the graph.
-        path: the file that it was read from.
+        artifact: the file.
         network: the network that the file was exported from, such as a checkpoint's; None reads it from the file alone.
 
     Raises:
@@ -46,13 +44,15 @@ def open_white_box(model: onnx.ModelProto, path: Path, network: nn.Module | None
             not those of the file.
         ConfigError: if auto_LiRPA is not installed.
     """
-    metadata = read_plain_metadata(model, path) if is_plain(model) else read_metadata(model, path)
+    metadata = artifact.metadata
     if network is None:
-        converted = convert(model, path)
+        converted = convert(artifact.model, artifact.path)
         network, difference = converted.network.eval(), converted.largest_difference
     else:
         network = copy.deepcopy(network).cpu().eval()
-        difference = largest_difference(network, model, metadata, path)
+        difference = largest_difference(network, artifact.model, metadata, artifact.path)
     network.requires_grad_(False)
-    bounder = Bounder(network, input_shape(metadata), metadata.classes, torch.device("cpu"))
+    bounder = LirpaBounder(
+        network, metadata.front.input_shape(metadata.image_shape), metadata.classes, torch.device("cpu")
+    )
     return WhiteBox(network, bounder, difference)

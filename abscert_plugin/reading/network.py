@@ -18,12 +18,9 @@ from abscert_plugin.artifact.metadata import (
     LOGITS,
     SCALED,
     Metadata,
-    PlainMetadata,
     external_locations,
-    is_plain,
     read_metadata,
     read_model,
-    read_plain_metadata,
 )
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import UnsupportedModelError
@@ -105,27 +102,24 @@ def convert(model: onnx.ModelProto, path: Path) -> Converted:
             1e-4 of the largest.
         VerifierError: if onnxruntime fails to run the file.
     """
-    metadata = read_plain_metadata(model, path) if is_plain(model) else read_metadata(model, path)
+    metadata = read_metadata(model, path)
     if external_locations(model):
         model = read_model(path)  # checks where they lie
         try:
             onnx.load_external_data_for_model(model, str(path.resolve().parent))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise UnsupportedModelError(f"{path}: cannot read its tensors: {_one_line(error)}") from error
-    source = INTERVAL if isinstance(metadata, Metadata) else SCALED
+    source = SCALED if metadata.grid is None else INTERVAL
     network = _Reader(model, path, source, input_shape(metadata)).read(metadata.classes)
     return Converted(network, largest_difference(network, model, metadata, path))
 
 
-def input_shape(metadata: Metadata | PlainMetadata) -> tuple[int, int, int]:
+def input_shape(metadata: Metadata) -> tuple[int, int, int]:
     """Return the shape of what the network of a file takes, without the batch."""
-    channels, height, width = metadata.image_shape
-    return (2 * channels if isinstance(metadata, Metadata) else channels), height, width
+    return metadata.front.input_shape(metadata.image_shape)
 
 
-def largest_difference(
-    network: nn.Module, model: onnx.ModelProto, metadata: Metadata | PlainMetadata, path: Path
-) -> float:
+def largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Metadata, path: Path) -> float:
     """Return the largest difference of logits between a torch module and the file, on random cells.
 
     Raises:
@@ -134,7 +128,7 @@ def largest_difference(
         VerifierError: if onnxruntime fails to run the file.
     """
     random, shape = np.random.default_rng(0), (_PROBES, *metadata.image_shape)
-    if isinstance(metadata, Metadata):
+    if metadata.grid is not None:
         cells = random.integers(0, metadata.grid.cells, shape, dtype=np.uint8)
         inputs = metadata.grid.ends(cells)
         takes_images = any(value.name == IMAGE for value in model.graph.input)

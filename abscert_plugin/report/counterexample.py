@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
+from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Inputs, Radius, RadiusScale
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.records import Record, read_array
-from abscert_plugin.verification.reach import Ball
 
 _HEADER_BYTES: Final = 4096  # of a .npy file, at most
 _AXES: Final = 3  # channels, height, width

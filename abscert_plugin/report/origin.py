@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from abscert_plugin.artifact.metadata import IMAGE, model_sha256, read_model
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, DataError
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.exhibits import Replay
-from abscert_plugin.verification.cell import read_logits
-from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.logits import read_logits
 
 
 def run_images(run: RunInfo, data_dir: Path | None, image_size: int | None = None) -> DataSet:

@@ -1,57 +1,55 @@
 """What is known so far of a batch of balls: margins, time, and how each of them ended."""
 
 import math
-from collections.abc import Callable
-from typing import Final
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeAlias, final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Claim, Verdict
+from abscert_plugin.errors import BoundDefectError, VerifierError
+from abscert_plugin.front import Point, Reach
 from abscert_plugin.records import SCHEMA_VERSION, Record
-from abscert_plugin.verification.cell import read_logits
 from abscert_plugin.verification.decision import ITSELF, Decided
-from abscert_plugin.verification.deployed import undecided
-from abscert_plugin.verification.reach import Ball
+from abscert_plugin.verification.deployed import Deployed, undecided
+from abscert_plugin.verification.logits import read_logits
 
 FORWARD: Final = "forward"
+_CHECKED_POINTS: Final = 16
+Rows: TypeAlias = Int64[np.ndarray, "some"]
 
 
+@final
 class Batch:
     """A batch of balls that are being decided.
 
     Args:
-        run: the deployed file's logits of images on the pixel scale.
-        floor: what a margin must exceed, or be below 0 by, to decide anything.
-        ball: the ball of the claim.
-        images: its centres, on the pixel scale.
-        labels: their classes.
-        index: each image's place in its data set.
-        log2_counts: log2 of the number of interval images that each ball reaches; None where there are no cells.
-        reaches_itself: whether a ball holds nothing that the network could tell from its centre.
+        deployed: the file.
+        reach: the balls.
+        labels: the classes of their centres.
+        index: each centre's place in its data set.
+        seconds: what may be spent on each of them.
     """
 
     def __init__(
         self,
-        run: Callable[[np.ndarray], np.ndarray],
-        floor: float,
-        ball: Ball,
-        images: Float32[np.ndarray, "batch channels height width"],
+        deployed: Deployed,
+        reach: Reach,
         labels: Int64[np.ndarray, "batch"],
         index: Int64[np.ndarray, "batch"],
-        log2_counts: Float64[np.ndarray, "batch"] | None,
-        reaches_itself: Bool[np.ndarray, "batch"],
+        seconds: float,
     ) -> None:
-        count = len(images)
-        self._run = run
-        self._floor = floor
-        self._ball = ball
-        self.images = images
+        count = len(reach)
+        self._deployed = deployed
+        self._limit = seconds
+        self.reach = reach
         self.labels = labels
         self.index = index
-        self.log2_counts = log2_counts
-        self.reaches_itself = reaches_itself
+        self.log2_counts = reach.log2_counts
         self.prediction: Int64[np.ndarray, "batch"] = np.full(count, -1, dtype=np.int64)
         self.margin = np.full(count, np.nan)
         self.seconds = np.zeros(count)
@@ -61,79 +59,144 @@ class Batch:
         self._counterexamples: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.reach)
 
     @property
-    def open_rows(self) -> Int64[np.ndarray, "some"]:
+    def open_rows(self) -> Rows:
         """The rows that nothing has decided yet."""
         return np.flatnonzero(self.is_open)
 
-    def end(self, rows: Int64[np.ndarray, "some"] | list[int], verdict: Verdict, reason: str, method: str) -> None:
+    def in_time(self, rows: Rows) -> Int64[np.ndarray, "fewer"]:
+        """Return those of some rows that are open, after ending those whose time is up.
+
+        None ends before the forward pass, which every row has.
+        """
+        late = rows[self.is_open[rows] & (self.seconds[rows] >= self._limit) & (self.seconds[rows] > 0)]
+        self.end(late, Verdict.UNKNOWN, f"time-out of {self._limit:g} s", "none")
+        return rows[self.is_open[rows]]
+
+    def left(self, rows: Rows) -> float:
+        """Return the seconds that some rows have left together."""
+        return float((self._limit - self.seconds[rows]).clip(min=0).sum())
+
+    @contextmanager
+    def timed(self, rows: Rows) -> Iterator[None]:
+        """Share the time of a block among rows, also where it fails."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[rows] += (time.perf_counter() - start) / max(1, len(rows))
+
+    def run(self, steps: Sequence[Callable[[Rows], None]]) -> list[Decided]:
+        """Run steps on what is still open, until every row is decided or its time is up; return rows in order.
+
+        A step charges its time to the rows that it is spent on (`timed`).
+        """
+        for step in steps:
+            rows = self.in_time(self.open_rows)
+            if not len(rows):
+                break
+            try:
+                step(rows)
+            except VerifierError as error:
+                self.end(rows[self.is_open[rows]], Verdict.UNKNOWN, str(error), "none")
+        self.end(self.in_time(self.open_rows), Verdict.UNKNOWN, "no step decided it", "none")
+        return [Decided(self._record(row), self._counterexamples.get(row)) for row in range(len(self))]
+
+    def end(self, rows: Rows | list[int], verdict: Verdict, reason: str, method: str) -> None:
         """Decide rows."""
         for row in rows:
             self._ends[row] = (verdict, reason, method)
             self.is_open[row] = False
 
-    def falsify(self, row: int, image: Float32[np.ndarray, "channels height width"], reason: str, method: str) -> None:
-        """Decide a row by an image that the deployed file was seen to mislabel."""
-        self._counterexamples[int(row)] = image
-        self.end([row], Verdict.FALSIFIED, reason, method)
+    def certify(self, bounds: dict[int, float], reason: str, method: str) -> None:
+        """Decide rows by lower bounds of their margins, after holding them against the file's own.
 
-    def replay(self, row: int, image: Float32[np.ndarray, "channels height width"], method: str) -> bool:
-        """Run an image of the ball through the file; return whether it is mislabelled by more than the floor."""
-        margin = float(read_logits(self._run(image[None]), self.labels[row : row + 1]).margin[0])
-        if not margin < -self._floor:
-            return False
-        self.margin[row] = margin
-        self.falsify(row, image, "an image of the ball is mislabelled", method)
-        return True
-
-    def forward(self, alone: str) -> None:
-        """Run the images themselves; decide those that are mislabelled, too close, or all that the ball has.
+        Soundness: a bound that a point of its ball contradicts is a defect of what computed it. Points show defects
+        and not their absence, so what is certified rests on the bound.
 
         Args:
-            alone: the reason to certify an image whose ball reaches nothing but its own cells.
+            bounds: of each row, a lower bound of the margin over all that its ball reaches.
+            reason: why that certifies them.
+            method: what computed it.
+
+        Raises:
+            BoundDefectError: if the file gives a point of a ball a margin below its bound.
         """
-        answers = read_logits(self._run(self.images), self.labels)
+        rows, at_once = list(bounds), max(1, self._deployed.batch_size // _CHECKED_POINTS)
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
+            points = np.concatenate([self._points(row) for row in some])
+            margins = self._deployed.margins(points, np.repeat(self.labels[some], _CHECKED_POINTS))
+            for row, least in zip(some, margins.reshape(len(some), -1).min(axis=1), strict=True):
+                if least < bounds[row] - self._deployed.floor:
+                    raise BoundDefectError(
+                        f"the bound of image {self.index[row]} by {method} is {bounds[row]:.4g}, but the file gives an "
+                        f"image of its ball a margin of {least:.4g}: a defect of this bound, so nothing is certified "
+                        "by it; please report the model, and go on with another --bound or with --black-box"
+                    )
+                self.margin[row] = bounds[row]
+                self.end([row], Verdict.CERTIFIED, reason, method)
+
+    def _points(self, row: int) -> np.ndarray:
+        """Return points of a ball, drawn from the image's index: its ends, corners, and points between."""
+        low, high = self.reach.lowest[row], self.reach.highest[row]
+        share = np.random.default_rng([3, int(self.index[row])]).random((_CHECKED_POINTS, *low.shape))
+        corners = _CHECKED_POINTS // 2
+        share[:corners] = share[:corners] < 0.5
+        share[0], share[1] = 0, 1
+        return self.reach.front.between(low, high, share)
+
+    def refute(self, row: int, point: Point, method: str) -> bool:
+        """Replay an image of the ball at a point through the file; return whether it is mislabelled.
+
+        An image is mislabelled where its margin is below 0 by more than the floor.
+        """
+        image = self.reach.image_in(row, point)
+        if image is None:
+            return False
+        margin = float(read_logits(self._deployed.run(image[None]), self.labels[row : row + 1]).margin[0])
+        if not margin < -self._deployed.floor:
+            return False
+        self.margin[row] = margin
+        self._falsify(row, image, "an image of the ball is mislabelled", method)
+        return True
+
+    def forward(self, rows: Rows) -> None:
+        """Run the images themselves; decide those that are mislabelled, too close, or all that the ball reaches."""
+        floor, alone = self._deployed.floor, self.reach.front.alone
+        with self.timed(rows):
+            answers = read_logits(self._deployed.run(self.reach.images), self.labels)
         self.prediction = answers.prediction
-        for row in range(len(self)):
+        for row, is_point in enumerate(self.reach.is_point):
             margin = float(answers.margin[row])
             self.margin[row] = margin
-            if margin < -self._floor:
-                self.falsify(row, self.images[row], "the image itself is mislabelled", FORWARD)
-            elif not margin > self._floor:
-                self.end([row], Verdict.UNKNOWN, undecided(margin, self._floor), FORWARD)
-            elif self.reaches_itself[row]:
+            if margin < -floor:
+                self._falsify(row, self.reach.images[row], "the image itself is mislabelled", FORWARD)
+            elif not margin > floor:
+                self.end([row], Verdict.UNKNOWN, undecided(margin, floor), FORWARD)
+            elif is_point:
                 self.end([row], Verdict.CERTIFIED, alone, FORWARD)
 
-    def spend(self, rows: Int64[np.ndarray, "some"], seconds: float) -> None:
-        """Share time among rows."""
-        self.seconds[rows] += seconds / len(rows)
-
-    def give_up_late(self, seconds: float) -> None:
-        """End rows whose time is up; none before the forward pass, which every row has."""
-        late = self.open_rows[(self.seconds[self.open_rows] >= seconds) & (self.seconds[self.open_rows] > 0)]
-        self.end(late, Verdict.UNKNOWN, f"time-out of {seconds:g} s", "none")
-
-    def decided(self) -> list[Decided]:
-        """Return rows and counterexamples, in order."""
-        return [Decided(self._record(row), self._counterexamples.get(row)) for row in range(len(self))]
+    def _falsify(self, row: int, image: Float32[np.ndarray, "channels height width"], reason: str, method: str) -> None:
+        self._counterexamples[int(row)] = image
+        self.end([row], Verdict.FALSIFIED, reason, method)
 
     def _record(self, row: int) -> Record:
         verdict, reason, method = self._ends[row]
         counterexample = None
         if row in self._counterexamples:
             counterexample = ITSELF if method == FORWARD else counterexample_name(int(self.index[row]))
-        margin = float(self.margin[row])
-        radius = self._ball.radius
+        margin, ball = float(self.margin[row]), self.reach.ball
         return Record(
             index=int(self.index[row]),
             label=int(self.labels[row]),
             prediction=int(self.prediction[row]),
             claim=Claim.BALL,
-            radius=float(radius.given),
-            radius_scale=str(radius.scale),
-            inputs=str(self._ball.inputs),
+            radius=float(ball.radius.given),
+            radius_scale=str(ball.radius.scale),
+            inputs=str(ball.inputs),
             verdict=verdict,
             reason=reason,
             method=method,

@@ -11,11 +11,11 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
+from abscert_plugin.ball import Ball
 from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale, Verdict
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.records import Record, RunInfo, read_array, write_json
 from abscert_plugin.verification.decision import ITSELF
-from abscert_plugin.verification.reach import Ball
 
 SCHEMA: Final = 1
 FLOATING_POINT: Final[Mapping[Claim, str]] = MappingProxyType(

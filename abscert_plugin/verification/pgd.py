@@ -1,14 +1,16 @@
 """Gradient attack on a classifier of plain images: signed steps that lower the label's margin."""
 
+import time
 from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import nn
 
 from abscert_plugin.bounds.margin import logit_margins
-from abscert_plugin.verification.reach import Ball
+from abscert_plugin.front import Reach
+from abscert_plugin.verification.candidates import Candidates
 
 _STEPS: Final = 20
 _FIRST_STEP: Final = 0.5  # of the ball's width
@@ -17,31 +19,34 @@ _LAST_STEP: Final = 0.02
 
 def pgd(
     network: nn.Module,
-    ball: Ball,
-    images: Float32[np.ndarray, "batch channels height width"],
+    reach: Reach,
     labels: Int64[np.ndarray, "batch"],
     index: Int64[np.ndarray, "batch"],
     restarts: int,
-) -> tuple[Float32[np.ndarray, "batch channels height width"], Float32[np.ndarray, "batch"]]:
-    """Return the worst image found in each ball, and the label's margin there as the network computed it.
+    until: float,
+) -> Candidates:
+    """Return the worst image found in each ball.
 
     The first start is the image itself, later ones are random, drawn from the image's index alone. Steps shrink
     geometrically.
 
     Args:
         network: takes images on the training scale.
-        ball: the ball.
-        images: its centres.
-        labels: their classes.
-        index: each image's place in its data set.
+        reach: the balls.
+        labels: the classes of their centres.
+        index: each centre's place in its data set.
         restarts: how many starts, at least 1.
+        until: time of `time.perf_counter` from which no further start is made.
 
     Source: Madry et al. 2018, with the margin as loss (Carlini & Wagner 2017) and steps that shrink.
     """
-    low, high = (torch.from_numpy(end) for end in ball.ends(images))
+    images = reach.images
+    low, high = torch.from_numpy(reach.lowest), torch.from_numpy(reach.highest)
     targets = torch.from_numpy(labels)
     best, margins = images.copy(), np.full(len(images), np.inf, dtype=np.float32)
     for number in range(restarts):
+        if number and time.perf_counter() > until:
+            break
         current = torch.from_numpy(images) if number == 0 else low + (high - low) * _random(index, number, images.shape)
         for step in range(_STEPS + 1):
             current = current.detach().requires_grad_()
@@ -52,7 +57,7 @@ def pgd(
             best[lower] = current.detach().numpy()[lower]
             size = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / _STEPS)
             current = torch.minimum(torch.maximum(current - size * (high - low) * gradient.sign(), low), high)
-    return ball.into(images, best), margins
+    return Candidates(best, margins)
 
 
 def _random(index: Int64[np.ndarray, "batch"], number: int, shape: tuple[int, ...]) -> torch.Tensor:

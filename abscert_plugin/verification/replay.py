@@ -10,15 +10,16 @@ import numpy as np
 from jaxtyping import Float32
 
 import abscert_plugin
+from abscert_plugin.ball import Ball
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import VerifierError
+from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
-from abscert_plugin.verification.cell import read_logits
 from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate, Row
 from abscert_plugin.verification.decision import ITSELF, Decider
-from abscert_plugin.verification.reach import Ball
+from abscert_plugin.verification.logits import read_logits
 from abscert_plugin.verification.run import cell_facts
 
 _AT_ONCE: Final = 50  # images in memory, and decided together
@@ -33,14 +34,14 @@ class Replay:
     Args:
         decider: decides the same claim on the same file.
         run: the file's logits of images on the pixel scale.
-        grid: the file's cells; None where it has none.
+        front: what stands between an image and the file's network.
         ball: the ball of the claim; None for the claim `cell`.
         floor: what a margin must be below 0 by, to count as mislabelled.
     """
 
     decider: Decider
     run: Callable[[np.ndarray], np.ndarray]
-    grid: Grid | None
+    front: Cells | Pixels
     ball: Ball | None
     floor: float
 
@@ -48,8 +49,8 @@ class Replay:
         """Return whether the claim about `center` speaks of `image`, by exact arithmetic."""
         if self.ball is not None:
             return self.ball.contains(center, image)
-        assert self.grid is not None
-        return bool((self.grid.cell(center) == self.grid.cell(image)).all())
+        assert isinstance(self.front, Cells)
+        return bool((self.front.grid.cell(center) == self.front.grid.cell(image)).all())
 
     def margin(self, image: np.ndarray, label: int) -> float:
         """Return the label's margin on one image, NaN where a logit is not a finite number.
@@ -63,10 +64,8 @@ class Replay:
         """Return log2 of the number of interval images that the claim covers, for each image; None without cells."""
         if self.ball is None:
             return [0.0] * len(images)
-        if self.grid is None:
-            return [None] * len(images)
-        counts: list[float | None] = self.ball.reach(self.grid, images).log2_counts.tolist()
-        return counts
+        counts = self.front.reach(self.ball, images).log2_counts
+        return [None] * len(images) if counts is None else counts.tolist()
 
 
 @final

@@ -9,82 +9,20 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Float32
 
 import abscert_plugin
-from abscert_plugin.artifact.metadata import (
-    IMAGE,
-    Metadata,
-    PlainMetadata,
-    is_plain,
-    model_sha256,
-    read_model,
-)
-from abscert_plugin.artifact.phi import check_artifact
-from abscert_plugin.artifact.scaling import check_plain
-from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.data import DataSet
-from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
+from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records, write_array
-from abscert_plugin.verification.cell import CellDecider, check_fit
+from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import ITSELF, Decider
+
+__all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts", "set_aside"]
 
 RECORDS: Final = "records.jsonl"
 RUN: Final = "run.json"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """An ONNX file that was read, checked and loaded."""
-
-    path: Path
-    sha256: str
-    metadata: Metadata | PlainMetadata
-    classifier: BlackBox
-
-    @classmethod
-    def open(cls, path: Path, provider: Provider, threads: int | None = None) -> "Artifact":
-        """Read, check and load an ONNX file of this project.
-
-        Raises:
-            UnsupportedModelError: if it cannot be read or run, or its graph is not what its metadata say.
-            VerifierError: if the provider was asked for and is not there.
-        """
-        model = read_model(path)
-        metadata = check_plain(model, path) if is_plain(model) else check_artifact(model, path)
-        return cls(path, model_sha256(path, model), metadata, BlackBox(path, provider, threads))
-
-    @property
-    def grid(self) -> Grid | None:
-        """The cells; None for a classifier of plain images."""
-        return self.metadata.grid if isinstance(self.metadata, Metadata) else None
-
-    @property
-    def with_cells(self) -> Metadata:
-        """The metadata of a file with cells.
-
-        Raises:
-            UnsupportedModelError: if it has none.
-        """
-        if not isinstance(self.metadata, Metadata):
-            raise UnsupportedModelError(
-                f"{self.path} is a classifier of plain images, without cells: verify it with --claim ball, or put it "
-                "under abstraction with `abscert wrap`"
-            )
-        return self.metadata
-
-    def run_images(
-        self, images: Float32[np.ndarray, "batch channels height width"]
-    ) -> Float32[np.ndarray, "batch classes"]:
-        """Return the logits of images on the pixel scale, by whichever input the file has.
-
-        Raises:
-            VerifierError: if the backend fails.
-        """
-        is_deployed = self.classifier.input_name == IMAGE
-        return self.classifier.run(images if is_deployed else self.with_cells.grid.interval_image(images))
 
 
 @final
@@ -119,8 +57,8 @@ class Verification:
         """
         if self.batch_size < 1:
             raise DataError(f"expected a batch size of at least 1, got {self.batch_size}")
-        check_fit(self.artifact.metadata, self.data.shape, self.data.labels)
-        decider = self.decider or CellDecider(self.artifact.classifier, self.artifact.with_cells)
+        self.artifact.check_fit(self.data.shape, self.data.labels)
+        decider = self.decider or CellDecider(self.artifact)
         info = self._info(decider)
         done = _stored(out, info)
         records = list(done)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, LOGITS, Metadata, write_metadata
 from abscert_plugin.artifact.phi import phi_graph, prepend_phi
+from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 
 SHAPE = (3, 4, 4)
@@ -93,7 +94,7 @@ def deployed(cells=5):
         [constant("w", weights(96))],
     )
     prepend_phi(model.graph, Grid(cells), SHAPE)
-    write_metadata(model, Metadata("0.1.0", Grid(cells), SHAPE, CLASSES, "linear", "none"))
+    write_metadata(model, Metadata("0.1.0", Cells(Grid(cells)), SHAPE, CLASSES, "linear", "none"))
     return model
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from strategies import grids
 
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.metadata import (
     Metadata,
     external_locations,
@@ -21,12 +22,12 @@ from abscert_plugin.artifact.metadata import (
     read_model,
     write_metadata,
 )
-from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
+from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 
 PATH = Path("model.onnx")
-METADATA = Metadata("0.1.0", Grid(10), (1, 28, 28), 10, "dm-small-relu", "method=abstrain;seed=0")
+METADATA = Metadata("0.1.0", Cells(Grid(10)), (1, 28, 28), 10, "dm-small-relu", "method=abstrain;seed=0")
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 # a test that only overwrites its one file may run again in the same folder

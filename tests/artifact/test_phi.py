@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, LOGITS
-from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.grid import Grid
 

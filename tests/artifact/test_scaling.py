@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 from tiny_networks import run_onnx
 from torch import nn
 
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.export import export
 from abscert_plugin.artifact.metadata import IMAGE, SCALED, is_plain, read_metadata, read_plain_metadata
-from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.artifact.scaling import check_plain
 from abscert_plugin.errors import UnsupportedModelError

@@ -20,8 +20,8 @@ from onnx import TensorProto
 from torch import nn
 
 import abscert_plugin
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.midpoint import InputScale, Layout
-from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, wrap
 from abscert_plugin.grid import Grid
 

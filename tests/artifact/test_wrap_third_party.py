@@ -21,8 +21,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 import abscert_plugin
+from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.midpoint import InputScale
-from abscert_plugin.artifact.phi import check_artifact
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, wrap
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data

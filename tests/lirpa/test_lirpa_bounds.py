@@ -28,7 +28,7 @@ from abscert_plugin.bounds.bounder import BoundMemoryError, BoundMethod
 from abscert_plugin.bounds.rounding import ROUNDING
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid
-from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.lirpa.tracing import check_bounded_forward, margin_rows
 
 lirpa = lirpa_or_skip()
@@ -37,7 +37,7 @@ CROWNS = [method for method in BoundMethod if method not in (BoundMethod.IBP, Bo
 
 
 def bounder_of(net, shape=SHAPE, classes=CLASSES):
-    return Bounder(net, shape, classes, CPU)
+    return LirpaBounder(net, shape, classes, CPU)
 
 
 def margins_or_skip(bounder, lower, upper, labels, method):

@@ -14,7 +14,7 @@ from abscert_plugin.bounds.intervals import Box, interval_margins
 from abscert_plugin.bounds.lines import Lines, ramp_lines
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.lirpa import param_ramp
-from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.lirpa.param_ramp import bounded_with_ramps
 from abscert_plugin.lirpa.tracing import quiet
 from abscert_plugin.lirpa.training import CrownIbpMargins
@@ -88,7 +88,7 @@ def bend(made):
 def margins_over(made, method, free, seed):
     """Return bounds, and the least margins that sampling finds."""
     lower, upper, labels = boxes(4, free, seed)
-    bounds = Bounder(made, SHAPE, CLASSES, CPU).margins(lower, upper, labels, method)
+    bounds = LirpaBounder(made, SHAPE, CLASSES, CPU).margins(lower, upper, labels, method)
     return bounds, sampled_least_margins(made.eval(), lower, upper, labels)
 
 
@@ -175,7 +175,7 @@ def test_bounds_are_below_every_sampled_margin(method, with_bend):
 def test_bounds_are_the_margins_where_nothing_is_free(method):
     lower, _, labels = boxes(5, 0.0)
     made = network().eval()
-    bounds = Bounder(made, SHAPE, CLASSES, CPU).margins(lower, lower, labels, method)
+    bounds = LirpaBounder(made, SHAPE, CLASSES, CPU).margins(lower, lower, labels, method)
     with torch.no_grad():
         expected = margins_of(made(lower), labels)
     torch.testing.assert_close(bounds, expected, rtol=0, atol=3e-5)  # `ROUNDING`, and float32 sums
@@ -183,7 +183,7 @@ def test_bounds_are_the_margins_where_nothing_is_free(method):
 
 def test_linear_bounds_are_tighter_than_intervals():
     lower, upper, labels = boxes(6, 0.5)
-    bounder = Bounder(network(3), SHAPE, CLASSES, CPU)
+    bounder = LirpaBounder(network(3), SHAPE, CLASSES, CPU)
     interval, linear = (bounder.margins(lower, upper, labels, method).mean() for method in (METHODS[0], METHODS[2]))
     assert linear > interval + 0.01
 
@@ -191,7 +191,7 @@ def test_linear_bounds_are_tighter_than_intervals():
 def test_a_bounder_keeps_the_network_as_it_was():
     lower, upper, labels = boxes(3, 0.5)
     made = network(1, with_bend=False)
-    bounder = Bounder(made, SHAPE, CLASSES, CPU)
+    bounder = LirpaBounder(made, SHAPE, CLASSES, CPU)
     before = bounder.margins(lower, upper, labels, BoundMethod.CROWN_IBP)
     bend(made)
     assert torch.equal(bounder.margins(lower, upper, labels, BoundMethod.CROWN_IBP), before)
@@ -272,4 +272,4 @@ def test_sampling_sees_lines_that_are_shifted_by_a_hundredth(monkeypatch):
 def test_an_operator_of_another_function_is_refused(monkeypatch):
     monkeypatch.setattr(param_ramp, "_ramp", lambda inputs, *state: nn.functional.relu(inputs))
     with pytest.raises(UnsupportedModelError, match="other logits"):
-        Bounder(network(), SHAPE, CLASSES, CPU)
+        LirpaBounder(network(), SHAPE, CLASSES, CPU)

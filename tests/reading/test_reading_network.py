@@ -21,8 +21,9 @@ from abscert_plugin.artifact.wrap import InputScale, WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
-from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.reading.network import convert, interval_network_of
 
@@ -65,7 +66,7 @@ def graph_file(nodes, constants, source, target, path):
     graph = helper.make_graph(built, "test", ports[:1], ports[1:], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     if source[0] == INTERVAL:
-        write_metadata(model, Metadata("0.1.0", GRID, IMAGE_SHAPE, CLASSES, "test", "none"))
+        write_metadata(model, Metadata("0.1.0", Cells(GRID), IMAGE_SHAPE, CLASSES, "test", "none"))
     path.write_bytes(model.SerializeToString())
     return path
 
@@ -125,9 +126,9 @@ def test_an_exported_network_comes_back_and_can_be_bounded(name, tmp_path):
         assert converted.largest_difference <= TOLERANCE
         assert_same_logits(converted.network, files.deploy)
     lirpa_or_skip()
-    bounder = Bounder(interval_network_of(read_model(files.deploy), files.deploy), INTERVAL_SHAPE, CLASSES, CPU)
+    bounder = LirpaBounder(interval_network_of(read_model(files.deploy), files.deploy), INTERVAL_SHAPE, CLASSES, CPU)
     if name != "viewed":  # auto_LiRPA takes a batch size that is read from the input for a constant
-        assert_bounded_as(bounder, Bounder(built(name), INTERVAL_SHAPE, CLASSES, CPU))
+        assert_bounded_as(bounder, LirpaBounder(built(name), INTERVAL_SHAPE, CLASSES, CPU))
 
 
 def assert_bounded_as(bounder, expected):
@@ -247,7 +248,7 @@ def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(nam
     assert_same_logits(converted.network, deploy)
     assert [type(layer).__name__ for layer in leaves(converted.network)][: len(layers)] == layers
     lirpa_or_skip()
-    bounder = Bounder(converted.network, INTERVAL_SHAPE, CLASSES, CPU)
+    bounder = LirpaBounder(converted.network, INTERVAL_SHAPE, CLASSES, CPU)
     lower = torch.from_numpy(GRID.interval_image(random_images(3)))
     upper = torch.clamp(lower + 0.1, max=1)
     labels = torch.tensor([0, 1, 2])

@@ -9,21 +9,21 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-import onnx
 import torch
 from ball_oracle import LEVELS, ball_ends, float32_above, float32_below, in_ball, levels_within, run_onnx_cached
 from torch import nn
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.plain import export_plain
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Inputs
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
 from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.verification.ball import BallVerifier
+from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
-from abscert_plugin.verification.plain import PlainBallVerifier
-from abscert_plugin.verification.reach import Ball
-from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.steps import Budget
+from abscert_plugin.verification.deployed import Deployed
 
 CLASSES = 3
 SHAPES = ((1, 1, 2), (1, 1, 3), (3, 1, 1), (1, 2, 2))
@@ -43,9 +43,9 @@ class Plain:
     def shape(self) -> tuple[int, int, int]:
         return self.artifact.metadata.image_shape
 
-    def verifier(self, ball: Ball, budget: Budget = LONG, *, white_box: bool = True) -> PlainBallVerifier:
+    def verifier(self, ball: Ball, budget: Budget = LONG, *, white_box: bool = True) -> BallVerifier:
         opened = self.white_box if white_box else None
-        return PlainBallVerifier(self.artifact.classifier, self.artifact.metadata, opened, ball, budget)
+        return BallVerifier(Deployed(self.artifact), opened, ball, budget)
 
     def margins(self, images: np.ndarray, label: int) -> np.ndarray:
         """Return the label's margins, by onnxruntime itself."""
@@ -58,7 +58,7 @@ def plain(network: nn.Module, shape: tuple[int, int, int], classes: int = CLASSE
     folder = Path(mkdtemp(prefix="abscert-plain-"))
     path = export_plain(network, config, "none", np.zeros((1, *shape), dtype=np.float32), folder).deploy
     artifact = Artifact.open(path, Provider.CPU, threads=1)
-    return Plain(artifact, open_white_box(onnx.load_model(str(path)), path))
+    return Plain(artifact, open_white_box(artifact))
 
 
 @cache

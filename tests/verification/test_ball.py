@@ -1,6 +1,7 @@
 """The claim `ball`, against running every reachable combination of cells of tiny networks."""
 
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,33 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_networks import SHAPE
 
+from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import ConfigError, GridError
-from abscert_plugin.verification import ball as ball_module
-from abscert_plugin.verification import branch_and_bound
-from abscert_plugin.verification import steps as steps_module
-from abscert_plugin.verification.attack import Candidates
+from abscert_plugin.front import Cells
 from abscert_plugin.verification.ball import BallVerifier
+from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
-from abscert_plugin.verification.reach import Ball, Reach
-from abscert_plugin.verification.steps import Budget
+from abscert_plugin.verification.search import Search
 
 BATCH = 24
 DEFAULT = Budget(60.0)
 NOT_RUN_WHOLE = Budget(60.0, exhaustive=1, queries=10)
-
-
-def no_attack(network: object, reach: Reach, labels: np.ndarray, *_: object) -> Candidates:
-    """Return the images themselves: what an attack that finds nothing returns."""
-    return Candidates(reach.own, np.full(len(reach), np.inf, dtype=np.float32))
-
-
-@pytest.fixture
-def only_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave it all to branch and bound, which then splits down to single combinations of cells."""
-    monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
-    monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
-    monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
+ONLY_SEARCH = replace(NOT_RUN_WHOLE, bounds=(), attacks=False, leaf=1)  # which splits down to single combinations
 
 
 def batch_of(case: Tiny, ball: Ball, seed: int, count: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
@@ -97,13 +84,12 @@ def test_verdicts_without_the_network_are_those_of_running_every_combination(cas
 
 @pytest.mark.parametrize("inputs", list(Inputs))
 @pytest.mark.parametrize("number", range(len(GRIDS)))
-@pytest.mark.usefixtures("only_the_search")
 def test_verdicts_of_the_search_alone_are_those_of_running_every_combination(number: int, inputs: Inputs) -> None:
     for radius in ("1/255", "0.1", "0.3"):
-        check(tiny_case(number), Ball(Radius.parse(radius), inputs), number, NOT_RUN_WHOLE)
+        check(tiny_case(number), Ball(Radius.parse(radius), inputs), number, ONLY_SEARCH)
 
 
-def test_each_step_decides_some_images_of_the_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_decides_some_images_of_the_oracle() -> None:
     """Without this, the properties above might only ever see one step."""
     total: Counter = Counter()
     for number in (2, 3):
@@ -112,11 +98,7 @@ def test_each_step_decides_some_images_of_the_oracle(monkeypatch: pytest.MonkeyP
             for budget in (DEFAULT, NOT_RUN_WHOLE):
                 total += check(tiny_case(number), ball, 1, budget, count=60)
             total += check(tiny_case(number), ball, 1, NOT_RUN_WHOLE, white_box=False, count=60)
-    with monkeypatch.context() as patch:
-        patch.setattr(ball_module, "gradient_attack", no_attack)
-        patch.setattr(steps_module, "_BOUND_METHODS", ())
-        patch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
-        total += check(tiny_case(3), Ball(Radius.parse("0.2")), 1, NOT_RUN_WHOLE, count=60)
+    total += check(tiny_case(3), Ball(Radius.parse("0.2")), 1, ONLY_SEARCH, count=60)
     seen = set(total)
     for method in ("forward", "exhaustive", "branch and bound"):
         assert {("certified", method), ("falsified", method)} <= seen
@@ -126,18 +108,17 @@ def test_each_step_decides_some_images_of_the_oracle(monkeypatch: pytest.MonkeyP
     assert unknown < 0.1 * total.total()
 
 
-@pytest.mark.usefixtures("only_the_search")
 def test_the_search_splits_more_than_once() -> None:
     results = []
-    search = branch_and_bound.BranchAndBound.run
+    search = Search.run
 
-    def remember(self: branch_and_bound.BranchAndBound, *arguments: object) -> object:
+    def remember(self: Search, *arguments: object) -> object:
         results.append(search(self, *arguments))
         return results[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(branch_and_bound.BranchAndBound, "run", remember)
-        check(tiny_case(3), Ball(Radius.parse("0.2")), 5, NOT_RUN_WHOLE, count=60)
+        patch.setattr(Search, "run", remember)
+        check(tiny_case(3), Ball(Radius.parse("0.2")), 5, ONLY_SEARCH, count=60)
     (result,) = results
     assert sum(found.certified and found.branches > 7 for found in result.values()) > 3
 
@@ -194,7 +175,7 @@ def test_records_say_what_they_are_about() -> None:
     case, ball = tiny_case(3), Ball(Radius.parse("8/255"), Inputs.UINT8)
     images, labels = batch_of(case, ball, 0)
     decided = case.verifier(ball).decide(images, labels, np.arange(BATCH))
-    reach = ball.reach(case.grid, images)
+    reach = Cells(case.grid).reach(ball, images)
     for place, item in enumerate(decided):
         record = item.record
         assert (record.claim, record.radius_scale, record.inputs) == ("ball", "pixel", "uint8")
@@ -214,6 +195,8 @@ def test_records_say_what_they_are_about() -> None:
         ({"restarts": 0}, "restarts of at least 1"),
         ({"bounds_at_once": 0}, "bounds_at_once of at least 1"),
         ({"queries": 1}, "at least 2 queries"),
+        ({"leaf": 0}, "leaf of at least 1"),
+        ({"branches_at_once": 0}, "branches_at_once of at least 1"),
     ],
 )
 def test_budgets_without_meaning_are_refused(options: dict[str, float], words: str) -> None:

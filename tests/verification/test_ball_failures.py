@@ -1,6 +1,8 @@
 """The claim `ball` where something fails: only ever `unknown`; and planted bugs, which the oracle must see."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +13,28 @@ from ball_oracle import Tiny, check_decided, tiny, tiny_case
 from tiny_networks import SHAPE, constant_network, export_tiny, tiny_network, with_weight
 from torch import nn
 
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.bounds.bounder import BoundMemoryError, LinearMargins
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.front import Cells, Reach
 from abscert_plugin.grid import Grid, float32_within
-from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification import ball as ball_module
-from abscert_plugin.verification import branch_and_bound
-from abscert_plugin.verification import steps as steps_module
-from abscert_plugin.verification.attack import Candidates
 from abscert_plugin.verification.ball import BallVerifier
-from abscert_plugin.verification.deployed import DeployedCells
-from abscert_plugin.verification.reach import Ball, Reach
-from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.steps import Budget
+from abscert_plugin.verification.batch import Batch
+from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.candidates import Candidates
+from abscert_plugin.verification.deployed import Deployed
 
 BALL = Ball(Radius.parse("0.2"))
 NOT_RUN_WHOLE = Budget(60.0, exhaustive=1)
+NO_ATTACK = replace(NOT_RUN_WHOLE, attacks=False, leaf=1)
+ONLY_SEARCH = replace(NO_ATTACK, bounds=())
 GRAY = np.full((1, *SHAPE), 0.45, dtype=np.float32)  # with BALL and 3 cells: 16 combinations
-
-
-def no_attack(network: object, reach: Reach, labels: np.ndarray, *_: object) -> Candidates:
-    return Candidates(reach.own, np.full(len(reach), np.inf, dtype=np.float32))
 
 
 def check(case: Tiny, ball: Ball, images: np.ndarray, labels: np.ndarray, budget: Budget) -> None:
@@ -62,7 +62,7 @@ def test_ties_are_unknown(logits: list[float], label: int, verdict: str, white_b
 def test_logits_that_are_no_numbers_are_unknown(tmp_path: Path, bad: float) -> None:
     path = with_weight(export_tiny(tiny_network(0), 3, tmp_path).deploy, "3.bias", np.array([0, bad, 0]))
     artifact = Artifact.open(path, Provider.CPU)
-    verifier = BallVerifier(DeployedCells(artifact.classifier, artifact.metadata), None, BALL, Budget())
+    verifier = BallVerifier(Deployed(artifact), None, BALL, Budget())
     for label in range(3):
         (item,) = verifier.decide(GRAY, np.array([label]), np.array([0]))
         assert (item.record.verdict, item.record.margin, item.counterexample) == ("unknown", None, None)
@@ -91,8 +91,7 @@ def test_one_combination_without_a_number_is_not_certified(
     (before,) = verifier.decide(GRAY, np.array([0]), np.array([0]))
     assert before.record.verdict == "certified"
     if white_box:  # bounds of the network know nothing of the backend
-        monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
-        monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
+        verifier = case.verifier(BALL, replace(budget, bounds=(), attacks=False))
     monkeypatch.setattr(BlackBox, "run", nan_on_one_combination(case))
     (after,) = verifier.decide(GRAY, np.array([0]), np.array([0]))
     assert (after.record.verdict, after.record.reason) == ("unknown", "a logit is not a finite number")
@@ -104,8 +103,7 @@ def test_a_failing_backend_is_unknown_with_its_reason(
     monkeypatch: pytest.MonkeyPatch, works: int, white_box: bool
 ) -> None:
     case = tiny(constant_network([1.0, 0.0, 0.0]), Grid(3))
-    verifier = case.verifier(BALL, NOT_RUN_WHOLE, white_box=white_box)
-    monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
+    verifier = case.verifier(BALL, replace(NOT_RUN_WHOLE, bounds=()), white_box=white_box)
     run, calls = BlackBox.run, []
 
     def fail(self: BlackBox, images: np.ndarray) -> np.ndarray:
@@ -126,15 +124,15 @@ def test_a_failing_backend_is_unknown_with_its_reason(
 def test_the_interval_network_is_refused(tmp_path: Path) -> None:
     artifact = Artifact.open(export_tiny(tiny_network(0), 3, tmp_path).abstract, Provider.CPU)
     with pytest.raises(UnsupportedModelError, match=r"expected a deploy\.onnx"):
-        DeployedCells(artifact.classifier, artifact.metadata)
+        Deployed(artifact)
 
 
 def limited(most: int, sizes: list[int]) -> dict[str, Callable[..., object]]:
     """Return methods of a bounder that has memory for so many boxes, and note how many it was asked for."""
-    former = {name: getattr(Bounder, name) for name in ("margins", "linear_margins")}
+    former = {name: getattr(LirpaBounder, name) for name in ("margins", "linear_margins")}
 
     def limit(name: str) -> Callable[..., object]:
-        def bound(self: Bounder, lower: torch.Tensor, *arguments: object) -> object:
+        def bound(self: LirpaBounder, lower: torch.Tensor, *arguments: object) -> object:
             sizes.append(len(lower))
             if len(lower) > most:
                 raise BoundMemoryError("memory does not suffice; try fewer at once")
@@ -154,14 +152,10 @@ def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
     random = np.random.default_rng(0)
     images = random.random((16, *SHAPE), dtype=np.float32)
     labels = case.labels(images, random)
-    monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
-    monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
-    if only_search:
-        monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
     sizes: list[int] = []
     for name, method in limited(most, sizes).items():
-        monkeypatch.setattr(Bounder, name, method)
-    verifier = case.verifier(BALL, NOT_RUN_WHOLE)
+        monkeypatch.setattr(LirpaBounder, name, method)
+    verifier = case.verifier(BALL, ONLY_SEARCH if only_search else NO_ATTACK)
     decided = verifier.decide(images, labels, np.arange(16))
     assert max(sizes) > most
     assert min(sizes) == 1 or most > 1
@@ -181,28 +175,25 @@ def test_more_images_than_are_searched_at_once_are_all_bounded_when_memory_ends(
     """A branch that no call takes has no bound, and an image without open branches would count as certified."""
     case = tiny_case(3)
     random = np.random.default_rng(1)
-    count = 2 * branch_and_bound._BRANCHES_AT_ONCE + 7
+    count = 2 * ONLY_SEARCH.branches_at_once + 7
     images = random.random((count, *SHAPE), dtype=np.float32)
     labels = case.labels(images, random)
-    monkeypatch.setattr(ball_module, "gradient_attack", no_attack)
-    monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
-    monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
     for name, method in limited(most, []).items():
-        monkeypatch.setattr(Bounder, name, method)
-    verifier = case.verifier(BALL, NOT_RUN_WHOLE)
+        monkeypatch.setattr(LirpaBounder, name, method)
+    verifier = case.verifier(BALL, ONLY_SEARCH)
     decided = verifier.decide(images, labels, np.arange(count))
     searched = [item for item in decided if item.record.method == "branch and bound"]
-    assert len(searched) > branch_and_bound._BRANCHES_AT_ONCE
+    assert len(searched) > ONLY_SEARCH.branches_at_once
     assert all(item.record.margin is not None for item in searched)
     check_decided(case, BALL, images, labels, decided, 2 * verifier.bound_floor)
 
 
 def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Bounder, *arguments: object) -> object:
+    def fail(self: LirpaBounder, *arguments: object) -> object:
         raise VerifierError("auto_LiRPA failed")
 
-    monkeypatch.setattr(Bounder, "margins", fail)
-    monkeypatch.setattr(Bounder, "linear_margins", fail)
+    monkeypatch.setattr(LirpaBounder, "margins", fail)
+    monkeypatch.setattr(LirpaBounder, "linear_margins", fail)
     case = tiny_case(3)
     images = np.random.default_rng(1).random((16, *SHAPE), dtype=np.float32)
     check_labels = case.labels(images, np.random.default_rng(0))
@@ -231,14 +222,13 @@ def seen(ball: Ball, budget: Budget, number: int = 3, count: int = 60) -> bool:
 @pytest.mark.parametrize("end", ["lowest", "highest"])
 def test_a_reachable_cell_that_is_dropped_is_seen(monkeypatch: pytest.MonkeyPatch, budget: Budget, end: str) -> None:
     assert not seen(BALL, budget)
-    reach = Ball.reach
+    reach = Cells.reach
 
-    def dropping(self: Ball, grid: Grid, images: np.ndarray) -> Reach:
-        whole = reach(self, grid, images)
-        ends = {"lowest": whole.lowest, "highest": whole.highest}
-        return Reach(grid, self, images, whole.own, **{**ends, end: whole.own})
+    def dropping(self: Cells, ball: Ball, images: np.ndarray) -> Reach:
+        whole = reach(self, ball, images)
+        return replace(whole, **{end: whole.own})
 
-    monkeypatch.setattr(Ball, "reach", dropping)
+    monkeypatch.setattr(Cells, "reach", dropping)
     assert seen(BALL, budget)
 
 
@@ -256,25 +246,23 @@ def nearly_right(worst: float) -> tuple[Tiny, np.ndarray]:
 @pytest.mark.parametrize("only_search", [True, False])
 def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_search: bool) -> None:
     case, label = nearly_right(-5e-4)
-    monkeypatch.setattr(ball_module, "gradient_attack", no_attack)  # it would find the image before bounds are asked
-    monkeypatch.setattr(branch_and_bound, "_LEAF_LOG2", 0.0)
-    if only_search:
-        monkeypatch.setattr(steps_module, "_BOUND_METHODS", ())
-    check(case, BALL, GRAY, label, NOT_RUN_WHOLE)
-    margins, linear = Bounder.margins, Bounder.linear_margins
+    budget = ONLY_SEARCH if only_search else NO_ATTACK  # an attack would find the image before bounds are asked
+    check(case, BALL, GRAY, label, budget)
+    margins, linear = LirpaBounder.margins, LirpaBounder.linear_margins
 
     def raised(bounds: torch.Tensor) -> torch.Tensor:
         return bounds + 1e-3 * (1 + bounds.abs())
 
-    monkeypatch.setattr(Bounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
+    monkeypatch.setattr(LirpaBounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
 
-    def raised_linear(self: Bounder, *rest: object) -> LinearMargins:
+    def raised_linear(self: LirpaBounder, *rest: object) -> LinearMargins:
         found = linear(self, *rest)
         return LinearMargins(raised(found.bounds), found.coefficients)
 
-    monkeypatch.setattr(Bounder, "linear_margins", raised_linear)
+    monkeypatch.setattr(LirpaBounder, "linear_margins", raised_linear)
+    monkeypatch.setattr(Batch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
-        check(case, BALL, GRAY, label, NOT_RUN_WHOLE)
+        check(case, BALL, GRAY, label, budget)
 
 
 def test_an_end_of_the_ball_that_is_rounded_inward_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +278,7 @@ def test_an_end_of_the_ball_that_is_rounded_inward_is_seen(monkeypatch: pytest.M
     check(case, ball, images, np.array([0]), Budget(60.0))
 
     def inward(self: Grid, pixels: np.ndarray, distance: float) -> tuple[np.ndarray, np.ndarray]:
-        low, high = float32_within(pixels, distance)
+        low, high = float32_within(pixels, Fraction(distance))
         return self.cell(np.nextafter(low, np.float32(1))), self.cell(np.nextafter(high, np.float32(0)))
 
     monkeypatch.setattr(Grid, "reachable", inward)
@@ -299,23 +287,24 @@ def test_an_end_of_the_ball_that_is_rounded_inward_is_seen(monkeypatch: pytest.M
 
 
 def test_a_counterexample_that_is_not_replayed_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = replace(NOT_RUN_WHOLE, bounds=())  # which would certify it before the attack
     case = tiny(constant_network([1.0, 0.0, 0.0]), Grid(3))
 
     def mistaken(network: object, reach: Reach, labels: np.ndarray, *_: object) -> Candidates:
         return Candidates(reach.highest, np.full(len(reach), -1, dtype=np.float32))
 
     monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
-    check(case, BALL, GRAY, np.array([0]), NOT_RUN_WHOLE)
+    check(case, BALL, GRAY, np.array([0]), budget)
 
-    def believed(self: ball_module._CellBatch, row: int, cells: np.ndarray, method: str) -> bool:
+    def believed(self: Batch, row: int, cells: np.ndarray, method: str) -> bool:
         image = self.reach.image_in(row, cells)
         if image is not None:
-            self.falsify(row, image, "an image of the ball is mislabelled", method)
+            self._falsify(row, image, "an image of the ball is mislabelled", method)
         return image is not None
 
-    monkeypatch.setattr(ball_module._CellBatch, "refute", believed)
+    monkeypatch.setattr(Batch, "refute", believed)
     with pytest.raises(AssertionError, match="falsified, but"):
-        check(case, BALL, GRAY, np.array([0]), NOT_RUN_WHOLE)
+        check(case, BALL, GRAY, np.array([0]), budget)
 
 
 def test_only_rounding_that_reaches_a_mislabelled_combination_is_unknown() -> None:
@@ -340,5 +329,7 @@ def test_a_network_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     last = next(node for node in model.graph.node if "logits" in node.output)
     last.output[0] = "scores"
     model.graph.node.append(onnx.helper.make_node("Sin", ["scores"], ["logits"]))
+    changed = tmp_path / "changed.onnx"
+    onnx.save_model(model, str(changed))
     with pytest.raises(UnsupportedModelError, match="Sin"):
-        open_white_box(model, path)
+        open_white_box(Artifact.open(changed, Provider.CPU))

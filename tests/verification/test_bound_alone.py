@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_oracle import Plain, batch_of, check, check_decided, falling, plain_case
 
+from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Radius
+from abscert_plugin.errors import BoundDefectError
 from abscert_plugin.lirpa import bounds as bounds_module
-from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.bounds import LirpaBounder
+from abscert_plugin.verification.batch import Batch
+from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
-from abscert_plugin.verification.reach import Ball
-from abscert_plugin.verification.steps import Budget
 
 BALL = Ball(Radius.parse("0.1"))
 TIGHTER = (BoundMethod.CROWN_IBP, BoundMethod.CROWN_LBP, BoundMethod.OPTIMISED)
@@ -103,12 +105,15 @@ def test_a_bound_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method:
         margins = bounds_module.crown_lbp_margins
         monkeypatch.setattr(bounds_module, "crown_lbp_margins", lambda *given: margins(*given) + 1e-3)
     else:
-        compute = Bounder._compute
+        compute = LirpaBounder._compute
 
-        def raised(self: Bounder, *rest: object) -> tuple[object, object]:
+        def raised(self: LirpaBounder, *rest: object) -> tuple[object, object]:
             bounds, slopes = compute(self, *rest)
             return bounds + 1e-3, slopes
 
-        monkeypatch.setattr(Bounder, "_compute", raised)
+        monkeypatch.setattr(LirpaBounder, "_compute", raised)
+    with pytest.raises(BoundDefectError, match="a defect of this bound"):
+        decided()
+    monkeypatch.setattr(Batch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
         decided()

@@ -1,5 +1,6 @@
 """The claim `cell`, against running the deployed file on many images of every cell."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,15 @@ from tiny_networks import (
 )
 
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_metadata, write_metadata
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import DataError, GridError, UnsupportedModelError, VerifierError
+from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
-from abscert_plugin.verification.cell import decide, read_logits, verify_cells
-from abscert_plugin.verification.run import Artifact
+from abscert_plugin.verification.cell import CellDecider, decide
+from abscert_plugin.verification.logits import read_logits
 
 IMAGE_COUNT = 5
 
@@ -40,7 +43,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def verify(path: Path, images: np.ndarray, labels: np.ndarray) -> list[Record]:
     artifact = Artifact.open(path, Provider.CPU)
-    return verify_cells(artifact.classifier, artifact.metadata, images, labels, np.arange(len(images)))
+    return [item.record for item in CellDecider(artifact).decide(images, labels, np.arange(len(images)))]
 
 
 def verdicts(records: list[Record]) -> list[str]:
@@ -92,7 +95,7 @@ def tampered_pair(folder: Path) -> tuple[Path, np.ndarray]:
     path = export_tiny(network, 4, folder).deploy
     model = onnx.load_model(str(path))
     honest = read_metadata(model, path)
-    claimed = Metadata(honest.version, Grid(2), honest.image_shape, honest.classes, honest.network, honest.training)
+    claimed = replace(honest, front=Cells(Grid(2)))
     write_metadata(model, claimed)
     tampered = folder / "tampered.onnx"
     onnx.save_model(model, str(tampered))
@@ -106,7 +109,9 @@ def test_a_tampered_phi_would_give_a_false_verdict_and_is_refused(tmp_path: Path
     tampered, pair = tampered_pair(tmp_path)
     metadata = read_metadata(onnx.load_model(str(tampered)), tampered)
     labels = np.array([0])
-    unchecked = verify_cells(BlackBox(tampered, Provider.CPU), metadata, pair[:1], labels, np.array([0]))
+    file = onnx.load_model(str(tampered))
+    opened = Artifact(tampered, "", file, metadata, BlackBox(tampered, Provider.CPU))
+    unchecked = [item.record for item in CellDecider(opened).decide(pair[:1], labels, np.array([0]))]
     assert verdicts(unchecked) == ["certified"]
     predictions = run_onnx(tampered, pair)[0].argmax(axis=1)[None, :]
     assert predictions.tolist() == [[0, 1]]  # another image of the cell does not get the label
@@ -212,7 +217,7 @@ def failing_file(folder: Path) -> Path:
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(nodes, "failing", ports[:1], ports[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    write_metadata(model, Metadata("0", Grid(2), SHAPE, CLASSES, "failing", "none"))
+    write_metadata(model, Metadata("0", Cells(Grid(2)), SHAPE, CLASSES, "failing", "none"))
     path = folder / "failing.onnx"
     onnx.save_model(model, str(path))
     return path
@@ -227,10 +232,10 @@ def test_a_file_that_fails_when_it_runs_is_unknown(tmp_path: Path) -> None:
 def test_another_number_of_logits_than_the_metadata_say_is_unknown(deploy: Path) -> None:
     model = onnx.load_model(str(deploy))
     metadata = read_metadata(model, deploy)
-    more = Metadata(metadata.version, metadata.grid, SHAPE, 5, metadata.network, metadata.training)
-    (record,) = verify_cells(
-        BlackBox(deploy, Provider.CPU), more, np.zeros((1, *SHAPE), dtype=np.float32), np.array([4]), np.array([0])
-    )
+    more = replace(metadata, classes=5)
+    opened = Artifact(deploy, "", model, more, BlackBox(deploy, Provider.CPU))
+    (item,) = CellDecider(opened).decide(np.zeros((1, *SHAPE), dtype=np.float32), np.array([4]), np.array([0]))
+    record = item.record
     assert (record.verdict, record.reason) == ("unknown", "expected 5 logits, got 3")
 
 
@@ -276,7 +281,8 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 def test_records_say_what_they_are_about(deploy: Path) -> None:
     artifact = Artifact.open(deploy, Provider.CPU)
     images = np.random.default_rng(0).random((3, *SHAPE), dtype=np.float32)
-    records = verify_cells(artifact.classifier, artifact.metadata, images, np.array([0, 1, 2]), np.array([7, 5, 9]))
+    decided = CellDecider(artifact).decide(images, np.array([0, 1, 2]), np.array([7, 5, 9]))
+    records = [item.record for item in decided]
     assert [(record.index, record.label) for record in records] == [(7, 0), (5, 1), (9, 2)]
     assert {(record.claim, record.radius, record.radius_scale, record.reachable_log2) for record in records} == {
         ("cell", None, None, 0.0)

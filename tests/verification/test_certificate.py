@@ -14,18 +14,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny_networks import export_tiny, tiny_data, tiny_network
 
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.verification.ball import BallVerifier
+from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.certificate import Certificate, Row, read_certificate, write_certificate
-from abscert_plugin.verification.deployed import DeployedCells
-from abscert_plugin.verification.reach import Ball
+from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
 from abscert_plugin.verification.run import Artifact, Verification
-from abscert_plugin.verification.steps import Budget
 
 RADIUS = Radius(Fraction(1, 5))
 COUNTEREXAMPLES = "counterexamples, replayed through the file"
@@ -33,11 +33,11 @@ ANEW = "certified images, decided anew"
 
 
 def replay_of(artifact: Artifact, ball: Ball | None) -> Replay:
-    grid = artifact.metadata.grid
+    front = artifact.front
     if ball is None:
-        return Replay(CellDecider(artifact.classifier, artifact.metadata), artifact.run_images, grid, None, 0.0)
-    verifier = BallVerifier(DeployedCells(artifact.classifier, artifact.metadata), None, ball, Budget())
-    return Replay(verifier, verifier.run, grid, ball, verifier.floor)
+        return Replay(CellDecider(artifact), artifact.run_images, front, None, 0.0)
+    verifier = BallVerifier(Deployed(artifact), None, ball, Budget())
+    return Replay(verifier, verifier.run, front, ball, verifier.floor)
 
 
 class Case:

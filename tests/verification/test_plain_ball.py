@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 import onnx
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_oracle import (
@@ -24,36 +23,24 @@ from plain_oracle import (
 )
 from tiny_networks import with_weight
 
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import BlackBox, Provider
-from abscert_plugin.bounds.bounder import BoundMethod, SplitMargins
+from abscert_plugin.bounds.bounder import SplitMargins
 from abscert_plugin.claim import Inputs, Radius
-from abscert_plugin.errors import GridError, VerifierError
-from abscert_plugin.lirpa.bounds import Bounder
-from abscert_plugin.verification import plain as plain_module
-from abscert_plugin.verification import relu_search
-from abscert_plugin.verification import steps as steps_module
+from abscert_plugin.errors import BoundDefectError, GridError, VerifierError
+from abscert_plugin.front import Reach
+from abscert_plugin.lirpa.bounds import LirpaBounder
+from abscert_plugin.verification import ball as ball_module
+from abscert_plugin.verification import sign_cut
+from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.batch import Batch
-from abscert_plugin.verification.plain import PlainBallVerifier
-from abscert_plugin.verification.reach import Ball
-from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.steps import Budget
+from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.candidates import Candidates
+from abscert_plugin.verification.deployed import Deployed
 
-
-def no_attack(network: object, ball: Ball, images: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
-    """Return what an attack that finds nothing returns."""
-    return images, np.full(len(images), np.inf, dtype=np.float32)
-
-
-def nothing_known(self: Bounder, lower: torch.Tensor, *_: object) -> torch.Tensor:
-    return torch.full((len(lower), CLASSES - 1), -torch.inf)
-
-
-@pytest.fixture
-def only_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave it all to branch and bound."""
-    monkeypatch.setattr(plain_module, "pgd", no_attack)
-    monkeypatch.setattr(steps_module, "_BOUND_METHODS", (BoundMethod.IBP,))
-    monkeypatch.setattr(Bounder, "margins", nothing_known)
+NO_ATTACK = replace(LONG, attacks=False)
+ONLY_SEARCH = replace(NO_ATTACK, bounds=())
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -79,12 +66,11 @@ def test_no_8_bit_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ba
 
 
 @pytest.mark.parametrize("inputs", list(Inputs))
-@pytest.mark.usefixtures("only_the_search")
 def test_verdicts_of_the_search_alone_are_true(inputs: Inputs) -> None:
     total: Counter = Counter()
     for number in range(6):
         for radius in ("2/255", "0.05"):
-            total += check(plain_case(number), Ball(Radius.parse(radius), inputs), number)
+            total += check(plain_case(number), Ball(Radius.parse(radius), inputs), number, ONLY_SEARCH)
     assert {method for _, method in total} == {"forward", "branch and bound"}
     assert total["certified", "branch and bound"] > 100
     assert total["falsified", "branch and bound"] > 5
@@ -143,7 +129,7 @@ def test_logits_that_are_no_numbers_are_unknown(bad: float) -> None:
     case = plain_case(0)
     name = onnx.load_model(str(case.artifact.path)).graph.node[-1].input[2]
     artifact = Artifact.open(with_weight(case.artifact.path, name, np.array([0, bad, 0])), Provider.CPU)
-    verifier = PlainBallVerifier(artifact.classifier, artifact.metadata, None, Ball(Radius.parse("0")), LONG)
+    verifier = BallVerifier(Deployed(artifact), None, Ball(Radius.parse("0")), LONG)
     images = np.full((1, *case.shape), 0.5, dtype=np.float32)
     for label in range(CLASSES):
         (item,) = verifier.decide(images, np.array([label]), np.array([0]))
@@ -184,28 +170,29 @@ HIGH = 138 / 255
 BALLS = [Ball(Radius.parse("10/255"), inputs) for inputs in Inputs]
 
 
-def on_gray(case: Plain, ball: Ball) -> Counter:
+def on_gray(case: Plain, ball: Ball, budget: Budget = LONG) -> Counter:
     label = np.array([0])
-    return check_decided(case, ball, GRAY, label, case.verifier(ball).decide(GRAY, label, np.array([0])))
+    return check_decided(case, ball, GRAY, label, case.verifier(ball, budget).decide(GRAY, label, np.array([0])))
 
 
 @pytest.mark.parametrize("ball", BALLS)
 @pytest.mark.parametrize("search", [False, True])
 def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: Ball, search: bool) -> None:
     case = falling(-5e-4, HIGH)
-    monkeypatch.setattr(plain_module, "pgd", no_attack)  # it would find the image before bounds are asked
-    if search:
-        monkeypatch.setattr(Bounder, "margins", nothing_known)
-    assert on_gray(case, ball) == {("falsified", "branch and bound"): 1}
-    margins, split_margins = Bounder.margins, Bounder.split_margins
+    budget = ONLY_SEARCH if search else NO_ATTACK  # an attack would find the image before bounds are asked
+    assert on_gray(case, ball, budget) == {("falsified", "branch and bound"): 1}
+    margins, split_margins = LirpaBounder.margins, LirpaBounder.split_margins
 
-    def raised(self: Bounder, *rest: object) -> SplitMargins:
+    def raised(self: LirpaBounder, *rest: object) -> SplitMargins:
         return replace(found := split_margins(self, *rest), bounds=found.bounds + 1e-3)
 
-    monkeypatch.setattr(Bounder, "margins", lambda *arguments: margins(*arguments) + 1e-3)
-    monkeypatch.setattr(Bounder, "split_margins", raised)
+    monkeypatch.setattr(LirpaBounder, "margins", lambda *arguments: margins(*arguments) + 1e-3)
+    monkeypatch.setattr(LirpaBounder, "split_margins", raised)
+    with pytest.raises(BoundDefectError, match="a defect of this bound"):
+        on_gray(case, ball, budget)
+    monkeypatch.setattr(Batch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
-        on_gray(case, ball)
+        on_gray(case, ball, budget)
 
 
 @pytest.mark.parametrize(
@@ -219,13 +206,12 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
 def test_a_half_of_a_split_that_is_dropped_is_seen(
     monkeypatch: pytest.MonkeyPatch, kept: int, biases: list[float], weights: list[float], inputs: Inputs
 ) -> None:
-    ball, split = Ball(Radius.parse("1"), inputs), relu_search._split
+    ball, halves = Ball(Radius.parse("1"), inputs), sign_cut._halves
     case = layered([[[1.0, 0.0]] * len(biases), [[0.0] * len(biases), weights]], [biases, [0.25, 0.0]])
-    monkeypatch.setattr(plain_module, "pgd", no_attack)
-    assert on_gray(case, ball) == {("unknown", "branch and bound"): 1}
-    monkeypatch.setattr(relu_search, "_split", lambda branch: (split(branch)[kept],) * 2)
-    with pytest.raises(AssertionError, match="certified, but"):
-        on_gray(case, ball)
+    assert on_gray(case, ball, NO_ATTACK) == {("unknown", "branch and bound"): 1}
+    monkeypatch.setattr(sign_cut, "_halves", lambda *branch: (halves(*branch)[kept],) * 2)
+    with pytest.raises((AssertionError, BoundDefectError), match=r"certified, but|a defect"):
+        on_gray(case, ball, NO_ATTACK)
 
 
 @pytest.mark.parametrize("ball", BALLS)
@@ -238,30 +224,33 @@ def test_ends_of_the_ball_that_are_rounded_inward_are_seen(monkeypatch: pytest.M
         return low + np.float32(1e-3), high - np.float32(1e-3)
 
     monkeypatch.setattr(Ball, "ends", inward)
-    with pytest.raises(AssertionError, match="certified, but"):
+    with pytest.raises(AssertionError, match="certified, but"):  # no point of the narrower ball shows it
         on_gray(case, ball)
 
 
 @pytest.mark.parametrize("ball", BALLS)
-@pytest.mark.usefixtures("only_the_search")
 def test_an_attack_that_is_believed_is_seen(monkeypatch: pytest.MonkeyPatch, ball: Ball) -> None:
     case = falling(0.1, HIGH)  # white images are mislabelled, and lie outside the ball
 
-    def mistaken(network: object, ball: Ball, images: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
-        return np.ones_like(images), np.full(len(images), -1, dtype=np.float32)
+    budget = replace(LONG, bounds=())
 
-    monkeypatch.setattr(plain_module, "pgd", mistaken)
-    assert on_gray(case, ball) == {("certified", "branch and bound"): 1}
+    def mistaken(network: object, reach: Reach, *_: object) -> Candidates:
+        return Candidates(np.ones_like(reach.images), np.full(len(reach), -1, dtype=np.float32))
 
-    def believed(self: Batch, row: int, image: np.ndarray, method: str) -> bool:
-        self.falsify(row, image, "an image of the ball is mislabelled", method)
+    monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
+    assert on_gray(case, ball, budget) == {("certified", "branch and bound"): 1}
+
+    def believed(self: Batch, row: int, point: np.ndarray, method: str) -> bool:
+        image = self.reach.image_in(row, point)
+        assert image is not None
+        self._falsify(row, image, "an image of the ball is mislabelled", method)
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(Batch, "replay", believed)
+        patch.setattr(Batch, "refute", believed)
         with pytest.raises(AssertionError, match="gets its label"):
-            on_gray(case, ball)
+            on_gray(case, ball, budget)
     monkeypatch.setattr(Ball, "into", lambda self, centers, images: images)
     monkeypatch.setattr(Ball, "contains", lambda self, center, image: True)
     with pytest.raises(AssertionError, match="lies outside the ball"):
-        on_gray(case, ball)
+        on_gray(case, ball, budget)

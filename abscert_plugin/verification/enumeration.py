@@ -1,4 +1,4 @@
-"""Exhaustive enumeration: run every reachable combination of cells. Sound and complete, for any black box."""
+"""Enumeration: run every reachable combination of cells. Sound and complete, for any black box."""
 
 import time
 from collections.abc import Callable
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import UInt8
 
-from abscert_plugin.verification.deployed import DeployedCells, Part, combinations, undecided
+from abscert_plugin.front import Point, combinations
+from abscert_plugin.verification.deployed import Deployed, undecided
+from abscert_plugin.verification.search import Problem
 
 
 @final
@@ -27,14 +28,12 @@ class Enumerated:
     failure: str
 
 
-def enumerate_cells(
-    deployed: DeployedCells, part: Part, refutes: Callable[[UInt8[np.ndarray, "channels height width"]], bool]
-) -> Enumerated:
+def enumerate_cells(deployed: Deployed, problem: Problem, refutes: Callable[[Point], bool]) -> Enumerated:
     """Run every combination of cells, until one is refuted or time is up.
 
     Args:
         deployed: the classifier.
-        part: the combinations, their label, and the time.
+        problem: the combinations, their label, and the time.
         refutes: told of a combination that is mislabelled; returns whether an image of the ball confirms it.
 
     Raises:
@@ -42,10 +41,10 @@ def enumerate_cells(
     """
     start = time.perf_counter()
     least, count, failure = float("inf"), 0, ""
-    for cells in combinations(part.lowest, part.highest, deployed.batch_size):
-        if count and time.perf_counter() - start > part.seconds:
+    for cells in combinations(problem.lowest, problem.highest, deployed.batch_size):
+        if count and time.perf_counter() - start > problem.seconds:
             return Enumerated(least, count, "time-out of the enumeration")
-        margins = deployed.margins(cells, np.full(len(cells), part.label, dtype=np.int64))
+        margins = deployed.margins(cells, np.full(len(cells), problem.label, dtype=np.int64))
         count += len(cells)
         least = float(np.minimum(least, margins.min()))  # NaN stays NaN
         for row in np.flatnonzero(~(margins > deployed.floor)):

@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-import onnx
 import onnxruntime
 from tiny_networks import CLASSES, SHAPE, run_onnx, tiny_network
 from torch import nn
 
 from abscert_plugin.artifact.export import export
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Inputs
 from abscert_plugin.grid import Grid
@@ -23,11 +24,9 @@ from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.verification.ball import BallVerifier
+from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
-from abscert_plugin.verification.deployed import DeployedCells
-from abscert_plugin.verification.reach import Ball
-from abscert_plugin.verification.run import Artifact
-from abscert_plugin.verification.steps import Budget
+from abscert_plugin.verification.deployed import Deployed
 
 load_lirpa()  # it raises the recursion limit, which hypothesis must not see happen
 LEVELS = [np.float32(value) / np.float32(255) for value in range(256)]
@@ -84,11 +83,11 @@ def true_cells(grid: Grid, pixel: np.float32, ball: Ball) -> list[int]:
 
 
 def outer_cells(grid: Grid, pixel: np.float32, ball: Ball) -> list[int]:
-    """Return the most cells that rounding may add to `true_cells`: the ends, and for 8-bit images 2e-4 of a level."""
+    """Return the most cells that may be added to `true_cells`: those of rounded ends, or, of 8 bits, those between."""
     radius = ball.radius.pixel
     if ball.inputs is Inputs.UINT8:
-        cells = [level_cells(grid)[level] for level in levels_within(pixel, radius + Fraction(2, 255 * 10**4))]
-        return list(range(min(cells), max(cells) + 1))
+        cells = true_cells(grid, pixel, ball)
+        return list(range(cells[0], cells[-1] + 1))
     above = exact(float(radius)) if exact(float(radius)) >= radius else exact(math.nextafter(float(radius), 2))
     low, high = ball_ends(pixel, above)
     ends = exact_cell(grid, exact(float32_below(low))), exact_cell(grid, exact(float32_above(high)))
@@ -116,7 +115,7 @@ class Tiny:
     """A tiny deployed classifier, and the logits of every combination of cells: [cell, cell, cell, cell, class]."""
 
     artifact: Artifact
-    deployed: DeployedCells
+    deployed: Deployed
     white_box: WhiteBox
     table: np.ndarray
 
@@ -142,8 +141,8 @@ def tiny(network: nn.Module, grid: Grid, classes: int = CLASSES) -> Tiny:
     cells = np.array(list(product(range(grid.cells), repeat=4)))
     (logits,) = run_onnx(path, grid.edges[:-1][cells].reshape(-1, *SHAPE))
     artifact = Artifact.open(path, Provider.CPU, threads=1)
-    white_box = open_white_box(onnx.load_model(str(path)), path)
-    deployed = DeployedCells(artifact.classifier, artifact.metadata)
+    white_box = open_white_box(artifact)
+    deployed = Deployed(artifact)
     return Tiny(artifact, deployed, white_box, logits.reshape(*[grid.cells] * 4, classes))
 
 

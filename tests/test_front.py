@@ -17,14 +17,15 @@ from ball_oracle import (
     outer_cells,
     true_cells,
 )
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import edge_pixels, grids, pixel_images, pixels, radii, uneven_grids
 
+from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import GridError
+from abscert_plugin.front import Cells, Pixels, Reach
 from abscert_plugin.grid import Grid, float32_within
-from abscert_plugin.verification.reach import Ball, Reach, straddling
 
 small_grids = grids(12) | uneven_grids() | st.sampled_from([Grid(2), Grid(255)])
 PAPER_RADII = ["0", "1/255", "2/255", "8/255", "0.05", "0.1", "1/3", "0.3", "0.5", "1", "1/510", "3/510"]
@@ -56,19 +57,19 @@ def near_images(grid: Grid, pixel: np.float32, ball: Ball) -> list[np.float32]:
 def check_reach(reach: Reach, pixel: np.float32) -> None:
     """Assert that a pixel's reach holds the cells of all images of the ball, and those that rounding adds at most."""
     lowest, highest = int(reach.lowest.item()), int(reach.highest.item())
-    true, outer = (choose(reach.grid, pixel, reach.ball) for choose in (true_cells, outer_cells))
+    true, outer = (choose(reach.front.grid, pixel, reach.ball) for choose in (true_cells, outer_cells))
     assert lowest <= true[0]
     assert true[-1] <= highest
     assert outer[0] <= lowest
     assert highest <= outer[-1]
     assert reach.own.item() in true
     if reach.ball.inputs is Inputs.FLOAT:
-        for value in near_images(reach.grid, pixel, reach.ball):
-            assert lowest <= exact_cell(reach.grid, exact(value)) <= highest
+        for value in near_images(reach.front.grid, pixel, reach.ball):
+            assert lowest <= exact_cell(reach.front.grid, exact(value)) <= highest
 
 
 def reach_of(grid: Grid, pixel: np.float32, ball: Ball) -> Reach:
-    return ball.reach(grid, np.full((1, 1, 1, 1), pixel, dtype=np.float32))
+    return Cells(grid).reach(ball, np.full((1, 1, 1, 1), pixel, dtype=np.float32))
 
 
 @settings(max_examples=400)
@@ -96,7 +97,7 @@ def test_8_bit_images_reach_exactly_the_cells_of_their_values(
 def test_8_bit_balls_of_whole_levels_are_exact_for_every_value(cells: int, steps: int) -> None:
     grid, ball = Grid(cells), Ball(Radius.parse(f"{steps}/255"), Inputs.UINT8)
     images = np.array(LEVELS).reshape(-1, 1, 1, 1)
-    reach = ball.reach(grid, images)
+    reach = Cells(grid).reach(ball, images)
     table = level_cells(grid)
     assert reach.lowest.ravel().tolist() == [table[max(0, level - steps)] for level in range(256)]
     assert reach.highest.ravel().tolist() == [table[min(255, level + steps)] for level in range(256)]
@@ -104,7 +105,7 @@ def test_8_bit_balls_of_whole_levels_are_exact_for_every_value(cells: int, steps
 
 def check_images(reach: Reach) -> None:
     """Assert, for every combination of reached cells, that an image of the ball comes back just where one exists."""
-    true = [true_cells(reach.grid, value, reach.ball) for value in reach.images.ravel()]
+    true = [true_cells(reach.front.grid, value, reach.ball) for value in reach.images.ravel()]
     ends = zip(reach.lowest.ravel().tolist(), reach.highest.ravel().tolist(), strict=True)
     for choice in product(*(range(low, high + 1) for low, high in ends)):
         cells = np.array(choice, dtype=np.uint8).reshape(reach.own.shape[1:])
@@ -114,14 +115,14 @@ def check_images(reach: Reach) -> None:
         if image is not None:
             assert image.dtype == np.float32
             assert in_ball(image, reach.images[0], reach.ball)
-            assert [exact_cell(reach.grid, exact(value)) for value in image.ravel()] == list(choice)
+            assert [exact_cell(reach.front.grid, exact(value)) for value in image.ravel()] == list(choice)
 
 
 @settings(max_examples=200)
 @given(st.data(), grids(6))
 def test_an_image_is_found_in_just_the_cells_that_hold_one(data: st.DataObject, grid: Grid) -> None:
     images = data.draw(pixel_images(grid, (1, 1, 1, 2)))
-    check_images(data.draw(float_balls(grid, images.flat[0])).reach(grid, images))
+    check_images(Cells(grid).reach(data.draw(float_balls(grid, images.flat[0])), images))
 
 
 @settings(max_examples=200)
@@ -130,9 +131,24 @@ def test_an_8_bit_image_is_found_in_just_the_cells_that_hold_one(
     data: st.DataObject, grid: Grid, values: list[np.float32]
 ) -> None:
     ball = data.draw(level_balls(grid, values[0]))
-    # elsewhere the tolerance for the rounding of value / 255 decides
-    assume(ball.radius.pixel * 510 == round(ball.radius.pixel * 510))
-    check_images(ball.reach(grid, np.array(values, dtype=np.float32).reshape(1, 1, 1, 2)))
+    check_images(Cells(grid).reach(ball, np.array(values, dtype=np.float32).reshape(1, 1, 1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("radius", "levels"), [("0.0196078", 4), ("0.01960785", 5), ("5/255", 5), ("4999999/255000000", 4)]
+)
+def test_a_radius_just_below_some_levels_does_not_hold_them(radius: str, levels: int) -> None:
+    """0.0196078 is less than 5/255 by 4e-8: images that are 5 levels away lie outside, at every step."""
+    ball = Ball(Radius.parse(radius), Inputs.UINT8)
+    center = np.full((1, 1, 1, 1), LEVELS[100], dtype=np.float32)
+    for front in (Cells(Grid(255)), Pixels()):
+        reach = front.reach(ball, center)
+        least, most = (LEVELS[100 + sign * levels] for sign in (-1, 1))
+        assert [reach.image_in(0, end[0]).item() for end in (reach.lowest, reach.highest)] == [least, most]
+    for steps in range(8):
+        image = np.full((1, 1, 1, 1), LEVELS[100 + steps], dtype=np.float32)
+        assert ball.contains(center, image) == (steps <= levels)
+        assert ball.into(center, image).item() == LEVELS[100 + min(steps, levels)]
 
 
 def test_8_bit_images_jump_over_a_cell_between_two_levels() -> None:
@@ -174,7 +190,7 @@ def test_the_nearest_8_bit_value_of_a_pixel_between_two_is_not_in_a_smaller_ball
 @given(st.data(), grids(12))
 def test_boxes_counts_and_rows_are_those_of_the_cells(data: st.DataObject, grid: Grid) -> None:
     images = data.draw(pixel_images(grid, (3, 2, 2, 2)))
-    reach = data.draw(float_balls(grid, images.flat[0])).reach(grid, images)
+    reach = Cells(grid).reach(data.draw(float_balls(grid, images.flat[0])), images)
     counts = [
         np.prod([int(high) - int(low) + 1 for low, high in zip(lows.flat, highs.flat, strict=True)], dtype=float)
         for lows, highs in zip(reach.lowest, reach.highest, strict=True)
@@ -184,7 +200,7 @@ def test_boxes_counts_and_rows_are_those_of_the_cells(data: st.DataObject, grid:
     edges = grid.training_edges
     assert np.array_equal(lower, np.concatenate([edges[reach.lowest], edges[reach.lowest.astype(int) + 1]], axis=1))
     assert np.array_equal(upper, np.concatenate([edges[reach.highest], edges[reach.highest.astype(int) + 1]], axis=1))
-    assert np.array_equal(straddling(reach), reach.lowest != reach.highest)
+    assert np.array_equal(reach.straddling(), reach.lowest != reach.highest)
     rows = np.array([2, 0])
     taken = reach.take(rows)
     assert len(taken) == 2
@@ -209,7 +225,7 @@ def test_a_reachable_cell_that_is_dropped_is_seen(ball: Ball) -> None:
     pixel = LEVELS[64] if ball.inputs is Inputs.UINT8 else np.float32(0.25)
     reach = reach_of(Grid(2), pixel, ball)
     check_reach(reach, pixel)
-    dropped = Reach(reach.grid, ball, reach.images, reach.own, reach.lowest, reach.own)
+    dropped = Reach(reach.front, ball, reach.images, reach.own, reach.lowest, reach.own)
     with pytest.raises(AssertionError):
         check_reach(dropped, pixel)
     if ball.inputs is Inputs.FLOAT:
@@ -219,14 +235,14 @@ def test_a_reachable_cell_that_is_dropped_is_seen(ball: Ball) -> None:
 def test_a_cell_too_many_is_seen() -> None:
     reach = reach_of(Grid(3), np.float32(0.25), Ball(Radius.parse("0.125")))
     check_reach(reach, np.float32(0.25))
-    wider = Reach(reach.grid, reach.ball, reach.images, reach.own, reach.lowest, reach.highest + np.uint8(1))
+    wider = Reach(reach.front, reach.ball, reach.images, reach.own, reach.lowest, reach.highest + np.uint8(1))
     with pytest.raises(AssertionError):
         check_reach(wider, np.float32(0.25))
 
 
 def test_ends_of_the_ball_that_are_rounded_inward_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     def inward(self: Grid, images: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-        low, high = float32_within(images, radius)
+        low, high = float32_within(images, Fraction(radius))
         return self.cell(np.nextafter(low, np.float32(1))), self.cell(np.nextafter(high, np.float32(0)))
 
     pixel = np.float32(0.25)
@@ -238,7 +254,7 @@ def test_ends_of_the_ball_that_are_rounded_inward_are_seen(monkeypatch: pytest.M
 
 def test_an_image_outside_the_ball_or_the_cells_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.array([0.25, 0.6], dtype=np.float32).reshape(1, 1, 1, 2)
-    reach = Ball(Radius.parse("0.3")).reach(Grid(2), images)
+    reach = Cells(Grid(2)).reach(Ball(Radius.parse("0.3")), images)
     check_images(reach)
     for wrong in (lambda self, row, cells: Grid(2).edges[cells], lambda self, row, cells: images[row]):
         monkeypatch.setattr(Reach, "image_in", wrong)

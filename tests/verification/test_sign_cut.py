@@ -1,4 +1,4 @@
-"""Branch and bound on ReLU by itself, on boxes of tiny networks, against these networks in float64 on many points."""
+"""Branch and bound by signs of hidden values alone, on boxes of images, against networks in float64 on many points."""
 
 import copy
 from collections import Counter
@@ -10,20 +10,25 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from plain_oracle import plain
 from torch import nn
 
 from abscert_plugin.bounds.bounder import BoundMemoryError, BoundMethod, SplitMargins
 from abscert_plugin.errors import VerifierError
-from abscert_plugin.lirpa.bounds import Bounder
+from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.lirpa.compat import load_lirpa
-from abscert_plugin.verification import relu_search as search_module
-from abscert_plugin.verification.relu_search import Outcome, Problem, ReluSearch
+from abscert_plugin.verification import sign_cut
+from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.search import Outcome, Problem, Search
+from abscert_plugin.verification.sign_cut import Hidden, SignCut
 
 load_lirpa()  # it raises the recursion limit once
 SHAPE = (1, 1, 3)
 CLASSES = 3
 FLOOR = 1e-4
 LONG = 60.0
+DEFAULT = Budget()
 SEEDS = range(8)
 WIDTHS = (0.0, 0.1, 0.3, 0.6, 1.0)
 CPU = torch.device("cpu")
@@ -46,53 +51,62 @@ def network_of(seed: int) -> nn.Module:
 
 
 @cache
-def bounder_of(seed: int) -> Bounder:
-    return Bounder(network_of(seed), SHAPE, CLASSES, CPU)
+def bounder_of(seed: int) -> LirpaBounder:
+    return LirpaBounder(network_of(seed), SHAPE, CLASSES, CPU)
+
+
+@cache
+def deployed_of(network: nn.Module) -> Deployed:
+    return Deployed(plain(network, SHAPE, CLASSES).artifact)
 
 
 def margins_of(network: nn.Module, images: np.ndarray, label: int) -> np.ndarray:
-    """Return the label's margins in float64."""
+    """Return the label's margins in float64, of images on the pixel scale."""
     with torch.no_grad():
-        logits = copy.deepcopy(network).double()(torch.from_numpy(images).double()).numpy()
+        logits = copy.deepcopy(network).double()(2 * torch.from_numpy(images).double() - 1).numpy()
     return logits[:, label] - np.delete(logits, label, axis=1).max(axis=1)
 
 
 def boxes(seed: int, width: float, count: int = 12, seconds: float = LONG) -> dict[int, Problem]:
     """Return boxes round random centres, labelled as the network labels the centre, and every sixth one at random."""
     random = np.random.default_rng([seed, int(1000 * width)])
-    centers = random.uniform(-1, 1, (count, *SHAPE)).astype(np.float32)
-    centers[0] = np.sign(centers[0])  # a corner of the domain
+    centers = random.random((count, *SHAPE)).astype(np.float32)
+    centers[0] = np.rint(centers[0])  # a corner of the domain
     with torch.no_grad():
-        labels = network_of(seed)(torch.from_numpy(centers)).argmax(dim=1).numpy()
+        labels = network_of(seed)(2 * torch.from_numpy(centers) - 1).argmax(dim=1).numpy()
     labels = np.where(np.arange(count) % 6 == 5, random.integers(0, CLASSES, count), labels)
-    low, high = (np.clip(centers + np.float32(sign * width), -1, 1) for sign in (-1, 1))
+    low, high = (np.clip(centers + np.float32(sign * width / 2), 0, 1) for sign in (-1, 1))
     return {7 * row: Problem(low[row], high[row], int(labels[row]), seconds) for row in range(count)}
 
 
 def points_of(problem: Problem, seed: int = 0) -> np.ndarray:
     """Return a grid over a box, its corners among it, and random points."""
-    low, high = problem.lower.reshape(-1), problem.upper.reshape(-1)
+    low, high = problem.lowest.reshape(-1), problem.highest.reshape(-1)
     share = np.array(list(product(np.linspace(0, 1, 11), repeat=low.size)))
     share = np.concatenate([share, np.random.default_rng(seed).random((1000, low.size))])
     return (low + share * (high.astype(np.float64) - low)).reshape(-1, *SHAPE)
 
 
 def search(
-    network: nn.Module, bounder: Bounder, problems: dict[int, Problem], believe: bool = True
+    network: nn.Module,
+    bounder: LirpaBounder,
+    problems: dict[int, Problem],
+    believe: bool = True,
+    budget: Budget = DEFAULT,
 ) -> tuple[dict[int, Outcome], dict[int, np.ndarray]]:
     """Return the outcomes, and the corners that were confirmed to be mislabelled: none where `believe` is false."""
     found: dict[int, np.ndarray] = {}
 
     def refutes(number: int, image: np.ndarray) -> bool:
         problem = problems[number]
-        assert ((problem.lower <= image) & (image <= problem.upper)).all(), "a corner lies outside its box"
+        assert ((problem.lowest <= image) & (image <= problem.highest)).all(), "a corner lies outside its box"
         assert number not in found, "a box that was refuted is searched on"
         if not believe or margins_of(network, image[None], problem.label)[0] >= -FLOOR:
             return False
         found[number] = image
         return True
 
-    return ReluSearch(bounder, FLOOR, refutes).run(problems), found
+    return Search(SignCut(bounder, deployed_of(network)), FLOOR, refutes, budget).run(problems), found
 
 
 def verdict(outcome: Outcome, is_refuted: bool) -> str:
@@ -121,7 +135,8 @@ def verdicts(seed: int, problems: dict[int, Problem]) -> dict[int, str]:
 def crown(seed: int, problems: dict[int, Problem]) -> dict[int, float]:
     """Return the least bound of CROWN alone."""
     lower, upper = (
-        torch.from_numpy(np.stack([getattr(item, end) for item in problems.values()])) for end in ("lower", "upper")
+        torch.from_numpy(2 * np.stack([getattr(item, end) for item in problems.values()]) - 1)
+        for end in ("lowest", "highest")
     )
     labels = torch.tensor([problem.label for problem in problems.values()])
     least = bounder_of(seed).margins(lower, upper, labels, BoundMethod.CROWN).amin(dim=1)
@@ -149,7 +164,7 @@ def test_a_box_that_is_a_point_is_decided_by_its_margin() -> None:
     for seed in SEEDS:
         problems = boxes(seed, 0.0)
         for number, found in verdicts(seed, problems).items():
-            (margin,) = margins_of(network_of(seed), problems[number].lower[None], problems[number].label)
+            (margin,) = margins_of(network_of(seed), problems[number].lowest[None], problems[number].label)
             if abs(margin) > 10 * FLOOR:
                 assert found == ("certified" if margin > 0 else "falsified")
 
@@ -172,7 +187,7 @@ def test_no_time_leaves_the_first_bound_and_says_so() -> None:
 def test_each_box_has_its_own_time() -> None:
     problems = boxes(2, 0.3)
     short = {
-        number: Problem(item.lower, item.upper, item.label, LONG if place % 2 else 0.0)
+        number: Problem(item.lowest, item.highest, item.label, LONG if place % 2 else 0.0)
         for place, (number, item) in enumerate(problems.items())
     }
     outcomes, _ = search(network_of(2), bounder_of(2), short, believe=False)
@@ -184,9 +199,9 @@ def test_each_box_has_its_own_time() -> None:
 
 def test_a_network_without_relu_ends_with_a_reason() -> None:
     network = randomised(nn.Sequential(nn.Flatten(), nn.Linear(3, CLASSES)), 0)
-    bounder, kinds = Bounder(network, SHAPE, CLASSES, CPU), Counter()
+    bounder, kinds = LirpaBounder(network, SHAPE, CLASSES, CPU), Counter()
     for label in range(CLASSES):
-        box = {0: Problem(np.full(SHAPE, -1, np.float32), np.full(SHAPE, 1, np.float32), label, LONG)}
+        box = {0: Problem(np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32), label, LONG)}
         outcomes, found = search(network, bounder, box)
         kinds[verdict(outcomes[0], 0 in found)] += 1
         outcomes, _ = search(network, bounder, box, believe=False)
@@ -198,15 +213,15 @@ def test_a_network_without_relu_ends_with_a_reason() -> None:
 
 def test_a_relu_on_the_image_itself_is_no_crash() -> None:
     network = randomised(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, CLASSES)), 3)
-    box = {0: Problem(np.full(SHAPE, -1, np.float32), np.full(SHAPE, 1, np.float32), 0, LONG)}
-    outcomes, _ = search(network, Bounder(network, SHAPE, CLASSES, CPU), box, believe=False)
+    box = {0: Problem(np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32), 0, LONG)}
+    outcomes, _ = search(network, LirpaBounder(network, SHAPE, CLASSES, CPU), box, believe=False)
     check(network, box, outcomes)
     assert verdict(outcomes[0], False) == "unknown"
 
 
-def test_more_open_branches_than_allowed_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "_MOST_OPEN", 0)
-    outcomes, _ = search(network_of(2), bounder_of(2), boxes(2, 0.3), believe=False)
+def test_more_open_branches_than_allowed_are_given_up() -> None:
+    budget = Budget(most_open=0)
+    outcomes, _ = search(network_of(2), bounder_of(2), boxes(2, 0.3), believe=False, budget=budget)
     assert {outcome.failure for outcome in outcomes.values()} == {"", "more than 0 open branches"}
     assert all(outcome.branches == 1 for outcome in outcomes.values())
 
@@ -216,9 +231,9 @@ def test_more_open_branches_than_allowed_are_given_up(monkeypatch: pytest.Monkey
 
 def memory_for(count: int) -> Callable[..., SplitMargins]:
     """Return bounds that fit into memory for so many boxes at once."""
-    whole = Bounder.split_margins
+    whole = LirpaBounder.split_margins
 
-    def limited(self: Bounder, lower: torch.Tensor, *rest: object) -> SplitMargins:
+    def limited(self: LirpaBounder, lower: torch.Tensor, *rest: object) -> SplitMargins:
         if len(lower) > count:
             raise BoundMemoryError(f"memory does not suffice for {len(lower)} boxes")
         return whole(self, lower, *rest)
@@ -231,7 +246,7 @@ def test_too_little_memory_halves_the_batches(monkeypatch: pytest.MonkeyPatch, f
     problems = boxes(4, 0.3, count=30)
     undisturbed = verdicts(4, problems)
     with monkeypatch.context() as patch:
-        patch.setattr(Bounder, "split_margins", memory_for(fits))
+        patch.setattr(LirpaBounder, "split_margins", memory_for(fits))
         found = verdicts(4, problems)
     assert {"certified", "falsified"} <= set(found.values())
     for number in problems:
@@ -242,7 +257,7 @@ def test_too_little_memory_halves_the_batches(monkeypatch: pytest.MonkeyPatch, f
 
 
 def test_no_memory_at_all_is_unknown_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bounder, "split_margins", memory_for(0))
+    monkeypatch.setattr(LirpaBounder, "split_margins", memory_for(0))
     outcomes, found = search(network_of(2), bounder_of(2), boxes(2, 0.3))
     assert not found
     assert {outcome.failure for outcome in outcomes.values()} == {"memory does not suffice for 1 boxes"}
@@ -250,10 +265,10 @@ def test_no_memory_at_all_is_unknown_with_its_reason(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("fits", [1, 20, 32])
 def test_more_boxes_than_a_batch_are_all_bounded_when_memory_ends(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
-    count = 2 * search_module._AT_ONCE
-    low, high = np.full(SHAPE, -1, np.float32), np.full(SHAPE, 1, np.float32)
+    count = 2 * Budget().branches_at_once
+    low, high = np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32)
     problems = {number: Problem(low, high, number % CLASSES, 0.0) for number in range(count)}  # none has one label
-    monkeypatch.setattr(Bounder, "split_margins", memory_for(fits))
+    monkeypatch.setattr(LirpaBounder, "split_margins", memory_for(fits))
     outcomes, _ = search(network_of(3), bounder_of(3), problems)
     assert all(outcome.branches > 0 or outcome.failure for outcome in outcomes.values())
     check(network_of(3), problems, outcomes)
@@ -261,15 +276,15 @@ def test_more_boxes_than_a_batch_are_all_bounded_when_memory_ends(monkeypatch: p
 
 @pytest.mark.parametrize("works", range(3))
 def test_bounds_that_fail_are_unknown_with_their_reason(monkeypatch: pytest.MonkeyPatch, works: int) -> None:
-    whole, calls = Bounder.split_margins, []
+    whole, calls = LirpaBounder.split_margins, []
 
-    def fail(self: Bounder, *arguments: object) -> SplitMargins:
+    def fail(self: LirpaBounder, *arguments: object) -> SplitMargins:
         calls.append(1)
         if len(calls) > works:
             raise VerifierError("auto_LiRPA failed")
         return whole(self, *arguments)
 
-    monkeypatch.setattr(Bounder, "split_margins", fail)
+    monkeypatch.setattr(LirpaBounder, "split_margins", fail)
     problems = boxes(2, 0.3)
     outcomes, found = search(network_of(2), bounder_of(2), problems)
     check(network_of(2), problems, outcomes)
@@ -280,13 +295,13 @@ def test_bounds_that_fail_are_unknown_with_their_reason(monkeypatch: pytest.Monk
 
 
 def test_bounds_that_are_no_numbers_certify_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Bounder._run
+    run = LirpaBounder._run
 
-    def not_numbers(self: Bounder, *arguments: object) -> tuple[torch.Tensor, object]:
+    def not_numbers(self: LirpaBounder, *arguments: object) -> tuple[torch.Tensor, object]:
         bounds, slopes = run(self, *arguments)
         return bounds * torch.nan, slopes
 
-    monkeypatch.setattr(Bounder, "_run", not_numbers)
+    monkeypatch.setattr(LirpaBounder, "_run", not_numbers)
     outcomes, _ = search(network_of(2), bounder_of(2), boxes(2, 0.1, seconds=0.2), believe=False)
     assert not any(outcome.certified for outcome in outcomes.values())
 
@@ -338,17 +353,17 @@ def bump(biases: list[float], weights: list[float]) -> nn.Sequential:
 def test_a_half_that_is_dropped_is_seen(
     monkeypatch: pytest.MonkeyPatch, kept: int, biases: list[float], weights: list[float]
 ) -> None:
-    network, split = bump(biases, weights), search_module._split
-    bounder = Bounder(network, SHAPE, CLASSES, CPU)
-    box = {0: Problem(np.full(SHAPE, -1, np.float32), np.full(SHAPE, 1, np.float32), 0, LONG)}
+    network, halves = bump(biases, weights), sign_cut._halves
+    bounder = LirpaBounder(network, SHAPE, CLASSES, CPU)
+    box = {0: Problem(np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32), 0, LONG)}
     check(network, box, search(network, bounder, box, believe=False)[0])
     splits: list[tuple[str, int]] = []
 
-    def one_half(branch: search_module._Branch) -> tuple[search_module.Hidden, search_module.Hidden]:
-        splits.append(branch.split)
-        return (split(branch)[kept],) * 2
+    def one_half(hidden: Hidden, name: str, place: int) -> tuple[Hidden, Hidden]:
+        splits.append((name, place))
+        return (halves(hidden, name, place)[kept],) * 2
 
-    monkeypatch.setattr(search_module, "_split", one_half)
+    monkeypatch.setattr(sign_cut, "_halves", one_half)
     outcomes, _ = search(network, bounder, box, believe=False)
     assert splits
     with pytest.raises(AssertionError, match="certified, but"):
@@ -356,12 +371,12 @@ def test_a_half_that_is_dropped_is_seen(
 
 
 def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    split_margins = Bounder.split_margins
+    split_margins = LirpaBounder.split_margins
 
-    def raised(self: Bounder, *arguments: object) -> SplitMargins:
+    def raised(self: LirpaBounder, *arguments: object) -> SplitMargins:
         return replace(found := split_margins(self, *arguments), bounds=found.bounds + 1e-3)
 
-    monkeypatch.setattr(Bounder, "split_margins", raised)
+    monkeypatch.setattr(LirpaBounder, "split_margins", raised)
     problems = boxes(2, 0.1)
     outcomes, _ = search(network_of(2), bounder_of(2), problems)
     with pytest.raises(AssertionError, match=r"certified, but|above a margin"):

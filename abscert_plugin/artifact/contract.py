@@ -1,0 +1,44 @@
+"""The check that an ONNX file of this project is what its metadata say: one input, and the front that they name."""
+
+from pathlib import Path
+
+import onnx
+
+from abscert_plugin.artifact.front_graph import check_front
+from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, SCALED, Metadata, read_metadata
+from abscert_plugin.artifact.phi import phi_graph
+from abscert_plugin.artifact.scaling import SCALING
+from abscert_plugin.errors import UnsupportedModelError
+
+
+def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
+    """Return the metadata of an ONNX file of this project after checking that its graph is what they say.
+
+    Soundness: a verdict about cells holds only if the network sees nothing but phi(image), and bounds of plain images
+    only if it sees nothing but 2 x - 1. So every node on the way from `image` to the network must be the one that is
+    written for this front, and nothing else may read `image`. A file whose only input is `interval` has no front.
+
+    Raises:
+        UnsupportedModelError: if metadata are missing, there is more than one input, or the front is another.
+    """
+    metadata = read_metadata(model, path)
+    grid = metadata.grid
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value.name for value in model.graph.input if value.name not in constants]
+    if inputs != [IMAGE] and (grid is None or inputs != [INTERVAL]):
+        wanted = f"the one input `{IMAGE}`" if grid is None else f"one input, `{IMAGE}` or `{INTERVAL}`"
+        raise UnsupportedModelError(f"{path}: expected {wanted}, got {inputs}")
+    if grid is None and model.functions:
+        raise UnsupportedModelError(f"{path} defines functions of its own; this is refused")
+    if any(function.domain in ("", "ai.onnx") for function in model.functions):
+        raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
+    if grid is None:
+        refusal = f"{path}: the part between `{IMAGE}` and `{SCALED}` is not 2 x - 1; export the training again"
+        check_front(model.graph, SCALING, SCALED, refusal)
+    elif inputs == [IMAGE]:
+        refusal = (
+            f"{path}: the part between `{IMAGE}` and `{INTERVAL}` is not the abstraction that its metadata name, "
+            "so no verdict about cells would hold; export or wrap the model again"
+        )
+        check_front(model.graph, phi_graph(grid), INTERVAL, refusal)
+    return metadata

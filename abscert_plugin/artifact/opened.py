@@ -1,0 +1,100 @@
+"""An ONNX file of this project, read, checked and loaded: the one place where a file is opened to be run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import onnx
+from jaxtyping import Float32, Int64
+
+from abscert_plugin.artifact.contract import check_artifact
+from abscert_plugin.artifact.metadata import IMAGE, Metadata, model_sha256, read_model
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.errors import DataError, UnsupportedModelError
+from abscert_plugin.front import Cells, Pixels
+from abscert_plugin.grid import Grid
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An ONNX file that was read, checked and loaded.
+
+    Args:
+        path: the file.
+        sha256: its checksum, with that of the files that hold its tensors.
+        model: its graph, without the tensors that it keeps in other files.
+        metadata: what it says of itself, held against its graph.
+        classifier: the file as onnxruntime runs it.
+    """
+
+    path: Path
+    sha256: str
+    model: onnx.ModelProto
+    metadata: Metadata
+    classifier: BlackBox
+
+    @classmethod
+    def open(cls, path: Path, provider: Provider, threads: int | None = None) -> "Artifact":
+        """Read, check and load an ONNX file of this project.
+
+        Raises:
+            UnsupportedModelError: if it cannot be read or run, or its graph is not what its metadata say.
+            VerifierError: if the provider was asked for and is not there.
+        """
+        model = read_model(path)
+        metadata = check_artifact(model, path)
+        return cls(path, model_sha256(path, model), model, metadata, BlackBox(path, provider, threads))
+
+    @property
+    def front(self) -> Cells | Pixels:
+        """What stands between an image and the network."""
+        return self.metadata.front
+
+    @property
+    def grid(self) -> Grid | None:
+        """The cells; None for a classifier of plain images."""
+        return self.metadata.grid
+
+    @property
+    def cells(self) -> Grid:
+        """The cells of a file that has them.
+
+        Raises:
+            UnsupportedModelError: if it has none.
+        """
+        if self.grid is None:
+            raise UnsupportedModelError(
+                f"{self.path} is a classifier of plain images, without cells: verify it with --claim ball, or put it "
+                "under abstraction with `abscert wrap`"
+            )
+        return self.grid
+
+    def run_images(
+        self, images: Float32[np.ndarray, "batch channels height width"]
+    ) -> Float32[np.ndarray, "batch classes"]:
+        """Return the logits of images on the pixel scale, by whichever input the file has.
+
+        Raises:
+            VerifierError: if the backend fails.
+        """
+        is_deployed = self.classifier.input_name == IMAGE
+        return self.classifier.run(images if is_deployed else self.cells.interval_image(images))
+
+    def check_fit(self, shape: tuple[int, ...], labels: Int64[np.ndarray, "batch"]) -> None:
+        """Raise unless images of this shape and these labels fit the file.
+
+        Raises:
+            DataError: if the images do not have the file's shape, or a label lies outside its classes.
+            UnsupportedModelError: if the file has fewer than two classes.
+        """
+        if self.metadata.classes < 2:
+            raise UnsupportedModelError(f"expected a classifier of at least 2 classes, got {self.metadata.classes}")
+        if shape != self.metadata.image_shape:
+            raise DataError(f"expected images of shape {self.metadata.image_shape}, got {shape}; choose other --data")
+        outside = (labels < 0) | (labels >= self.metadata.classes)
+        if outside.any():
+            raise DataError(
+                f"expected labels from 0 to {self.metadata.classes - 1}, got {labels[outside][0]}; choose other --data"
+            )

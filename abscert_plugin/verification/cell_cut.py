@@ -1,0 +1,138 @@
+"""Cutting a pixel's reachable cells in two; parts of few combinations are run, and not bounded."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abscert_plugin.bounds.bounder import Bounder, BoundMethod
+from abscert_plugin.errors import VerifierError
+from abscert_plugin.front import Point, Points, combinations
+from abscert_plugin.grid import log2_count
+from abscert_plugin.verification.batch import Rows
+from abscert_plugin.verification.deployed import Deployed, undecided
+from abscert_plugin.verification.search import Bounded, Branch, Problem
+
+_LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
+
+
+@final
+class CellCut:
+    """Cuts combinations of cells: a branch's state is their two ends.
+
+    Complete: each cut makes parts smaller, and there are finitely many combinations.
+
+    Args:
+        bounder: bounds of the interval network.
+        deployed: the classifier, for the combinations that are run.
+        floor: what a bound must exceed.
+        leaf: parts of no more combinations than this are run.
+        methods: the linear bounds that suit each problem, CROWN-IBP or CROWN; intervals are tried before them.
+    """
+
+    def __init__(
+        self, bounder: Bounder, deployed: Deployed, floor: float, leaf: int, methods: Mapping[int, BoundMethod]
+    ) -> None:
+        self._bounder = bounder
+        self._deployed = deployed
+        self._floor = floor
+        self._leaf = math.log2(leaf)
+        self._methods = methods
+
+    @property
+    def is_complete(self) -> bool:
+        """Return True: every combination is run in the end, so one that is mislabelled is met."""
+        return True
+
+    def root(self, problem: Problem) -> tuple[Point, Point]:
+        """Return the ends of all combinations."""
+        return problem.lowest, problem.highest
+
+    def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+        """Run the small branches; bound the others by intervals, and by a linear bound what these leave open.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; fewer may fit.
+            VerifierError: if they cannot be bounded, or the backend fails.
+        """
+        lowest, highest = (np.stack([branch.state[end] for branch in branches]) for end in (0, 1))
+        labels = np.array([branch.problem.label for branch in branches], dtype=np.int64)
+        is_leaf = log2_count(lowest, highest) <= self._leaf
+        leaves, rest = np.flatnonzero(is_leaf), np.flatnonzero(~is_leaf)
+        found = self._run(leaves, lowest, highest, labels)
+        if len(rest):
+            intervals = self._intervals(lowest[rest], highest[rest], labels[rest])
+            found |= {int(row): Bounded(float(bound)) for row, bound in zip(rest, intervals, strict=True)}
+        for method in _LINEAR:
+            is_next = [
+                row
+                for row in rest.tolist()
+                if not found[row].bound > self._floor and self._methods[branches[row].number] is method
+            ]
+            if is_next:
+                rows = np.array(is_next)
+                linear = self._linear(lowest[rows], highest[rows], labels[rows], method)
+                found |= dict(zip(is_next, linear, strict=True))
+        return [found[row] for row in range(len(branches))]
+
+    def _run(self, leaves: Rows, lowest: Points, highest: Points, labels: np.ndarray) -> dict[int, Bounded]:
+        """Run every combination of some branches."""
+        if not len(leaves):
+            return {}
+        groups = [np.concatenate(list(combinations(lowest[row], highest[row], 1024))) for row in leaves]
+        sizes = [len(group) for group in groups]
+        margins = self._deployed.margins(np.concatenate(groups), np.repeat(labels[leaves], sizes))
+        parts = np.split(margins, np.cumsum(sizes)[:-1])
+        return {int(row): self._ran(*pair) for row, pair in zip(leaves, zip(groups, parts, strict=True), strict=True)}
+
+    def _ran(self, cells: Points, margins: np.ndarray) -> Bounded:
+        floor, least = self._deployed.floor, float(margins.min())
+        if least > floor:
+            return Bounded(least)
+        worst = float(margins[np.flatnonzero(~(margins > floor))[-1]])
+        suspects = cells[np.flatnonzero(margins < -floor)]
+        return Bounded(-math.inf if math.isnan(least) else least, suspects, None, undecided(worst, floor))
+
+    def _intervals(self, lowest: Points, highest: Points, labels: np.ndarray) -> np.ndarray:
+        """Return the least bounds by intervals; -inf where there are none: linear bounds may work, or say why not."""
+        lower, upper = self._box(lowest, highest)
+        try:
+            return self._bounder.margins(lower, upper, torch.from_numpy(labels), BoundMethod.IBP).amin(dim=1).numpy()
+        except VerifierError:
+            return np.full(len(lowest), -np.inf)
+
+    def _linear(self, lowest: Points, highest: Points, labels: np.ndarray, method: BoundMethod) -> list[Bounded]:
+        lower, upper = self._box(lowest, highest)
+        linear = self._bounder.linear_margins(lower, upper, torch.from_numpy(labels), method)
+        bounds, worst = (value.cpu().numpy() for value in linear.bounds.min(dim=1))
+        slopes = linear.coefficients.cpu().numpy()[np.arange(len(labels)), worst]
+        front = self._deployed.front
+        change = front.change(slopes, lowest, highest)
+        corners = np.where(change < 0, highest, lowest)
+        margins = self._deployed.margins(corners, labels)
+        gain = np.where(lowest < highest, np.abs(change), -1.0).reshape(len(labels), -1)
+        return [
+            Bounded(
+                float(bounds[row]),
+                corners[row : row + 1] if margins[row] < -self._deployed.floor else (),
+                partial(_halves, lowest[row], highest[row], int(gain[row].argmax())),
+            )
+            for row in range(len(labels))
+        ]
+
+    def _box(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
+        front = self._deployed.front
+        return torch.from_numpy(front.network_input(lowest)), torch.from_numpy(front.network_input(highest))
+
+
+def _halves(lowest: Point, highest: Point, pixel: int) -> tuple[tuple[Point, Point], tuple[Point, Point]]:
+    """Cut the reachable cells of one pixel in two."""
+    place = np.unravel_index(pixel, lowest.shape)
+    middle = (int(lowest[place]) + int(highest[place])) // 2
+    below, above = highest.copy(), lowest.copy()
+    below[place], above[place] = middle, middle + 1
+    return (lowest, below), (above, highest)

@@ -1,0 +1,34 @@
+"""What a batch of logits says of labels."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a batch of logits says.
+
+    Args:
+        prediction: the class with the greatest logit, -1 where a logit is not a finite number.
+        margin: logit of the label minus the greatest other logit, NaN where a logit is not a finite number.
+    """
+
+    prediction: Int64[np.ndarray, "batch"]
+    margin: Float32[np.ndarray, "batch"]
+
+
+def read_logits(logits: Float32[np.ndarray, "batch classes"], labels: Int64[np.ndarray, "batch"]) -> Answers:
+    """Return predictions and margins of a batch of logits."""
+    rows = np.arange(len(labels))
+    finite = np.isfinite(logits).all(axis=1)
+    safe = np.where(finite[:, None], logits, np.float32(0))
+    others = safe.copy()
+    others[rows, labels] = -np.inf
+    with np.errstate(over="ignore"):  # the difference of two finite logits may be infinite; its sign holds
+        difference = safe[rows, labels] - others.max(axis=1)
+    margin = np.where(finite, difference, np.float32(np.nan)).astype(np.float32)
+    return Answers(np.where(finite, safe.argmax(axis=1), -1), margin)

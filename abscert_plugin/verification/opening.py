@@ -1,0 +1,80 @@
+"""The verifier of the claim `ball` for a file, with the network inside it opened where that can be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.ball import LEVELS, Ball
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Inputs
+from abscert_plugin.data import DataSet
+from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
+from abscert_plugin.training.run import restore
+from abscert_plugin.verification.ball import BallVerifier
+from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.deployed import Deployed
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NetworkChoice:
+    """Which network serves gradients and bounds: by default the one inside the file.
+
+    Args:
+        black_box: none; the file is run alone.
+        checkpoint: folder of the training that the file was exported from, whose network is taken.
+
+    Raises:
+        ConfigError: if both are asked for.
+    """
+
+    black_box: bool = False
+    checkpoint: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.black_box and self.checkpoint is not None:
+            raise ConfigError("expected --black-box or --checkpoint, got both: one opens no network, the other does")
+
+
+def open_verifier(
+    artifact: Artifact, data: DataSet, ball: Ball, budget: Budget, choice: NetworkChoice
+) -> tuple[BallVerifier, str]:
+    """Return the verifier of the claim `ball`, and why it runs the file alone; empty where it does not.
+
+    Raises:
+        ConfigError: if 8-bit images are asked for of data that are none, or a bound alone of a network that stays
+            closed.
+        UnsupportedModelError: if the file is not a deployed classifier, or not that of the checkpoint.
+        CheckpointError: if the checkpoint cannot be read.
+        VerifierError: if the bound is not written for the network.
+    """
+    if ball.inputs is Inputs.UINT8 and data.levels != LEVELS:
+        raise ConfigError(f"expected 8-bit images with --inputs uint8, got {data.name} of {data.levels + 1} levels")
+    deployed = Deployed(artifact)
+    white_box, note = _opened(artifact, choice)
+    if budget.only is not None:
+        _check_bound(white_box, artifact, budget.only)
+    return BallVerifier(deployed, white_box, ball, budget), note
+
+
+def _opened(artifact: Artifact, choice: NetworkChoice) -> tuple[WhiteBox | None, str]:
+    if choice.black_box:
+        return None, ""
+    if choice.checkpoint is not None:
+        return open_white_box(artifact, restore(choice.checkpoint)[0]), ""
+    try:
+        return open_white_box(artifact), ""
+    except (ConfigError, UnsupportedModelError) as error:
+        return None, str(error)
+
+
+def _check_bound(white_box: WhiteBox | None, artifact: Artifact, only: BoundMethod) -> None:
+    """Refuse a bound that cannot be computed before any image is."""
+    if white_box is None:
+        raise ConfigError("expected a network that can be opened with --bound; leave --bound out, or --black-box")
+    point = torch.zeros((1, *artifact.front.input_shape(artifact.metadata.image_shape)))
+    white_box.bounder.margins(point, point, torch.zeros(1, dtype=torch.int64), only)

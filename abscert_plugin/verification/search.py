@@ -1,0 +1,254 @@
+"""Branch and bound: cut what is open into two parts, bound both, until none is left, one is refuted, or time is up."""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias, final, runtime_checkable
+
+from abscert_plugin.bounds.bounder import BoundMemoryError
+from abscert_plugin.errors import VerifierError
+from abscert_plugin.front import Point, Points
+from abscert_plugin.verification.budget import Budget
+
+State: TypeAlias = Any
+"""What a cut keeps of a branch."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """All points between two, of which it is to be decided whether they have one label.
+
+    Args:
+        lowest, highest: the ends.
+        label: the class that all should get.
+        seconds: the time that it may take.
+    """
+
+    lowest: Point
+    highest: Point
+    label: int
+    seconds: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A part of a problem that is to be bounded.
+
+    Args:
+        number: the problem's.
+        problem: the problem.
+        state: what tells this part from the others.
+        bound: the best bound known, of a branch that it is cut out of.
+    """
+
+    number: int
+    problem: Problem
+    state: State
+    bound: float = float("-inf")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """What is known of a branch after it was bounded.
+
+    Args:
+        bound: a lower bound of the label's margin on it; its least margin where all of it was run.
+        suspects: points of it that were seen to be mislabelled.
+        halves: the states of the two parts that it is cut into, computed when it is their turn; None where it cannot be
+            cut.
+        reason: why it stays open where it cannot be cut.
+    """
+
+    bound: float
+    suspects: Points | tuple[()] = ()
+    halves: Callable[[], tuple[State, State]] | None = None
+    reason: str = ""
+
+
+@runtime_checkable
+class Cut(Protocol):
+    """A way to cut problems into parts and to bound these."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a problem with a part that stays open may still be refuted by its other parts."""
+        ...
+
+    def root(self, problem: Problem) -> State:
+        """Return the state of the whole problem."""
+        ...
+
+    def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+        """Bound branches, in order.
+
+        Soundness: every point of a problem lies in one of the two halves of each branch that holds it.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; fewer may fit.
+            VerifierError: if they cannot be bounded.
+        """
+        ...
+
+
+@final
+@dataclass(slots=True)
+class Outcome:
+    """How the search for one problem ended, or how far it is.
+
+    Args:
+        certified: whether every branch was bounded above the floor, or run.
+        margin: the least bound or margin that was met and relied on.
+        branches: how many were bounded.
+        seconds: its share of the time.
+        failure: why it ended undecided; empty where it did not.
+        stuck: why a branch that was set aside keeps it from being certified; empty where none was.
+        is_unbounded: whether it ended because its branches cannot be bounded at all.
+        is_done: whether it ended.
+    """
+
+    certified: bool = False
+    margin: float = float("inf")
+    branches: int = 0
+    seconds: float = 0.0
+    failure: str = ""
+    stuck: str = ""
+    is_unbounded: bool = False
+    is_done: bool = False
+
+    def saw(self, margin: float) -> None:
+        """Take notice of a margin or a bound."""
+        self.margin = min(self.margin, margin)
+
+    def end(self, *, certified: bool = False, failure: str = "", is_unbounded: bool = False) -> None:
+        """Take notice of the end."""
+        self.certified, self.failure, self.is_unbounded, self.is_done = certified, failure, is_unbounded, True
+
+
+@final
+@dataclass(order=True, slots=True)
+class _Open:
+    """A branch that waits to be cut; the one with the least bound comes first."""
+
+    bound: float
+    order: int
+    halves: Callable[[], tuple[State, State]] = field(compare=False)
+
+
+@final
+class Search:
+    """A search over several problems at once.
+
+    Sound: a branch is left only when its bound is above the floor, and its two halves hold all of it.
+
+    Args:
+        cut: how branches are cut and bounded.
+        floor: what a bound must exceed.
+        refutes: told of a problem's number and a point that looks mislabelled; returns whether an image of the ball
+            confirms it, which ends the problem's search.
+        budget: how many branches are bounded at once, and kept.
+    """
+
+    def __init__(self, cut: Cut, floor: float, refutes: Callable[[int, Point], bool], budget: Budget) -> None:
+        self._cut = cut
+        self._floor = floor
+        self._refutes = refutes
+        self._most_open = budget.most_open
+        self._at_once = budget.branches_at_once
+        self._order = itertools.count()
+
+    def run(self, problems: Mapping[int, Problem]) -> dict[int, Outcome]:
+        """Return how the search ended for each problem, by its number; one that was refuted is not certified."""
+        outcomes = {number: Outcome() for number in problems}
+        waiting: dict[int, list[_Open]] = {number: [] for number in problems}
+        todo = [Branch(number, problem, self._cut.root(problem)) for number, problem in problems.items()]
+        while todo:
+            size = self._at_once  # which running out of memory makes smaller meanwhile
+            for start in range(0, len(todo), size):
+                self._bound(outcomes, waiting, todo[start : start + size])
+            for number, outcome in outcomes.items():
+                self._close(outcome, waiting[number], problems[number].seconds)
+            todo = self._children(problems, outcomes, waiting)
+        return outcomes
+
+    def _close(self, outcome: Outcome, waiting: list[_Open], seconds: float) -> None:
+        if outcome.is_done:
+            pass
+        elif outcome.stuck and not (self._cut.is_complete and waiting):
+            outcome.end(failure=outcome.stuck)
+        elif not waiting:
+            # never without a bound, whatever went wrong on the way here
+            is_bounded = outcome.branches > 0
+            outcome.end(certified=is_bounded, failure="" if is_bounded else "no branch was bounded")
+        elif outcome.seconds >= seconds:
+            outcome.end(failure="time-out of the branch and bound")
+        elif len(waiting) > self._most_open:
+            outcome.end(failure=f"more than {self._most_open} open branches")
+        if outcome.is_done:
+            waiting.clear()
+
+    def _children(
+        self, problems: Mapping[int, Problem], outcomes: Mapping[int, Outcome], waiting: Mapping[int, list[_Open]]
+    ) -> list[Branch]:
+        """Cut the worst branches of the problems that are still open, the same number of each."""
+        active = [number for number, outcome in outcomes.items() if not outcome.is_done]
+        share = max(1, self._at_once // (2 * max(1, len(active))))
+        children = []
+        for number in active[: max(1, self._at_once // 2)]:
+            for _ in range(min(share, len(waiting[number]))):
+                branch = heapq.heappop(waiting[number])
+                children += [Branch(number, problems[number], half, branch.bound) for half in branch.halves()]
+        return children
+
+    def _bound(
+        self, outcomes: Mapping[int, Outcome], waiting: Mapping[int, list[_Open]], branches: list[Branch]
+    ) -> None:
+        branches = [branch for branch in branches if not outcomes[branch.number].is_done]
+        if not branches:
+            return
+        start = time.perf_counter()
+        try:
+            found = self._cut.bound(branches)
+        except BoundMemoryError as error:
+            if len(branches) == 1:
+                outcomes[branches[0].number].end(failure=str(error))
+                return
+            self._charge(outcomes, branches, start)
+            half = len(branches) // 2
+            self._at_once = max(2, half)
+            self._bound(outcomes, waiting, branches[:half])
+            self._bound(outcomes, waiting, branches[half:])
+            return
+        except VerifierError as error:
+            for branch in branches:
+                outcomes[branch.number].end(failure=str(error), is_unbounded=True)
+            self._charge(outcomes, branches, start)
+            return
+        for branch, bounded in zip(branches, found, strict=True):
+            outcomes[branch.number].branches += 1
+            self._keep(outcomes[branch.number], waiting[branch.number], branch, bounded)
+        self._charge(outcomes, branches, start)
+
+    def _charge(self, outcomes: Mapping[int, Outcome], branches: Sequence[Branch], start: float) -> None:
+        """Share the time since `start` among the problems of some branches, whether they were bounded or not."""
+        elapsed = (time.perf_counter() - start) / len(branches)
+        for branch in branches:
+            outcomes[branch.number].seconds += elapsed
+
+    def _keep(self, outcome: Outcome, waiting: list[_Open], branch: Branch, bounded: Bounded) -> None:
+        """Leave a branch whose bound is above the floor; look into what is suspect in another, and keep it."""
+        if outcome.is_done:
+            return
+        if bounded.bound > self._floor:
+            outcome.saw(bounded.bound)
+        elif any(self._refutes(branch.number, suspect) for suspect in bounded.suspects):
+            outcome.end()
+        elif bounded.halves is None:
+            outcome.saw(bounded.bound)
+            outcome.stuck = bounded.reason
+        else:
+            heapq.heappush(waiting, _Open(max(bounded.bound, branch.bound), next(self._order), bounded.halves))
