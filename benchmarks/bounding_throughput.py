@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
+from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
+from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import lirpa_version, load_lirpa
 from abscert_plugin.lirpa.tracing import margin_rows, quiet
@@ -39,10 +41,10 @@ def main() -> None:
 
     network, config, grid, _ = restore(options.run)
     assert isinstance(grid, Grid)
-    white_box = open_white_box(read_model(options.run / "deploy.onnx"), options.run / "deploy.onnx")
+    white_box = open_white_box(Artifact.open(options.run / "deploy.onnx", Provider.CPU))
     data = load_data(options.data, Split.TEST, options.data_dir)
     batch = data.take(np.arange(options.batch_size))
-    reach = Ball(Radius.parse(options.radius)).reach(grid, data.pixels(batch.images))
+    reach = Cells(grid).reach(Ball(Radius.parse(options.radius)), data.pixels(batch.images))
     lower, upper = (torch.from_numpy(end) for end in reach.box())
     labels = torch.from_numpy(batch.labels)
 

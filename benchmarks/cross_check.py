@@ -96,7 +96,7 @@ def main() -> None:
 
     path = options.run / "deploy.onnx"
     artifact = Artifact.open(path, Provider.CPU)
-    white_box = open_white_box(read_model(path), path)
+    white_box = open_white_box(artifact)
     ball = Ball(Radius.parse(options.radius))
     deployed = Deployed(artifact)
     verifier = BallVerifier(deployed, white_box, ball, Budget(exhaustive=1))
@@ -104,7 +104,7 @@ def main() -> None:
     batch = data.take(np.arange(len(data)))
     images = data.pixels(batch.images)
     records = [item.record for item in verifier.decide(images, batch.labels, batch.index)]
-    lower, upper = ball.reach(artifact.metadata.grid, images).box()
+    lower, upper = artifact.front.reach(ball, images).box()
     fixed = Path(tempfile.mkdtemp()) / "abstract.onnx"
     fixed.write_bytes(with_batch_of_one(options.run / "abstract.onnx"))
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from abscert_plugin.artifact.metadata import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
@@ -45,10 +44,10 @@ def dump(options) -> None:
     """Write the least margin that each method bounds, for every image."""
     path = options.run / "deploy.onnx"
     artifact = Artifact.open(path, Provider.CPU)
-    white_box = open_white_box(read_model(path), path)
+    white_box = open_white_box(artifact)
     images, labels, _ = images_of(options)
-    lower, upper = (torch.from_numpy(end) for end in Ball(Radius.parse(options.radius)).reach(
-        artifact.metadata.grid, images).box())  # fmt: skip
+    reach = artifact.front.reach(Ball(Radius.parse(options.radius)), images)
+    lower, upper = (torch.from_numpy(end) for end in reach.box())
     found = {}
     for method in BoundMethod:
         parts = [
@@ -92,7 +91,7 @@ def main() -> None:
     path = options.run / "deploy.onnx"
     artifact = Artifact.open(path, Provider.CPU)
     deployed = Deployed(artifact)
-    white_box = open_white_box(read_model(path), path)
+    white_box = open_white_box(artifact)
     verifier = BallVerifier(deployed, white_box, Ball(Radius.parse(options.radius)), Budget(seconds=2))
     records = [item.record for item in verifier.decide(*images_of(options))]
     falsified = np.array([record.verdict == "falsified" for record in records])

@@ -18,7 +18,6 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
-from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.certificate import write_certificate
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import RECORDS, Verification, set_aside
@@ -74,7 +73,7 @@ def verify(  # one parameter per option
     for option, given in (("checkpoint", checkpoint), ("bound", bound)):
         if given is not None and not is_ball:
             raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
-    decider: Decider = CellDecider(artifact)
+    decider: Decider | None = None  # the claim cell
     if radius is not None:
         # torch is imported here: deciding cells must start without it
         from abscert_plugin.bounds.bounder import BoundMethod

@@ -23,7 +23,7 @@ from abscert_plugin.artifact.metadata import (
     write_metadata,
 )
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
-from abscert_plugin.front import Cells
+from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 
 PATH = Path("model.onnx")
@@ -45,14 +45,14 @@ def _refused(path, match, read=read_model):
     st.builds(
         Metadata,
         version=TEXT,
-        grid=grids(),
+        front=grids().map(Cells) | st.just(Pixels()),
         image_shape=st.tuples(*[st.integers(1, 10**6)] * 3),
         classes=st.integers(1, 10**6),
         network=TEXT,
         training=TEXT,
     )
 )
-@example(replace(METADATA, grid=Grid.from_inner_edges([])))
+@example(replace(METADATA, front=Cells(Grid.from_inner_edges([]))))
 def test_metadata_come_back_from_the_file_as_they_were(metadata):
     model = graphs.linear()
     write_metadata(model, metadata)

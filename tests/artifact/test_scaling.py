@@ -1,4 +1,4 @@
-"""Files of plain images: what `export_plain` writes, what `check_plain` refuses, and what the commands make of them."""
+"""Files of plain images: what `export_plain` writes, what is refused, and what the commands make of them."""
 
 import hashlib
 import json
@@ -19,10 +19,12 @@ from torch import nn
 
 from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.export import export
-from abscert_plugin.artifact.metadata import IMAGE, SCALED, is_plain, read_metadata, read_plain_metadata
+from abscert_plugin.artifact.metadata import IMAGE, SCALED, read_metadata
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.plain import export_plain
-from abscert_plugin.artifact.scaling import check_plain
+from abscert_plugin.blackbox import Provider
 from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 
@@ -60,8 +62,8 @@ def load(path: Path) -> onnx.ModelProto:
 
 def test_the_file_says_what_it_is(deploy: Path) -> None:
     model = load(deploy)
-    metadata = check_plain(model, deploy)
-    assert metadata == read_plain_metadata(model, deploy)
+    metadata = check_artifact(model, deploy)
+    assert metadata == read_metadata(model, deploy)
     assert (metadata.image_shape, metadata.classes) == (SHAPE, CLASSES)
     assert (metadata.network, metadata.training) == ("fc-3-code-relu", "method=none")
     assert dict(metadata.as_properties()) == {entry.key: entry.value for entry in model.metadata_props}
@@ -174,10 +176,10 @@ REFUSED: dict[str, Edit] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_the_scaling_is_refused(deploy: Path, name: str) -> None:
     model = load(deploy)
-    check_plain(model, PATH)
+    check_artifact(model, PATH)
     REFUSED[name](model)
     with pytest.raises(UnsupportedModelError, match="is not 2 x - 1"):
-        check_plain(model, PATH)
+        check_artifact(model, PATH)
 
 
 @pytest.mark.parametrize("domain", ["", "ai.onnx", "com.example"])
@@ -186,18 +188,18 @@ def test_functions_are_refused(deploy: Path, domain: str) -> None:
     inside = helper.make_node("Add", ["a", "b"], ["c"])
     model.functions.append(helper.make_function(domain, "Sub", ["a", "b"], ["c"], [inside], model.opset_import))
     with pytest.raises(UnsupportedModelError, match="defines functions of its own"):
-        check_plain(model, PATH)
+        check_artifact(model, PATH)
 
 
 def test_another_input_is_refused(deploy: Path) -> None:
     model = load(deploy)
     model.graph.input.append(graphs.value("mask", [1]))
     with pytest.raises(UnsupportedModelError, match=r"expected the one input `image`, got .*'mask'"):
-        check_plain(model, PATH)
+        check_artifact(model, PATH)
     model = load(deploy)
     model.graph.input[0].name = "data"
     with pytest.raises(UnsupportedModelError, match=r"expected the one input `image`, got \['data'\]"):
-        check_plain(model, PATH)
+        check_artifact(model, PATH)
 
 
 KEYS = ["version", "pixel_range", "image_shape", "classes", "network", "training"]
@@ -213,10 +215,8 @@ def without(model: onnx.ModelProto, key: str) -> None:
 def test_missing_metadata_are_named(deploy: Path, key: str) -> None:
     model = load(deploy)
     without(model, key)
-    assert not is_plain(model)
-    for check in (check_plain, check_artifact):
-        with pytest.raises(UnsupportedModelError, match=f"lacks the metadata .*abscert.{key}"):
-            check(model, PATH)
+    with pytest.raises(UnsupportedModelError, match=f"lacks the metadata .*abscert.{key}"):
+        check_artifact(model, PATH)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_metadata_without_meaning_are_refused(deploy: Path, tmp_path: Path, key:
     without(model, key)
     model.metadata_props.add(key=f"abscert.{key}", value=value)
     with pytest.raises(UnsupportedModelError, match=words):
-        check_plain(model, PATH)
+        check_artifact(model, PATH)
     path = graphs.save(model, tmp_path)
     assert words in refused("verify", path, *ON, "--claim", "ball", "--radius", "0.1", "--out", tmp_path / "out")
 
@@ -248,21 +248,24 @@ def test_metadata_without_meaning_are_refused(deploy: Path, tmp_path: Path, key:
 
 
 def test_files_are_told_apart(deploy: Path, with_cells: Path) -> None:
-    plain, abstracted, other = load(deploy), load(with_cells), graphs.linear()
+    plain, abstracted = load(deploy), load(with_cells)
     abstract = load(with_cells.with_name("abstract.onnx"))
-    assert [is_plain(model) for model in (plain, abstracted, abstract, other)] == [True, False, False, False]
+    fronts = [check_artifact(model, PATH).front for model in (plain, abstracted, abstract)]
+    assert fronts == [Pixels(), Cells(Grid(3)), Cells(Grid(3))]
+    with pytest.raises(UnsupportedModelError, match="lacks the metadata"):
+        check_artifact(graphs.linear(), PATH)
     with pytest.raises(UnsupportedModelError, match="is a classifier of plain images, without cells"):
-        read_metadata(plain, PATH)
-    assert check_artifact(abstracted, PATH).grid == Grid(3)
+        Artifact.open(deploy, Provider.CPU).cells  # noqa: B018 - raises
+    without(abstracted, "cells")
+    without(abstracted, "domain")
     with pytest.raises(UnsupportedModelError, match="is not 2 x - 1"):
-        check_plain(abstracted, PATH)  # its metadata say all that a plain file's do
+        check_artifact(abstracted, PATH)  # its metadata say all that a plain file's do
 
 
 @pytest.mark.parametrize("key", ["cells", "domain"])
 def test_a_plain_file_that_names_cells_is_not_taken_for_one(deploy: Path, key: str) -> None:
     model = load(deploy)
     model.metadata_props.add(key=f"abscert.{key}", value={"cells": "3", "domain": "-1,1"}[key])
-    assert not is_plain(model)
     with pytest.raises(UnsupportedModelError, match="lacks the metadata"):
         check_artifact(model, PATH)
     model.metadata_props.add(key="abscert.cells", value="3")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from abscert_plugin.verification.opening import NetworkChoice
 from compare.plan import Run
 from compare.spec import ball_search
 
@@ -17,13 +18,12 @@ from compare.spec import ball_search
 def test_networks_of_large_images_are_run_and_never_opened(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], is_opened: bool
 ) -> None:
-    def decider(*given: Any) -> tuple[Any, ...]:
-        return given
+    def decider(*given: Any) -> tuple[Any, str]:
+        return given, ""
 
-    monkeypatch.setattr("compare.spec.ball_decider", decider)
+    monkeypatch.setattr("compare.spec.open_verifier", decider)
     run = Run(data="folder", network="alexnet", method="abstrain", radius="0.1", cells=2)
     artifact: Any = SimpleNamespace(path=Path("training/deploy.onnx"))
     images: Any = SimpleNamespace(shape=shape)
     given: Any = ball_search(run, artifact, images, "0.1")
-    *_, black_box, checkpoint = given
-    assert (black_box, checkpoint) == ((False, Path("training")) if is_opened else (True, None))
+    assert given[-1] == (NetworkChoice(False, Path("training")) if is_opened else NetworkChoice(True, None))
