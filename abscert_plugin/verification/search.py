@@ -214,19 +214,19 @@ class Search:
         try:
             found = self._cut.bound(branches)
         except BoundMemoryError as error:
+            self._charge(outcomes, branches, start)
             if len(branches) == 1:
                 outcomes[branches[0].number].end(failure=str(error))
                 return
-            self._charge(outcomes, branches, start)
             half = len(branches) // 2
             self._at_once = max(2, half)
             self._bound(outcomes, waiting, branches[:half])
             self._bound(outcomes, waiting, branches[half:])
             return
         except VerifierError as error:
+            self._charge(outcomes, branches, start)
             for branch in branches:
                 outcomes[branch.number].end(failure=str(error), is_unbounded=True)
-            self._charge(outcomes, branches, start)
             return
         for branch, bounded in zip(branches, found, strict=True):
             outcomes[branch.number].branches += 1
