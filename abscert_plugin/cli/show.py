@@ -13,9 +13,9 @@ from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, ConfigError, DataError, GridError, RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo, read_records
-from abscert_plugin.report.exhibits import Replay
-from abscert_plugin.report.origin import run_images, run_replay
+from abscert_plugin.report.counterexamples import Replay
 from abscert_plugin.report.page import PageContent, render_page
+from abscert_plugin.report.provenance import run_images, run_replay
 from abscert_plugin.report.terminal import (
     SUMMARY_WIDTH,
     NamedRecords,

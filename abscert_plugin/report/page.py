@@ -20,7 +20,7 @@ from abscert_plugin.records import Record, RunInfo
 from abscert_plugin.report import figures
 from abscert_plugin.report.bars import class_chart
 from abscert_plugin.report.changes import COLOURS
-from abscert_plugin.report.exhibits import Exhibit, Replay, Sources, exhibits
+from abscert_plugin.report.counterexamples import Replay, Shown, Sources, shown_images
 from abscert_plugin.report.gallery import take_images
 from abscert_plugin.report.steps import decided_by
 from abscert_plugin.verification.summary import summarise
@@ -94,14 +94,14 @@ class GalleryItem:
         record: its row.
         label, prediction: its class and the predicted one, by name.
         refuted: the class that its counterexample gets, by name; empty where that is not known.
-        exhibit: its pictures.
+        shown: its pictures.
     """
 
     record: Record
     label: str
     prediction: str
     refuted: str
-    exhibit: Exhibit
+    shown: Shown
 
 
 @final
@@ -149,7 +149,7 @@ def render_page(content: PageContent) -> str:
         reasons=_reasons(content.records),
         max_reasons=MAX_REASONS,
         gallery=gallery,
-        changed=any(len(item.exhibit.pictures) > _IMAGE_AND_CELLS for item in gallery.items),
+        changed=any(len(item.shown.pictures) > _IMAGE_AND_CELLS for item in gallery.items),
         coloured=content.data is not None and content.data.shape[0] > 1,
         cells=content.grid.cells if content.grid else None,
         details=_details(content.run),
@@ -258,16 +258,16 @@ def _gallery(content: PageContent) -> Gallery:
     data = None if missing else content.data
     shown = sorted(failing, key=_by_margin)[: _item_limit(data, content.records[0].claim)]
     images = take_images(data, [record.index for record in shown]) if data else {}
-    found = exhibits(shown, images, Sources(content.grid, content.folder, content.replay))
-    items = tuple(_item(record, found.get(record.index, Exhibit()), content.class_names) for record in shown)
+    found = shown_images(shown, images, Sources(content.grid, content.folder, content.replay))
+    items = tuple(_item(record, found.get(record.index, Shown()), content.class_names) for record in shown)
     classes = tuple(sorted({(item.record.label, item.label) for item in items}))
     return Gallery(items, classes, len(failing), missing)
 
 
-def _item(record: Record, exhibit: Exhibit, names: Sequence[str] | None) -> GalleryItem:
+def _item(record: Record, shown: Shown, names: Sequence[str] | None) -> GalleryItem:
     label, prediction = (figures.class_name(number, names) for number in (record.label, record.prediction))
-    refuted = "" if exhibit.label is None else figures.class_name(exhibit.label, names)
-    return GalleryItem(record, label, prediction, refuted, exhibit)
+    refuted = "" if shown.label is None else figures.class_name(shown.label, names)
+    return GalleryItem(record, label, prediction, refuted, shown)
 
 
 def _by_margin(record: Record) -> tuple[float, int]:

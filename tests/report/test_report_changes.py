@@ -14,7 +14,7 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, write_array
 from abscert_plugin.report.changes import COLOURS, FAINT, Flips, draw_difference, draw_flips
-from abscert_plugin.report.counterexample import read_counterexample
+from abscert_plugin.report.counterexamples import read_counterexample
 from abscert_plugin.report.page import MAX_REASONS, PageContent, render_page
 from abscert_plugin.report.terminal import NamedRecords, run_table, step_table, summary_table
 
@@ -83,6 +83,21 @@ def test_only_images_of_the_ball_are_taken(tmp_path: Path) -> None:
     write_array(tmp_path / NAME, IMAGE + np.float32(0.09))  # no multiple of 1/255
     with pytest.raises(RecordError, match="not an image of the ball"):
         read_counterexample(tmp_path, falsified(inputs="uint8"), IMAGE)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 16])
+def test_a_row_that_rounds_its_radius_takes_all_images_of_the_ball(tmp_path: Path, steps: int) -> None:
+    """The float nearest to 5/255 is less than 5/255; the exact radius stands in run.json alone."""
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    center = np.full(IMAGE.shape, levels[100])
+    for moved, fits in ((steps, True), (steps + 1, False)):
+        write_array(tmp_path / NAME, np.full(IMAGE.shape, levels[100 + moved]))
+        record = falsified(inputs="uint8", radius=steps / 255)
+        if fits:
+            assert read_counterexample(tmp_path, record, center).max() == levels[100 + steps]
+            continue
+        with pytest.raises(RecordError, match="not an image of the ball"):
+            read_counterexample(tmp_path, record, center)
 
 
 def header(shape: str) -> bytes:

@@ -11,7 +11,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, DataError
 from abscert_plugin.records import RunInfo
-from abscert_plugin.report.exhibits import Replay
+from abscert_plugin.report.counterexamples import Replay
 from abscert_plugin.verification.logits import read_logits
 
 
