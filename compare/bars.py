@@ -9,8 +9,8 @@ from typing import Final, final
 from abscert_plugin.report.figures import percent
 from compare.collect import Outcome, grouped
 from compare.figures import one_a_seed
+from compare.plans.naming import names, setting, variant
 from compare.tables import scales
-from compare.variants import names, setting, variant
 
 _TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -11,7 +11,7 @@ from abscert_plugin.claim import Radius, RadiusScale, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.results import TRAINING, Place, State, stored_runs
 
 _ATTACKS: Final = ("forward", "gradient attack", "score attack")

@@ -11,9 +11,9 @@ import msgspec
 from abscert_plugin.verification.summary import clopper_pearson
 from compare.collect import Outcome, grouped
 from compare.figures import Count, mislabelled, not_verified, one_a_seed
-from compare.plan import Run
+from compare.plans.naming import names, setting, variant
+from compare.plans.planned_run import Run
 from compare.tables import scales
-from compare.variants import names, setting, variant
 
 _EACH: Final = "each network trained for the radius that it is verified at"
 

@@ -13,8 +13,8 @@ from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
 from abscert_plugin.verification.summary import Summary, clopper_pearson
 from compare.collect import Outcome, grouped
-from compare.plan import Run
-from compare.variants import variant
+from compare.plans.naming import variant
+from compare.plans.planned_run import Run
 
 OWN: Final = "abstrain"
 """The paper's own method (AC); its training does not depend on a radius."""

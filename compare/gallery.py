@@ -21,9 +21,9 @@ from abscert_plugin.report.provenance import run_images, run_replay
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.run import RUN
 from compare.collect import Outcome, grouped, records_file
+from compare.plans.naming import names, setting, variant
 from compare.results import TRAINING
 from compare.tables import scales
-from compare.variants import names, setting, variant
 
 MOST_ITEMS: Final = 6
 """Images that are shown of a verification."""

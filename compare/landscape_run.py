@@ -8,7 +8,7 @@ from typing import Final, final
 
 from abscert_plugin.errors import ConfigError
 from compare.landscape_record import LANDSCAPES, LandscapeRecord, Network
-from compare.plan import read_plan
+from compare.plans.plan import read_plan
 from compare.results import TRAINING, State, places
 
 _UNITS: Final = {"weights": "step, norms of the filters", "inputs": "step, pixel scale"}

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from abscert_plugin.records import RunInfo, read_json
 from abscert_plugin.verification.run import RUN
 from compare.collect import Outcome
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.results import CONFIG, DONE, TRAINING, Place
 from compare.tables import scales
 

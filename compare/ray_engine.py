@@ -28,7 +28,7 @@ import msgspec
 
 from abscert_plugin.data.request import DATA_VARIABLE
 from abscert_plugin.errors import AbscertError, ConfigError
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.results import Place, State
 from compare.worker import LOCK, LOOK_EVERY, abscert_command
 

@@ -17,7 +17,7 @@ from compare.formats import templates
 from compare.gallery import MOST_BYTES, MOST_ITEMS, halls
 from compare.landscape_record import LandscapeRecord, StoredLandscape, stored_landscapes
 from compare.listing import facts, listed
-from compare.plan import read_plan
+from compare.plans.plan import read_plan
 from compare.results import Place, State, places, stored_runs
 from compare.tables import PROTOCOLS, require_runs
 from compare.times import read_times

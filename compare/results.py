@@ -10,7 +10,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import read_json
-from compare.plan import Run
+from compare.plans.planned_run import Run
 
 CONFIG: Final = "config.json"
 DONE: Final = "done.json"

@@ -8,7 +8,7 @@ from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.records import write_json
 from compare.engines import Engine, OnProgress, Resources
 from compare.lock import locked
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.results import FAILURE, RUNS, Place, State
 from compare.worker import prepare
 

@@ -18,7 +18,7 @@ from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.opening import NetworkChoice, open_verifier
 from baselines.table import method_entry
-from compare.plan import Run
+from compare.plans.planned_run import Run
 
 DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({"cell": 250, "ball": 100})
 """Images that are decided together, by claim."""

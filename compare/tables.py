@@ -14,9 +14,9 @@ import msgspec
 from abscert_plugin.errors import RecordError
 from compare.collect import Outcome, grouped, outcomes
 from compare.figures import mislabelled, not_verified, one_a_seed, rate
-from compare.plan import Run
+from compare.plans.naming import names, variant
+from compare.plans.planned_run import Run
 from compare.results import Place
-from compare.variants import names, variant
 
 Row: TypeAlias = tuple[str, ...]
 NOT_RUN: Final = "not run"

@@ -15,7 +15,7 @@ from typing import IO, Final, final
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import write_json
 from compare.lock import locked
-from compare.plan import as_mapping
+from compare.plans.planned_run import as_mapping
 from compare.results import CONFIG, FAILURE, Place, State, stored_run
 
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a process

@@ -24,7 +24,7 @@ from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, prepa
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import Decider
 from baselines.pixels import PixelBalls
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.results import TRAINING, State, places
 from compare.spec import DECIDED_AT_ONCE, ball_search, one_epoch, training_spec
 from compare.times import Kind, Setting, Subject

@@ -58,4 +58,7 @@ DIGITS: Final = DataSetEntry(
     description="1797 grey 8x8 digits with 17 levels, embedded (scikit-learn's load_digits)",
     expected_files=(),
     load=load_digits,
+    shape=(1, 8, 8),
+    training_images=1_295,
+    test_images=359,
 )

@@ -226,4 +226,7 @@ IMAGENET: Final = DataSetEntry(
     description="ImageNet (ILSVRC 2012): 1,281,167 images of 1000 classes, 50,000 in val/, brought to 224 x 224",
     expected_files=("train/CLASS/*.JPEG", "val/CLASS/*.JPEG"),
     load=load_imagenet,
+    shape=(3, _IMAGENET_SIDE, _IMAGENET_SIDE),
+    training_images=1_276_167,
+    test_images=50_000,
 )

@@ -44,12 +44,24 @@ class DataSetEntry:
         description: one line for the user.
         expected_files: the files that the user has to supply; empty for an embedded data set.
         load: reads one split.
+        shape: (channels, height, width) of every image, where no other size is asked for; None where the files tell it.
+        training_images: how many the split `train` has; None where the files tell it.
+        test_images: the same of the split `test`.
     """
 
     name: str
     description: str
     expected_files: tuple[str, ...]
     load: Callable[[DataRequest], DataSet]
+    shape: tuple[int, int, int] | None = None
+    training_images: int | None = None
+    test_images: int | None = None
+
+    def image_shape(self, image_size: int | None) -> tuple[int, int, int] | None:
+        """Return (channels, height, width) of images brought to a size; None where only the files tell it."""
+        if self.shape is None or image_size is None:
+            return self.shape
+        return self.shape[0], image_size, image_size
 
 
 def searched_folders(request: DataRequest, name: str, files: str) -> tuple[Path, ...]:

@@ -17,7 +17,8 @@ from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
 from compare.cli.options import DEFAULT_RESULTS, Results
 from compare.cli.progress import plan_progress
-from compare.plan import Run, read_plan, shipped_plans
+from compare.plans.plan import read_plan, shipped_plans
+from compare.plans.planned_run import Run
 
 PlanName = Annotated[str, typer.Argument(help="Name of a plan that is shipped, or a .toml file.")]
 Method = Annotated[str | None, typer.Option("--method", help="Only the runs of this method.")]
@@ -52,17 +53,19 @@ def plan(
     json: options.Json = False,
 ) -> None:
     """Show the runs of a plan, which of them are done, and about how long the others take."""
-    from compare.estimate import estimated_seconds
+    from compare.plans.expected_time import expected_seconds
     from compare.results import State, places
     from compare.runner import pick
 
     chosen = read_plan(name)
     found = places(pick(chosen.runs(), method, network), out)
-    seconds = {place.run.key: estimated_seconds(place.run) for place in found}
-    left = sum(seconds[place.run.key] for place in found if place.state is not State.DONE)
+    seconds = {place.run.key: expected_seconds(place.run) for place in found}
+    left = [seconds[place.run.key] for place in found if place.state is not State.DONE]
+    known = [value for value in left if value is not None]
+    total = sum(known) if len(known) == len(left) else None
     if json:
         rows = [{"key": place.run.key, "run": place.run.title, "state": str(place.state)} for place in found]
-        print_json({"runs": rows, "estimated_seconds_left": round(left)})
+        print_json({"runs": rows, "estimated_seconds_left": None if total is None else round(total)})
         return
     table = Table(title=chosen.title, title_justify="left")
     for column in ("key", "run", "epochs", "state", "about"):
@@ -72,7 +75,9 @@ def plan(
         epochs = "" if one.epochs is None else str(one.epochs)
         table.add_row(one.key[:8], one.title, epochs, str(place.state), _duration(seconds[one.key]))
     OUT.print(table)
-    OUT.print(f"{len(found)} runs; what is left takes about {_duration(left)} on this machine, by a rough estimate")
+    unknown = f", and {len(left) - len(known)} runs of data whose size is not known before" if total is None else ""
+    rough = f"about {_duration(sum(known))} on this machine, by a rough estimate{unknown}"
+    OUT.print(f"{len(found)} runs; what is left takes {rough}", soft_wrap=True)
 
 
 def run(
@@ -174,13 +179,15 @@ def _name_costly(left: Sequence[Run]) -> None:
     for (method, data), why in _COSTLY.items():
         runs = [run for run in left if (run.method, run.data) == (method, data)]
         if runs:
-            from compare.estimate import estimated_seconds  # it loads torch
+            from compare.plans.expected_time import expected_seconds  # it loads torch
 
-            each = [f"{run.title} (about {_duration(estimated_seconds(run))})" for run in runs]
+            each = [f"{run.title} (about {_duration(expected_seconds(run))})" for run in runs]
             LOG.print(f"costly, {why}: {'; '.join(each)}", highlight=False, soft_wrap=True)
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

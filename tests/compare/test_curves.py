@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from command_line import abscert, refused
-from test_tables import RUN, store
+from stored_records import RUN, store
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record, RecordWriter, RunInfo
 from compare.collect import outcomes
 from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
 from compare.curves import Curve, CurveChart, Level, Point, curve_charts
-from compare.plan import Run
-from compare.variants import names, setting, variant
+from compare.plans.naming import names, setting, variant
+from compare.plans.planned_run import Run
 
 COUNT = 200
 IBP = msgspec.structs.replace(RUN, method="ibp", cells=None, certify=("0.05", "0.1"), radius="0.1", claims=("ball",))

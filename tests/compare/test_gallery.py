@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image
-from test_tables import RUN, store
+from stored_records import RUN, store
 
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.data.dataset import DataSet
@@ -19,7 +19,7 @@ from abscert_plugin.report.changes import COLOURS
 from compare import gallery as module
 from compare.collect import outcomes
 from compare.gallery import MOST_ITEMS, Gallery, halls
-from compare.plan import Run
+from compare.plans.planned_run import Run
 
 DIGITS = msgspec.structs.replace(RUN, data="digits", network="fc-3", radius="0.1", claims=("ball",))
 RADIUS = 0.1

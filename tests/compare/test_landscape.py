@@ -17,7 +17,7 @@ from abscert_plugin.grid import Grid
 from compare import landscape as module
 from compare.landscape import Landscape, input_landscape, weight_landscape
 from compare.landscape_record import stored_landscapes
-from compare.plan import read_plan
+from compare.plans.plan import read_plan
 
 PLAN = """
 title = "Digits, plain and on cells"

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tables import RUN, named, store
+from stored_records import RUN, named, store
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
@@ -23,7 +23,7 @@ from compare.collect import Outcome
 from compare.figures import is_admissible
 from compare.paper_cells import Draft
 from compare.paper_tables import Pool, drafts
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.tables import NOT_RUN, Table, epochs
 
 PAPER = msgspec.structs.replace(RUN, protocol="paper", radius="0.1", radius_scale=RadiusScale.TRAINING, cells=10)

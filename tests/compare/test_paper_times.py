@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from stored_records import named, store
 from test_paper_tables import LLM, PAPER, Lines, lines, of
-from test_tables import named, store
 
 from abscert_plugin.errors import RecordError
 from compare.catalogue import select_tables

@@ -9,7 +9,7 @@ from rich.console import Console
 from abscert_plugin.records import write_json
 from compare.cli import runs
 from compare.cli.progress import PlanProgress
-from compare.plan import Run, as_mapping
+from compare.plans.planned_run import Run, as_mapping
 from compare.results import CONFIG, DONE, FAILURE, RUNS, Place
 
 COSTLY = """

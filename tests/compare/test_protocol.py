@@ -18,7 +18,7 @@ from abscert_plugin.training.method import ABSTRAIN
 from abscert_plugin.training.run import RunSpec, TrainingData, run_training, write_run
 from compare.collect import outcomes
 from compare.execute import execute
-from compare.plan import Run
+from compare.plans.planned_run import Run
 
 
 def run_of(protocol: str) -> Run:

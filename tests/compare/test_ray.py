@@ -20,7 +20,7 @@ from small_plan import PLAN, outcome
 
 from abscert_plugin.records import read_records
 from compare import ray_engine
-from compare.plan import read_plan
+from compare.plans.plan import read_plan
 from compare.results import DONE, FAILURE, RUNS, places
 from compare.worker import LOCK, abscert_command
 

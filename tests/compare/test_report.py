@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from browser import BROWSER, Browser, browser
 from command_line import abscert, refused
+from stored_records import RUN, store
 from test_curves import IBP, verify
-from test_tables import RUN, store
 
 from compare.bars import charts
 from compare.catalogue import select_tables

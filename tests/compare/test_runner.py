@@ -14,7 +14,7 @@ from command_line import abscert, refused
 from small_plan import PLAN, outcome
 
 from abscert_plugin.records import read_records
-from compare.plan import read_plan
+from compare.plans.plan import read_plan
 from compare.results import FAILURE, RUNS, State, places, stored_run
 from compare.runner import held
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from command_line import abscert
 
-from compare.plan import read_plan
+from compare.plans.plan import read_plan
 from compare.tables import NOT_RUN, build_tables
 
 

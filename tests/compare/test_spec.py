@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from abscert_plugin.verification.opening import NetworkChoice
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.spec import ball_search
 
 

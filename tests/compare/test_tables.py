@@ -14,83 +14,15 @@ from statistics import mean, stdev
 import msgspec
 import pytest
 from command_line import abscert, refused
+from stored_records import RUN, named, store
 
-from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.claim import RadiusScale
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
+from abscert_plugin.records import write_json
 from compare.catalogue import TABLES
 from compare.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown
-from compare.plan import Run, as_mapping
-from compare.results import CONFIG, DONE, FAILURE, RUNS
+from compare.results import DONE, FAILURE, RUNS
 from compare.tables import NOT_RUN, Table, build_tables
-
-RUN = Run(
-    data="mnist",
-    network="dm-small",
-    method="abstrain",
-    radius="0.15",
-    certify=("0.15",),
-    cells=6,
-    claims=("cell", "ball"),
-)
-
-
-def rows(claim: str, failed: int, count: int, radius: Radius) -> list[Record]:
-    is_ball = claim == "ball"
-    return [
-        Record(
-            index=number,
-            label=0,
-            prediction=1 if number < failed // 2 else 0,
-            claim=claim,
-            radius=float(radius.given) if is_ball else None,
-            radius_scale=radius.scale if is_ball else None,
-            verdict="falsified" if number < failed else "certified",
-            reason="",
-            method="forward" if number < failed // 2 else "branch and bound",
-            reachable_log2=None,
-            margin=None,
-            seconds=0.1,
-            counterexample="itself" if number < failed else None,
-            schema=1,
-            inputs="float" if is_ball else None,
-        )
-        for number in range(count)
-    ]
-
-
-def store(
-    results: Path,
-    run: Run,
-    failed: dict[str, int],
-    count: int = 200,
-    version: str = "0.1.0",
-    validation_error: float | None = None,
-    chosen_on: str | None = None,
-) -> Path:
-    """Write what a run leaves, with so many images not certified under each claim; half of them are mislabelled."""
-    folder = results / RUNS / run.key
-    (folder / "training").mkdir(parents=True)
-    write_json(folder / CONFIG, as_mapping(run))
-    said = {} if validation_error is None else {"validation_error": validation_error}
-    history = "".join(json.dumps({"epoch": at, "seconds": at, **said}) + "\n" for at in (1, 2, 9))
-    (folder / "training" / "history.jsonl").write_text(history)
-    if chosen_on is not None:
-        described = {"validation_sha256": chosen_on, "activation": run.activation}
-        info = RunInfo("train", described, {}, "a trainer", None, {}, None, 12.0)
-        info.write(folder / "training" / "run.json")
-    for claim, number in failed.items():
-        out = folder / f"verify-{claim}"
-        out.mkdir()
-        with RecordWriter(out / "records.jsonl") as writer:
-            writer.write(rows(claim, number, count, run.trained_for))
-        radius = {"radius": run.radius, "radius_scale": run.radius_scale} if claim == "ball" else {"radius": None}
-        versions = {"abscert-plugin": version}
-        RunInfo("verify", {"claim": claim, **radius}, versions, "a machine", "CPU", {"sha256": "test"}, {}, 12.0).write(
-            out / "run.json"
-        )
-    write_json(folder / DONE, {"key": run.key, "seconds": 1.0})
-    return folder
 
 
 class Page(HTMLParser):
@@ -119,10 +51,6 @@ class Page(HTMLParser):
         if self.open and self.open[-1] == "td":
             text, right = self.cells[-1]
             self.cells[-1] = (text + data, right)
-
-
-def named(table: Table) -> list[dict[str, str]]:
-    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
 def test_claims_have_columns_of_their_own_in_the_row_of_a_radius(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from command_line import abscert, disk_with_room_for, refused
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import RecordError
 from compare import workload
-from compare.plan import Run, read_plan
+from compare.plans.plan import read_plan
+from compare.plans.planned_run import Run
 from compare.results import RUNS
 from compare.times import ROWS, SETTING, TIMES, Block, Kind, Setting, read_times
 from compare.timing import Amounts, RoundLog, order_of, timings

@@ -14,7 +14,7 @@ from small_plan import PLAN
 from abscert_plugin.errors import RecordError
 from compare import worker
 from compare.lock import locked
-from compare.plan import read_plan
+from compare.plans.plan import read_plan
 from compare.results import CONFIG, DONE, FAILURE, RUNS, Place, State, places
 from compare.worker import LOCK, Ending, abscert_command, prepare, run_in_process, work
 

@@ -17,7 +17,7 @@ from baselines.adv_ibp import AdvIbp, Phase
 from baselines.crown_ibp import CrownIbp
 from baselines.lbp import Lbp
 from compare import workload
-from compare.plan import Run
+from compare.plans.planned_run import Run
 from compare.spec import one_epoch, training_spec
 from compare.times import Kind, Setting
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from compare.plan import Run
+from compare.plans.planned_run import Run
 
 # what a name says beside method, cells and options, where runs of one such name differ in it
 _PARTS: Final[Mapping[str, Callable[[Run], str]]] = MappingProxyType(

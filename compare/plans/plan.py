@@ -1,100 +1,21 @@
 """Plans: which data set, network, method, radius and seed are trained and verified, as TOML."""
 
-import hashlib
-import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, TypeAlias, final
+from typing import final
 
 import msgspec
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
-
-_KEY_LENGTH: Final = 16
-Options: TypeAlias = dict[str, str]
+from compare.plans.planned_run import Options, Run
 
 
 @final
-class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One training and its verifications: all that the result depends on.
-
-    Args:
-        data: name of the data set.
-        network: name of the network.
-        activation: its activation function; None is the method's own.
-        method: name of the method.
-        options: the method's own options, as text.
-        radius: the ball to train for, as text.
-        radius_scale: the scale of all radii of the run.
-        certify: radii of the claim `ball` that the network is verified at.
-        cells: number of cells; None for methods on plain images.
-        seed: of weights, order and augmentation.
-        epochs, batch_size, learning_rate: of the loop; None is the data set's own.
-        claims: the claims that are decided.
-        timeout: seconds an image (claim `ball`).
-        limit: only the first so many test images; None takes all.
-        ball_limit: the same for the claim `ball` alone.
-        image_size: side to resize the images of a folder to; None keeps them.
-        protocol: `sound`, or `paper` for what follows the paper's protocol.
-    """
-
-    data: str
-    network: str
-    method: str
-    radius: str
-    activation: str | None = None
-    options: Options = {}
-    radius_scale: RadiusScale = RadiusScale.PIXEL
-    certify: tuple[str, ...] = ()
-    cells: int | None = None
-    seed: int = 0
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    claims: tuple[str, ...] = ("ball",)
-    timeout: float = 1.0
-    limit: int | None = None
-    ball_limit: int | None = None
-    image_size: int | None = None
-    protocol: str = "sound"
-
-    @property
-    def key(self) -> str:
-        """What the run's folder is called: a hash of all of the above that is not its default."""
-        defaults = {field.name: field.default for field in msgspec.structs.fields(self)}
-        chosen = {name: value for name, value in as_mapping(self).items() if getattr(self, name) != defaults[name]}
-        canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_LENGTH]
-
-    @property
-    def trained_for(self) -> Radius:
-        """The ball to train for."""
-        return Radius.parse(self.radius, self.radius_scale)
-
-    @property
-    def given_options(self) -> str:
-        """The method's options as `name=value`, by name; empty where none was given."""
-        return " ".join(f"{name}={value}" for name, value in sorted(self.options.items()))
-
-    @property
-    def method_title(self) -> str:
-        """The method with the options that it was given."""
-        return f"{self.method} {self.given_options}".strip()
-
-    @property
-    def title(self) -> str:
-        """The run in a few words."""
-        cells = "" if self.cells is None else f", {self.cells} cells"
-        radius = f"radius {self.radius} {self.radius_scale}"
-        return f"{self.data} {self.network} {self.method_title}{cells}, {radius}, seed {self.seed}"
-
-
-@final
-class Grid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RunGrid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of a plan: every combination of its lists is a run.
 
     Args:
@@ -135,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     title: str
-    grid: list[Grid] = []
+    grid: list[RunGrid] = []
     include: list[str] = []
     protocol: str = "sound"
 
@@ -148,7 +69,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """
         if self.protocol not in ("sound", "paper"):
             raise ConfigError(f"expected the protocol sound or paper, got {self.protocol!r}")
-        from compare.check import check_run  # torch is imported here, not by reading a plan
+        from compare.plans.feasibility import check_run  # torch is imported here, not by reading a plan
 
         found: dict[str, Run] = {}
         for name in self.include:
@@ -187,7 +108,7 @@ def shipped_plans() -> Sequence[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def _expanded(part: Grid, protocol: str) -> list[Run]:
+def _expanded(part: RunGrid, protocol: str) -> list[Run]:
     from baselines.table import method_entry
 
     runs = []
@@ -233,9 +154,3 @@ def _claims(claims: Sequence[str], takes_intervals: bool) -> tuple[str, ...]:
     if unknown:
         raise ConfigError(f"expected the claims cell or ball, got {unknown[0]!r}")
     return tuple(claim for claim in claims if takes_intervals or claim == "ball")
-
-
-def as_mapping(run: Run) -> Mapping[str, Any]:
-    """Return a run as what JSON can hold."""
-    value: Mapping[str, Any] = msgspec.to_builtins(run)
-    return value

@@ -9,9 +9,9 @@ import pytest
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.config import Optimiser, default_config
 from baselines.table import method_entry
-from compare.estimate import estimated_seconds
 from compare.figures import is_admissible
-from compare.plan import Run, as_mapping, read_plan, shipped_plans
+from compare.plans.plan import read_plan
+from compare.plans.planned_run import Run, as_mapping
 from compare.published import PublishedFigure, Quantity, published
 from compare.spec import training_spec
 
@@ -85,24 +85,6 @@ def test_every_part_of_a_run_is_in_its_key(field: str, value: object) -> None:
 def test_every_part_of_a_run_is_under_test_above() -> None:
     (marked,) = test_every_part_of_a_run_is_in_its_key.pytestmark
     assert {field for field, _ in marked.args[1]} == set(Run.__struct_fields__)
-
-
-@pytest.mark.parametrize("name", shipped_plans())
-def test_shipped_plans_have_runs_and_an_estimate(name: str) -> None:
-    plan = read_plan(name)
-    assert plan.title
-    runs = plan.runs()
-    assert runs
-    assert all(0 < estimated_seconds(run) < 1e9 for run in runs)
-
-
-def test_more_epochs_and_larger_networks_are_estimated_to_take_longer() -> None:
-    times = [
-        estimated_seconds(msgspec.structs.replace(RUN, data="mnist", network=network, epochs=epochs))
-        for network, epochs in (("cnn-2layer", 2), ("cnn-2layer", 20), ("dm-large", 20))
-    ]
-    assert times == sorted(times)
-    assert times[0] < times[1] < times[2]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is known of a run before it is carried out: whether its names exist, and its method can train its network."""
+"""Whether a run can be carried out, before it is: its names exist, and its method can train its network."""
 
 from functools import cache
 from typing import Final
@@ -8,10 +8,9 @@ import torch
 from abscert_plugin.claim import Radius
 from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
-from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.networks import NETWORKS, Activation, InputShape, NetworkConfig
 from baselines.table import method_entry
-from compare.estimate import image_shape
-from compare.plan import Run
+from compare.plans.planned_run import Run
 
 _CLASSES: Final = 10
 _ANY_RADIUS: Final = Radius.parse("0.1")  # no method asks for it before it trains
@@ -20,17 +19,22 @@ _ANY_RADIUS: Final = Radius.parse("0.1")  # no method asks for it before it trai
 def check_run(run: Run) -> None:
     """Return if nothing speaks against a run; no data and no weights are read.
 
+    Whether the method can train the network is known for data sets alone whose entry tells the images' shape.
+
     Raises:
         ConfigError: if a name is unknown, or the method cannot train the network.
     """
     if run.data not in DATA_SETS:
         raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {run.data!r}")
+    if run.network not in NETWORKS:
+        raise ConfigError(f"{run.title}: expected a network of {', '.join(NETWORKS)}, got {run.network!r}")
     activation = run.activation or str(method_entry(run.method).activation)
     if activation not in list(Activation):
         raise ConfigError(f"expected an activation of {', '.join(Activation)}, got {activation!r}")
-    fault = _fault(
-        run.method, tuple(run.options.items()), run.network, activation, image_shape(run), run.cells is not None
-    )
+    shape = DATA_SETS[run.data].image_shape(run.image_size)
+    if shape is None:
+        return
+    fault = _fault(run.method, tuple(run.options.items()), run.network, activation, shape, run.cells is not None)
     if fault:
         raise ConfigError(f"{run.title}: {fault}")
 
@@ -41,7 +45,7 @@ def _fault(
     options: tuple[tuple[str, str], ...],
     network: str,
     activation: str,
-    shape: tuple[int, int, int],
+    shape: InputShape,
     takes_intervals: bool,
 ) -> str:
     """Return why a method cannot train a network; empty where nothing is known to be wrong."""

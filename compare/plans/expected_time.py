@@ -1,4 +1,4 @@
-"""About how long a run takes: rough, by the size of network and data and by what a method does in a step."""
+"""About how long a run takes, by what the entries of its data set and network tell, and by its method's step."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,27 +8,16 @@ from typing import Final
 import torch
 from torch import nn
 
+from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.networks import Activation, NetworkConfig
-from compare.plan import Run
+from abscert_plugin.networks import Activation, InputShape, NetworkConfig
+from compare.plans.planned_run import Run
 
 # Measured on one core of two that others shared: ten epochs of MNIST's cnn-2layer, 7 s an epoch of plain training. It
 # is rough: the same steps took half as long, or twice, as others came and went, and an accelerator is not considered.
 _FLOPS: Final = 3e10  # a second
 _EVALUATED: Final = 0.4  # of an epoch: what the validation after it costs
 _EPOCHS: Final = 10
-_COUNTS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(  # images to train and to test with
-    {
-        "digits": (1_294, 359),
-        "mnist": (55_000, 10_000),
-        "fashion-mnist": (55_000, 10_000),
-        "cifar10": (45_000, 10_000),
-        "imagenet": (1_276_167, 50_000),
-    }
-)
-_SHAPES: Final[Mapping[str, tuple[int, int, int]]] = MappingProxyType(
-    {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-)
 _STEPS: Final[Mapping[str, float]] = MappingProxyType(  # in steps of plain training, over all epochs
     {
         "plain": 1,
@@ -47,16 +36,15 @@ _STEPS: Final[Mapping[str, float]] = MappingProxyType(  # in steps of plain trai
 _UNCERTIFIED: Final = frozenset({"plain", "pgd", "abstrain"})  # most of their images take the whole time
 
 
-def image_shape(run: Run) -> tuple[int, int, int]:
-    """Return (channels, height, width) of the images of a run; those of a folder may be of other channels."""
-    side = run.image_size or 224
-    return _SHAPES.get(run.data, (3, side, side))
+def expected_seconds(run: Run) -> float | None:
+    """Return about how many seconds a run takes; None where its data set's entry does not tell what there is.
 
-
-def estimated_seconds(run: Run) -> float:
-    """Return about how many seconds a run takes; another method counts as much as `sabr`."""
-    images, tests = _COUNTS.get(run.data, _COUNTS["imagenet"])
-    shape = image_shape(run)
+    A method that is not in the table of steps counts as much as `sabr`.
+    """
+    entry = DATA_SETS[run.data]
+    shape, images, tests = entry.image_shape(run.image_size), entry.training_images, entry.test_images
+    if shape is None or images is None or tests is None:
+        return None
     tests = min(tests, run.limit or tests, run.ball_limit or tests)
     cost = 3 * _multiplications(run.network, shape, run.cells is not None) * 2  # forward, and twice as much backward
     step = _STEPS.get(run.method, _STEPS["sabr"])
@@ -67,7 +55,7 @@ def estimated_seconds(run: Run) -> float:
 
 
 @cache
-def _multiplications(name: str, shape: tuple[int, int, int], takes_intervals: bool) -> float:
+def _multiplications(name: str, shape: InputShape, takes_intervals: bool) -> float:
     """Return how many multiplications a forward pass of one image takes."""
     try:
         with torch.device("meta"):

@@ -1,0 +1,100 @@
+"""What is expected of a run before it is carried out: told by the entries of its data set and network, or unknown."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+import pytest
+from command_line import abscert
+
+from abscert_plugin.data import DATA_SETS, DataSetEntry, Split, load_data
+from abscert_plugin.errors import ConfigError
+from compare.plans import expected_time, feasibility
+from compare.plans.expected_time import expected_seconds
+from compare.plans.feasibility import check_run
+from compare.plans.plan import read_plan, shipped_plans
+from compare.plans.planned_run import Run
+
+RUN = Run(data="digits", network="fc-3", method="ibp", radius="0.1", certify=("0.1",))
+TINY = DataSetEntry("tiny", "a data set of another package", (), DATA_SETS["digits"].load, (1, 8, 8), 100, 20)
+SECRET = replace(TINY, name="secret", shape=None, training_images=None, test_images=None)
+PLAN = 'title = "new"\n[[grid]]\ndata = ["NAME"]\nnetwork = ["fc-3"]\nmethod = ["ibp"]\nradius = ["0.1"]\n'
+
+
+def register(monkeypatch: pytest.MonkeyPatch, *entries: DataSetEntry) -> None:
+    """Put entries into the table of data sets, as another package does."""
+    table: Mapping[str, DataSetEntry] = MappingProxyType({**DATA_SETS, **{entry.name: entry for entry in entries}})
+    for module in (feasibility, expected_time):
+        monkeypatch.setattr(module, "DATA_SETS", table)
+
+
+@pytest.mark.parametrize("name", shipped_plans())
+def test_shipped_plans_have_runs_and_an_expected_time(name: str) -> None:
+    plan = read_plan(name)
+    assert plan.title
+    runs = plan.runs()
+    assert runs
+    assert all(0 < (expected_seconds(run) or 0) < 1e9 for run in runs)
+
+
+def test_more_epochs_and_larger_networks_are_expected_to_take_longer() -> None:
+    times = [
+        expected_seconds(msgspec.structs.replace(RUN, data="mnist", network=network, epochs=epochs)) or 0
+        for network, epochs in (("cnn-2layer", 2), ("cnn-2layer", 20), ("dm-large", 20))
+    ]
+    assert times == sorted(times)
+    assert times[0] < times[1] < times[2]
+
+
+def test_a_new_data_set_is_judged_by_its_own_shape_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, TINY)
+    run = msgspec.structs.replace(RUN, data="tiny", epochs=100, claims=())
+    check_run(run)
+    whole = expected_seconds(msgspec.structs.replace(run, data="digits"))
+    own = expected_seconds(run)
+    assert own is not None
+    assert whole is not None
+    assert (own - 10) / (whole - 10) == pytest.approx(100 / 1295, rel=1e-6)  # the same network, by images
+    with pytest.raises(ConfigError, match="at least 63x63 pixels"):  # 224 x 224 would do
+        check_run(msgspec.structs.replace(run, network="alexnet"))
+    check_run(msgspec.structs.replace(run, network="alexnet", method="plain", image_size=64))
+
+
+@pytest.mark.parametrize("data", ["secret", "folder"])
+def test_where_nothing_is_told_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch, data: str) -> None:
+    register(monkeypatch, SECRET)
+    for network in ("fc-3", "alexnet", "resnet18"):
+        run = msgspec.structs.replace(RUN, data=data, network=network)
+        check_run(run)
+        assert expected_seconds(run) is None
+    with pytest.raises(ConfigError, match="expected a network of"):
+        check_run(msgspec.structs.replace(RUN, data=data, network="fc-33"))
+    with pytest.raises(ConfigError, match="expected an activation of"):
+        check_run(msgspec.structs.replace(RUN, data=data, activation="rleu"))
+
+
+def test_the_command_says_that_the_time_is_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.replace("NAME", "folder"))
+    done = abscert("compare", "plan", path, "--out", tmp_path / "out")
+    assert "unknown" in done.out
+    assert "and 1 runs of data whose size is not known before" in done.out
+    told = abscert("compare", "plan", path, "--out", tmp_path / "out", "--json")
+    assert told.json["estimated_seconds_left"] is None
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_what_an_entry_tells_is_what_is_loaded(name: str, request: pytest.FixtureRequest) -> None:
+    folder = None if name == "digits" else request.getfixturevalue("mnist_dir")
+    train, test = (load_data(name, split, folder) for split in (Split.TRAIN, Split.TEST))
+    entry = DATA_SETS[name]
+    assert (entry.shape, entry.training_images, entry.test_images) == (train.shape, len(train), len(test))
+    assert test.shape == entry.shape
+
+
+def test_an_image_size_is_that_of_the_shape() -> None:
+    assert DATA_SETS["imagenet"].image_shape(None) == (3, 224, 224)
+    assert DATA_SETS["imagenet"].image_shape(64) == (3, 64, 64)
+    assert DATA_SETS["folder"].image_shape(64) is None  # of how many channels is not known
