@@ -18,11 +18,11 @@ import jinja2
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
 from compare.catalogue import drafts_of
-from compare.collect import outcomes
 from compare.formats import markdown_rows
 from compare.paper_cells import Block
 from compare.paper_times import time_table
 from compare.published import Quantity, find
+from compare.results.verified_run import verified_runs
 from compare.tables import NOT_RUN, Table, tables_of
 from compare.times import read_times
 
@@ -115,14 +115,14 @@ def _single(path: Path) -> Single:
 
 def runs(**wanted: object) -> str:
     """Return the general table of the runs whose plan says all of `wanted`, and its notes."""
-    found, _ = outcomes(KEPT)
+    found, _ = verified_runs(KEPT)
     some = [one for one in found if all(getattr(one.run, name) == value for name, value in wanted.items())]
     return _with_notes(tables_of(KEPT, some, ()))
 
 
 def paper(number: int, protocol: str = "") -> str:
     """Return a table of the paper, without the rows that have no figure of ours."""
-    found, others = outcomes(KEPT)
+    found, others = verified_runs(KEPT)
     drafts = drafts_of(str(number), found, others, read_times(KEPT))
     wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
     shown = [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in wanted if not one.is_empty]

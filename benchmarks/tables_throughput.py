@@ -14,7 +14,7 @@ from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
 from compare.catalogue import select_tables
 from compare.formats import FORMATS
 from compare.plans.planned_run import Run, as_mapping
-from compare.results import CONFIG, DONE, RUNS
+from compare.results.stored_run import CONFIG, DONE, RUNS
 
 RUNS_MADE, IMAGES, LONGEST = 5, 10_000, 5.0
 

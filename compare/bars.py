@@ -7,9 +7,9 @@ from fractions import Fraction
 from typing import Final, final
 
 from abscert_plugin.report.figures import percent
-from compare.collect import Outcome, grouped
 from compare.figures import one_a_seed
 from compare.plans.naming import names, setting, variant
+from compare.results.verified_run import VerifiedRun, grouped
 from compare.tables import scales
 
 _TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -52,55 +52,55 @@ class Chart:
     bars: tuple[Bar, ...]
 
 
-def charts(found: Sequence[Outcome]) -> list[Chart]:
+def charts(found: Sequence[VerifiedRun]) -> list[Chart]:
     """Return one chart for each setting, claim and radius; the claim `cell` after the balls.
 
     Raises:
         RecordError: if records of different versions would be averaged.
     """
-    settings = grouped(found, lambda outcome: setting(outcome.run))
+    settings = grouped(found, lambda verified: setting(verified.run))
     made = []
     for title in sorted(settings):
-        balls = [outcome for outcome in settings[title] if outcome.radius is not None]
-        cells = [outcome for outcome in settings[title] if outcome.radius is None]
-        radii = sorted({outcome.radius.pixel for outcome in balls if outcome.radius is not None})
+        balls = [verified for verified in settings[title] if verified.radius is not None]
+        cells = [verified for verified in settings[title] if verified.radius is None]
+        radii = sorted({verified.radius.pixel for verified in balls if verified.radius is not None})
         made += _charts(title, [(radius, [one for one in balls if _length(one) == radius]) for radius in radii])
         made += _charts(title, [(None, cells)] if cells else [])
     return made
 
 
-def _length(outcome: Outcome) -> Fraction | None:
-    return None if outcome.radius is None else outcome.radius.pixel
+def _length(verified: VerifiedRun) -> Fraction | None:
+    return None if verified.radius is None else verified.radius.pixel
 
 
-def _charts(title: str, groups: Sequence[tuple[Fraction | None, Sequence[Outcome]]]) -> list[Chart]:
+def _charts(title: str, groups: Sequence[tuple[Fraction | None, Sequence[VerifiedRun]]]) -> list[Chart]:
     highest = max((_error(own) for _, group in groups for own in _ways(group).values()), default=0.0)
     top = next(end for end in _TOPS if end >= highest)
     return [_chart(title, radius, group, top) for radius, group in groups]
 
 
-def _chart(title: str, radius: Fraction | None, group: Sequence[Outcome], top: float) -> Chart:
-    ways, called = _ways(group), names(outcome.run for outcome in group)
+def _chart(title: str, radius: Fraction | None, group: Sequence[VerifiedRun], top: float) -> Chart:
+    ways, called = _ways(group), names(verified.run for verified in group)
     ordered = sorted(ways, key=lambda key: (_error(ways[key]), called[key]))
     bars = tuple(_bar(called[key], ways[key], top) for key in ordered)
     claim = "claim cell" if radius is None else f"claim ball, radius {scales(radius)}"
     return Chart(title, claim, f"{100 * top:.0f} %", bars)
 
 
-def _ways(group: Sequence[Outcome]) -> dict[str, tuple[Outcome, ...]]:
-    ways = grouped(group, lambda outcome: variant(outcome.run))
+def _ways(group: Sequence[VerifiedRun]) -> dict[str, tuple[VerifiedRun, ...]]:
+    ways = grouped(group, lambda verified: variant(verified.run))
     return {key: one_a_seed(own) for key, own in ways.items()}
 
 
-def _error(seeds: Sequence[Outcome]) -> float:
-    return statistics.mean(outcome.summary.verified_error for outcome in seeds)
+def _error(seeds: Sequence[VerifiedRun]) -> float:
+    return statistics.mean(verified.summary.verified_error for verified in seeds)
 
 
-def _bar(name: str, seeds: Sequence[Outcome], top: float) -> Bar:
+def _bar(name: str, seeds: Sequence[VerifiedRun], top: float) -> Bar:
     error = _error(seeds)
     if seeds[0].radius is None:
         parts: tuple[Part, ...] = (Part("cell", 100 * error / top),)
     else:
-        refuted = statistics.mean(outcome.summary.falsified / outcome.summary.images for outcome in seeds)
+        refuted = statistics.mean(verified.summary.falsified / verified.summary.images for verified in seeds)
         parts = (Part("refuted", 100 * refuted / top), Part("open", 100 * (error - refuted) / top))
     return Bar(name, f"{percent(error)} %", parts)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Final
 
 from abscert_plugin.errors import ConfigError
-from compare.collect import Outcome, outcomes
 from compare.paper_cells import Draft
 from compare.paper_tables import Pool, drafts
 from compare.paper_times import time_drafts, time_table
-from compare.results import Place
+from compare.results.stored_run import StoredRun
+from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables import NOT_RUN, Table, require_runs, tables_of
 from compare.times import TimeSummary, read_times
 
@@ -29,7 +29,7 @@ def select_tables(results: Path, name: str) -> tuple[Table, ...]:
     """
     if name not in TABLES:
         raise ConfigError(f"expected --table of {', '.join(TABLES)}, got {name!r}")
-    found, others = outcomes(results)
+    found, others = verified_runs(results)
     if name == "errors":
         return tables_of(results, found, others)
     times = read_times(results)
@@ -42,7 +42,7 @@ def select_tables(results: Path, name: str) -> tuple[Table, ...]:
 
 
 def all_tables(
-    results: Path, found: Sequence[Outcome], others: Sequence[Place], times: Sequence[TimeSummary]
+    results: Path, found: Sequence[VerifiedRun], others: Sequence[StoredRun], times: Sequence[TimeSummary]
 ) -> tuple[Table, ...]:
     """Return every table that has a figure, of what was read from a results folder.
 
@@ -59,7 +59,7 @@ def all_tables(
 
 
 def drafts_of(
-    name: str, found: Sequence[Outcome], others: Sequence[Place], times: Sequence[TimeSummary]
+    name: str, found: Sequence[VerifiedRun], others: Sequence[StoredRun], times: Sequence[TimeSummary]
 ) -> Iterable[Draft]:
     """Return the paper's table of a number, for every protocol (every machine, for times) that records are of.
 
@@ -68,5 +68,5 @@ def drafts_of(
     """
     if name == _TIMES:
         return time_drafts(times)
-    protocols = sorted({run.protocol for run in (*(one.run for one in found), *(place.run for place in others))})
+    protocols = sorted({run.protocol for run in (*(one.run for one in found), *(stored.run for stored in others))})
     return [draft for protocol in protocols for draft in drafts(int(name), Pool.of(found, protocol))]

@@ -9,10 +9,10 @@ from typing import Final, final
 import msgspec
 
 from abscert_plugin.verification.summary import clopper_pearson
-from compare.collect import Outcome, grouped
 from compare.figures import Count, mislabelled, not_verified, one_a_seed
 from compare.plans.naming import names, setting, variant
 from compare.plans.planned_run import Run
+from compare.results.verified_run import VerifiedRun, grouped
 from compare.tables import scales
 
 _EACH: Final = "each network trained for the radius that it is verified at"
@@ -86,26 +86,26 @@ class CurveChart:
     levels: tuple[Level, ...]
 
 
-def curve_charts(found: Iterable[Outcome]) -> tuple[CurveChart, ...]:
+def curve_charts(found: Iterable[VerifiedRun]) -> tuple[CurveChart, ...]:
     """Return one chart for each setting that has a verified ball.
 
     Raises:
         RecordError: if records of different versions would be averaged.
     """
-    groups = grouped(found, lambda outcome: setting(outcome.run))
+    groups = grouped(found, lambda verified: setting(verified.run))
     charts = [_chart(title, groups[title]) for title in sorted(groups)]
     return tuple(chart for chart in charts if chart.curves)
 
 
-def _chart(title: str, group: Sequence[Outcome]) -> CurveChart:
-    balls = [outcome for outcome in group if outcome.radius is not None]
+def _chart(title: str, group: Sequence[VerifiedRun]) -> CurveChart:
+    balls = [verified for verified in group if verified.radius is not None]
     pools, alone = _pooled(balls)
-    called = names(outcome.run for outcome in group)
+    called = names(verified.run for verified in group)
     families = names(_family(pool[0].run) for pool in pools.values())
     suffix = f", {_EACH}" if alone and pools else ""
     curves = [Curve(families[key] + suffix, _points(pool)) for key, pool in pools.items()]
     curves += [Curve(called[key], (_clean(own), *_points(own))) for key, own in alone.items()]
-    cells = grouped((outcome for outcome in group if outcome.radius is None), lambda outcome: variant(outcome.run))
+    cells = grouped((verified for verified in group if verified.radius is None), lambda verified: variant(verified.run))
     levels = [Level(called[key], _mean(some).high) for key, some in cells.items()]
     return CurveChart(
         title,
@@ -115,12 +115,12 @@ def _chart(title: str, group: Sequence[Outcome]) -> CurveChart:
     )
 
 
-def _pooled(balls: Sequence[Outcome]) -> tuple[Mapping[str, list[Outcome]], Mapping[str, list[Outcome]]]:
+def _pooled(balls: Sequence[VerifiedRun]) -> tuple[Mapping[str, list[VerifiedRun]], Mapping[str, list[VerifiedRun]]]:
     """Return what networks trained for several radii came to, each verified at its own alone, and all others."""
-    alone = grouped(balls, lambda outcome: variant(outcome.run))
-    pools: dict[str, dict[str, list[Outcome]]] = {}
+    alone = grouped(balls, lambda verified: variant(verified.run))
+    pools: dict[str, dict[str, list[VerifiedRun]]] = {}
     for key, own in alone.items():
-        if {outcome.radius for outcome in own} == {own[0].run.trained_for}:
+        if {verified.radius for verified in own} == {own[0].run.trained_for}:
             pools.setdefault(variant(_family(own[0].run)), {})[key] = own
     joined = {family: members for family, members in pools.items() if len(members) > 1}
     for members in joined.values():
@@ -143,28 +143,28 @@ def _caption(alone: Sequence[Run]) -> str:
     return f"Methods that train for a radius: for {scales(radii.pop())}."
 
 
-def _points(own: Sequence[Outcome]) -> tuple[Point, ...]:
-    by_radius: dict[Fraction, list[Outcome]] = {}
-    for outcome in own:
-        assert outcome.radius is not None
-        by_radius.setdefault(outcome.radius.pixel, []).append(outcome)
+def _points(own: Sequence[VerifiedRun]) -> tuple[Point, ...]:
+    by_radius: dict[Fraction, list[VerifiedRun]] = {}
+    for verified in own:
+        assert verified.radius is not None
+        by_radius.setdefault(verified.radius.pixel, []).append(verified)
     return tuple(_mean(by_radius[radius]) for radius in sorted(by_radius))
 
 
-def _mean(some: Sequence[Outcome]) -> Point:
+def _mean(some: Sequence[VerifiedRun]) -> Point:
     radius = some[0].radius
     return _point(0.0 if radius is None else float(radius.pixel), one_a_seed(some), not_verified)
 
 
-def _clean(own: Sequence[Outcome]) -> Point:
+def _clean(own: Sequence[VerifiedRun]) -> Point:
     """Return the error of radius 0, of the images that were verified at the least radius."""
-    least = min(outcome.radius.pixel for outcome in own if outcome.radius is not None)
-    some = [outcome for outcome in own if outcome.radius is not None and outcome.radius.pixel == least]
+    least = min(verified.radius.pixel for verified in own if verified.radius is not None)
+    some = [verified for verified in own if verified.radius is not None and verified.radius.pixel == least]
     return _point(0.0, one_a_seed(some), mislabelled)
 
 
-def _point(radius: float, seeds: Sequence[Outcome], count: Count) -> Point:
-    summaries = [outcome.summary for outcome in seeds]
+def _point(radius: float, seeds: Sequence[VerifiedRun], count: Count) -> Point:
+    summaries = [verified.summary for verified in seeds]
     errors = [count(summary) / summary.images for summary in summaries]
     images = summaries[0].images
     error = statistics.mean(errors)

@@ -10,10 +10,10 @@ from typing import Final, TypeAlias, final
 from abscert_plugin.errors import ConfigError
 from compare import ray_engine
 from compare.ray_engine import Cluster
-from compare.results import Place
+from compare.results.stored_run import StoredRun
 from compare.worker import run_in_process
 
-OnProgress: TypeAlias = Callable[[Sequence[Place]], None]
+OnProgress: TypeAlias = Callable[[Sequence[StoredRun]], None]
 
 
 @final
@@ -31,19 +31,19 @@ class Resources:
 
 
 # takes runs, tells every second which are at work, and yields each as it ends, with the reason of its failure or ""
-Endings: TypeAlias = Generator[tuple[Place, str], None, None]
-Engine: TypeAlias = Callable[[Sequence[Place], Resources, OnProgress], Endings]
+Endings: TypeAlias = Generator[tuple[StoredRun, str], None, None]
+Engine: TypeAlias = Callable[[Sequence[StoredRun], Resources, OnProgress], Endings]
 
 
-def _local(todo: Sequence[Place], resources: Resources, on_progress: OnProgress) -> Endings:
+def _local(todo: Sequence[StoredRun], resources: Resources, on_progress: OnProgress) -> Endings:
     """Carry the runs out on this machine, one process at a time."""
     if resources.cluster is not None:
         raise ConfigError("expected --address, --cpus and --gpus with --engine ray alone")
-    for place in todo:
-        yield place, run_in_process(place, resources.data_dir, partial(on_progress, (place,))).reason
+    for stored in todo:
+        yield stored, run_in_process(stored, resources.data_dir, partial(on_progress, (stored,))).reason
 
 
-def _ray(todo: Sequence[Place], resources: Resources, on_progress: OnProgress) -> Endings:
+def _ray(todo: Sequence[StoredRun], resources: Resources, on_progress: OnProgress) -> Endings:
     """Send the runs to a Ray cluster."""
     return ray_engine.carry_out(todo, resources.data_dir, resources.cluster or Cluster(), on_progress)
 

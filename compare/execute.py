@@ -11,7 +11,7 @@ from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.run import Artifact, Verification
 from compare.plans.planned_run import Run, as_mapping
-from compare.results import CONFIG, DONE, TRAINING
+from compare.results.stored_run import CONFIG, DONE, TRAINING
 from compare.spec import DECIDED_AT_ONCE, ball_search, training_spec
 
 

@@ -12,9 +12,9 @@ import msgspec
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
 from abscert_plugin.verification.summary import Summary, clopper_pearson
-from compare.collect import Outcome, grouped
 from compare.plans.naming import variant
 from compare.plans.planned_run import Run
+from compare.results.verified_run import VerifiedRun, grouped
 
 OWN: Final = "abstrain"
 """The paper's own method (AC); its training does not depend on a radius."""
@@ -50,9 +50,9 @@ class Rate:
     spread: str
 
 
-def rate(group: Sequence[Outcome], count: Count) -> Rate:
+def rate(group: Sequence[VerifiedRun], count: Count) -> Rate:
     """Return the mean share of images that `count` counts, over runs that differ in their seed alone."""
-    shares = [100 * count(outcome.summary) / outcome.summary.images for outcome in group]
+    shares = [100 * count(verified.summary) / verified.summary.images for verified in group]
     if len(shares) > 1:
         return Rate(statistics.mean(shares), f"± {statistics.stdev(shares):.2f}, {len(shares)} seeds")
     summary = group[0].summary
@@ -60,18 +60,18 @@ def rate(group: Sequence[Outcome], count: Count) -> Rate:
     return Rate(shares[0], f"{100 * low:.2f} to {100 * high:.2f}")
 
 
-def one_a_seed(group: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """Return one outcome for each seed, by seed: of two runs of one seed the first by its key.
+def one_a_seed(group: Sequence[VerifiedRun]) -> tuple[VerifiedRun, ...]:
+    """Return one verification for each seed, by seed: of two runs of one seed the first by its key.
 
     Raises:
         RecordError: if the records are of different versions, which are not averaged.
     """
-    versions = sorted({outcome.version for outcome in group})
+    versions = sorted({verified.version for verified in group})
     if len(versions) > 1:
         title = group[0].run.title
         raise RecordError(f"records of {title} are of versions {', '.join(versions)}; those are not averaged")
-    ordered = sorted(group, key=lambda outcome: outcome.run.key, reverse=True)
-    seeds = {outcome.run.seed: outcome for outcome in ordered}
+    ordered = sorted(group, key=lambda verified: verified.run.key, reverse=True)
+    seeds = {verified.run.seed: verified for verified in ordered}
     return tuple(seeds[seed] for seed in sorted(seeds))
 
 
@@ -86,23 +86,23 @@ def is_admissible(cells: int, radius: Radius) -> bool:
     return 2 * cells * radius.pixel <= 1
 
 
-def counts_for(outcome: Outcome, claim: str, radius: Radius) -> bool:
+def counts_for(verified: VerifiedRun, claim: str, radius: Radius) -> bool:
     """Return whether a verification counts for a claim at a radius.
 
     Claim `cell`: the cells are admissible. Claim `ball`: it was verified at the radius; a method that trains for a
     radius was trained for the same.
     """
-    run = outcome.run
-    if outcome.summary.claim != claim:
+    run = verified.run
+    if verified.summary.claim != claim:
         return False
     if claim == "cell":
         return run.cells is not None and is_admissible(run.cells, radius)
-    if outcome.radius is None or outcome.radius.pixel != radius.pixel:
+    if verified.radius is None or verified.radius.pixel != radius.pixel:
         return False
     return run.method == OWN or run.trained_for.pixel == radius.pixel
 
 
-def chosen(found: Sequence[Outcome], protocol: str) -> tuple[Outcome, ...]:
+def chosen(found: Sequence[VerifiedRun], protocol: str) -> tuple[VerifiedRun, ...]:
     """Return the runs that a cell shows, one for each seed; empty where there is none.
 
     Of several ways to train, those count that were tested on the most images; of these the one is taken that is best by
@@ -123,28 +123,28 @@ def chosen(found: Sequence[Outcome], protocol: str) -> tuple[Outcome, ...]:
     )
 
 
-def _images(way: Sequence[Outcome]) -> int:
-    return min(outcome.summary.images for outcome in way)
+def _images(way: Sequence[VerifiedRun]) -> int:
+    return min(verified.summary.images for verified in way)
 
 
-def _way(outcome: Outcome) -> str:
+def _way(verified: VerifiedRun) -> str:
     """Return what runs of one way to train and verify share: all but the seed, and what has no say in the figure."""
-    run: Run = outcome.run
+    run: Run = verified.run
     if run.method == OWN:
         run = msgspec.structs.replace(run, radius="0", radius_scale=RadiusScale.PIXEL)
-    if outcome.summary.claim == "cell":
+    if verified.summary.claim == "cell":
         run = msgspec.structs.replace(run, timeout=0.0, ball_limit=None)
     return variant(run)
 
 
-def _test_error(outcome: Outcome) -> float:
-    return outcome.summary.verified_error
+def _test_error(verified: VerifiedRun) -> float:
+    return verified.summary.verified_error
 
 
-def _validation_error(outcome: Outcome) -> float:
-    return math.inf if outcome.validation_error is None else outcome.validation_error
+def _validation_error(verified: VerifiedRun) -> float:
+    return math.inf if verified.validation_error is None else verified.validation_error
 
 
-_CRITERIA: Final[Mapping[str, Callable[[Outcome], float]]] = MappingProxyType(
+_CRITERIA: Final[Mapping[str, Callable[[VerifiedRun], float]]] = MappingProxyType(
     {"paper": _test_error, "sound": _validation_error}
 )

@@ -20,9 +20,9 @@ from abscert_plugin.report.gallery import Picture, draw_image, take_images
 from abscert_plugin.report.provenance import run_images, run_replay
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.run import RUN
-from compare.collect import Outcome, grouped, records_file
 from compare.plans.naming import names, setting, variant
-from compare.results import TRAINING
+from compare.results.stored_run import TRAINING
+from compare.results.verified_run import VerifiedRun, grouped, records_file
 from compare.tables import scales
 
 MOST_ITEMS: Final = 6
@@ -101,7 +101,7 @@ class _Shelf:
         return self._found[key]
 
 
-def halls(found: Iterable[Outcome], data_dir: Path | None) -> tuple[Hall, ...]:
+def halls(found: Iterable[VerifiedRun], data_dir: Path | None) -> tuple[Hall, ...]:
     """Return the galleries of all verified balls that have a stored counterexample, of the first seed.
 
     Args:
@@ -111,40 +111,40 @@ def halls(found: Iterable[Outcome], data_dir: Path | None) -> tuple[Hall, ...]:
     Raises:
         RecordError: if records cannot be read.
     """
-    balls = (outcome for outcome in found if outcome.radius is not None and outcome.summary.falsified)
-    groups = grouped(balls, lambda outcome: setting(outcome.run))
+    balls = (verified for verified in found if verified.radius is not None and verified.summary.falsified)
+    groups = grouped(balls, lambda verified: setting(verified.run))
     shown = {title: _first_seeds(group) for title, group in sorted(groups.items())}
     share = MOST_BYTES // max(1, sum(map(len, shown.values())))
     shelf = _Shelf(data_dir)
     made = []
     for title, group in shown.items():
-        called = names(outcome.run for outcome in group)
-        galleries = [_gallery(outcome, called[variant(outcome.run)], shelf, share) for outcome in group]
+        called = names(verified.run for verified in group)
+        galleries = [_gallery(verified, called[variant(verified.run)], shelf, share) for verified in group]
         made.append(Hall(title, tuple(gallery for gallery in galleries if gallery.items)))
     return tuple(hall for hall in made if hall.galleries)
 
 
-def _first_seeds(group: Sequence[Outcome]) -> list[Outcome]:
-    first: dict[tuple[str, Fraction], Outcome] = {}
-    for outcome in sorted(group, key=lambda one: (one.run.seed, one.run.key)):
-        assert outcome.radius is not None
-        first.setdefault((variant(outcome.run), outcome.radius.pixel), outcome)
+def _first_seeds(group: Sequence[VerifiedRun]) -> list[VerifiedRun]:
+    first: dict[tuple[str, Fraction], VerifiedRun] = {}
+    for verified in sorted(group, key=lambda one: (one.run.seed, one.run.key)):
+        assert verified.radius is not None
+        first.setdefault((variant(verified.run), verified.radius.pixel), verified)
     return [first[key] for key in sorted(first, key=lambda key: (first[key].run.method, *key))]
 
 
-def _gallery(outcome: Outcome, name: str, shelf: _Shelf, most_bytes: int) -> Gallery:
-    assert outcome.radius is not None
-    run = RunInfo.read(outcome.folder / RUN)
-    falsified = [row for row in read_records(records_file(outcome.folder)) if row.verdict == Verdict.FALSIFIED]
+def _gallery(verified: VerifiedRun, name: str, shelf: _Shelf, most_bytes: int) -> Gallery:
+    assert verified.radius is not None
+    run = RunInfo.read(verified.folder / RUN)
+    falsified = [row for row in read_records(records_file(verified.folder)) if row.verdict == Verdict.FALSIFIED]
     changed = [row for row in falsified if row.counterexample != ITSELF]
-    data = shelf.images(run, outcome.run.image_size)
+    data = shelf.images(run, verified.run.image_size)
     chosen = sorted(changed, key=lambda row: row.index)[:MOST_ITEMS]
-    items = _items(chosen, outcome.folder, run, None if isinstance(data, str) else data)
-    counts = f"{len(falsified):,} of {outcome.summary.images:,} images falsified"
+    items = _items(chosen, verified.folder, run, None if isinstance(data, str) else data)
+    counts = f"{len(falsified):,} of {verified.summary.images:,} images falsified"
     if len(falsified) > len(changed):
         counts += f", {len(falsified) - len(changed):,} of them mislabelled without a change"
     missing = f"The counterexamples stand alone, since {data}." if isinstance(data, str) else ""
-    return Gallery(name, f"radius {scales(outcome.radius.pixel)}", counts, _within(items, most_bytes), missing)
+    return Gallery(name, f"radius {scales(verified.radius.pixel)}", counts, _within(items, most_bytes), missing)
 
 
 def _within(items: Sequence[Item], most_bytes: int) -> tuple[Item, ...]:

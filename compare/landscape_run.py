@@ -9,7 +9,7 @@ from typing import Final, final
 from abscert_plugin.errors import ConfigError
 from compare.landscape_record import LANDSCAPES, LandscapeRecord, Network
 from compare.plans.plan import read_plan
-from compare.results import TRAINING, State, places
+from compare.results.stored_run import TRAINING, State, stored_runs_of
 
 _UNITS: Final = {"weights": "step, norms of the filters", "inputs": "step, pixel scale"}
 _SPANS: Final = {"weights": 0.5, "inputs": 0.1}
@@ -61,7 +61,7 @@ def of_plan(plan: str, results: Path) -> tuple[tuple[Training, ...], str, int]:
         ConfigError: if the plan cannot be read, or none of its runs is done.
     """
     read = read_plan(plan)
-    held = places(read.runs(), results)
+    held = stored_runs_of(read.runs(), results)
     done = tuple(Training(one.folder / TRAINING, one.run.key) for one in held if one.state is State.DONE)
     if not done:
         raise ConfigError(f"no run of {plan} is done in {results}; `abscert compare run {plan} --out {results}` first")

@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from abscert_plugin.records import RunInfo, read_json
 from abscert_plugin.verification.run import RUN
-from compare.collect import Outcome
 from compare.plans.planned_run import Run
-from compare.results import CONFIG, DONE, TRAINING, Place
+from compare.results.stored_run import CONFIG, DONE, TRAINING, StoredRun
+from compare.results.verified_run import VerifiedRun
 from compare.tables import scales
 
 _DIGEST_SHOWN: Final = 12
@@ -60,7 +60,7 @@ class Fact:
     values: tuple[str, ...]
 
 
-def listed(held: Iterable[Place], results: Path, page: Path) -> list[Listed]:
+def listed(held: Iterable[StoredRun], results: Path, page: Path) -> list[Listed]:
     """Return the runs by data set, network, method and radius.
 
     Args:
@@ -71,8 +71,8 @@ def listed(held: Iterable[Place], results: Path, page: Path) -> list[Listed]:
     """
     home, root = page.parent.resolve(), results.resolve()
     start = home if root.is_relative_to(home) or home.is_relative_to(root) else None
-    ordered = sorted(held, key=lambda place: _order(place.run))
-    return [_listed(place, start) for place in ordered]
+    ordered = sorted(held, key=lambda stored: _order(stored.run))
+    return [_listed(stored, start) for stored in ordered]
 
 
 def _order(run: Run) -> tuple[object, ...]:
@@ -88,13 +88,13 @@ def _order(run: Run) -> tuple[object, ...]:
     )
 
 
-def _listed(place: Place, start: Path | None) -> Listed:
-    run, folder = place.run, place.folder
+def _listed(stored: StoredRun, start: Path | None) -> Listed:
+    run, folder = stored.run, stored.folder
     return Listed(
         run=run,
         radius=scales(run.trained_for.pixel),
-        state=str(place.state),
-        reason=place.reason,
+        state=str(stored.state),
+        reason=stored.reason,
         training_seconds=_seconds([folder / TRAINING / RUN]),
         verifying_seconds=_seconds(sorted(folder.glob(f"verify-*/{RUN}"))),
         folder="" if start is None or not folder.is_dir() else f"{_href(folder, start)}/",
@@ -123,14 +123,14 @@ def _seconds(paths: Sequence[Path]) -> str:
     return f"{sum(known):,.1f}" if known else ""
 
 
-def facts(found: Sequence[Outcome]) -> list[Fact]:
+def facts(found: Sequence[VerifiedRun]) -> list[Fact]:
     """Return what the figures were made with, from the run.json of every training and verification.
 
     Raises:
         RecordError: if one cannot be read.
     """
-    verified = [RunInfo.read(outcome.folder / RUN) for outcome in found]
-    paths = sorted({outcome.folder.parent / TRAINING / RUN for outcome in found})
+    verified = [RunInfo.read(verified.folder / RUN) for verified in found]
+    paths = sorted({verified.folder.parent / TRAINING / RUN for verified in found})
     trained = [RunInfo.read(path) for path in paths if path.is_file()]
     every = [*trained, *verified]
     lines = [

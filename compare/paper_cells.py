@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
 
-from compare.collect import Outcome
 from compare.figures import Count, not_verified, rate
 from compare.published import MISSING, PublishedFigure
+from compare.results.verified_run import VerifiedRun
 from compare.tables import NOT_RUN, Row, Table, epochs, machines
 
 
@@ -31,7 +31,7 @@ class Cell:
     cells: str = ""
     paper: str = ""
     difference: str = ""
-    runs: tuple[Outcome, ...] = ()
+    runs: tuple[VerifiedRun, ...] = ()
 
 
 @final
@@ -54,7 +54,7 @@ class Draft:
     notes: Row
 
     @property
-    def runs(self) -> tuple[Outcome, ...]:
+    def runs(self) -> tuple[VerifiedRun, ...]:
         """The verifications that it shows, each once."""
         runs = {run.folder: run for block in self.blocks for cell in block.cells for run in cell.runs}
         return tuple(runs.values())
@@ -108,7 +108,7 @@ def gain(ours: float, theirs: float) -> float | None:
     return 100 * (theirs - ours) / theirs if theirs > 0 else None
 
 
-def rate_cell(runs: tuple[Outcome, ...], count: Count, figure: PublishedFigure | None) -> Cell:
+def rate_cell(runs: tuple[VerifiedRun, ...], count: Count, figure: PublishedFigure | None) -> Cell:
     """Return the cell of a share of images.
 
     Args:
@@ -130,7 +130,7 @@ def rate_cell(runs: tuple[Outcome, ...], count: Count, figure: PublishedFigure |
     )
 
 
-def gain_cell(own: tuple[Outcome, ...], theirs: tuple[Outcome, ...], figure: PublishedFigure | None) -> Cell:
+def gain_cell(own: tuple[VerifiedRun, ...], theirs: tuple[VerifiedRun, ...], figure: PublishedFigure | None) -> Cell:
     """Return the cell of the improvement of verified errors over a competitor; arguments as in `rate_cell`."""
     if not own or not theirs:
         return Cell(paper=printed_text(figure))
@@ -140,7 +140,7 @@ def gain_cell(own: tuple[Outcome, ...], theirs: tuple[Outcome, ...], figure: Pub
     return Cell(ours=f"{value:.2f}", paper=printed_text(figure), difference=difference_text(value, figure))
 
 
-def pace_cell(runs: tuple[Outcome, ...], figure: PublishedFigure) -> Cell:
+def pace_cell(runs: tuple[VerifiedRun, ...], figure: PublishedFigure) -> Cell:
     """Return the cell of the seconds an epoch; other machines differ, so there is no difference."""
     if not runs:
         return Cell(paper=printed_text(figure))

@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.claim import Radius
-from compare.collect import ACTIVATIONS, Outcome
 from compare.figures import OWN, Count, chosen, counts_for, labelled, not_verified
 from compare.paper_cells import Block, Cell, Draft, gain_cell, pace_cell, rate_cell
 from compare.published import MISSING, PublishedFigure, Quantity, published
+from compare.results.verified_run import ACTIVATIONS, VerifiedRun
 from compare.tables import CLAIMS, LINE, NOT_RUN, PROTOCOLS, SCALES, Row, scales
 
 METHODS: Final[Mapping[str, str]] = MappingProxyType({OWN: "AC", "llm": "LLM", "lbp": "LBP", "adv-ibp": "AIBP"})
@@ -53,22 +53,22 @@ _ACCURACY: Final = (
 @final
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The outcomes of one protocol, by data set, network, activation and method."""
+    """The verifications of one protocol, by data set, network, activation and method."""
 
     protocol: str
-    found: Mapping[tuple[str, ...], tuple[Outcome, ...]]
+    found: Mapping[tuple[str, ...], tuple[VerifiedRun, ...]]
 
     @classmethod
-    def of(cls, found: Iterable[Outcome], protocol: str) -> "Pool":
+    def of(cls, found: Iterable[VerifiedRun], protocol: str) -> "Pool":
         """Return those of a protocol."""
-        groups: dict[tuple[str, ...], list[Outcome]] = {}
-        for outcome in found:
-            run = outcome.run
+        groups: dict[tuple[str, ...], list[VerifiedRun]] = {}
+        for verified in found:
+            run = verified.run
             if run.protocol == protocol:
-                groups.setdefault((run.data, run.network, outcome.activation, run.method), []).append(outcome)
+                groups.setdefault((run.data, run.network, verified.activation, run.method), []).append(verified)
         return cls(protocol, {key: tuple(group) for key, group in groups.items()})
 
-    def runs(self, figure: PublishedFigure, method: str, claim: str, radius: Radius) -> tuple[Outcome, ...]:
+    def runs(self, figure: PublishedFigure, method: str, claim: str, radius: Radius) -> tuple[VerifiedRun, ...]:
         """Return the runs to show of a method where `figure` is, one for each seed; empty where there is none.
 
         Raises:
@@ -76,7 +76,7 @@ class Pool:
         """
         activation = ACTIVATIONS.get(method, figure.activation)
         group = self.found.get((figure.data, figure.network, activation, method), ())
-        return chosen([outcome for outcome in group if counts_for(outcome, claim, radius)], self.protocol)
+        return chosen([verified for verified in group if counts_for(verified, claim, radius)], self.protocol)
 
 
 def drafts(number: int, pool: Pool) -> tuple[Draft, ...]:

@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from abscert_plugin.errors import AbscertError, ConfigError
 from compare.ray_engine import Connected, Ended, Event, Item, Job
-from compare.results import Place
+from compare.results.stored_run import StoredRun
 from compare.worker import LOOK_EVERY, run_in_process, when_stdin_ends
 
 _RETRIES: Final = 3  # of a run whose node or process was killed
@@ -71,12 +71,12 @@ def _send(item: Item, job: Job) -> Any:
 
 def _carry_out(item: Item, data_dir: str | None) -> str:
     """Carry a run out on the node where Ray starts this; return why it failed, empty where it did not."""
-    place = Place(item.run, Path(item.folder))
-    if not place.folder.parent.is_dir():
+    stored = StoredRun(item.run, Path(item.folder))
+    if not stored.folder.parent.is_dir():
         return (
-            f"the node {platform.node()} has no {place.folder.parent}: every node has to see the results folder there"
+            f"the node {platform.node()} has no {stored.folder.parent}: every node has to see the results folder there"
         )
-    ending = run_in_process(place, Path(data_dir) if data_dir else None, lambda: None)
+    ending = run_in_process(stored, Path(data_dir) if data_dir else None, lambda: None)
     if ending.was_killed:
         raise KilledError(ending.reason)
     return ending.reason

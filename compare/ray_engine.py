@@ -29,7 +29,7 @@ import msgspec
 from abscert_plugin.data.request import DATA_VARIABLE
 from abscert_plugin.errors import AbscertError, ConfigError
 from compare.plans.planned_run import Run
-from compare.results import Place, State
+from compare.results.stored_run import State, StoredRun
 from compare.worker import LOCK, LOOK_EVERY, abscert_command
 
 AUTO: Final = "auto"
@@ -116,8 +116,11 @@ _decoder: Final = msgspec.json.Decoder(Event)
 
 
 def carry_out(
-    todo: Sequence[Place], data_dir: Path | None, cluster: Cluster, on_progress: Callable[[Sequence[Place]], None]
-) -> Generator[tuple[Place, str], None, None]:
+    todo: Sequence[StoredRun],
+    data_dir: Path | None,
+    cluster: Cluster,
+    on_progress: Callable[[Sequence[StoredRun]], None],
+) -> Generator[tuple[StoredRun, str], None, None]:
     """Send the runs to a cluster; yield each as it ends, with the reason of its failure or "".
 
     Args:
@@ -137,26 +140,26 @@ def carry_out(
     _check_listening(cluster.address)
     data = data_dir or os.environ.get(DATA_VARIABLE)
     job = Job(
-        items=tuple(Item(place.run, str(place.folder.absolute())) for place in todo),
+        items=tuple(Item(stored.run, str(stored.folder.absolute())) for stored in todo),
         data_dir=str(Path(data).expanduser().absolute()) if data else None,
         address=cluster.address,
         cpus=cluster.cpus,
         gpus=cluster.gpus,
     )
-    left = {place.run.key: place for place in todo}
-    before = {key: _begun(place) for key, place in left.items()}
+    left = {stored.run.key: stored for stored in todo}
+    before = {key: _begun(stored) for key, stored in left.items()}
     with _driver(job) as events:
         while left:
             try:
                 ended = events.get(timeout=LOOK_EVERY)
             except Empty:
-                on_progress([place for key, place in left.items() if _begun(place) != before[key]])
+                on_progress([stored for key, stored in left.items() if _begun(stored) != before[key]])
                 continue
             if not isinstance(ended, Ended):
                 fault = str(ended) or f"the Ray cluster at {cluster.address} was lost"
                 raise ClusterError(f"{fault}; the same command goes on with the plan")
-            place = left.pop(ended.key)
-            yield place, ended.reason or _why_not_seen(place, _SHOWN_WITHIN)
+            stored = left.pop(ended.key)
+            yield stored, ended.reason or _why_not_seen(stored, _SHOWN_WITHIN)
 
 
 def _check_listening(address: str) -> None:
@@ -233,21 +236,21 @@ def _why_not_connected(address: str, events: Events) -> str:
     return str(first) or f"no Ray cluster answers at {address}; correct --address, and start this on one of its nodes"
 
 
-def _begun(place: Place) -> int:
+def _begun(stored: StoredRun) -> int:
     """Return when a process last began to work on a run; 0 where none has."""
     try:
-        return (place.folder / LOCK).stat().st_mtime_ns
+        return (stored.folder / LOCK).stat().st_mtime_ns
     except OSError:
         return 0
 
 
-def _why_not_seen(place: Place, within: float) -> str:
+def _why_not_seen(stored: StoredRun, within: float) -> str:
     """Return why a run that ended well on its node is not done here; empty where it is."""
     until = time.monotonic() + within
-    while place.state is not State.DONE:
+    while stored.state is not State.DONE:
         if time.monotonic() >= until:
-            return f"its node wrote it elsewhere: every node has to see {place.folder.parent} as the same folder"
+            return f"its node wrote it elsewhere: every node has to see {stored.folder.parent} as the same folder"
         time.sleep(LOOK_EVERY)
         with suppress(OSError):
-            os.listdir(place.folder)  # noqa: PTH208 - so that an NFS client looks again
+            os.listdir(stored.folder)  # noqa: PTH208 - so that an NFS client looks again
     return ""

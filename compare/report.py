@@ -10,7 +10,6 @@ import abscert_plugin
 from abscert_plugin.report.changes import COLOURS as CHANGES
 from compare.bars import charts
 from compare.catalogue import all_tables
-from compare.collect import Outcome, outcomes
 from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, PALETTE, RIGHT, TOP, WIDTH, Plot, plots
 from compare.curves import curve_charts
 from compare.formats import templates
@@ -18,7 +17,8 @@ from compare.gallery import MOST_BYTES, MOST_ITEMS, halls
 from compare.landscape_record import LandscapeRecord, StoredLandscape, stored_landscapes
 from compare.listing import facts, listed
 from compare.plans.plan import read_plan
-from compare.results import Place, State, places, stored_runs
+from compare.results.stored_run import State, StoredRun, stored_runs, stored_runs_of
+from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables import PROTOCOLS, require_runs
 from compare.times import read_times
 
@@ -37,14 +37,14 @@ class Content:
     Args:
         results: the results folder.
         title: of the plan, or of all runs.
-        places: the runs, done or not.
+        stored: the runs, done or not.
         found: the verifications of those that are done.
     """
 
     results: Path
     title: str
-    places: tuple[Place, ...]
-    found: tuple[Outcome, ...]
+    stored: tuple[StoredRun, ...]
+    found: tuple[VerifiedRun, ...]
 
     @classmethod
     def read(cls, results: Path, plan: str | None = None) -> "Content":
@@ -58,17 +58,17 @@ class Content:
             title, held = _TITLE, tuple(stored_runs(results))
         else:
             chosen = read_plan(plan)
-            title, held = chosen.title, places(chosen.runs(), results)
-        keys = {place.run.key for place in held}
-        found = tuple(outcome for outcome in outcomes(results)[0] if outcome.run.key in keys)
+            title, held = chosen.title, stored_runs_of(chosen.runs(), results)
+        keys = {stored.run.key for stored in held}
+        found = tuple(verified for verified in verified_runs(results)[0] if verified.run.key in keys)
         content = cls(results, title, held, found)
         require_runs(results, found, content.others)
         return content
 
     @property
-    def others(self) -> tuple[Place, ...]:
+    def others(self) -> tuple[StoredRun, ...]:
         """The runs that are not done."""
-        return tuple(place for place in self.places if place.state is not State.DONE)
+        return tuple(stored for stored in self.stored if stored.state is not State.DONE)
 
 
 @final
@@ -93,19 +93,19 @@ def render_report(content: Content, page: Path, data_dir: Path | None = None) ->
     Raises:
         RecordError: if a file cannot be read, or records of different versions would be averaged.
     """
-    runs = listed(content.places, content.results, page)
-    done = len(content.places) - len(content.others)
+    runs = listed(content.stored, content.results, page)
+    done = len(content.stored) - len(content.others)
     return (
         templates()
         .get_template("report.html")
         .render(
             title=content.title,
-            counts=f"{done} of {len(content.places)} runs are done.",
+            counts=f"{done} of {len(content.stored)} runs are done.",
             charts=charts(content.found),
             plots=plots(curve_charts(content.found)),
             size=_SIZE,
             colours=COLOURS,
-            tones=[f"var(--tone-{place})" for place in range(len(COLOURS))],
+            tones=[f"var(--tone-{number})" for number in range(len(COLOURS))],
             tables=all_tables(content.results, content.found, content.others, read_times(content.results)),
             landscapes=_pictures(stored_landscapes(content.results)),
             halls=halls(content.found, data_dir),
@@ -115,8 +115,8 @@ def render_report(content: Content, page: Path, data_dir: Path | None = None) ->
             runs=runs,
             linked=any(run.links for run in runs),
             facts=facts(content.found),
-            protocols=[PROTOCOLS[name] for name in sorted({place.run.protocol for place in content.places})],
-            methods=_methods({place.run.method for place in content.places}),
+            protocols=[PROTOCOLS[name] for name in sorted({stored.run.protocol for stored in content.stored})],
+            methods=_methods({stored.run.method for stored in content.stored}),
             version=abscert_plugin.__version__,
         )
     )

@@ -9,16 +9,16 @@ from abscert_plugin.records import write_json
 from compare.engines import Engine, OnProgress, Resources
 from compare.lock import locked
 from compare.plans.planned_run import Run
-from compare.results import FAILURE, RUNS, Place, State
+from compare.results.stored_run import FAILURE, RUNS, State, StoredRun
 from compare.worker import prepare
 
 
 def carry_out(
-    todo: Sequence[Place],
+    todo: Sequence[StoredRun],
     engine: Engine,
     resources: Resources,
     on_progress: OnProgress,
-    on_end: Callable[[Place], None],
+    on_end: Callable[[StoredRun], None],
 ) -> None:
     """Carry out every run that is not done; a run that failed is tried again, and one that fails is recorded.
 
@@ -34,17 +34,17 @@ def carry_out(
         KeyboardInterrupt: if the user stops it; the runs in progress are stopped too.
     """
     left = []
-    for place in todo:
-        if place.state is State.DONE:
-            on_end(place)
+    for stored in todo:
+        if stored.state is State.DONE:
+            on_end(stored)
         else:
-            left.append(place)
+            left.append(stored)
     with closing(engine(left, resources, on_progress)) as endings:
-        for place, reason in endings:
+        for stored, reason in endings:
             if reason:
-                prepare(place)  # a node may have found no folder to write in
-                write_json(place.folder / FAILURE, {"key": place.run.key, "reason": reason})
-            on_end(place)
+                prepare(stored)  # a node may have found no folder to write in
+                write_json(stored.folder / FAILURE, {"key": stored.run.key, "reason": reason})
+            on_end(stored)
 
 
 @contextmanager

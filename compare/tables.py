@@ -12,11 +12,11 @@ from typing import Final, TypeAlias, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from compare.collect import Outcome, grouped, outcomes
 from compare.figures import mislabelled, not_verified, one_a_seed, rate
 from compare.plans.naming import names, variant
 from compare.plans.planned_run import Run
-from compare.results import Place
+from compare.results.stored_run import StoredRun
+from compare.results.verified_run import VerifiedRun, grouped, verified_runs
 
 Row: TypeAlias = tuple[str, ...]
 NOT_RUN: Final = "not run"
@@ -104,24 +104,24 @@ def build_tables(results: Path) -> tuple[Table, ...]:
     """Return the tables of a results folder.
 
     Raises:
-        RecordError: as `outcomes` and `tables_of`.
+        RecordError: as `verified_runs` and `tables_of`.
     """
-    return tables_of(results, *outcomes(results))
+    return tables_of(results, *verified_runs(results))
 
 
-def tables_of(results: Path, found: Sequence[Outcome], others: Sequence[Place]) -> tuple[Table, ...]:
+def tables_of(results: Path, found: Sequence[VerifiedRun], others: Sequence[StoredRun]) -> tuple[Table, ...]:
     """Return the tables of what was read from a results folder: one for each protocol, and the runs without figures.
 
     Raises:
         RecordError: if there is nothing, or rows of one cell are of different versions.
     """
     require_runs(results, found, others)
-    protocols = sorted({outcome.run.protocol for outcome in found})
-    tables = [_errors([outcome for outcome in found if outcome.run.protocol == name], name) for name in protocols]
+    protocols = sorted({verified.run.protocol for verified in found})
+    tables = [_errors([verified for verified in found if verified.run.protocol == name], name) for name in protocols]
     return (*tables, *([_open_runs(others)] if others else []))
 
 
-def require_runs(results: Path, found: Sequence[Outcome], others: Sequence[Place]) -> None:
+def require_runs(results: Path, found: Sequence[VerifiedRun], others: Sequence[StoredRun]) -> None:
     """Return if a results folder has a run.
 
     Raises:
@@ -144,15 +144,15 @@ def scales(radius: Fraction, printed: str = "") -> str:
     return f"{float(radius):.4g} ({float(2 * radius):.4g})"
 
 
-def machines(found: Sequence[Outcome]) -> str:
+def machines(found: Sequence[VerifiedRun]) -> str:
     """Return a note of the machines that trained and verified."""
-    trained = sorted({outcome.training_device for outcome in found} - {""})
-    verified = sorted({outcome.device for outcome in found})
+    trained = sorted({verified.training_device for verified in found} - {""})
+    verified = sorted({verified.device for verified in found})
     parts = [f"{verb} on {'; '.join(devices)}" for verb, devices in (("trained", trained), ("verified", verified))]
     return f"Machine: {', '.join(part for part, devices in zip(parts, (trained, verified), strict=True) if devices)}."
 
 
-def epochs(runs: Sequence[Outcome]) -> str:
+def epochs(runs: Sequence[VerifiedRun]) -> str:
     """Return a note of the images that the epochs of runs were chosen on, as their own files say."""
     on_test = [run.chosen_on_test for run in {run.run.key: run for run in runs}.values()]
     if all(on_test):
@@ -163,9 +163,9 @@ def epochs(runs: Sequence[Outcome]) -> str:
     return f"Flagged: the epoch of {on_test.count(True)} of {len(on_test)} runs was chosen on the test set.{unknown}"
 
 
-def _errors(found: Sequence[Outcome], protocol: str) -> Table:
-    called = names(_without_cells(outcome.run) for outcome in found)
-    ways = grouped(found, lambda outcome: variant(outcome.run))
+def _errors(found: Sequence[VerifiedRun], protocol: str) -> Table:
+    called = names(_without_cells(verified.run) for verified in found)
+    ways = grouped(found, lambda verified: variant(verified.run))
     rows = sorted((pair for way in ways.values() for pair in _rows(way, called)), key=lambda pair: pair[0])
     notes = (PROTOCOLS[protocol], SCALES, CLAIMS, *_READING, epochs(found), machines(found))
     return Table(f"Verified errors, protocol {protocol}", _COLUMNS, tuple(row for _, row in rows), notes)
@@ -175,12 +175,12 @@ def _without_cells(run: Run) -> Run:
     return msgspec.structs.replace(run, cells=None)
 
 
-def _rows(way: Sequence[Outcome], called: Mapping[str, str]) -> list[tuple[tuple[object, ...], Row]]:
+def _rows(way: Sequence[VerifiedRun], called: Mapping[str, str]) -> list[tuple[tuple[object, ...], Row]]:
     """Return the rows of one way to train, one a radius, each with what it is sorted by."""
     run = way[0].run
-    by_radius: dict[Fraction | None, list[Outcome]] = {}
-    for outcome in way:
-        by_radius.setdefault(None if outcome.radius is None else outcome.radius.pixel, []).append(outcome)
+    by_radius: dict[Fraction | None, list[VerifiedRun]] = {}
+    for verified in way:
+        by_radius.setdefault(None if verified.radius is None else verified.radius.pixel, []).append(verified)
     cells = one_a_seed(by_radius.pop(None, []))
     method = called[variant(_without_cells(run))]
     network = run.network if run.activation is None else f"{run.network} {run.activation}"
@@ -192,10 +192,10 @@ def _rows(way: Sequence[Outcome], called: Mapping[str, str]) -> list[tuple[tuple
     return found
 
 
-def _figures(run: Run, cells: Sequence[Outcome], balls: Sequence[Outcome]) -> Row:
+def _figures(run: Run, cells: Sequence[VerifiedRun], balls: Sequence[VerifiedRun]) -> Row:
     whole = cells or balls
     cell, ball = (rate(group, not_verified) if group else None for group in (cells, balls))
-    unknown = [100 * outcome.summary.unknown / outcome.summary.images for outcome in balls]
+    unknown = [100 * verified.summary.unknown / verified.summary.images for verified in balls]
     images, ball_images = (f"{group[0].summary.images:,}" if group else "" for group in (whole, balls))
     not_measured = "" if run.cells is None else NOT_RUN
     return (
@@ -205,10 +205,10 @@ def _figures(run: Run, cells: Sequence[Outcome], balls: Sequence[Outcome]) -> Ro
         NOT_RUN if ball is None else f"{ball.percent:.2f}",
         "" if ball is None else ball.spread,
         _mean(unknown),
-        _mean([100 * outcome.attacked_error for outcome in balls]),
+        _mean([100 * verified.attacked_error for verified in balls]),
         f"{rate(whole, mislabelled).percent:.2f}",
-        _mean([outcome.epoch_seconds for outcome in whole]),
-        _mean([outcome.certifying_seconds for outcome in balls]),
+        _mean([verified.epoch_seconds for verified in whole]),
+        _mean([verified.certifying_seconds for verified in balls]),
     )
 
 
@@ -216,6 +216,6 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}" if values else ""
 
 
-def _open_runs(others: Sequence[Place]) -> Table:
-    rows = tuple((place.run.key, place.run.title, str(place.state), place.reason) for place in others)
+def _open_runs(others: Sequence[StoredRun]) -> Table:
+    rows = tuple((stored.run.key, stored.run.title, str(stored.state), stored.reason) for stored in others)
     return Table("Runs without figures", ("key", "run", "state", "reason"), rows, ())

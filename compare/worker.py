@@ -16,7 +16,7 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.records import write_json
 from compare.lock import locked
 from compare.plans.planned_run import as_mapping
-from compare.results import CONFIG, FAILURE, Place, State, stored_run
+from compare.results.stored_run import CONFIG, FAILURE, State, StoredRun, stored_run
 
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a process
 LOCK: Final = ".lock"
@@ -43,36 +43,36 @@ def abscert_command(*arguments: str) -> Sequence[str]:
     return [sys.executable, "-c", _COMMAND, "compare", *arguments]
 
 
-def prepare(place: Place) -> None:
+def prepare(stored: StoredRun) -> None:
     """Write what a run's process starts from, unless it is there: another process may be at work in the folder.
 
     Raises:
         RecordError: if the folder cannot be written.
     """
     try:
-        place.folder.mkdir(exist_ok=True)
+        stored.folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise RecordError(f"cannot write in {place.folder}: {error.strerror}; choose another --out") from error
+        raise RecordError(f"cannot write in {stored.folder}: {error.strerror}; choose another --out") from error
     try:
-        stored_run(place.folder)
+        stored_run(stored.folder)
     except RecordError:
-        write_json(place.folder / CONFIG, as_mapping(place.run))
+        write_json(stored.folder / CONFIG, as_mapping(stored.run))
 
 
-def run_in_process(place: Place, data_dir: Path | None, on_look: Callable[[], None]) -> Ending:
+def run_in_process(stored: StoredRun, data_dir: Path | None, on_look: Callable[[], None]) -> Ending:
     """Carry a run out in a process of its own, which ends with this one, however this one ends.
 
     Args:
-        place: the run; the folder that its own lies in is there.
+        stored: the run; the folder that its own lies in is there.
         data_dir: where the data sets' files are; `$ABSCERT_DATA` where None.
         on_look: called every second.
 
     Raises:
         RecordError: if its folder cannot be written.
     """
-    prepare(place)
+    prepare(stored)
     options = ["--data-dir", str(data_dir)] if data_dir else []
-    command = abscert_command("work", str(place.folder), "--with-parent", *options)
+    command = abscert_command("work", str(stored.folder), "--with-parent", *options)
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors) as worker,  # noqa: S603
@@ -102,11 +102,11 @@ def work(folder: Path, data_dir: Path | None) -> None:
     from compare.execute import execute
 
     with locked(folder / LOCK, f"another process has been at work in {folder} for too long: end it", _PATIENCE):
-        place = stored_run(folder)
-        if place.state is State.DONE:
+        stored = stored_run(folder)
+        if stored.state is State.DONE:
             return
         (folder / FAILURE).unlink(missing_ok=True)
-        execute(place.run, place.folder, data_dir, SilentObserver(), lambda _: None)
+        execute(stored.run, stored.folder, data_dir, SilentObserver(), lambda _: None)
 
 
 def when_stdin_ends(act: Callable[[], object]) -> None:

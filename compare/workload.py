@@ -25,7 +25,7 @@ from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import Decider
 from baselines.pixels import PixelBalls
 from compare.plans.planned_run import Run
-from compare.results import TRAINING, State, places
+from compare.results.stored_run import TRAINING, State, stored_runs_of
 from compare.spec import DECIDED_AT_ONCE, ball_search, one_epoch, training_spec
 from compare.times import Kind, Setting, Subject
 
@@ -140,13 +140,13 @@ def _opened(path: Path) -> Artifact:
 
 
 def _searcher(run: Run, results: Path, test: DataSet) -> Decider:
-    (place,) = places((run,), results)
-    if place.state is not State.DONE:
+    (stored,) = stored_runs_of((run,), results)
+    if stored.state is not State.DONE:
         raise ConfigError(
             f"expected the trained network of {run.title} in {results}: a search depends on the weights; "
             f"run the plan there first (`abscert compare run`), or leave --search-images out"
         )
-    training = place.folder / TRAINING
+    training = stored.folder / TRAINING
     return ball_search(run, _opened(training / "deploy.onnx"), test, run.certify[0])
 
 

@@ -16,7 +16,7 @@ def keep(
     json: options.Json = False,
 ) -> None:
     """Copy the records of runs that have ended: small enough to commit, enough for tables and pages."""
-    from compare.keep import keep as keep_records
+    from compare.results.kept_records import keep as keep_records
 
     copied = keep_records(out, into)
     if json:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from abscert_plugin.cli.console import LOG, progress_bar
 from abscert_plugin.errors import RecordError
-from compare.results import Place, State
+from compare.results.stored_run import State, StoredRun
 
 _LINES: Final = 6  # runs that are shown at once: those that got on last
 
@@ -29,17 +29,17 @@ class PlanProgress:
         self._ended = dict.fromkeys((State.DONE, State.FAILED), 0)
         self._at_work: dict[str, str] = {}  # what each run is at, by its key; the newest last
 
-    def on_end(self, place: Place) -> None:
+    def on_end(self, stored: StoredRun) -> None:
         """Say how a run has ended."""
-        state, reason = place.state, place.reason
-        LOG.print(f"{state}: {place.run.title}{f': {reason}' if reason else ''}", highlight=False, soft_wrap=True)
+        state, reason = stored.state, stored.reason
+        LOG.print(f"{state}: {stored.run.title}{f': {reason}' if reason else ''}", highlight=False, soft_wrap=True)
         self._ended[state] += 1
-        self._at_work.pop(place.run.key, None)
+        self._at_work.pop(stored.run.key, None)
         self._bar.update(self._task, advance=1, note=self.counts)
 
-    def on_progress(self, at_work: Sequence[Place]) -> None:
+    def on_progress(self, at_work: Sequence[StoredRun]) -> None:
         """Show what the runs at work are at."""
-        notes = {place.run.key: _note(place) for place in at_work}
+        notes = {stored.run.key: _note(stored) for stored in at_work}
         unchanged = {key: note for key, note in self._at_work.items() if notes.get(key) == note}
         self._at_work = unchanged | {key: note for key, note in notes.items() if key not in unchanged}
         self._bar.update(self._task, note=self.counts)
@@ -71,7 +71,7 @@ def plan_progress(total: int) -> Iterator[PlanProgress]:
         yield progress
 
 
-def _note(place: Place) -> str:
+def _note(stored: StoredRun) -> str:
     with suppress(OSError, RecordError):  # a node of a cluster may be writing the file
-        return f"{place.run.title}: {place.progress}"
-    return place.run.title
+        return f"{stored.run.title}: {stored.progress}"
+    return stored.run.title

@@ -54,26 +54,26 @@ def plan(
 ) -> None:
     """Show the runs of a plan, which of them are done, and about how long the others take."""
     from compare.plans.expected_time import expected_seconds
-    from compare.results import State, places
+    from compare.results.stored_run import State, stored_runs_of
     from compare.runner import pick
 
     chosen = read_plan(name)
-    found = places(pick(chosen.runs(), method, network), out)
-    seconds = {place.run.key: expected_seconds(place.run) for place in found}
-    left = [seconds[place.run.key] for place in found if place.state is not State.DONE]
+    found = stored_runs_of(pick(chosen.runs(), method, network), out)
+    seconds = {stored.run.key: expected_seconds(stored.run) for stored in found}
+    left = [seconds[stored.run.key] for stored in found if stored.state is not State.DONE]
     known = [value for value in left if value is not None]
     total = sum(known) if len(known) == len(left) else None
     if json:
-        rows = [{"key": place.run.key, "run": place.run.title, "state": str(place.state)} for place in found]
+        rows = [{"key": stored.run.key, "run": stored.run.title, "state": str(stored.state)} for stored in found]
         print_json({"runs": rows, "estimated_seconds_left": None if total is None else round(total)})
         return
     table = Table(title=chosen.title, title_justify="left")
     for column in ("key", "run", "epochs", "state", "about"):
         table.add_column(column, no_wrap=column != "run")
-    for place in found:
-        one = place.run
+    for stored in found:
+        one = stored.run
         epochs = "" if one.epochs is None else str(one.epochs)
-        table.add_row(one.key[:8], one.title, epochs, str(place.state), _duration(seconds[one.key]))
+        table.add_row(one.key[:8], one.title, epochs, str(stored.state), _duration(seconds[one.key]))
     OUT.print(table)
     unknown = f", and {len(left) - len(known)} runs of data whose size is not known before" if total is None else ""
     rough = f"about {_duration(sum(known))} on this machine, by a rough estimate{unknown}"
@@ -106,20 +106,20 @@ def run(
     """
     from compare.engines import Resources, engine_of
     from compare.ray_engine import Cluster
-    from compare.results import State, places
+    from compare.results.stored_run import State, stored_runs_of
     from compare.runner import carry_out, held, pick
 
     asked: dict[str, Any] = {"address": address, "cpus": cpus, "gpus": gpus}
     given = {key: value for key, value in asked.items() if value is not None}
     resources = Resources(data_dir, Cluster(**given) if given else None)
     chosen = engine_of(engine)
-    found = places(pick(read_plan(name).runs(), method, network), out)
-    _name_costly([place.run for place in found if place.state is not State.DONE])
+    found = stored_runs_of(pick(read_plan(name).runs(), method, network), out)
+    _name_costly([stored.run for stored in found if stored.state is not State.DONE])
     with held(out), interruptible("the same command goes on with the plan"), plan_progress(len(found)) as progress:
         carry_out(found, chosen, resources, progress.on_progress, progress.on_end)
-    counts = Counter(str(place.state) for place in found)
+    counts = Counter(str(stored.state) for stored in found)
     if json:
-        failures = {place.run.key: place.reason for place in found if place.state is State.FAILED}
+        failures = {stored.run.key: stored.reason for stored in found if stored.state is State.FAILED}
         print_json({"runs": len(found), "states": dict(counts), "failures": failures, "results": str(out)})
     else:
         OUT.print(f"{len(found)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}; in {out}")
@@ -129,23 +129,23 @@ def run(
 
 def status(out: Results = DEFAULT_RESULTS, json: options.Json = False) -> None:
     """Show every run that a results folder holds, and why those that failed did."""
-    from compare.results import stored_runs
+    from compare.results.stored_run import stored_runs
 
     found = list(stored_runs(out))
     if not found:
         raise ConfigError(f"expected runs in {out}, found none; `abscert compare run PLAN --out {out}` makes them")
     if json:
         rows = [
-            {"key": place.run.key, "run": place.run.title, "state": str(place.state), "reason": place.reason}
-            for place in found
+            {"key": stored.run.key, "run": stored.run.title, "state": str(stored.state), "reason": stored.reason}
+            for stored in found
         ]
         print_json({"runs": rows})
         return
     table = Table(title=f"runs in {out}", title_justify="left")
     for column in ("key", "run", "state", "reason"):
         table.add_column(column)
-    for place in found:
-        table.add_row(place.run.key, place.run.title, str(place.state), place.reason)
+    for stored in found:
+        table.add_row(stored.run.key, stored.run.title, str(stored.state), stored.reason)
     OUT.print(table)
 
 

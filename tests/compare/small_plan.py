@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from abscert_plugin.records import read_records
-from compare.results import RUNS, stored_run
+from compare.results.stored_run import RUNS, stored_run
 
 PLAN = """
 title = "small"

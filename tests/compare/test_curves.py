@@ -14,11 +14,11 @@ from stored_records import RUN, store
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record, RecordWriter, RunInfo
-from compare.collect import outcomes
 from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
 from compare.curves import Curve, CurveChart, Level, Point, curve_charts
 from compare.plans.naming import names, setting, variant
 from compare.plans.planned_run import Run
+from compare.results.verified_run import verified_runs
 
 COUNT = 200
 IBP = msgspec.structs.replace(RUN, method="ibp", cells=None, certify=("0.05", "0.1"), radius="0.1", claims=("ball",))
@@ -59,7 +59,7 @@ def verify(
 
 
 def charts_of(results: Path) -> tuple[CurveChart, ...]:
-    return curve_charts(outcomes(results)[0])
+    return curve_charts(verified_runs(results)[0])
 
 
 def test_a_point_lies_between_what_is_falsified_and_what_is_not_certified(tmp_path: Path) -> None:

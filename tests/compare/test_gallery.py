@@ -17,9 +17,9 @@ from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.records import Record, RecordWriter, RunInfo, write_array
 from abscert_plugin.report.changes import COLOURS
 from compare import gallery as module
-from compare.collect import outcomes
 from compare.gallery import MOST_ITEMS, Gallery, halls
 from compare.plans.planned_run import Run
+from compare.results.verified_run import verified_runs
 
 DIGITS = msgspec.structs.replace(RUN, data="digits", network="fc-3", radius="0.1", claims=("ball",))
 RADIUS = 0.1
@@ -80,7 +80,7 @@ def falsify(
 
 
 def galleries(results: Path, data_dir: Path | None = None) -> list[Gallery]:
-    return [one for hall in halls(outcomes(results)[0], data_dir) for one in hall.galleries]
+    return [one for hall in halls(verified_runs(results)[0], data_dir) for one in hall.galleries]
 
 
 def pixels(uri: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from command_line import abscert
 from image_folder import write_image_folder
 
 from abscert_plugin.records import read_json, read_records
-from compare.results import RUNS
+from compare.results.stored_run import RUNS
 
 PLAN = """
 title = "a small table 5"

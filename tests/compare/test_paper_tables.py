@@ -19,11 +19,11 @@ from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
 from abscert_plugin.verification.summary import Summary
 from compare.catalogue import select_tables
-from compare.collect import Outcome
 from compare.figures import is_admissible
 from compare.paper_cells import Draft
 from compare.paper_tables import Pool, drafts
 from compare.plans.planned_run import Run
+from compare.results.verified_run import VerifiedRun
 from compare.tables import NOT_RUN, Table, epochs
 
 PAPER = msgspec.structs.replace(RUN, protocol="paper", radius="0.1", radius_scale=RadiusScale.TRAINING, cells=10)
@@ -46,7 +46,7 @@ def small(table: Table, epsilon: str) -> Lines:
     return lines(table, data="mnist", network="dm-small", epsilon=epsilon)
 
 
-def outcome(run: Run, claim: str, failed: int, images: int = 200, **changes: Any) -> Outcome:
+def outcome(run: Run, claim: str, failed: int, images: int = 200, **changes: Any) -> VerifiedRun:
     """Return what a verification of a run came to, without its files."""
     summary = Summary(
         claim=claim,
@@ -74,10 +74,10 @@ def outcome(run: Run, claim: str, failed: int, images: int = 200, **changes: Any
         "chosen_on_test": False,
         "training_device": "",
     }
-    return Outcome(**(values | changes))
+    return VerifiedRun(**(values | changes))
 
 
-def made(number: int, found: Sequence[Outcome], protocol: str = "paper") -> tuple[Draft, ...]:
+def made(number: int, found: Sequence[VerifiedRun], protocol: str = "paper") -> tuple[Draft, ...]:
     return drafts(number, Pool.of(found, protocol))
 
 

@@ -10,7 +10,7 @@ from abscert_plugin.records import write_json
 from compare.cli import runs
 from compare.cli.progress import PlanProgress
 from compare.plans.planned_run import Run, as_mapping
-from compare.results import CONFIG, DONE, FAILURE, RUNS, Place
+from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, StoredRun
 
 COSTLY = """
 title = "costly"
@@ -24,16 +24,16 @@ epochs = 3200
 """
 
 
-def place(results: Path, seed: int) -> Place:
+def place(results: Path, seed: int) -> StoredRun:
     """Return a run whose folder is there."""
     run = Run(data="digits", network="fc-3", method="ibp", radius="0.1", seed=seed)
     folder = results / RUNS / run.key
     (folder / "training").mkdir(parents=True)
     write_json(folder / CONFIG, as_mapping(run))
-    return Place(run, folder)
+    return StoredRun(run, folder)
 
 
-def train(one: Place, epoch: int) -> None:
+def train(one: StoredRun, epoch: int) -> None:
     write_json(one.folder / "training/checkpoint.json", {"epoch": epoch})
 
 

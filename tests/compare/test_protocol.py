@@ -16,9 +16,9 @@ from abscert_plugin.records import read_json, read_records
 from abscert_plugin.training.loop import SilentObserver
 from abscert_plugin.training.method import ABSTRAIN
 from abscert_plugin.training.run import RunSpec, TrainingData, run_training, write_run
-from compare.collect import outcomes
 from compare.execute import execute
 from compare.plans.planned_run import Run
+from compare.results.verified_run import verified_runs
 
 
 def run_of(protocol: str) -> Run:
@@ -63,7 +63,7 @@ def test_the_error_of_the_paper_is_that_of_its_best_epoch_on_the_test_images(tmp
     history = [json.loads(line) for line in (folder / "training/history.jsonl").read_text().splitlines()]
     error = sum(row.verdict != "certified" for row in rows) / len(rows)
     assert error == pytest.approx(min(row["validation_error"] for row in history))
-    (found,), _ = outcomes(tmp_path)
+    (found,), _ = verified_runs(tmp_path)
     assert found.chosen_on_test is True
 
 
@@ -73,7 +73,7 @@ def test_what_was_chosen_on_the_test_images_says_so_in_every_file(tmp_path: Path
         assert (read_json(folder / "training/run.json")["configuration"].get("chosen_on") == "test") is said
         properties = {one.key: one.value for one in read_model(folder / "training/deploy.onnx").metadata_props}
         assert ("chosen_on=test" in properties["abscert.training"]) is said
-        (found,), _ = outcomes(tmp_path / protocol)
+        (found,), _ = verified_runs(tmp_path / protocol)
         assert found.chosen_on_test is said
 
 

@@ -16,7 +16,7 @@ from abscert_plugin.errors import ConfigError
 from compare.published import FILE, GAINS, PublishedFigure, Quantity, Unit, find, parse_figures, published
 
 Figures = tuple[PublishedFigure, ...]
-Place = tuple[int, str, str, str | None]
+StoredRun = tuple[int, str, str, str | None]
 
 # counted by hand: cells, and dashes among them
 PRINTED = {
@@ -56,7 +56,7 @@ NAMES = {
 }
 # The paper's own slips: what its printed times do not give, to the last printed place, and what they give. Each still
 # follows from times that round to the printed ones.
-SLIPS: dict[Place, tuple[str, str]] = {
+SLIPS: dict[StoredRun, tuple[str, str]] = {
     (3, "MNIST, DM-small", "Training Time, SpeedUp", "llm"): ("6.14", "6.15"),
     (3, "MNIST, DM-small", "Training Time, SpeedUp", "lbp"): ("2.99", "3.00"),
     (3, "MNIST, DM-medium", "Training Time, SpeedUp", "llm"): ("15.18", "15.16"),
@@ -66,7 +66,7 @@ SLIPS: dict[Place, tuple[str, str]] = {
 }
 
 
-def place(figure: PublishedFigure) -> Place:
+def place(figure: PublishedFigure) -> StoredRun:
     return figure.table, figure.row, figure.column, figure.against
 
 
@@ -100,7 +100,7 @@ def gains(figures: Figures) -> list[tuple[PublishedFigure, Decimal, Decimal, Dec
     ]
 
 
-def impossible_gains(figures: Figures) -> set[Place]:
+def impossible_gains(figures: Figures) -> set[StoredRun]:
     """Return the gains that no numbers which round to the printed ones can give."""
     return {
         place(figure)
@@ -111,7 +111,7 @@ def impossible_gains(figures: Figures) -> set[Place]:
     }
 
 
-def gains_of_other_digits(figures: Figures) -> dict[Place, tuple[str, str]]:
+def gains_of_other_digits(figures: Figures) -> dict[StoredRun, tuple[str, str]]:
     """Return the gains that the printed numbers, taken as exact, do not give, and what they give."""
     return {
         place(figure): (str(figure.value), str(round(gain(figure.quantity, ours, theirs), 2)))

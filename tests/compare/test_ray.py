@@ -21,7 +21,7 @@ from small_plan import PLAN, outcome
 from abscert_plugin.records import read_records
 from compare import ray_engine
 from compare.plans.plan import read_plan
-from compare.results import DONE, FAILURE, RUNS, places
+from compare.results.stored_run import DONE, FAILURE, RUNS, stored_runs_of
 from compare.worker import LOCK, abscert_command
 
 CHECKPOINT = "training/checkpoint.json"
@@ -212,7 +212,7 @@ def test_a_node_that_does_not_see_the_results_folder_says_so(plan: Path, tmp_pat
 
 
 def test_a_run_that_its_node_wrote_elsewhere_is_no_run_that_is_done(plan: Path, tmp_path: Path) -> None:
-    place = places(read_plan(str(plan)).runs(), tmp_path)[0]
+    place = stored_runs_of(read_plan(str(plan)).runs(), tmp_path)[0]
     assert "as the same folder" in ray_engine._why_not_seen(place, 0.0)
     place.folder.mkdir(parents=True)
     (place.folder / DONE).write_text("{}")

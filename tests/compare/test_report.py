@@ -19,10 +19,10 @@ from test_curves import IBP, verify
 
 from compare.bars import charts
 from compare.catalogue import select_tables
-from compare.collect import outcomes
 from compare.landscape_record import LANDSCAPES, LandscapeRecord, Network
 from compare.report import Content, render_report
-from compare.results import DONE, RUNS
+from compare.results.stored_run import DONE, RUNS
+from compare.results.verified_run import verified_runs
 
 PLAN = """
 title = "Digits, as the tests have it"
@@ -96,7 +96,7 @@ def test_the_page_holds_every_cell_of_the_tables_and_loads_nothing(results: Path
 
 
 def test_bars_are_as_long_as_their_shares_and_claims_are_not_mixed(results: Path) -> None:
-    ball, cell = charts(outcomes(results)[0])
+    ball, cell = charts(verified_runs(results)[0])
     assert [(bar.name, bar.value) for bar in ball.bars] == [
         ("reachable, 6 cells share=0.1", "10.00 %"),
         ("abstrain, 6 cells", "25.00 %"),
@@ -110,7 +110,7 @@ def test_bars_are_as_long_as_their_shares_and_claims_are_not_mixed(results: Path
 
 def test_bars_part_what_is_falsified_from_what_is_unknown(tmp_path: Path) -> None:
     verify(store(tmp_path, IBP, {}), "0.1", 20, 30)
-    (chart,) = charts(outcomes(tmp_path)[0])
+    (chart,) = charts(verified_runs(tmp_path)[0])
     assert {part.kind: part.width for part in chart.bars[0].parts} == {
         "refuted": pytest.approx(20),
         "open": pytest.approx(30),
@@ -122,7 +122,7 @@ def test_bars_of_one_setting_have_one_axis_and_other_trainings_their_own_bars(tm
     verify(folder, "0.05", 2, 0)
     verify(folder, "0.1", 90, 0)
     verify(store(tmp_path, msgspec.structs.replace(IBP, epochs=3), {}), "0.1", 10, 0)
-    small, large = charts(outcomes(tmp_path)[0])
+    small, large = charts(verified_runs(tmp_path)[0])
     assert small.top == large.top
     assert [bar.value for bar in large.bars] == ["5.00 %", "45.00 %"]
 

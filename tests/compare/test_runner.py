@@ -15,7 +15,7 @@ from small_plan import PLAN, outcome
 
 from abscert_plugin.records import read_records
 from compare.plans.plan import read_plan
-from compare.results import FAILURE, RUNS, State, places, stored_run
+from compare.results.stored_run import FAILURE, RUNS, State, stored_run, stored_runs_of
 from compare.runner import held
 
 COMMAND = "from abscert_plugin.cli import main; main()"
@@ -39,7 +39,7 @@ def undisturbed(plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_run_has_its_records_under_its_key(plan: Path, undisturbed: Path) -> None:
     runs = read_plan(str(plan)).runs()
     assert {folder.name for folder in (undisturbed / RUNS).iterdir()} == {run.key for run in runs}
-    for place in places(runs, undisturbed):
+    for place in stored_runs_of(runs, undisturbed):
         assert place.state is State.DONE
         assert stored_run(place.folder).run == place.run
         names = {path.name for path in place.folder.glob("verify-*")}

@@ -21,7 +21,7 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.records import write_json
 from compare.catalogue import TABLES
 from compare.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown
-from compare.results import DONE, FAILURE, RUNS
+from compare.results.stored_run import DONE, FAILURE, RUNS
 from compare.tables import NOT_RUN, Table, build_tables
 
 

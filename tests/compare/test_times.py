@@ -21,7 +21,7 @@ from abscert_plugin.errors import RecordError
 from compare import workload
 from compare.plans.plan import read_plan
 from compare.plans.planned_run import Run
-from compare.results import RUNS
+from compare.results.stored_run import RUNS
 from compare.times import ROWS, SETTING, TIMES, Block, Kind, Setting, read_times
 from compare.timing import Amounts, RoundLog, order_of, timings
 

@@ -15,27 +15,27 @@ from abscert_plugin.errors import RecordError
 from compare import worker
 from compare.lock import locked
 from compare.plans.plan import read_plan
-from compare.results import CONFIG, DONE, FAILURE, RUNS, Place, State, places
+from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, State, StoredRun, stored_runs_of
 from compare.worker import LOCK, Ending, abscert_command, prepare, run_in_process, work
 
 fcntl = pytest.importorskip("fcntl", reason="this system has no locks of this kind")
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def stored(tmp_path: Path) -> StoredRun:
     """Return the first run of a small plan, ready to start."""
     plan = tmp_path / "plan.toml"
     plan.write_text(PLAN)
     (tmp_path / RUNS).mkdir()
-    (first, _) = places(read_plan(str(plan)).runs(), tmp_path)
+    (first, _) = stored_runs_of(read_plan(str(plan)).runs(), tmp_path)
     prepare(first)
     return first
 
 
 @pytest.fixture
-def started(place: Place) -> Iterator[subprocess.Popen[bytes]]:
+def started(stored: StoredRun) -> Iterator[subprocess.Popen[bytes]]:
     """Start the run's process, as an engine does."""
-    command = abscert_command("work", str(place.folder), "--with-parent")
+    command = abscert_command("work", str(stored.folder), "--with-parent")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         yield process
         process.kill()
@@ -49,7 +49,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_carried_out_by_one_process_at_a_time(place: Place) -> None:
+def test_a_run_is_carried_out_by_one_process_at_a_time(stored: StoredRun) -> None:
     ending: list[Ending] = []
     looks = 0
 
@@ -57,67 +57,71 @@ def test_a_run_is_carried_out_by_one_process_at_a_time(place: Place) -> None:
         nonlocal looks
         looks += 1
         if looks == 12:
-            assert {path.name for path in place.folder.iterdir()} == {CONFIG, LOCK}
+            assert {path.name for path in stored.folder.iterdir()} == {CONFIG, LOCK}
             holding.close()
 
-    holding = (place.folder / LOCK).open("a+")
+    holding = (stored.folder / LOCK).open("a+")
     fcntl.flock(holding, fcntl.LOCK_EX)
-    ending.append(run_in_process(place, None, look))
+    ending.append(run_in_process(stored, None, look))
     assert looks >= 12
     assert ending == [Ending()]
-    assert place.state is State.DONE
+    assert stored.state is State.DONE
 
 
-def test_a_process_that_waited_for_nothing_says_who_is_at_work(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_waited_for_nothing_says_who_is_at_work(
+    stored: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(worker, "_PATIENCE", 0.0)
     with (
-        locked(place.folder / LOCK, "held"),
+        locked(stored.folder / LOCK, "held"),
         pytest.raises(RecordError, match=rf"end it \(held by process {os.getpid()} "),
     ):
-        work(place.folder, None)
-    assert place.state is State.STARTED
+        work(stored.folder, None)
+    assert stored.state is State.STARTED
 
 
-def test_what_another_process_has_done_is_left_as_it_is(place: Place) -> None:
-    (place.folder / DONE).write_text("{}")
-    work(place.folder, None)
-    assert (place.folder / DONE).read_text() == "{}"
-    assert {path.name for path in place.folder.iterdir()} == {CONFIG, DONE, LOCK}
+def test_what_another_process_has_done_is_left_as_it_is(stored: StoredRun) -> None:
+    (stored.folder / DONE).write_text("{}")
+    work(stored.folder, None)
+    assert (stored.folder / DONE).read_text() == "{}"
+    assert {path.name for path in stored.folder.iterdir()} == {CONFIG, DONE, LOCK}
 
 
-def test_a_process_ends_with_its_parent_and_lets_go(place: Place, started: subprocess.Popen[bytes]) -> None:
-    lock = place.folder / LOCK
+def test_a_process_ends_with_its_parent_and_lets_go(stored: StoredRun, started: subprocess.Popen[bytes]) -> None:
+    lock = stored.folder / LOCK
     wait_for(lambda: lock.exists() and lock.read_text() != "")
     assert started.poll() is None
     assert started.stdin is not None
     started.stdin.close()
     assert started.wait(10) == 3
-    assert place.state is State.STARTED
+    assert stored.state is State.STARTED
     with locked(lock, "held"):
         pass
 
 
-def test_a_folder_says_which_run_it_holds_whatever_was_there(place: Place) -> None:
-    before = (place.folder / CONFIG).stat().st_mtime_ns
-    prepare(place)
-    assert (place.folder / CONFIG).stat().st_mtime_ns == before
+def test_a_folder_says_which_run_it_holds_whatever_was_there(stored: StoredRun) -> None:
+    before = (stored.folder / CONFIG).stat().st_mtime_ns
+    prepare(stored)
+    assert (stored.folder / CONFIG).stat().st_mtime_ns == before
     for text in ("{", json.dumps({"data": "digits"})):
-        (place.folder / CONFIG).write_text(text)
-        prepare(place)
-        assert json.loads((place.folder / CONFIG).read_text())["method"] == place.run.method
+        (stored.folder / CONFIG).write_text(text)
+        prepare(stored)
+        assert json.loads((stored.folder / CONFIG).read_text())["method"] == stored.run.method
 
 
-def test_a_new_attempt_takes_back_the_failure_of_the_last_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place.folder / FAILURE).write_text('{"reason": "old"}')
+def test_a_new_attempt_takes_back_the_failure_of_the_last_one(
+    stored: StoredRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stored.folder / FAILURE).write_text('{"reason": "old"}')
     monkeypatch.setattr("compare.execute.execute", lambda *_: None)
-    work(place.folder, None)
-    assert place.state is State.STARTED
+    work(stored.folder, None)
+    assert stored.state is State.STARTED
 
 
-def test_a_file_system_without_locks_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_refused(stored: StoredRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(RecordError, match=r"cannot lock .*No locks available; choose another file system"):
-        work(place.folder, None)
+        work(stored.folder, None)

@@ -10,8 +10,8 @@ from small_plan import PLAN
 
 from abscert_plugin.records import read_records
 from compare.formats import as_json
-from compare.keep import keep
-from compare.results import State, stored_runs
+from compare.results.kept_records import keep
+from compare.results.stored_run import State, stored_runs
 from compare.tables import build_tables
 
 

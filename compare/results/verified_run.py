@@ -12,7 +12,7 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
 from compare.plans.planned_run import Run
-from compare.results import TRAINING, Place, State, stored_runs
+from compare.results.stored_run import TRAINING, State, StoredRun, stored_runs
 
 _ATTACKS: Final = ("forward", "gradient attack", "score attack")
 ACTIVATIONS: Final[Mapping[str, str]] = {"lbp": "param-ramp"}  # of the methods whose own is not relu
@@ -20,8 +20,8 @@ ACTIVATIONS: Final[Mapping[str, str]] = {"lbp": "param-ramp"}  # of the methods 
 
 @final
 @dataclass(frozen=True)
-class Outcome:
-    """One verification of a run.
+class VerifiedRun:
+    """A run with one of its verifications: what it came to.
 
     Args:
         run: the run.
@@ -57,7 +57,7 @@ class Outcome:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Training:
+class _TrainingFigures:
     """What a training's own files say."""
 
     epoch_seconds: float
@@ -67,35 +67,35 @@ class _Training:
     device: str
 
 
-def outcomes(results: Path) -> tuple[tuple[Outcome, ...], tuple[Place, ...]]:
+def verified_runs(results: Path) -> tuple[tuple[VerifiedRun, ...], tuple[StoredRun, ...]]:
     """Return every finished verification of a results folder, and the runs that are not done.
 
     Raises:
         RecordError: if a file of a run that is done cannot be read.
     """
-    found: list[Outcome] = []
-    others: list[Place] = []
-    for place in stored_runs(results):
-        if place.state is State.DONE:
-            found += _of_run(place)
+    found: list[VerifiedRun] = []
+    others: list[StoredRun] = []
+    for stored in stored_runs(results):
+        if stored.state is State.DONE:
+            found += _of_run(stored)
         else:
-            others.append(place)
+            others.append(stored)
     return tuple(found), tuple(others)
 
 
-def _of_run(place: Place) -> Iterator[Outcome]:
-    training = _training(place.run, place.folder / TRAINING)
-    for folder in sorted(place.folder.glob("verify-*")):
+def _of_run(stored: StoredRun) -> Iterator[VerifiedRun]:
+    training = _training(stored.run, stored.folder / TRAINING)
+    for folder in sorted(stored.folder.glob("verify-*")):
         info = RunInfo.read(folder / "run.json")
         if info.seconds is None:
             raise RecordError(
-                f"{folder} holds a run that did not end, though its {place.run.key} is done; run it again"
+                f"{folder} holds a run that did not end, though its {stored.run.key} is done; run it again"
             )
         records = read_records(records_file(folder))
         tested = (info.data or {}).get("sha256")
         known = tested is not None and training.validation_sha256 is not None
-        yield Outcome(
-            run=place.run,
+        yield VerifiedRun(
+            run=stored.run,
             folder=folder,
             radius=_radius(info.configuration),
             summary=summarise(records),
@@ -111,11 +111,11 @@ def _of_run(place: Place) -> Iterator[Outcome]:
         )
 
 
-def grouped(found: Iterable[Outcome], key: Callable[[Outcome], str]) -> dict[str, list[Outcome]]:
-    """Return outcomes by what `key` says of each, in their own order."""
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in found:
-        groups.setdefault(key(outcome), []).append(outcome)
+def grouped(found: Iterable[VerifiedRun], key: Callable[[VerifiedRun], str]) -> dict[str, list[VerifiedRun]]:
+    """Return verifications by what `key` says of each, in their own order."""
+    groups: dict[str, list[VerifiedRun]] = {}
+    for verified in found:
+        groups.setdefault(key(verified), []).append(verified)
     return groups
 
 
@@ -140,7 +140,7 @@ def _attacked(records: list[Record]) -> float:
     return refuted / len(records)
 
 
-def _training(run: Run, folder: Path) -> _Training:
+def _training(run: Run, folder: Path) -> _TrainingFigures:
     history, path = folder / "history.jsonl", folder / "run.json"
     try:
         rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
@@ -151,7 +151,7 @@ def _training(run: Run, folder: Path) -> _Training:
         raise RecordError(f"cannot read {history}: {error}") from error
     info = RunInfo.read(path) if path.exists() else None
     described = {} if info is None else info.configuration
-    return _Training(
+    return _TrainingFigures(
         epoch_seconds=pace,
         validation_error=min(errors, default=None),
         validation_sha256=described.get("validation_sha256"),

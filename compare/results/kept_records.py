@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from abscert_plugin.errors import RecordError
-from compare.results import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
+from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
 
 _ROWS: Final = "records.jsonl"
 _OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/run.json", f"{TRAINING}/history.jsonl", "verify-*/run.json")
@@ -30,7 +30,7 @@ def keep(results: Path, into: Path) -> Sequence[Path]:
     Raises:
         RecordError: if nothing has ended, `into` holds the same run with another outcome, or it cannot be written.
     """
-    ended = [place.folder for place in stored_runs(results) if place.state in (State.DONE, State.FAILED)]
+    ended = [stored.folder for stored in stored_runs(results) if stored.state in (State.DONE, State.FAILED)]
     if not ended:
         raise RecordError(f"expected runs that have ended in {results}, found none")
     try:

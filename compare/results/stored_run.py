@@ -30,8 +30,8 @@ class State(StrEnum):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A run and its folder.
+class StoredRun:
+    """A run and its folder in a results folder.
 
     Args:
         run: the run.
@@ -66,12 +66,12 @@ class Place:
         return str(read_json(self.folder / FAILURE).get("reason", "")) if self.state is State.FAILED else ""
 
 
-def places(runs: Sequence[Run], results: Path) -> tuple[Place, ...]:
+def stored_runs_of(runs: Sequence[Run], results: Path) -> tuple[StoredRun, ...]:
     """Return where each run lies in a results folder."""
-    return tuple(Place(run, results / RUNS / run.key) for run in runs)
+    return tuple(StoredRun(run, results / RUNS / run.key) for run in runs)
 
 
-def stored_runs(results: Path) -> Iterator[Place]:
+def stored_runs(results: Path) -> Iterator[StoredRun]:
     """Yield every run that a results folder holds, whatever plan it came from.
 
     Raises:
@@ -81,7 +81,7 @@ def stored_runs(results: Path) -> Iterator[Place]:
         yield stored_run(config.parent)
 
 
-def stored_run(folder: Path) -> Place:
+def stored_run(folder: Path) -> StoredRun:
     """Return the run of a folder.
 
     Raises:
@@ -94,4 +94,4 @@ def stored_run(folder: Path) -> Place:
         raise RecordError(f"{config} is not a run of this version: {error}") from error
     if run.key != folder.name:
         raise RecordError(f"{config} was changed, or is of another version: its run would lie in {run.key}")
-    return Place(run, folder)
+    return StoredRun(run, folder)
