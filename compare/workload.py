@@ -26,7 +26,7 @@ from abscert_plugin.verification.decision import Decider
 from baselines.pixels import PixelBalls
 from compare.plans.planned_run import Run
 from compare.results.stored_run import TRAINING, State, stored_runs_of
-from compare.spec import DECIDED_AT_ONCE, ball_search, one_epoch, training_spec
+from compare.running.defaults import DECIDED_AT_ONCE, ball_search, one_epoch, training_spec
 from compare.times import Kind, Setting, Subject
 
 _VALIDATED: Final = 32  # the loop validates after its steps, which is not timed

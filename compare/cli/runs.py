@@ -55,7 +55,7 @@ def plan(
     """Show the runs of a plan, which of them are done, and about how long the others take."""
     from compare.plans.expected_time import expected_seconds
     from compare.results.stored_run import State, stored_runs_of
-    from compare.runner import pick
+    from compare.running.runner import pick
 
     chosen = read_plan(name)
     found = stored_runs_of(pick(chosen.runs(), method, network), out)
@@ -104,10 +104,10 @@ def run(
     With --engine ray, this machine is a node of the cluster, and every node has abscert-plugin, and sees the results
     folder and the data by the same paths. The runs of a node that dies go on elsewhere.
     """
-    from compare.engines import Resources, engine_of
-    from compare.ray_engine import Cluster
     from compare.results.stored_run import State, stored_runs_of
-    from compare.runner import carry_out, held, pick
+    from compare.running.engines import Resources, engine_of
+    from compare.running.ray_engine import Cluster
+    from compare.running.runner import carry_out, held, pick
 
     asked: dict[str, Any] = {"address": address, "cpus": cpus, "gpus": gpus}
     given = {key: value for key, value in asked.items() if value is not None}
@@ -155,7 +155,7 @@ def work(
     with_parent: Annotated[bool, typer.Option("--with-parent", help="End once stdin does.")] = False,
 ) -> None:
     """Carry out the run of a folder: what `abscert compare run` starts a process for."""
-    from compare import worker
+    from compare.running import worker
 
     keep_freed_memory()
     if with_parent:
@@ -167,10 +167,10 @@ def ray_driver() -> None:
     """Send the runs of a job on stdin to Ray, and tell on stdout how each ends: what `--engine ray` starts."""
     import msgspec
 
-    from compare.ray_driver import drive
-    from compare.ray_engine import Job
+    from compare.running.ray_driver import drive
+    from compare.running.ray_engine import RayJob
 
-    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    job = msgspec.json.decode(sys.stdin.readline(), type=RayJob)
     drive(job, lambda event: typer.echo(msgspec.json.encode(event)))
 
 

@@ -41,7 +41,7 @@ def times(
     Each data set, network and radius of the plan is timed by itself. A killed timing goes on by the same command.
     """
     from compare.plans.plan import read_plan
-    from compare.runner import held
+    from compare.running.runner import held
     from compare.times import read_times
     from compare.timing import Amounts, measure, timings
 

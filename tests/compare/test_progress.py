@@ -92,7 +92,7 @@ def test_costly_runs_are_named_with_their_time_before_they_are_carried_out(
 ) -> None:
     plan = tmp_path / "costly.toml"
     plan.write_text(COSTLY)
-    monkeypatch.setattr("compare.runner.carry_out", lambda *_: None)
+    monkeypatch.setattr("compare.running.runner.carry_out", lambda *_: None)
     first, *others = abscert("compare", "run", plan, "--out", tmp_path / "results").err.splitlines()
     assert others == []
     assert first.startswith("costly, the paper has no LBP on CIFAR-10: its code does not support it")
@@ -105,7 +105,7 @@ def test_costly_runs_are_named_with_their_time_before_they_are_carried_out(
 def test_costly_runs_that_are_done_are_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tmp_path / "costly.toml"
     plan.write_text(COSTLY)
-    monkeypatch.setattr("compare.runner.carry_out", lambda *_: None)
+    monkeypatch.setattr("compare.running.runner.carry_out", lambda *_: None)
     for run in runs.read_plan(str(plan)).runs():
         folder = tmp_path / "results" / RUNS / run.key
         folder.mkdir(parents=True)

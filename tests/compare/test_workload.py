@@ -18,7 +18,7 @@ from baselines.crown_ibp import CrownIbp
 from baselines.lbp import Lbp
 from compare import workload
 from compare.plans.planned_run import Run
-from compare.spec import one_epoch, training_spec
+from compare.running.defaults import one_epoch, training_spec
 from compare.times import Kind, Setting
 
 

@@ -13,7 +13,7 @@ from compare.figures import is_admissible
 from compare.plans.plan import read_plan
 from compare.plans.planned_run import Run, as_mapping
 from compare.published import PublishedFigure, Quantity, published
-from compare.spec import training_spec
+from compare.running.defaults import training_spec
 
 PLAN = """
 title = "two by two"

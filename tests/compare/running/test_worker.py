@@ -12,11 +12,11 @@ import pytest
 from small_plan import PLAN
 
 from abscert_plugin.errors import RecordError
-from compare import worker
-from compare.lock import locked
 from compare.plans.plan import read_plan
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, State, StoredRun, stored_runs_of
-from compare.worker import LOCK, Ending, abscert_command, prepare, run_in_process, work
+from compare.running import worker
+from compare.running.lock import locked
+from compare.running.worker import LOCK, Ending, abscert_command, prepare, run_in_process, work
 
 fcntl = pytest.importorskip("fcntl", reason="this system has no locks of this kind")
 
@@ -113,7 +113,7 @@ def test_a_new_attempt_takes_back_the_failure_of_the_last_one(
     stored: StoredRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (stored.folder / FAILURE).write_text('{"reason": "old"}')
-    monkeypatch.setattr("compare.execute.execute", lambda *_: None)
+    monkeypatch.setattr("compare.running.execute.execute", lambda *_: None)
     work(stored.folder, None)
     assert stored.state is State.STARTED
 

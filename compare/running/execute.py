@@ -12,7 +12,7 @@ from abscert_plugin.training.run import TrainingData, prepare_folder, run_traini
 from abscert_plugin.verification.run import Artifact, Verification
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, TRAINING
-from compare.spec import DECIDED_AT_ONCE, ball_search, training_spec
+from compare.running.defaults import DECIDED_AT_ONCE, ball_search, training_spec
 
 
 def execute(

@@ -16,9 +16,9 @@ from abscert_plugin.records import read_json, read_records
 from abscert_plugin.training.loop import SilentObserver
 from abscert_plugin.training.method import ABSTRAIN
 from abscert_plugin.training.run import RunSpec, TrainingData, run_training, write_run
-from compare.execute import execute
 from compare.plans.planned_run import Run
 from compare.results.verified_run import verified_runs
+from compare.running.execute import execute
 
 
 def run_of(protocol: str) -> Run:

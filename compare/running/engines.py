@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import Final, TypeAlias, final
 
 from abscert_plugin.errors import ConfigError
-from compare import ray_engine
-from compare.ray_engine import Cluster
 from compare.results.stored_run import StoredRun
-from compare.worker import run_in_process
+from compare.running import ray_engine
+from compare.running.ray_engine import Cluster
+from compare.running.worker import run_in_process
 
 OnProgress: TypeAlias = Callable[[Sequence[StoredRun]], None]
 

@@ -15,9 +15,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from abscert_plugin.errors import AbscertError, ConfigError
-from compare.ray_engine import Connected, Ended, Event, Item, Job
 from compare.results.stored_run import StoredRun
-from compare.worker import LOOK_EVERY, run_in_process, when_stdin_ends
+from compare.running.ray_engine import Connected, Ended, Event, RayJob, RayTask
+from compare.running.worker import LOOK_EVERY, run_in_process, when_stdin_ends
 
 _RETRIES: Final = 3  # of a run whose node or process was killed
 
@@ -27,7 +27,7 @@ class KilledError(AbscertError):
     """The process of a run was ended by a signal: Ray tries the run again."""
 
 
-def drive(job: Job, on_event: Callable[[Event], None]) -> None:
+def drive(job: RayJob, on_event: Callable[[Event], None]) -> None:
     """Send the runs to the cluster and tell how each ends; once stdin ends, stop all of them.
 
     Args:
@@ -47,7 +47,7 @@ def drive(job: Job, on_event: Callable[[Event], None]) -> None:
         raise ConfigError(f"Ray cannot connect this machine to the cluster {job.address}: {fault}") from error
     try:
         on_event(Connected())
-        pending = {_send(item, job): item.run.key for item in job.items}
+        pending = {_send(task, job): task.run.key for task in job.tasks}
         while pending and not is_alone.is_set():
             ended, _ = ray.wait(list(pending), num_returns=1, timeout=LOOK_EVERY)
             for reference in ended:
@@ -58,20 +58,20 @@ def drive(job: Job, on_event: Callable[[Event], None]) -> None:
         ray.shutdown()
 
 
-def _send(item: Item, job: Job) -> Any:
-    task = ray.remote(_carry_out).options(
-        name=item.run.title,
+def _send(task: RayTask, job: RayJob) -> Any:
+    remote = ray.remote(_carry_out).options(
+        name=task.run.title,
         num_cpus=job.cpus,
         num_gpus=job.gpus,
         max_retries=_RETRIES,
         retry_exceptions=[KilledError],
     )
-    return task.remote(item, job.data_dir)
+    return remote.remote(task, job.data_dir)
 
 
-def _carry_out(item: Item, data_dir: str | None) -> str:
+def _carry_out(task: RayTask, data_dir: str | None) -> str:
     """Carry a run out on the node where Ray starts this; return why it failed, empty where it did not."""
-    stored = StoredRun(item.run, Path(item.folder))
+    stored = StoredRun(task.run, Path(task.folder))
     if not stored.folder.parent.is_dir():
         return (
             f"the node {platform.node()} has no {stored.folder.parent}: every node has to see the results folder there"

@@ -14,9 +14,9 @@ from typing import IO, Final, final
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import write_json
-from compare.lock import locked
 from compare.plans.planned_run import as_mapping
 from compare.results.stored_run import CONFIG, FAILURE, State, StoredRun, stored_run
+from compare.running.lock import locked
 
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a process
 LOCK: Final = ".lock"
@@ -99,7 +99,7 @@ def work(folder: Path, data_dir: Path | None) -> None:
         AbscertError: if the run fails, or the other process does not end within ten minutes.
     """
     from abscert_plugin.training.loop import SilentObserver
-    from compare.execute import execute
+    from compare.running.execute import execute
 
     with locked(folder / LOCK, f"another process has been at work in {folder} for too long: end it", _PATIENCE):
         stored = stored_run(folder)

@@ -1,4 +1,4 @@
-"""What a run of a plan means to training and verification: the options that a plan leaves open, the same for all."""
+"""Default options of a run, the same for all methods: what a plan leaves open of training and verification."""
 
 import math
 from collections.abc import Mapping

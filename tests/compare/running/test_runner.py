@@ -16,7 +16,7 @@ from small_plan import PLAN, outcome
 from abscert_plugin.records import read_records
 from compare.plans.plan import read_plan
 from compare.results.stored_run import FAILURE, RUNS, State, stored_run, stored_runs_of
-from compare.runner import held
+from compare.running.runner import held
 
 COMMAND = "from abscert_plugin.cli import main; main()"
 
@@ -91,7 +91,7 @@ def test_a_run_that_fails_is_recorded_with_its_reason_and_the_others_go_on(plan:
 def test_a_run_whose_process_is_killed_is_recorded_as_such(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compare.worker._COMMAND", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr("compare.running.worker._COMMAND", "import os; os.kill(os.getpid(), 9)")
     result = abscert("compare", "run", plan, "--out", tmp_path, "--json", status=1)
     assert set(result.json["failures"].values()) == {"its process was ended by signal 9 (SIGKILL)"}
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.records import write_json
-from compare.engines import Engine, OnProgress, Resources
-from compare.lock import locked
 from compare.plans.planned_run import Run
 from compare.results.stored_run import FAILURE, RUNS, State, StoredRun
-from compare.worker import prepare
+from compare.running.engines import Engine, OnProgress, Resources
+from compare.running.lock import locked
+from compare.running.worker import prepare
 
 
 def carry_out(

@@ -19,10 +19,10 @@ from ray_cluster import Cluster, ray_cluster
 from small_plan import PLAN, outcome
 
 from abscert_plugin.records import read_records
-from compare import ray_engine
 from compare.plans.plan import read_plan
 from compare.results.stored_run import DONE, FAILURE, RUNS, stored_runs_of
-from compare.worker import LOCK, abscert_command
+from compare.running import ray_engine
+from compare.running.worker import LOCK, abscert_command
 
 CHECKPOINT = "training/checkpoint.json"
 HISTORY = "training/history.jsonl"
@@ -203,7 +203,7 @@ def test_options_without_meaning_are_refused(
 
 @needs_ray
 def test_a_node_that_does_not_see_the_results_folder_says_so(plan: Path, tmp_path: Path) -> None:
-    from compare.ray_driver import _carry_out
+    from compare.running.ray_driver import _carry_out
 
     run = read_plan(str(plan)).runs()[0]
     reason = _carry_out(ray_engine.Item(run, str(tmp_path / "none" / run.key)), None)

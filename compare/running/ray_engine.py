@@ -3,10 +3,10 @@
 Every node has abscert-plugin installed and sees the results folder by one path, as over NFS. Each run that is not done
 is one Ray task, and the task starts the process that the engine `local` starts. A run whose node or process is killed
 is tried again, elsewhere if need be, and goes on from its last checkpoint. The lock in a run's folder keeps two
-processes out of it (compare/lock.py says on which file systems). A run's process ends with its task, the tasks with the
+processes out of it (lock.py says on which file systems). A run's process ends with its task, the tasks with the
 driver, and the driver with this process: whatever is killed, nothing goes on unseen.
 
-Ray itself is spoken to in compare/ray_driver.py, a process of its own; here is the side that needs no Ray.
+Ray itself is spoken to in ray_driver.py, a process of its own; here is the side that needs no Ray.
 """
 
 import os
@@ -30,7 +30,7 @@ from abscert_plugin.data.request import DATA_VARIABLE
 from abscert_plugin.errors import AbscertError, ConfigError
 from compare.plans.planned_run import Run
 from compare.results.stored_run import State, StoredRun
-from compare.worker import LOCK, LOOK_EVERY, abscert_command
+from compare.running.worker import LOCK, LOOK_EVERY, abscert_command
 
 AUTO: Final = "auto"
 _ANSWERS_WITHIN: Final = 30.0  # seconds, with the start of the driver; Ray itself would try for minutes
@@ -79,18 +79,18 @@ class Cluster:
 
 
 @final
-class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A run to carry out and its folder, as every node sees it."""
+class RayTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One task of Ray: a run to carry out, and its folder as every node sees it."""
 
     run: Run
     folder: str
 
 
 @final
-class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RayJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the driver is asked for: the runs, where their data are, and what of which cluster each takes."""
 
-    items: tuple[Item, ...]
+    tasks: tuple[RayTask, ...]
     data_dir: str | None
     address: str
     cpus: int
@@ -139,8 +139,8 @@ def carry_out(
         raise ConfigError("the engine ray needs Ray: pip install 'abscert-plugin[ray]', here and on every node")
     _check_listening(cluster.address)
     data = data_dir or os.environ.get(DATA_VARIABLE)
-    job = Job(
-        items=tuple(Item(stored.run, str(stored.folder.absolute())) for stored in todo),
+    job = RayJob(
+        tasks=tuple(RayTask(stored.run, str(stored.folder.absolute())) for stored in todo),
         data_dir=str(Path(data).expanduser().absolute()) if data else None,
         address=cluster.address,
         cpus=cluster.cpus,
@@ -175,7 +175,7 @@ def _check_listening(address: str) -> None:
 
 
 @contextmanager
-def _driver(job: Job) -> Iterator[Events]:
+def _driver(job: RayJob) -> Iterator[Events]:
     """Start the driver, and end it on leaving; with it ends all that it has under way on the cluster.
 
     Raises:

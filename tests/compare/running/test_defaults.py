@@ -8,7 +8,7 @@ import pytest
 
 from abscert_plugin.verification.opening import NetworkChoice
 from compare.plans.planned_run import Run
-from compare.spec import ball_search
+from compare.running.defaults import ball_search
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_networks_of_large_images_are_run_and_never_opened(
     def decider(*given: Any) -> tuple[Any, str]:
         return given, ""
 
-    monkeypatch.setattr("compare.spec.open_verifier", decider)
+    monkeypatch.setattr("compare.running.defaults.open_verifier", decider)
     run = Run(data="folder", network="alexnet", method="abstrain", radius="0.1", cells=2)
     artifact: Any = SimpleNamespace(path=Path("training/deploy.onnx"))
     images: Any = SimpleNamespace(shape=shape)
