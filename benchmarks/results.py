@@ -24,7 +24,7 @@ from compare.paper_times import time_table
 from compare.published import Quantity, find
 from compare.results.verified_run import verified_runs
 from compare.tables import NOT_RUN, Table, tables_of
-from compare.times import read_times
+from compare.timing.time_records import read_times
 
 HERE = Path(__file__).parent
 KEPT = HERE / "records"

@@ -11,7 +11,7 @@ from compare.paper_times import time_drafts, time_table
 from compare.results.stored_run import StoredRun
 from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables import NOT_RUN, Table, require_runs, tables_of
-from compare.times import TimeSummary, read_times
+from compare.timing.time_records import TimeSummary, read_times
 
 _TIMES: Final = "3"
 _NUMBERS: Final = ("1", "2", _TIMES, "4", "5")

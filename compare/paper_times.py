@@ -10,7 +10,7 @@ from compare.paper_cells import Block, Cell, Draft, difference_text, printed_tex
 from compare.paper_tables import METHODS
 from compare.published import MISSING, PublishedFigure, Quantity, published
 from compare.tables import LINE, NOT_RUN, Row, Table, scales
-from compare.times import Kind, TimeSummary
+from compare.timing.time_records import Kind, TimeSummary
 
 
 @final

@@ -20,7 +20,7 @@ from compare.plans.plan import read_plan
 from compare.results.stored_run import State, StoredRun, stored_runs, stored_runs_of
 from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables import PROTOCOLS, require_runs
-from compare.times import read_times
+from compare.timing.time_records import read_times
 
 _TITLE: Final = "Comparison of methods"
 _MIME: Final = {".png": "image/png", ".svg": "image/svg+xml"}

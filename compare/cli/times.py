@@ -14,7 +14,7 @@ from compare.cli.options import DEFAULT_RESULTS, Results
 from compare.cli.runs import PlanName
 
 if TYPE_CHECKING:
-    from compare.times import TimeSummary
+    from compare.timing.time_records import TimeSummary
 
 _LEGEND: Final = (
     "Seconds of an epoch's steps, and of the test set; and how many times (x) those of abstrain in the same round, "
@@ -42,8 +42,8 @@ def times(
     """
     from compare.plans.plan import read_plan
     from compare.running.runner import held
-    from compare.times import read_times
-    from compare.timing import Amounts, measure, timings
+    from compare.timing.rounds import Amounts, measure, timings
+    from compare.timing.time_records import read_times
 
     found = timings(read_plan(name).runs(), Amounts(rounds, steps, images, search_images), out, data_dir)
     keep_freed_memory()

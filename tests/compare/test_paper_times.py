@@ -13,7 +13,7 @@ from test_paper_tables import LLM, PAPER, Lines, lines, of
 from abscert_plugin.errors import RecordError
 from compare.catalogue import select_tables
 from compare.tables import NOT_RUN, Table
-from compare.times import TIMES, Block, Kind, Setting, Subject
+from compare.timing.time_records import TIMES, Kind, Setting, Subject, TimedBlock
 
 SECONDS = {  # of three rounds: 1 step of 1 that an epoch has, 1 image of 2 that the test set has
     ("abstrain", "training"): (2.0, 4.0, 3.0),
@@ -52,7 +52,7 @@ def store_times(results: Path, device: str = "a timer", network: str = "dm-small
     folder.mkdir(parents=True)
     (folder / "times.json").write_bytes(msgspec.json.encode(setting))
     blocks = [
-        Block(round=number, place=0, method=name, kind=Kind(kind), count=1, seconds=seconds, load=None, schema=1)
+        TimedBlock(round=number, place=0, method=name, kind=Kind(kind), count=1, seconds=seconds, load=None, schema=1)
         for (name, kind), rounds in SECONDS.items()
         for number, seconds in enumerate(rounds)
     ]

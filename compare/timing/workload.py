@@ -27,7 +27,7 @@ from baselines.pixels import PixelBalls
 from compare.plans.planned_run import Run
 from compare.results.stored_run import TRAINING, State, stored_runs_of
 from compare.running.defaults import DECIDED_AT_ONCE, ball_search, one_epoch, training_spec
-from compare.times import Kind, Setting, Subject
+from compare.timing.time_records import Kind, Setting, Subject
 
 _VALIDATED: Final = 32  # the loop validates after its steps, which is not timed
 

@@ -132,7 +132,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 @final
-class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TimedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One block: some steps or images of one method, timed as a whole.
 
     Args:
@@ -229,7 +229,7 @@ def read_setting(path: Path) -> Setting:
         raise RecordError(f"{path} is not a times.json of schema 1: {error}") from error
 
 
-def read_blocks(path: Path) -> tuple[Block, ...]:
+def read_blocks(path: Path) -> tuple[TimedBlock, ...]:
     """Return the rows of a times.jsonl, in order; none where there is no file, and a half last line is left out.
 
     Raises:
@@ -242,15 +242,15 @@ def read_blocks(path: Path) -> tuple[Block, ...]:
     return tuple(_block(path, number, line) for number, line in enumerate(lines, start=1))
 
 
-def _block(path: Path, number: int, line: bytes) -> Block:
+def _block(path: Path, number: int, line: bytes) -> TimedBlock:
     try:
-        return msgspec.json.decode(line, type=Block)
+        return msgspec.json.decode(line, type=TimedBlock)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         fault = " ".join(str(error).split())[:200]
         raise RecordError(f"{path}, line {number}: expected a timing of schema 1: {fault}") from error
 
 
-def whole_rounds(setting: Setting, blocks: Sequence[Block]) -> tuple[Block, ...]:
+def whole_rounds(setting: Setting, blocks: Sequence[TimedBlock]) -> tuple[TimedBlock, ...]:
     """Return the rows of the rounds that have every block of every method, once."""
     wanted = Counter((one.run.method_title, kind) for one in setting.subjects for kind in setting.kinds(one))
     there: defaultdict[int, Counter[tuple[str, Kind]]] = defaultdict(Counter)
@@ -259,7 +259,7 @@ def whole_rounds(setting: Setting, blocks: Sequence[Block]) -> tuple[Block, ...]
     return tuple(block for block in blocks if there[block.round] == wanted)
 
 
-def summarise_times(setting: Setting, blocks: Sequence[Block]) -> Iterator[TimeSummary]:
+def summarise_times(setting: Setting, blocks: Sequence[TimedBlock]) -> Iterator[TimeSummary]:
     """Yield a summary for every kind and method; none where there is no round.
 
     Args:
@@ -302,7 +302,7 @@ def summarise_times(setting: Setting, blocks: Sequence[Block]) -> Iterator[TimeS
             )
 
 
-def _by_round(setting: Setting, subject: Subject, blocks: Iterable[Block]) -> Mapping[Kind, Mapping[int, float]]:
+def _by_round(setting: Setting, subject: Subject, blocks: Iterable[TimedBlock]) -> Mapping[Kind, Mapping[int, float]]:
     """Return a method's seconds of an epoch and of the test set, by kind and round."""
     found: dict[Kind, dict[int, float]] = {}
     for block in blocks:

@@ -16,10 +16,10 @@ from abscert_plugin.training.run import TrainingData, prepare_folder, run_traini
 from baselines.adv_ibp import AdvIbp, Phase
 from baselines.crown_ibp import CrownIbp
 from baselines.lbp import Lbp
-from compare import workload
 from compare.plans.planned_run import Run
 from compare.running.defaults import one_epoch, training_spec
-from compare.times import Kind, Setting
+from compare.timing import workload
+from compare.timing.time_records import Kind, Setting
 
 
 def run_of(method: str, **options: Any) -> Run:

@@ -18,12 +18,12 @@ from command_line import abscert, disk_with_room_for, refused
 
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import RecordError
-from compare import workload
 from compare.plans.plan import read_plan
 from compare.plans.planned_run import Run
 from compare.results.stored_run import RUNS
-from compare.times import ROWS, SETTING, TIMES, Block, Kind, Setting, read_times
-from compare.timing import Amounts, RoundLog, order_of, timings
+from compare.timing import workload
+from compare.timing.rounds import Amounts, RoundLog, order_of, timings
+from compare.timing.time_records import ROWS, SETTING, TIMES, Kind, Setting, TimedBlock, read_times
 
 PLAN = """
 title = "small"
@@ -84,11 +84,13 @@ def setting_of(*methods: str, **options: Any) -> Setting:
     return Setting(data="digits", network="fc-3-code", subjects=subjects, device="here", versions={}, schema=1, **facts)
 
 
-def block(number: int, method: str, kind: Kind, seconds: float, count: int) -> Block:
-    return Block(round=number, place=0, method=method, kind=kind, count=count, seconds=seconds, load=None, schema=1)
+def block(number: int, method: str, kind: Kind, seconds: float, count: int) -> TimedBlock:
+    return TimedBlock(
+        round=number, place=0, method=method, kind=kind, count=count, seconds=seconds, load=None, schema=1
+    )
 
 
-def kept(results: Path, setting: Setting, rows: list[Block]) -> Path:
+def kept(results: Path, setting: Setting, rows: list[TimedBlock]) -> Path:
     log = RoundLog(results / TIMES / setting.key, setting)
     log.append(rows)
     return results / TIMES / setting.key / ROWS
@@ -246,7 +248,7 @@ def test_reading_takes_no_torch(timed: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from compare.times import read_times
+from compare.timing.time_records import read_times
 assert len(read_times(Path(sys.argv[1]))) == 10
 assert not {"torch", "auto_LiRPA", "onnxruntime"} & set(sys.modules)
 """

@@ -19,8 +19,17 @@ from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.records import drop_half_line, write_json
 from abscert_plugin.training.run import choose_device, describe_device, library_versions
 from compare.plans.planned_run import Run
-from compare.times import ROWS, SETTING, TIMES, Block, Kind, Setting, read_blocks, whole_rounds
-from compare.workload import Workload, subject_of, workloads
+from compare.timing.time_records import (
+    ROWS,
+    SETTING,
+    TIMES,
+    Kind,
+    Setting,
+    TimedBlock,
+    read_blocks,
+    whole_rounds,
+)
+from compare.timing.workload import Workload, subject_of, workloads
 
 _CPU_FACTS: Final = Path("/proc/cpuinfo")
 _SCRATCH: Final = "scratch"  # checkpoints and ONNX files of the networks that are timed
@@ -172,7 +181,7 @@ def _remove(folder: Path) -> None:
 
 def _round(
     setting: Setting, work: Sequence[Mapping[Kind, Workload]], number: int, on_block: OnBlock
-) -> tuple[Block, ...]:
+) -> tuple[TimedBlock, ...]:
     blocks = []
     for place, which in enumerate(order_of(setting, number)):
         subject = setting.subjects[which]
@@ -180,7 +189,7 @@ def _round(
             on_block(f"{setting.title}, round {number + 1}: {kind} of {subject.run.method_title}", 0)
             seconds = work[which][kind]()
             blocks.append(
-                Block(
+                TimedBlock(
                     round=number,
                     place=place,
                     method=subject.run.method_title,
@@ -232,7 +241,7 @@ class RoundLog:
             part.replace(self._path)
         self.rounds: frozenset[int] = frozenset(block.round for block in whole)
 
-    def append(self, blocks: Iterable[Block]) -> None:
+    def append(self, blocks: Iterable[TimedBlock]) -> None:
         """Add the rows of a round, and hand them to the operating system.
 
         Raises:
@@ -241,7 +250,7 @@ class RoundLog:
         _write(self._path, "ab", blocks)
 
 
-def _write(path: Path, mode: str, blocks: Iterable[Block]) -> None:
+def _write(path: Path, mode: str, blocks: Iterable[TimedBlock]) -> None:
     try:
         with path.open(mode) as file:
             file.write(msgspec.json.Encoder().encode_lines(blocks))
