@@ -17,13 +17,13 @@ import jinja2
 
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
-from compare.catalogue import drafts_of
-from compare.formats import markdown_rows
-from compare.paper_cells import Block
-from compare.paper_times import time_table
-from compare.published import Quantity, find
 from compare.results.verified_run import verified_runs
-from compare.tables import NOT_RUN, Table, tables_of
+from compare.tables.catalogue import drafts_of
+from compare.tables.error_table import NOT_RUN, Table, tables_of
+from compare.tables.formats import markdown_rows
+from compare.tables.paper_cells import PaperRow
+from compare.tables.paper_times import time_table
+from compare.tables.published import Quantity, find
 from compare.timing.time_records import read_times
 
 HERE = Path(__file__).parent
@@ -129,7 +129,7 @@ def paper(number: int, protocol: str = "") -> str:
     return _with_notes([one.table for one in shown])
 
 
-def _has_figure(block: Block) -> bool:
+def _has_figure(block: PaperRow) -> bool:
     return any(cell.ours != NOT_RUN for cell in block.cells)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
-from compare.catalogue import select_tables
-from compare.formats import FORMATS
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, RUNS
+from compare.tables.catalogue import select_tables
+from compare.tables.formats import FORMATS
 
 RUNS_MADE, IMAGES, LONGEST = 5, 10_000, 5.0
 

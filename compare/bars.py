@@ -7,10 +7,10 @@ from fractions import Fraction
 from typing import Final, final
 
 from abscert_plugin.report.figures import percent
-from compare.figures import one_a_seed
 from compare.plans.naming import names, setting, variant
 from compare.results.verified_run import VerifiedRun, grouped
-from compare.tables import scales
+from compare.tables.error_table import scales
+from compare.tables.selection import one_a_seed
 
 _TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 

@@ -9,11 +9,11 @@ from typing import Final, final
 import msgspec
 
 from abscert_plugin.verification.summary import clopper_pearson
-from compare.figures import Count, mislabelled, not_verified, one_a_seed
 from compare.plans.naming import names, setting, variant
 from compare.plans.planned_run import Run
 from compare.results.verified_run import VerifiedRun, grouped
-from compare.tables import scales
+from compare.tables.error_table import scales
+from compare.tables.selection import Count, mislabelled, not_verified, one_a_seed
 
 _EACH: Final = "each network trained for the radius that it is verified at"
 

@@ -23,7 +23,7 @@ from abscert_plugin.verification.run import RUN
 from compare.plans.naming import names, setting, variant
 from compare.results.stored_run import TRAINING
 from compare.results.verified_run import VerifiedRun, grouped, records_file
-from compare.tables import scales
+from compare.tables.error_table import scales
 
 MOST_ITEMS: Final = 6
 """Images that are shown of a verification."""

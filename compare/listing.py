@@ -12,7 +12,7 @@ from abscert_plugin.verification.run import RUN
 from compare.plans.planned_run import Run
 from compare.results.stored_run import CONFIG, DONE, TRAINING, StoredRun
 from compare.results.verified_run import VerifiedRun
-from compare.tables import scales
+from compare.tables.error_table import scales
 
 _DIGEST_SHOWN: Final = 12
 

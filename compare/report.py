@@ -9,17 +9,17 @@ from typing import Any, Final, final
 import abscert_plugin
 from abscert_plugin.report.changes import COLOURS as CHANGES
 from compare.bars import charts
-from compare.catalogue import all_tables
 from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, PALETTE, RIGHT, TOP, WIDTH, Plot, plots
 from compare.curves import curve_charts
-from compare.formats import templates
 from compare.gallery import MOST_BYTES, MOST_ITEMS, halls
 from compare.landscape_record import LandscapeRecord, StoredLandscape, stored_landscapes
 from compare.listing import facts, listed
 from compare.plans.plan import read_plan
 from compare.results.stored_run import State, StoredRun, stored_runs, stored_runs_of
 from compare.results.verified_run import VerifiedRun, verified_runs
-from compare.tables import PROTOCOLS, require_runs
+from compare.tables.catalogue import all_tables
+from compare.tables.error_table import PROTOCOLS, require_runs
+from compare.tables.formats import templates
 from compare.timing.time_records import read_times
 
 _TITLE: Final = "Comparison of methods"

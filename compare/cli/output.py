@@ -19,8 +19,8 @@ def tables(
     into: Annotated[Path | None, typer.Option("--into", help="File to write to.  [default: stdout]")] = None,
 ) -> None:
     """Make the tables of a results folder from its records alone, ours beside the paper's printed figures."""
-    from compare.catalogue import select_tables
-    from compare.formats import FORMATS
+    from compare.tables.catalogue import select_tables
+    from compare.tables.formats import FORMATS
 
     if form not in FORMATS:
         raise ConfigError(f"expected --format of {', '.join(FORMATS)}, got {form!r}")

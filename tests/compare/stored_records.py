@@ -7,7 +7,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, RUNS
-from compare.tables import Table
+from compare.tables.error_table import Table
 
 RUN = Run(
     data="mnist",

@@ -18,11 +18,11 @@ from stored_records import RUN, store
 from test_curves import IBP, verify
 
 from compare.bars import charts
-from compare.catalogue import select_tables
 from compare.landscape_record import LANDSCAPES, LandscapeRecord, Network
 from compare.report import Content, render_report
 from compare.results.stored_run import DONE, RUNS
 from compare.results.verified_run import verified_runs
+from compare.tables.catalogue import select_tables
 
 PLAN = """
 title = "Digits, as the tests have it"

@@ -6,7 +6,7 @@ import pytest
 from command_line import abscert
 
 from compare.plans.plan import read_plan
-from compare.tables import NOT_RUN, build_tables
+from compare.tables.error_table import NOT_RUN, build_tables
 
 
 @pytest.mark.slow

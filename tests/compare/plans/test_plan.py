@@ -9,11 +9,11 @@ import pytest
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.config import Optimiser, default_config
 from baselines.table import method_entry
-from compare.figures import is_admissible
 from compare.plans.plan import read_plan
 from compare.plans.planned_run import Run, as_mapping
-from compare.published import PublishedFigure, Quantity, published
 from compare.running.defaults import training_spec
+from compare.tables.published import PublishedFigure, Quantity, published
+from compare.tables.selection import is_admissible
 
 PLAN = """
 title = "two by two"

@@ -9,10 +9,10 @@ from command_line import abscert, refused
 from small_plan import PLAN
 
 from abscert_plugin.records import read_records
-from compare.formats import as_json
 from compare.results.kept_records import keep
 from compare.results.stored_run import State, stored_runs
-from compare.tables import build_tables
+from compare.tables.error_table import build_tables
+from compare.tables.formats import as_json
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from stored_records import named, store
 from test_paper_tables import LLM, PAPER, Lines, lines, of
 
 from abscert_plugin.errors import RecordError
-from compare.catalogue import select_tables
-from compare.tables import NOT_RUN, Table
+from compare.tables.catalogue import select_tables
+from compare.tables.error_table import NOT_RUN, Table
 from compare.timing.time_records import TIMES, Kind, Setting, Subject, TimedBlock
 
 SECONDS = {  # of three rounds: 1 step of 1 that an epoch has, 1 image of 2 that the test set has

@@ -12,13 +12,13 @@ from typing import Final, TypeAlias, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from compare.figures import mislabelled, not_verified, one_a_seed, rate
 from compare.plans.naming import names, variant
 from compare.plans.planned_run import Run
 from compare.results.stored_run import StoredRun
 from compare.results.verified_run import VerifiedRun, grouped, verified_runs
+from compare.tables.selection import mislabelled, not_verified, one_a_seed, rate
 
-Row: TypeAlias = tuple[str, ...]
+TableRow: TypeAlias = tuple[str, ...]
 NOT_RUN: Final = "not run"
 LINE: Final = "line"
 """Heading of the column that says what a line of a row is, where rows have several."""
@@ -76,8 +76,8 @@ class Table:
     """
 
     title: str
-    columns: Row
-    rows: tuple[Row, ...]
+    columns: TableRow
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
 
     @property
@@ -175,7 +175,7 @@ def _without_cells(run: Run) -> Run:
     return msgspec.structs.replace(run, cells=None)
 
 
-def _rows(way: Sequence[VerifiedRun], called: Mapping[str, str]) -> list[tuple[tuple[object, ...], Row]]:
+def _rows(way: Sequence[VerifiedRun], called: Mapping[str, str]) -> list[tuple[tuple[object, ...], TableRow]]:
     """Return the rows of one way to train, one a radius, each with what it is sorted by."""
     run = way[0].run
     by_radius: dict[Fraction | None, list[VerifiedRun]] = {}
@@ -184,7 +184,7 @@ def _rows(way: Sequence[VerifiedRun], called: Mapping[str, str]) -> list[tuple[t
     cells = one_a_seed(by_radius.pop(None, []))
     method = called[variant(_without_cells(run))]
     network = run.network if run.activation is None else f"{run.network} {run.activation}"
-    found: list[tuple[tuple[object, ...], Row]] = []
+    found: list[tuple[tuple[object, ...], TableRow]] = []
     for radius, balls in by_radius.items() or [(None, [])]:
         count, length = ("" if run.cells is None else str(run.cells)), ("" if radius is None else scales(radius))
         row = (run.data, network, method, count, length, *_figures(run, cells, one_a_seed(balls)))
@@ -192,7 +192,7 @@ def _rows(way: Sequence[VerifiedRun], called: Mapping[str, str]) -> list[tuple[t
     return found
 
 
-def _figures(run: Run, cells: Sequence[VerifiedRun], balls: Sequence[VerifiedRun]) -> Row:
+def _figures(run: Run, cells: Sequence[VerifiedRun], balls: Sequence[VerifiedRun]) -> TableRow:
     whole = cells or balls
     cell, ball = (rate(group, not_verified) if group else None for group in (cells, balls))
     unknown = [100 * verified.summary.unknown / verified.summary.images for verified in balls]

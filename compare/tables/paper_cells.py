@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
 
-from compare.figures import Count, not_verified, rate
-from compare.published import MISSING, PublishedFigure
 from compare.results.verified_run import VerifiedRun
-from compare.tables import NOT_RUN, Row, Table, epochs, machines
+from compare.tables.error_table import NOT_RUN, Table, TableRow, epochs, machines
+from compare.tables.published import MISSING, PublishedFigure
+from compare.tables.selection import Count, not_verified, rate
 
 
 @final
@@ -36,22 +36,22 @@ class Cell:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Block:
+class PaperRow:
     """A row of the paper's table: what it is of, and its cells."""
 
-    labels: Row
+    labels: TableRow
     cells: tuple[Cell, ...]
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A table before its lines are stacked."""
+class PaperTable:
+    """A table of the paper, ours and its own figures cell by cell; `table` sets them as lines."""
 
     title: str
-    columns: Row
-    blocks: tuple[Block, ...]
-    notes: Row
+    columns: TableRow
+    blocks: tuple[PaperRow, ...]
+    notes: TableRow
 
     @property
     def runs(self) -> tuple[VerifiedRun, ...]:
@@ -94,7 +94,7 @@ _LINES: Final[Mapping[str, Callable[[Cell], str]]] = MappingProxyType(
 )
 
 
-def _stacked(block: Block, lines: Mapping[str, Callable[[Cell], str]]) -> list[Row]:
+def _stacked(block: PaperRow, lines: Mapping[str, Callable[[Cell], str]]) -> list[TableRow]:
     texts = {name: [of(cell) for cell in block.cells] for name, of in lines.items()}
     return [(*block.labels, name, *row) for name, row in texts.items() if name == _OURS or any(row)]
 

@@ -18,13 +18,13 @@ from stored_records import RUN, named, store
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
 from abscert_plugin.verification.summary import Summary
-from compare.catalogue import select_tables
-from compare.figures import is_admissible
-from compare.paper_cells import Draft
-from compare.paper_tables import Pool, drafts
 from compare.plans.planned_run import Run
 from compare.results.verified_run import VerifiedRun
-from compare.tables import NOT_RUN, Table, epochs
+from compare.tables.catalogue import select_tables
+from compare.tables.error_table import NOT_RUN, Table, epochs
+from compare.tables.paper_cells import PaperTable
+from compare.tables.paper_tables import Pool, drafts
+from compare.tables.selection import is_admissible
 
 PAPER = msgspec.structs.replace(RUN, protocol="paper", radius="0.1", radius_scale=RadiusScale.TRAINING, cells=10)
 LLM = msgspec.structs.replace(PAPER, method="llm", radius_scale=RadiusScale.PIXEL, cells=None)
@@ -77,7 +77,7 @@ def outcome(run: Run, claim: str, failed: int, images: int = 200, **changes: Any
     return VerifiedRun(**(values | changes))
 
 
-def made(number: int, found: Sequence[VerifiedRun], protocol: str = "paper") -> tuple[Draft, ...]:
+def made(number: int, found: Sequence[VerifiedRun], protocol: str = "paper") -> tuple[PaperTable, ...]:
     return drafts(number, Pool.of(found, protocol))
 
 

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
 
-from compare.figures import OWN
-from compare.paper_cells import Block, Cell, Draft, difference_text, printed_text
-from compare.paper_tables import METHODS
-from compare.published import MISSING, PublishedFigure, Quantity, published
-from compare.tables import LINE, NOT_RUN, Row, Table, scales
+from compare.tables.error_table import LINE, NOT_RUN, Table, TableRow, scales
+from compare.tables.paper_cells import Cell, PaperRow, PaperTable, difference_text, printed_text
+from compare.tables.paper_tables import METHODS
+from compare.tables.published import MISSING, PublishedFigure, Quantity, published
+from compare.tables.selection import OWN
 from compare.timing.time_records import Kind, TimeSummary
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _TableOfTimes:
     """A part of the paper's Table 3, or one more of ours.
 
     Args:
@@ -31,29 +31,29 @@ class _Part:
     note: str
 
 
-_PARTS: Final[Mapping[Kind, _Part]] = MappingProxyType(
+_PARTS: Final[Mapping[Kind, _TableOfTimes]] = MappingProxyType(
     {
-        Kind.TRAINING: _Part(
+        Kind.TRAINING: _TableOfTimes(
             "training time (s/epoch)",
             Quantity.TRAINING_SECONDS,
             Quantity.TRAINING_SPEED_UP,
             "An epoch of each method's own schedule, without validation.",
         ),
-        Kind.VERIFICATION: _Part(
+        Kind.VERIFICATION: _TableOfTimes(
             "verification time (s), as the paper compares",
             Quantity.VERIFICATION_SECONDS,
             Quantity.VERIFICATION_SPEED_UP,
             "One pass over the test set: of AC a forward pass on the claim `cell`, of the others one bound on the "
             "claim `ball`. As in the paper, the speed-up compares two claims.",
         ),
-        Kind.TOTAL: _Part(
+        Kind.TOTAL: _TableOfTimes(
             "training and verification (s)",
             None,
             Quantity.TOTAL_SPEED_UP,
             "An epoch and one pass over the test set added, as the paper's total speed-up does; it prints no seconds "
             "of the sum.",
         ),
-        Kind.SEARCH: _Part(
+        Kind.SEARCH: _TableOfTimes(
             "verification time (s), claim ball for all",
             None,
             None,
@@ -73,7 +73,7 @@ _NOTES: Final = (
 )
 
 
-def time_drafts(times: Sequence[TimeSummary]) -> tuple[Draft, ...]:
+def time_drafts(times: Sequence[TimeSummary]) -> tuple[PaperTable, ...]:
     """Return the parts of Table 3, for each machine apart; without timings, with the printed figures alone."""
     devices = sorted({one.device for one in times}) or [""]
     return tuple(
@@ -101,7 +101,7 @@ def time_table(times: Sequence[TimeSummary]) -> Table:
     return Table("Times of every method, side by side", columns, rows, (_SIDE_BY_SIDE, *notes))
 
 
-def _draft(kind: Kind, times: Sequence[TimeSummary], device: str) -> Draft:
+def _draft(kind: Kind, times: Sequence[TimeSummary], device: str) -> PaperTable:
     part = _PARTS[kind]
     figures = [figure for figure in published() if figure.table == 3]
     rows = dict.fromkeys((figure.data, figure.network) for figure in figures)  # those of the paper first
@@ -112,15 +112,15 @@ def _draft(kind: Kind, times: Sequence[TimeSummary], device: str) -> Draft:
         keys = dict.fromkeys(one.key for one in times if (one.data, one.network) == (data, network))
         for key in keys or [""]:
             of_key = [one for one in times if one.key == key]
-            blocks.append(Block((data, network, key[:8]), tuple(_cells(part, of_key, here))))
+            blocks.append(PaperRow((data, network, key[:8]), tuple(_cells(part, of_key, here))))
     others = [METHODS[method] for method in METHODS if method != OWN]
     speed_ups = (name for other in others for name in (other, f"SpeedUp over {other}"))
     columns = ("data", "network", "timing", LINE, METHODS[OWN], *speed_ups)
     title = f"Table 3: {part.title}" + (f", on {device}" if device else "")
-    return Draft(title, columns, tuple(blocks), (part.note, *_NOTES, *_measured(times, device)))
+    return PaperTable(title, columns, tuple(blocks), (part.note, *_NOTES, *_measured(times, device)))
 
 
-def _cells(part: _Part, times: Sequence[TimeSummary], figures: Iterable[PublishedFigure]) -> Iterable[Cell]:
+def _cells(part: _TableOfTimes, times: Sequence[TimeSummary], figures: Iterable[PublishedFigure]) -> Iterable[Cell]:
     printed: dict[tuple[Quantity | None, str, str | None], PublishedFigure] = {}
     printed |= {(figure.quantity, figure.method, figure.against): figure for figure in figures}
     for method in METHODS:
@@ -155,7 +155,7 @@ def _seconds(value: float) -> str:
     return f"{value:.2f}" if value >= 1 else f"{value:.4f}"
 
 
-def _measured(times: Sequence[TimeSummary], device: str) -> Row:
+def _measured(times: Sequence[TimeSummary], device: str) -> TableRow:
     """Return how the figures were measured, and on what."""
     if not times:
         return ()
@@ -165,7 +165,7 @@ def _measured(times: Sequence[TimeSummary], device: str) -> Row:
     return (*(f"{', '.join(methods)} on {way}." for way, methods in ways.items()), *_machine(times, device))
 
 
-def _machine(times: Sequence[TimeSummary], device: str) -> Row:
+def _machine(times: Sequence[TimeSummary], device: str) -> TableRow:
     here = [one for one in times if one.device == device]
     keys = ", ".join(sorted({one.key[:8] for one in here}))
     rounds = " or ".join(str(count) for count in sorted({one.rounds for one in here}))

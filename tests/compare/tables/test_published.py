@@ -13,7 +13,7 @@ import pytest
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
-from compare.published import FILE, GAINS, PublishedFigure, Quantity, Unit, find, parse_figures, published
+from compare.tables.published import FILE, GAINS, PublishedFigure, Quantity, Unit, find, parse_figures, published
 
 Figures = tuple[PublishedFigure, ...]
 StoredRun = tuple[int, str, str, str | None]
@@ -365,7 +365,7 @@ def test_a_broken_file_is_one_line_of_error(old: str, new: str, message: str) ->
     with pytest.raises(ConfigError, match=message) as caught:
         parse_figures(TEXT.replace(old, new, 1))
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"compare/{FILE} is broken: ")
+    assert str(caught.value).startswith(f"compare/tables/{FILE} is broken: ")
 
 
 def test_a_missing_file_is_one_line_of_error(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -376,6 +376,6 @@ def test_a_missing_file_is_one_line_of_error(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_figures_are_read_without_torch() -> None:
-    code = "import sys\nfrom compare.published import published\npublished()\nassert 'torch' not in sys.modules"
+    code = "import sys\nfrom compare.tables.published import published\npublished()\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Final
 
 from abscert_plugin.errors import ConfigError
-from compare.paper_cells import Draft
-from compare.paper_tables import Pool, drafts
-from compare.paper_times import time_drafts, time_table
 from compare.results.stored_run import StoredRun
 from compare.results.verified_run import VerifiedRun, verified_runs
-from compare.tables import NOT_RUN, Table, require_runs, tables_of
+from compare.tables.error_table import NOT_RUN, Table, require_runs, tables_of
+from compare.tables.paper_cells import PaperTable
+from compare.tables.paper_tables import Pool, drafts
+from compare.tables.paper_times import time_drafts, time_table
 from compare.timing.time_records import TimeSummary, read_times
 
 _TIMES: Final = "3"
@@ -60,7 +60,7 @@ def all_tables(
 
 def drafts_of(
     name: str, found: Sequence[VerifiedRun], others: Sequence[StoredRun], times: Sequence[TimeSummary]
-) -> Iterable[Draft]:
+) -> Iterable[PaperTable]:
     """Return the paper's table of a number, for every protocol (every machine, for times) that records are of.
 
     Raises:

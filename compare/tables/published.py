@@ -91,7 +91,7 @@ class PublishedFigure:
     against_radius: Radius | None
 
 
-class _Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _PrintedColumn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     printed: str
     method: str
     activation: str
@@ -101,28 +101,28 @@ class _Column(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     against: str | None = None
 
 
-class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _PrintedRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cells: tuple[Any, ...]  # numbers, or MISSING: a union that msgspec does not know
     radius: str | None = None
 
 
-class _Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _PrintedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data: str
-    rows: tuple[_Row, ...]
+    rows: tuple[_PrintedRow, ...]
     network: str | None = None
     row: str | None = None
     column: str | None = None
 
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _PrintedPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     table: Annotated[int, msgspec.Meta(ge=1, le=5)]
-    columns: tuple[_Column, ...]
-    block: tuple[_Block, ...]
+    columns: tuple[_PrintedColumn, ...]
+    block: tuple[_PrintedBlock, ...]
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scales: Mapping[str, RadiusScale]
-    part: tuple[_Part, ...]
+    part: tuple[_PrintedPart, ...]
 
 
 @cache
@@ -136,9 +136,9 @@ def published() -> tuple[PublishedFigure, ...]:
     471
     """
     try:
-        text = resources.files("compare").joinpath(FILE).read_text(encoding="utf-8")
+        text = resources.files("compare.tables").joinpath(FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read compare/{FILE}; install the package again") from error
+        raise ConfigError(f"cannot read compare/tables/{FILE}; install the package again") from error
     return parse_figures(text)
 
 
@@ -189,10 +189,10 @@ def parse_figures(text: str) -> tuple[PublishedFigure, ...]:
         file = msgspec.convert(tomllib.loads(text, parse_float=Decimal), _File)
         return tuple(figure for part in file.part for figure in _figures(part, file.scales))
     except (ValueError, ArithmeticError, RecursionError, msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"compare/{FILE} is broken: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(f"compare/tables/{FILE} is broken: {' '.join(str(error).split())[:200]}") from error
 
 
-def _figures(part: _Part, scales: Mapping[str, RadiusScale]) -> Iterator[PublishedFigure]:
+def _figures(part: _PrintedPart, scales: Mapping[str, RadiusScale]) -> Iterator[PublishedFigure]:
     for block in part.block:
         for row in block.rows:
             place = f"table {part.table}, row {_headings(block.row, row.radius)}"
@@ -206,7 +206,12 @@ def _figures(part: _Part, scales: Mapping[str, RadiusScale]) -> Iterator[Publish
 
 
 def _figure(
-    table: int, block: _Block, row: _Row, column: _Column, cell: object, scales: Mapping[str, RadiusScale]
+    table: int,
+    block: _PrintedBlock,
+    row: _PrintedRow,
+    column: _PrintedColumn,
+    cell: object,
+    scales: Mapping[str, RadiusScale],
 ) -> PublishedFigure:
     if (column.against is not None) != (column.quantity in GAINS):
         raise ConfigError(f"expected `against` with a gain and only there, got {column.against} with {column.quantity}")

@@ -11,7 +11,7 @@ from typing import Final
 
 import jinja2
 
-from compare.tables import Row, Table
+from compare.tables.error_table import Table, TableRow
 
 _LATEX: Final = str.maketrans(
     {
@@ -110,7 +110,7 @@ def _spaced(table: Table) -> Iterator[str]:
         yield _joined(row)
 
 
-def _joined(cells: Row) -> str:
+def _joined(cells: TableRow) -> str:
     # braces, since a row that begins with a bracket would be read as an option of the line break before
     return " & ".join(f"{{{_latex(cell)}}}" if cell.startswith("[") else _latex(cell) for cell in cells) + r" \\"
 
@@ -121,7 +121,7 @@ def _latex(text: str) -> str:
 
 def as_html(tables: Sequence[Table]) -> str:
     """Return the tables as one HTML page that loads nothing."""
-    return templates().get_template("tables.html").render(tables=tables) + "\n"
+    return templates().get_template("tables/tables.html").render(tables=tables) + "\n"
 
 
 def templates() -> jinja2.Environment:

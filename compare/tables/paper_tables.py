@@ -7,11 +7,11 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.claim import Radius
-from compare.figures import OWN, Count, chosen, counts_for, labelled, not_verified
-from compare.paper_cells import Block, Cell, Draft, gain_cell, pace_cell, rate_cell
-from compare.published import MISSING, PublishedFigure, Quantity, published
 from compare.results.verified_run import ACTIVATIONS, VerifiedRun
-from compare.tables import CLAIMS, LINE, NOT_RUN, PROTOCOLS, SCALES, Row, scales
+from compare.tables.error_table import CLAIMS, LINE, NOT_RUN, PROTOCOLS, SCALES, TableRow, scales
+from compare.tables.paper_cells import Cell, PaperRow, PaperTable, gain_cell, pace_cell, rate_cell
+from compare.tables.published import MISSING, PublishedFigure, Quantity, published
+from compare.tables.selection import OWN, Count, chosen, counts_for, labelled, not_verified
 
 METHODS: Final[Mapping[str, str]] = MappingProxyType({OWN: "AC", "llm": "LLM", "lbp": "LBP", "adv-ibp": "AIBP"})
 """What the paper's tables call the methods."""
@@ -79,7 +79,7 @@ class Pool:
         return chosen([verified for verified in group if counts_for(verified, claim, radius)], self.protocol)
 
 
-def drafts(number: int, pool: Pool) -> tuple[Draft, ...]:
+def drafts(number: int, pool: Pool) -> tuple[PaperTable, ...]:
     """Return Table 1, 2, 4 or 5 of the paper; those of verified errors again for the claim `ball`.
 
     Raises:
@@ -88,23 +88,23 @@ def drafts(number: int, pool: Pool) -> tuple[Draft, ...]:
     return _BUILDERS[number](pool)
 
 
-def _table1(pool: Pool) -> tuple[Draft, ...]:
+def _table1(pool: Pool) -> tuple[PaperTable, ...]:
     blocks = []
-    columns: Row = ()
+    columns: TableRow = ()
     for (data, network, printed), figures in _grouped(1, lambda one: (one.data, one.network, one.printed_radius or "")):
         own, other = figures[0].radius, figures[1].radius
         assert own is not None
         assert other is not None
         labels = (data, network, printed, scales(own.pixel, printed), scales(other.pixel, printed))
-        blocks.append(Block(labels, tuple(_cell(pool, figure) for figure in figures)))
+        blocks.append(PaperRow(labels, tuple(_cell(pool, figure) for figure in figures)))
         columns = tuple(_heading(figure) for figure in figures)
     names = ("data", "network", "epsilon", "AC's radius, pixel (training)", "others' radius, pixel (training)", LINE)
     title = f"Table 1, protocol {pool.protocol}: verified errors (%), compared as the paper does"
     notes = _notes(pool, _TWO_RADII, SCALES, CLAIMS, _SWEEP)
-    return Draft(title, (*names, *columns), tuple(blocks), notes), _balls_of_table1(pool)
+    return PaperTable(title, (*names, *columns), tuple(blocks), notes), _balls_of_table1(pool)
 
 
-def _balls_of_table1(pool: Pool) -> Draft:
+def _balls_of_table1(pool: Pool) -> PaperTable:
     blocks = []
     others = [method for method in METHODS if method != OWN]
     for (data, network), figures in _grouped(1, lambda one: (one.data, one.network)):
@@ -118,7 +118,7 @@ def _balls_of_table1(pool: Pool) -> Draft:
                 cells.append(rate_cell(theirs, not_verified, _printed(figures, method, pixel)))
                 cells.append(gain_cell(own, theirs, None))
             if any(cell.runs or cell.paper for cell in cells):
-                blocks.append(Block((data, network, scales(pixel, radii[pixel])), tuple(cells)))
+                blocks.append(PaperRow((data, network, scales(pixel, radii[pixel])), tuple(cells)))
     pairs = [(f"{METHODS[method]} (ball)", f"Impr. over {METHODS[method]}") for method in others]
     columns = (
         "data",
@@ -129,22 +129,24 @@ def _balls_of_table1(pool: Pool) -> Draft:
         *(name for pair in pairs for name in pair),
     )
     title = f"Table 1, protocol {pool.protocol}: errors of the claim ball (%), at equal radii"
-    return Draft(title, columns, tuple(blocks), _notes(pool, _EQUAL, SCALES, CLAIMS))
+    return PaperTable(title, columns, tuple(blocks), _notes(pool, _EQUAL, SCALES, CLAIMS))
 
 
-def _table2(pool: Pool) -> tuple[Draft, ...]:
+def _table2(pool: Pool) -> tuple[PaperTable, ...]:
     blocks = []
-    columns: Row = ()
+    columns: TableRow = ()
     for (data, network, printed), figures in _grouped(2, lambda one: (one.data, one.network, one.printed_radius or "")):
-        blocks.append(Block((data, network, printed), tuple(_cell(pool, figure) for figure in figures)))
+        blocks.append(PaperRow((data, network, printed), tuple(_cell(pool, figure) for figure in figures)))
         columns = tuple(METHODS[figure.method] for figure in figures)
     title = f"Table 2, protocol {pool.protocol}: accuracy (%)"
     return (
-        Draft(title, ("data", "network", "epsilon", LINE, *columns), tuple(blocks), _notes(pool, _ACCURACY, _SWEEP)),
+        PaperTable(
+            title, ("data", "network", "epsilon", LINE, *columns), tuple(blocks), _notes(pool, _ACCURACY, _SWEEP)
+        ),
     )
 
 
-def _table4(pool: Pool) -> tuple[Draft, ...]:
+def _table4(pool: Pool) -> tuple[PaperTable, ...]:
     rows = _grouped(4, lambda one: (one.data, one.printed_radius or ""))
     networks = "Networks of other activations than ReLU, trained by `abstrain`."
     return tuple(
@@ -153,7 +155,7 @@ def _table4(pool: Pool) -> tuple[Draft, ...]:
     )
 
 
-def _table5(pool: Pool) -> tuple[Draft, ...]:
+def _table5(pool: Pool) -> tuple[PaperTable, ...]:
     figures = [figure for figure in published() if figure.table == 5]
     times = tuple(figure for figure in figures if figure.quantity is Quantity.TRAINING_SECONDS)
     errors = [figure for figure in figures if figure.quantity is Quantity.VERIFIED_ERROR]
@@ -170,9 +172,9 @@ def _of_own(
     claim: str,
     number: int,
     what: str,
-    rows: Sequence[tuple[Row, Sequence[PublishedFigure], Sequence[PublishedFigure]]],
+    rows: Sequence[tuple[TableRow, Sequence[PublishedFigure], Sequence[PublishedFigure]]],
     note: str,
-) -> Draft:
+) -> PaperTable:
     """Return a table of the paper's own method alone, under one claim; the paper's figures are of the claim `cell`."""
     blocks = []
     columns: list[str] = []
@@ -189,29 +191,31 @@ def _of_own(
                 columns.append(times[place].column)
                 cells.append(pace_cell(runs, times[place]))
         assert errors[0].radius is not None
-        blocks.append(Block((data, printed, scales(errors[0].radius.pixel, printed)), tuple(cells)))
+        blocks.append(PaperRow((data, printed, scales(errors[0].radius.pixel, printed)), tuple(cells)))
     title = f"Table {number}, protocol {pool.protocol}: errors of the claim {claim} (%), {what}"
     labels = ("data", "epsilon", "radius, pixel (training)", LINE)
     ball = "The paper prints no figure of this claim; epsilon is on the training scale."
     notes = (note, SCALES, CLAIMS, _SWEEP) if is_cell else (ball, SCALES, CLAIMS)
-    return Draft(title, (*labels, *columns), tuple(blocks), _notes(pool, *notes))
+    return PaperTable(title, (*labels, *columns), tuple(blocks), _notes(pool, *notes))
 
 
-_BUILDERS: Final[Mapping[int, Callable[[Pool], tuple[Draft, ...]]]] = MappingProxyType(
+_BUILDERS: Final[Mapping[int, Callable[[Pool], tuple[PaperTable, ...]]]] = MappingProxyType(
     {1: _table1, 2: _table2, 4: _table4, 5: _table5}
 )
 
 
 def _by(
-    figures: Iterable[PublishedFigure], key: Callable[[PublishedFigure], Row]
-) -> Iterable[tuple[Row, tuple[PublishedFigure, ...]]]:
-    groups: dict[Row, list[PublishedFigure]] = {}
+    figures: Iterable[PublishedFigure], key: Callable[[PublishedFigure], TableRow]
+) -> Iterable[tuple[TableRow, tuple[PublishedFigure, ...]]]:
+    groups: dict[TableRow, list[PublishedFigure]] = {}
     for figure in figures:
         groups.setdefault(key(figure), []).append(figure)
     return [(name, tuple(group)) for name, group in groups.items()]
 
 
-def _grouped(number: int, key: Callable[[PublishedFigure], Row]) -> Iterable[tuple[Row, tuple[PublishedFigure, ...]]]:
+def _grouped(
+    number: int, key: Callable[[PublishedFigure], TableRow]
+) -> Iterable[tuple[TableRow, tuple[PublishedFigure, ...]]]:
     """Return a table's figures by row, MNIST before the others."""
     figures = [figure for figure in published() if figure.table == number]
     return _by(sorted(figures, key=lambda figure: figure.data != "mnist"), key)
@@ -227,7 +231,7 @@ def _claim(method: str) -> str:
     return "cell" if method == OWN else "ball"
 
 
-def _notes(pool: Pool, *own: str) -> Row:
+def _notes(pool: Pool, *own: str) -> TableRow:
     return (PROTOCOLS[pool.protocol], *own, _CHOICE[pool.protocol], _LINES)
 
 

@@ -19,10 +19,10 @@ from stored_records import RUN, named, store
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import write_json
-from compare.catalogue import TABLES
-from compare.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown
 from compare.results.stored_run import DONE, FAILURE, RUNS
-from compare.tables import NOT_RUN, Table, build_tables
+from compare.tables.catalogue import TABLES
+from compare.tables.error_table import NOT_RUN, Table, build_tables
+from compare.tables.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown
 
 
 class Page(HTMLParser):
@@ -260,7 +260,7 @@ def test_html_is_well_formed_holds_every_cell_as_text_and_loads_nothing(tables: 
 
 def test_tables_are_made_without_torch(tmp_path: Path) -> None:
     store(tmp_path, RUN, {"ball": 50})
-    code = "import sys; from pathlib import Path; from compare.tables import build_tables; "
+    code = "import sys; from pathlib import Path; from compare.tables.error_table import build_tables; "
     code += f"build_tables(Path({str(tmp_path)!r})); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
