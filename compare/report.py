@@ -12,7 +12,7 @@ from compare.bars import charts
 from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, PALETTE, RIGHT, TOP, WIDTH, Plot, plots
 from compare.curves import curve_charts
 from compare.gallery import MOST_BYTES, MOST_ITEMS, halls
-from compare.landscape_record import LandscapeRecord, StoredLandscape, stored_landscapes
+from compare.landscape.stored_landscape import LandscapeRecord, StoredLandscape, stored_landscapes
 from compare.listing import facts, listed
 from compare.plans.plan import read_plan
 from compare.results.stored_run import State, StoredRun, stored_runs, stored_runs_of

@@ -74,8 +74,8 @@ def landscape(
     json: options.Json = False,
 ) -> None:
     """Draw the loss around trained networks, on a plane through their weights or through their inputs."""
-    from compare.landscape_record import SPACES
-    from compare.landscape_run import Asked, draw_landscapes, of_plan, picture_in, trainings
+    from compare.landscape.stored_landscape import SPACES
+    from compare.landscape.trainings import LandscapeOptions, draw_landscapes, of_plan, picture_in, trainings
 
     if space not in SPACES:
         raise ConfigError(f"expected --space of weights or inputs, got {space!r}")
@@ -89,7 +89,7 @@ def landscape(
             LOG.print(f"note: without {waiting} runs of the plan that are not done", highlight=False)
     else:
         chosen, title = trainings(runs or []), "Loss landscapes"
-    asked = Asked(title, space, span, points, limit, seed, data_dir)
+    asked = LandscapeOptions(title, space, span, points, limit, seed, data_dir)
     kept = out if plan is None or into is not None else out or DEFAULT_RESULTS
     stem = name or "-".join([Path(plan or "landscape").stem, space])
     picture = into or (Path("landscape.png") if kept is None else picture_in(kept, stem))

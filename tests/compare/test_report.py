@@ -18,7 +18,7 @@ from stored_records import RUN, store
 from test_curves import IBP, verify
 
 from compare.bars import charts
-from compare.landscape_record import LANDSCAPES, LandscapeRecord, Network
+from compare.landscape.stored_landscape import LANDSCAPES, DrawnNetwork, LandscapeRecord
 from compare.report import Content, render_report
 from compare.results.stored_run import DONE, RUNS
 from compare.results.verified_run import verified_runs
@@ -193,8 +193,8 @@ RECORD = LandscapeRecord(
     steps=(-0.5, 0.0, 0.5),
     seed=0,
     networks=(
-        Network(name="plain", run="a", method="plain", cells=None, loss=0.25, curvature=12.5),
-        Network(name="cells", run="b", method="abstrain", cells=80, loss=0.125, curvature=-3.0),
+        DrawnNetwork(name="plain", run="a", method="plain", cells=None, loss=0.25, curvature=12.5),
+        DrawnNetwork(name="cells", run="b", method="abstrain", cells=80, loss=0.125, curvature=-3.0),
     ),
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, final
 
 from abscert_plugin.errors import ConfigError
-from compare.landscape_record import LANDSCAPES, LandscapeRecord, Network
+from compare.landscape.stored_landscape import LANDSCAPES, DrawnNetwork, LandscapeRecord
 from compare.plans.plan import read_plan
 from compare.results.stored_run import TRAINING, State, stored_runs_of
 
@@ -18,7 +18,7 @@ _FOLDER: Final = "folder"
 
 @final
 @dataclass(frozen=True, slots=True)
-class Training:
+class DrawnTraining:
     """A training that is drawn.
 
     Args:
@@ -32,7 +32,7 @@ class Training:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LandscapeOptions:
     """What to draw.
 
     Args:
@@ -54,7 +54,7 @@ class Asked:
     data_dir: Path | None
 
 
-def of_plan(plan: str, results: Path) -> tuple[tuple[Training, ...], str, int]:
+def of_plan(plan: str, results: Path) -> tuple[tuple[DrawnTraining, ...], str, int]:
     """Return the trainings of a plan's runs that are done, the plan's title, and how many runs are not done.
 
     Raises:
@@ -62,15 +62,15 @@ def of_plan(plan: str, results: Path) -> tuple[tuple[Training, ...], str, int]:
     """
     read = read_plan(plan)
     held = stored_runs_of(read.runs(), results)
-    done = tuple(Training(one.folder / TRAINING, one.run.key) for one in held if one.state is State.DONE)
+    done = tuple(DrawnTraining(one.folder / TRAINING, one.run.key) for one in held if one.state is State.DONE)
     if not done:
         raise ConfigError(f"no run of {plan} is done in {results}; `abscert compare run {plan} --out {results}` first")
     return done, read.title, len(held) - len(done)
 
 
-def trainings(folders: Sequence[Path]) -> tuple[Training, ...]:
+def trainings(folders: Sequence[Path]) -> tuple[DrawnTraining, ...]:
     """Return the trainings in folders: each that of a training, or that of a run in a results folder."""
-    return tuple(Training(_training(folder), folder.name) for folder in folders)
+    return tuple(DrawnTraining(_training(folder), folder.name) for folder in folders)
 
 
 def _training(folder: Path) -> Path:
@@ -95,7 +95,7 @@ def picture_in(results: Path, stem: str) -> Path:
 
 
 def draw_landscapes(
-    chosen: Sequence[Training], asked: Asked, picture: Path, on_done: Callable[[str], None]
+    chosen: Sequence[DrawnTraining], asked: LandscapeOptions, picture: Path, on_done: Callable[[str], None]
 ) -> LandscapeRecord:
     """Draw trainings side by side, and return what is kept beside the picture.
 
@@ -114,8 +114,8 @@ def draw_landscapes(
 
     from abscert_plugin.data import Split, load_data
     from abscert_plugin.training.run import restore
-    from compare.landscape import Landscape, input_landscape, weight_landscape
-    from compare.landscape_plot import draw
+    from compare.landscape.loss_plane import Landscape, input_landscape, weight_landscape
+    from compare.landscape.picture import draw
 
     restored = [restore(one.folder) for one in chosen]
     sets = sorted({str(checkpoint.description["data"]) for *_, checkpoint in restored})
@@ -138,7 +138,7 @@ def draw_landscapes(
     draw(found, _UNITS[asked.space], picture)
     middle = asked.points // 2
     networks = tuple(
-        Network(
+        DrawnNetwork(
             name=name,
             run=one.run,
             method=method,
@@ -161,7 +161,7 @@ def draw_landscapes(
     )
 
 
-def _names(chosen: Sequence[Training], methods: Sequence[str], cells: Sequence[int | None]) -> list[str]:
+def _names(chosen: Sequence[DrawnTraining], methods: Sequence[str], cells: Sequence[int | None]) -> list[str]:
     """Return what each network is called: method and d, with the run where that would not tell them apart."""
     plain = [
         f"{method}, d = 0" if count is None else f"{method}, d = {2 / count:.4g}"

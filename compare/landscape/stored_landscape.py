@@ -15,7 +15,7 @@ SPACES: Final = ("weights", "inputs")
 
 
 @final
-class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DrawnNetwork(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One network of a picture.
 
     Args:
@@ -64,7 +64,7 @@ class LandscapeRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     span: float
     steps: tuple[float, ...]
     seed: int
-    networks: tuple[Network, ...]
+    networks: tuple[DrawnNetwork, ...]
 
     def write(self, path: Path) -> None:
         """Write it as JSON.

@@ -14,9 +14,9 @@ from torch.nn import functional
 from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from compare import landscape as module
-from compare.landscape import Landscape, input_landscape, weight_landscape
-from compare.landscape_record import stored_landscapes
+from compare.landscape import loss_plane as module
+from compare.landscape.loss_plane import Landscape, input_landscape, weight_landscape
+from compare.landscape.stored_landscape import stored_landscapes
 from compare.plans.plan import read_plan
 
 PLAN = """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from abscert_plugin.errors import ConfigError
-from compare.landscape import Landscape
+from compare.landscape.loss_plane import Landscape
 
 
 def draw(landscapes: Mapping[str, Landscape], unit: str, path: Path) -> None:
