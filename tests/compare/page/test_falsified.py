@@ -16,8 +16,8 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.records import Record, RecordWriter, RunInfo, write_array
 from abscert_plugin.report.changes import COLOURS
-from compare import gallery as module
-from compare.gallery import MOST_ITEMS, Gallery, halls
+from compare.page import falsified as module
+from compare.page.falsified import MOST_ITEMS, RunGallery, falsified_galleries
 from compare.plans.planned_run import Run
 from compare.results.verified_run import verified_runs
 
@@ -79,8 +79,8 @@ def falsify(
     return out
 
 
-def galleries(results: Path, data_dir: Path | None = None) -> list[Gallery]:
-    return [one for hall in halls(verified_runs(results)[0], data_dir) for one in hall.galleries]
+def galleries(results: Path, data_dir: Path | None = None) -> list[RunGallery]:
+    return [one for hall in falsified_galleries(verified_runs(results)[0], data_dir) for one in hall.galleries]
 
 
 def pixels(uri: str) -> np.ndarray:

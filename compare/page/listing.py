@@ -28,7 +28,7 @@ class Link:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedRun:
     """A run on the page.
 
     Args:
@@ -53,14 +53,14 @@ class Listed:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Fact:
+class MadeWith:
     """A line of the page's account of how its figures were made."""
 
     name: str
     values: tuple[str, ...]
 
 
-def listed(held: Iterable[StoredRun], results: Path, page: Path) -> list[Listed]:
+def listed(held: Iterable[StoredRun], results: Path, page: Path) -> list[ListedRun]:
     """Return the runs by data set, network, method and radius.
 
     Args:
@@ -88,9 +88,9 @@ def _order(run: Run) -> tuple[object, ...]:
     )
 
 
-def _listed(stored: StoredRun, start: Path | None) -> Listed:
+def _listed(stored: StoredRun, start: Path | None) -> ListedRun:
     run, folder = stored.run, stored.folder
-    return Listed(
+    return ListedRun(
         run=run,
         radius=scales(run.trained_for.pixel),
         state=str(stored.state),
@@ -123,7 +123,7 @@ def _seconds(paths: Sequence[Path]) -> str:
     return f"{sum(known):,.1f}" if known else ""
 
 
-def facts(found: Sequence[VerifiedRun]) -> list[Fact]:
+def facts(found: Sequence[VerifiedRun]) -> list[MadeWith]:
     """Return what the figures were made with, from the run.json of every training and verification.
 
     Raises:
@@ -134,11 +134,13 @@ def facts(found: Sequence[VerifiedRun]) -> list[Fact]:
     trained = [RunInfo.read(path) for path in paths if path.is_file()]
     every = [*trained, *verified]
     lines = [
-        Fact("Trained on", _distinct(info.device for info in trained)),
-        Fact("Verified on", _distinct(info.device for info in verified)),
-        Fact("Provider of onnxruntime", _distinct(info.provider or "" for info in verified)),
-        Fact("Versions", _distinct(f"{name} {version}" for info in every for name, version in info.versions.items())),
-        Fact("Images", _distinct(_data(info) for info in every)),
+        MadeWith("Trained on", _distinct(info.device for info in trained)),
+        MadeWith("Verified on", _distinct(info.device for info in verified)),
+        MadeWith("Provider of onnxruntime", _distinct(info.provider or "" for info in verified)),
+        MadeWith(
+            "Versions", _distinct(f"{name} {version}" for info in every for name, version in info.versions.items())
+        ),
+        MadeWith("Images", _distinct(_data(info) for info in every)),
     ]
     return [line for line in lines if line.values]
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.report.figures import percent
-from compare.curves import Curve, CurveChart, Level, Point
+from compare.page.curves import Curve, CurveChart, Level, Point
 
 WIDTH: Final = 640
 HEIGHT: Final = 420

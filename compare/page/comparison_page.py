@@ -8,12 +8,12 @@ from typing import Any, Final, final
 
 import abscert_plugin
 from abscert_plugin.report.changes import COLOURS as CHANGES
-from compare.bars import charts
-from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, PALETTE, RIGHT, TOP, WIDTH, Plot, plots
-from compare.curves import curve_charts
-from compare.gallery import MOST_BYTES, MOST_ITEMS, halls
 from compare.landscape.stored_landscape import LandscapeRecord, StoredLandscape, stored_landscapes
-from compare.listing import facts, listed
+from compare.page.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, PALETTE, RIGHT, TOP, WIDTH, Plot, plots
+from compare.page.curves import curve_charts
+from compare.page.error_bars import charts
+from compare.page.falsified import MOST_BYTES, MOST_ITEMS, falsified_galleries
+from compare.page.listing import facts, listed
 from compare.plans.plan import read_plan
 from compare.results.stored_run import State, StoredRun, stored_runs, stored_runs_of
 from compare.results.verified_run import VerifiedRun, verified_runs
@@ -31,7 +31,7 @@ _HEAD, _ROW, _NAMES_WIDTH = 48, 22, 400  # of a picture that stands alone: above
 
 @final
 @dataclass(frozen=True)
-class Content:
+class PageContent:
     """What a page is made of.
 
     Args:
@@ -47,7 +47,7 @@ class Content:
     found: tuple[VerifiedRun, ...]
 
     @classmethod
-    def read(cls, results: Path, plan: str | None = None) -> "Content":
+    def read(cls, results: Path, plan: str | None = None) -> "PageContent":
         """Return all runs of a results folder, or those of a plan, also where the folder has none of them yet.
 
         Raises:
@@ -81,7 +81,7 @@ class LandscapePicture:
     record: LandscapeRecord | None
 
 
-def render_report(content: Content, page: Path, data_dir: Path | None = None) -> str:
+def render_report(content: PageContent, page: Path, data_dir: Path | None = None) -> str:
     """Return the page.
 
     Args:
@@ -97,7 +97,7 @@ def render_report(content: Content, page: Path, data_dir: Path | None = None) ->
     done = len(content.stored) - len(content.others)
     return (
         templates()
-        .get_template("report.html")
+        .get_template("page/report.html")
         .render(
             title=content.title,
             counts=f"{done} of {len(content.stored)} runs are done.",
@@ -108,7 +108,7 @@ def render_report(content: Content, page: Path, data_dir: Path | None = None) ->
             tones=[f"var(--tone-{number})" for number in range(len(COLOURS))],
             tables=all_tables(content.results, content.found, content.others, read_times(content.results)),
             landscapes=_pictures(stored_landscapes(content.results)),
-            halls=halls(content.found, data_dir),
+            falsified=falsified_galleries(content.found, data_dir),
             changes={name: "#" + bytes(colour).hex() for name, colour in CHANGES.items()},
             most_items=MOST_ITEMS,
             most_megabytes=MOST_BYTES // 1_000_000,
@@ -127,7 +127,7 @@ def render_curves(drawn: Sequence[Plot]) -> str:
     rows = [len(plot.lines) + (len(plot.flats) + 1 if plot.flats else 0) for plot in drawn]
     heights = [_HEAD + max(HEIGHT, 60 + _ROW * count) for count in rows]
     paint = {**PALETTE, "tones": [light for light, _ in COLOURS]}
-    template = templates().get_template("curves.html")
+    template = templates().get_template("page/curves.html")
     return template.render(
         plots=drawn, size=_SIZE, heights=heights, paint=paint, head=_HEAD, row=_ROW, names_width=_NAMES_WIDTH
     )

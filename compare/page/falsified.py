@@ -34,7 +34,7 @@ _MOST_IMAGE_BYTES: Final = 4 * 3 * 512 * 512
 
 @final
 @dataclass(frozen=True, slots=True)
-class Item:
+class FalsifiedImage:
     """One falsified image.
 
     Args:
@@ -54,7 +54,7 @@ class Item:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Gallery:
+class RunGallery:
     """Images of one verification.
 
     Args:
@@ -68,21 +68,21 @@ class Gallery:
     name: str
     radius: str
     counts: str
-    items: tuple[Item, ...]
+    items: tuple[FalsifiedImage, ...]
     missing: str
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Hall:
+class SettingGalleries:
     """The galleries of one setting."""
 
     title: str
-    galleries: tuple[Gallery, ...]
+    galleries: tuple[RunGallery, ...]
 
 
 @final
-class _Shelf:
+class _DataSets:
     """The data sets that are at hand, each read once."""
 
     def __init__(self, data_dir: Path | None) -> None:
@@ -101,7 +101,7 @@ class _Shelf:
         return self._found[key]
 
 
-def halls(found: Iterable[VerifiedRun], data_dir: Path | None) -> tuple[Hall, ...]:
+def falsified_galleries(found: Iterable[VerifiedRun], data_dir: Path | None) -> tuple[SettingGalleries, ...]:
     """Return the galleries of all verified balls that have a stored counterexample, of the first seed.
 
     Args:
@@ -115,13 +115,13 @@ def halls(found: Iterable[VerifiedRun], data_dir: Path | None) -> tuple[Hall, ..
     groups = grouped(balls, lambda verified: setting(verified.run))
     shown = {title: _first_seeds(group) for title, group in sorted(groups.items())}
     share = MOST_BYTES // max(1, sum(map(len, shown.values())))
-    shelf = _Shelf(data_dir)
+    shelf = _DataSets(data_dir)
     made = []
     for title, group in shown.items():
         called = names(verified.run for verified in group)
         galleries = [_gallery(verified, called[variant(verified.run)], shelf, share) for verified in group]
-        made.append(Hall(title, tuple(gallery for gallery in galleries if gallery.items)))
-    return tuple(hall for hall in made if hall.galleries)
+        made.append(SettingGalleries(title, tuple(gallery for gallery in galleries if gallery.items)))
+    return tuple(own for own in made if own.galleries)
 
 
 def _first_seeds(group: Sequence[VerifiedRun]) -> list[VerifiedRun]:
@@ -132,7 +132,7 @@ def _first_seeds(group: Sequence[VerifiedRun]) -> list[VerifiedRun]:
     return [first[key] for key in sorted(first, key=lambda key: (first[key].run.method, *key))]
 
 
-def _gallery(verified: VerifiedRun, name: str, shelf: _Shelf, most_bytes: int) -> Gallery:
+def _gallery(verified: VerifiedRun, name: str, shelf: _DataSets, most_bytes: int) -> RunGallery:
     assert verified.radius is not None
     run = RunInfo.read(verified.folder / RUN)
     falsified = [row for row in read_records(records_file(verified.folder)) if row.verdict == Verdict.FALSIFIED]
@@ -144,12 +144,12 @@ def _gallery(verified: VerifiedRun, name: str, shelf: _Shelf, most_bytes: int) -
     if len(falsified) > len(changed):
         counts += f", {len(falsified) - len(changed):,} of them mislabelled without a change"
     missing = f"The counterexamples stand alone, since {data}." if isinstance(data, str) else ""
-    return Gallery(name, f"radius {scales(verified.radius.pixel)}", counts, _within(items, most_bytes), missing)
+    return RunGallery(name, f"radius {scales(verified.radius.pixel)}", counts, _within(items, most_bytes), missing)
 
 
-def _within(items: Sequence[Item], most_bytes: int) -> tuple[Item, ...]:
+def _within(items: Sequence[FalsifiedImage], most_bytes: int) -> tuple[FalsifiedImage, ...]:
     """Return the first items, as many as there is room for."""
-    kept: list[Item] = []
+    kept: list[FalsifiedImage] = []
     for item in items:
         most_bytes -= sum(len(picture.uri) for picture in item.pictures)
         if most_bytes < 0:
@@ -158,7 +158,7 @@ def _within(items: Sequence[Item], most_bytes: int) -> tuple[Item, ...]:
     return tuple(kept)
 
 
-def _items(rows: Sequence[Record], folder: Path, run: RunInfo, data: DataSet | None) -> list[Item]:
+def _items(rows: Sequence[Record], folder: Path, run: RunInfo, data: DataSet | None) -> list[FalsifiedImage]:
     images = {} if data is None else take_images(data, [row.index for row in rows])
     classes = None if data is None else data.classes
     stored: dict[int, Float32[np.ndarray, "channels height width"]] = {}
@@ -178,7 +178,7 @@ def _items(rows: Sequence[Record], folder: Path, run: RunInfo, data: DataSet | N
         image, other, label = images.get(row.index), stored.get(row.index), labels.get(row.index)
         pictures, note = ((), faults[row.index]) if other is None else _drawn(image, other)
         prediction = "" if label is None else class_name(label, classes)
-        items.append(Item(row.index, class_name(row.label, classes), prediction, pictures, note))
+        items.append(FalsifiedImage(row.index, class_name(row.label, classes), prediction, pictures, note))
     return items
 
 

@@ -14,8 +14,8 @@ from stored_records import RUN, store
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record, RecordWriter, RunInfo
-from compare.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
-from compare.curves import Curve, CurveChart, Level, Point, curve_charts
+from compare.page.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
+from compare.page.curves import Curve, CurveChart, Level, Point, curve_charts
 from compare.plans.naming import names, setting, variant
 from compare.plans.planned_run import Run
 from compare.results.verified_run import verified_runs
@@ -274,8 +274,8 @@ def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
 
 def test_curves_are_made_without_torch(tmp_path: Path) -> None:
     verify(store(tmp_path, IBP, {}), "0.1", 20, 30)
-    code = "import sys; from pathlib import Path; from compare.report import Content, render_curves; "
-    code += "from compare.curves import curve_charts; from compare.curve_plot import plots; "
-    code += f"render_curves(plots(curve_charts(Content.read(Path({str(tmp_path)!r})).found))); "
+    code = "import sys; from pathlib import Path; from compare.page.comparison_page import PageContent, render_curves; "
+    code += "from compare.page.curves import curve_charts; from compare.page.curve_plot import plots; "
+    code += f"render_curves(plots(curve_charts(PageContent.read(Path({str(tmp_path)!r})).found))); "
     code += "print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

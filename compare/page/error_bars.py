@@ -17,7 +17,7 @@ _TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 @final
 @dataclass(frozen=True, slots=True)
-class Part:
+class BarPart:
     """A part of a bar: what it counts, and its length in per cent of the axis."""
 
     kind: str
@@ -31,7 +31,7 @@ class Bar:
 
     name: str
     value: str
-    parts: tuple[Part, ...]
+    parts: tuple[BarPart, ...]
 
 
 @final
@@ -99,8 +99,8 @@ def _error(seeds: Sequence[VerifiedRun]) -> float:
 def _bar(name: str, seeds: Sequence[VerifiedRun], top: float) -> Bar:
     error = _error(seeds)
     if seeds[0].radius is None:
-        parts: tuple[Part, ...] = (Part("cell", 100 * error / top),)
+        parts: tuple[BarPart, ...] = (BarPart("cell", 100 * error / top),)
     else:
         refuted = statistics.mean(verified.summary.falsified / verified.summary.images for verified in seeds)
-        parts = (Part("refuted", 100 * refuted / top), Part("open", 100 * (error - refuted) / top))
+        parts = (BarPart("refuted", 100 * refuted / top), BarPart("open", 100 * (error - refuted) / top))
     return Bar(name, f"{percent(error)} %", parts)
