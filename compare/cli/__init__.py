@@ -2,7 +2,7 @@
 
 import typer
 
-from compare.cli import keep, output, pictures, runs, times
+from compare.cli import kept, output, pictures, runs, times
 
 
 def register(app: typer.Typer) -> None:
@@ -12,7 +12,7 @@ def register(app: typer.Typer) -> None:
         group.command(command.__name__)(command)
     for picture in (pictures.report, pictures.curves, pictures.landscape):
         group.command(picture.__name__)(picture)
-    group.command("keep")(keep.keep)
+    group.command("keep")(kept.keep)
     group.command("times")(times.times)
     group.command("work", hidden=True)(runs.work)
     group.command("ray-driver", hidden=True)(runs.ray_driver)

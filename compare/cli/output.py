@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from abscert_plugin.errors import ConfigError
-from compare.cli.options import DEFAULT_RESULTS, Results, write_text
+from compare.cli.paths import DEFAULT_RESULTS, Results, write_text
 
 
 def tables(

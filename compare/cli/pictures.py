@@ -8,7 +8,7 @@ import typer
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, print_json, progress_bar
 from abscert_plugin.errors import ConfigError
-from compare.cli.options import DEFAULT_RESULTS, Results, write_text
+from compare.cli.paths import DEFAULT_RESULTS, Results, write_text
 
 OnePlan = Annotated[
     str | None, typer.Option("--plan", help="Only the runs of this plan.  [default: all that the folder holds]")

@@ -15,7 +15,7 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
-from compare.cli.options import DEFAULT_RESULTS, Results
+from compare.cli.paths import DEFAULT_RESULTS, Results
 from compare.cli.progress import plan_progress
 from compare.plans.plan import read_plan, shipped_plans
 from compare.plans.planned_run import Run

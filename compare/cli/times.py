@@ -10,7 +10,7 @@ from rich.table import Table
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
 from abscert_plugin.cli.memory import keep_freed_memory
-from compare.cli.options import DEFAULT_RESULTS, Results
+from compare.cli.paths import DEFAULT_RESULTS, Results
 from compare.cli.runs import PlanName
 
 if TYPE_CHECKING:

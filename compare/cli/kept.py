@@ -7,7 +7,7 @@ import typer
 
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, print_json
-from compare.cli.options import DEFAULT_RESULTS, Results
+from compare.cli.paths import DEFAULT_RESULTS, Results
 
 
 def keep(

@@ -1,4 +1,4 @@
-"""What several subcommands of `abscert compare` share."""
+"""The results folder that subcommands read, and the file that some of them write."""
 
 from contextlib import suppress
 from pathlib import Path
