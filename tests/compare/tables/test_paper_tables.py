@@ -86,7 +86,9 @@ def made(number: int, found: Sequence[VerifiedRun], protocol: str = "paper") -> 
 
 def test_every_printed_figure_stands_in_its_row_and_column(tmp_path: Path) -> None:
     """Rows of published.toml, read without published.py, are the lines `paper` of the tables, cell by cell."""
-    parts = tomllib.loads(resources.files("compare").joinpath("published.toml").read_text(), parse_float=str)["part"]
+    parts = tomllib.loads(resources.files("compare.tables").joinpath("published.toml").read_text(), parse_float=str)[
+        "part"
+    ]
     store(tmp_path, PAPER, {"cell": 3})
     shown: dict[int, list[list[str]]] = {
         number: [

@@ -86,7 +86,9 @@ def test_speed_ups_are_those_of_a_hand_computation(tmp_path: Path) -> None:
 
 
 def test_the_printed_figures_of_table_3_stand_in_their_row_and_column(tmp_path: Path) -> None:
-    parts = tomllib.loads(resources.files("compare").joinpath("published.toml").read_text(), parse_float=str)["part"]
+    parts = tomllib.loads(resources.files("compare.tables").joinpath("published.toml").read_text(), parse_float=str)[
+        "part"
+    ]
     (printed,) = [part for part in parts if part["table"] == 3]
     store(tmp_path, PAPER, {"cell": 3})
     training, verification, total, _ = select_tables(tmp_path, "3")

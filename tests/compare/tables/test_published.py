@@ -331,7 +331,7 @@ def test_a_greater_radius_never_has_a_smaller_error() -> None:
 
 # --- the file --------------------------------------------------------------------------------------------------------
 
-TEXT = resources.files("compare").joinpath(FILE).read_text(encoding="utf-8")
+TEXT = resources.files("compare.tables").joinpath(FILE).read_text(encoding="utf-8")
 
 
 def test_the_shipped_file_is_what_is_published() -> None:
