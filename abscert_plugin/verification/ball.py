@@ -18,7 +18,7 @@ from abscert_plugin.front import Cells, Images
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.whitebox import WhiteBox
 from abscert_plugin.verification.attack import gradient_attack, score_attack
-from abscert_plugin.verification.batch import Batch, Rows
+from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.bounding import Bounding
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.cell_cut import CellCut
@@ -112,10 +112,10 @@ class BallVerifier:
             BoundDefectError: if the file contradicts a bound that is about to certify an image.
         """
         reach = self._deployed.front.reach(self.ball, images)
-        batch = Batch(self._deployed, reach, labels, index, self._budget.seconds)
+        batch = BallBatch(self._deployed, reach, labels, index, self._budget.seconds)
         return batch.run([batch.forward, *self._steps(batch)])
 
-    def _steps(self, batch: Batch) -> list[Callable[[Rows], None]]:
+    def _steps(self, batch: BallBatch) -> list[Callable[[Rows], None]]:
         """Return the steps after the forward pass: cheap ones first; neither can contradict another."""
         if self._white_box is None:
             return self._black_box_steps(batch)
@@ -138,7 +138,7 @@ class BallVerifier:
             lambda rows: self._search(batch, rows),
         ]
 
-    def _black_box_steps(self, batch: Batch) -> list[Callable[[Rows], None]]:
+    def _black_box_steps(self, batch: BallBatch) -> list[Callable[[Rows], None]]:
         if not self._counts_cells:
             return [lambda rows: batch.end(rows, Verdict.UNKNOWN, _NO_NETWORK, "none")]
         attacks = [lambda rows: self._attack(batch, rows)] if self._budget.attacks else []
@@ -148,13 +148,13 @@ class BallVerifier:
             lambda rows: self._enumerate(batch, rows),
         ]
 
-    def _run_small(self, batch: Batch, rows: Rows) -> None:
+    def _run_small(self, batch: BallBatch, rows: Rows) -> None:
         """Run every combination of cells where there are few."""
         if batch.log2_counts is not None:
             most = math.log2(self._budget.exhaustive) + 1e-9
             self._enumerate(batch, rows[batch.log2_counts[rows] <= most])
 
-    def _enumerate(self, batch: Batch, rows: Rows) -> None:
+    def _enumerate(self, batch: BallBatch, rows: Rows) -> None:
         method = "exhaustive"
         for row in rows.tolist():
             if not len(batch.in_time(np.array([row]))):
@@ -168,7 +168,7 @@ class BallVerifier:
             reason = found.failure or "every reachable combination of cells was run"
             batch.end([row], Verdict.UNKNOWN if found.failure else Verdict.CERTIFIED, reason, method)
 
-    def _attack(self, batch: Batch, rows: Rows) -> None:
+    def _attack(self, batch: BallBatch, rows: Rows) -> None:
         reach, labels, index = batch.reach.take(rows), batch.labels[rows], batch.index[rows]
         with batch.timed(rows):
             until = time.perf_counter() + batch.left(rows)
@@ -181,7 +181,7 @@ class BallVerifier:
             for place in np.flatnonzero(found.margins < 0):
                 batch.refute(int(rows[place]), found.points[place], method)
 
-    def _search(self, batch: Batch, rows: Rows) -> None:
+    def _search(self, batch: BallBatch, rows: Rows) -> None:
         assert self._white_box is not None
         method = "branch and bound"
         problems = {row: self._problem(batch, row) for row in rows.tolist()}
@@ -207,7 +207,7 @@ class BallVerifier:
         batch.certify(certified, "every branch was bounded or run", method)
         self._enumerate(batch, np.array(unbounded, dtype=np.int64))
 
-    def _cut(self, batch: Batch, rows: Rows) -> Cut:
+    def _cut(self, batch: BallBatch, rows: Rows) -> Cut:
         """Return how the search cuts: cells, or signs of hidden values where the front has no cells."""
         assert self._white_box is not None
         bounder = self._white_box.bounder
@@ -219,7 +219,7 @@ class BallVerifier:
         }
         return CellCut(bounder, self._deployed, self.bound_floor, self._budget.leaf, methods)
 
-    def _problem(self, batch: Batch, row: int) -> Problem:
+    def _problem(self, batch: BallBatch, row: int) -> Problem:
         """Return what is left to decide of a row, and the time that is left for it."""
         seconds = self._budget.seconds - float(batch.seconds[row])
         return Problem(batch.reach.lowest[row], batch.reach.highest[row], int(batch.labels[row]), seconds)

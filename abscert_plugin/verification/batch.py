@@ -24,7 +24,7 @@ Rows: TypeAlias = Int64[np.ndarray, "some"]
 
 
 @final
-class Batch:
+class BallBatch:
     """A batch of balls that are being decided.
 
     Args:

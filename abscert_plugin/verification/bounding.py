@@ -9,7 +9,7 @@ import torch
 from abscert_plugin.bounds.bounder import Bounder, BoundMemoryError, BoundMethod
 from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import VerifierError
-from abscert_plugin.verification.batch import Batch, Rows
+from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.budget import Budget
 
 _OPTIMISED_COST: Final = 60  # of one CROWN bound: 20 steps forth and back
@@ -32,7 +32,7 @@ class Bounding:
         self._budget = budget
         self._pace: dict[BoundMethod, float] = {}  # seconds a box that each method last took
 
-    def bound(self, batch: Batch, rows: Rows, method: BoundMethod) -> None:
+    def bound(self, batch: BallBatch, rows: Rows, method: BoundMethod) -> None:
         """Certify the rows whose bounds of all margins are above the floor.
 
         A method that fails leaves a row to the next one.
@@ -46,7 +46,7 @@ class Bounding:
             rows = rows[likely <= (self._budget.seconds - batch.seconds[rows]) / 2]
         self._bound(batch, rows, method, self._budget.bounds_at_once)
 
-    def alone(self, batch: Batch, rows: Rows, method: BoundMethod) -> None:
+    def alone(self, batch: BallBatch, rows: Rows, method: BoundMethod) -> None:
         """Decide rows by one bound: what it does not certify is unknown.
 
         Raises:
@@ -60,7 +60,7 @@ class Bounding:
         reason = f"no lower bound by {method} is above the floor"
         batch.end(batch.in_time(rows), Verdict.UNKNOWN, reason, str(method))
 
-    def _bound(self, batch: Batch, rows: Rows, method: BoundMethod, size: int) -> None:
+    def _bound(self, batch: BallBatch, rows: Rows, method: BoundMethod, size: int) -> None:
         for start in range(0, len(rows), size):
             part = batch.in_time(rows[start : start + size])
             if not len(part):
@@ -70,7 +70,7 @@ class Bounding:
             if not fits and size > 1:  # else the next method, or the search, may still decide it
                 self._bound(batch, part, method, max(1, size // 2))
 
-    def _bound_part(self, batch: Batch, part: Rows, method: BoundMethod) -> bool:
+    def _bound_part(self, batch: BallBatch, part: Rows, method: BoundMethod) -> bool:
         """Bound rows in one call; return whether memory sufficed for it."""
         began = time.perf_counter()
         lower, upper = batch.reach.take(part).box()

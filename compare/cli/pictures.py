@@ -25,9 +25,9 @@ def report(
 
     Where the page lies in the results folder or above it, it links to the files of every run.
     """
-    from compare.page.comparison_page import PageContent, render_report
+    from compare.page.comparison_page import ComparisonContent, render_report
 
-    write_text(into, render_report(PageContent.read(out, plan), into, data_dir))
+    write_text(into, render_report(ComparisonContent.read(out, plan), into, data_dir))
 
 
 def curves(
@@ -36,7 +36,7 @@ def curves(
     plan: OnePlan = None,
 ) -> None:
     """Draw certified error against radius, all methods, the claims ball and cell apart."""
-    from compare.page.comparison_page import PageContent, render_curves
+    from compare.page.comparison_page import ComparisonContent, render_curves
     from compare.page.curve_plot import plots
     from compare.page.curves import curve_charts
 
@@ -44,7 +44,7 @@ def curves(
         raise ConfigError(
             f"expected an --into that ends in .svg, got {into}; a browser, Inkscape or rsvg-convert makes a PDF or PNG"
         )
-    charts = curve_charts(PageContent.read(out, plan).found)
+    charts = curve_charts(ComparisonContent.read(out, plan).found)
     if not charts:
         raise ConfigError(f"expected a run in {out} that was verified under the claim ball, found none")
     write_text(into, render_curves(plots(charts)))

@@ -31,7 +31,7 @@ _HEAD, _ROW, _NAMES_WIDTH = 48, 22, 400  # of a picture that stands alone: above
 
 @final
 @dataclass(frozen=True)
-class PageContent:
+class ComparisonContent:
     """What a page is made of.
 
     Args:
@@ -47,7 +47,7 @@ class PageContent:
     found: tuple[VerifiedRun, ...]
 
     @classmethod
-    def read(cls, results: Path, plan: str | None = None) -> "PageContent":
+    def read(cls, results: Path, plan: str | None = None) -> "ComparisonContent":
         """Return all runs of a results folder, or those of a plan, also where the folder has none of them yet.
 
         Raises:
@@ -81,7 +81,7 @@ class LandscapePicture:
     record: LandscapeRecord | None
 
 
-def render_report(content: PageContent, page: Path, data_dir: Path | None = None) -> str:
+def render_report(content: ComparisonContent, page: Path, data_dir: Path | None = None) -> str:
     """Return the page.
 
     Args:

@@ -25,7 +25,7 @@ from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification import ball as ball_module
 from abscert_plugin.verification.ball import BallVerifier
-from abscert_plugin.verification.batch import Batch
+from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.candidates import Candidates
 from abscert_plugin.verification.deployed import Deployed
@@ -260,7 +260,7 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_s
         return LinearMargins(raised(found.bounds), found.coefficients)
 
     monkeypatch.setattr(LirpaBounder, "linear_margins", raised_linear)
-    monkeypatch.setattr(Batch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
+    monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
         check(case, BALL, GRAY, label, budget)
 
@@ -296,13 +296,13 @@ def test_a_counterexample_that_is_not_replayed_is_seen(monkeypatch: pytest.Monke
     monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
     check(case, BALL, GRAY, np.array([0]), budget)
 
-    def believed(self: Batch, row: int, cells: np.ndarray, method: str) -> bool:
+    def believed(self: BallBatch, row: int, cells: np.ndarray, method: str) -> bool:
         image = self.reach.image_in(row, cells)
         if image is not None:
             self._falsify(row, image, "an image of the ball is mislabelled", method)
         return image is not None
 
-    monkeypatch.setattr(Batch, "refute", believed)
+    monkeypatch.setattr(BallBatch, "refute", believed)
     with pytest.raises(AssertionError, match="falsified, but"):
         check(case, BALL, GRAY, np.array([0]), budget)
 

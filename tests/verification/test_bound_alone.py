@@ -16,7 +16,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.errors import BoundDefectError
 from abscert_plugin.lirpa import bounds as bounds_module
 from abscert_plugin.lirpa.bounds import LirpaBounder
-from abscert_plugin.verification.batch import Batch
+from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
 
@@ -114,6 +114,6 @@ def test_a_bound_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method:
         monkeypatch.setattr(LirpaBounder, "_compute", raised)
     with pytest.raises(BoundDefectError, match="a defect of this bound"):
         decided()
-    monkeypatch.setattr(Batch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
+    monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
         decided()

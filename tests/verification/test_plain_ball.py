@@ -34,7 +34,7 @@ from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.verification import ball as ball_module
 from abscert_plugin.verification import sign_cut
 from abscert_plugin.verification.ball import BallVerifier
-from abscert_plugin.verification.batch import Batch
+from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.candidates import Candidates
 from abscert_plugin.verification.deployed import Deployed
@@ -190,7 +190,7 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
     monkeypatch.setattr(LirpaBounder, "split_margins", raised)
     with pytest.raises(BoundDefectError, match="a defect of this bound"):
         on_gray(case, ball, budget)
-    monkeypatch.setattr(Batch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
+    monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
         on_gray(case, ball, budget)
 
@@ -240,14 +240,14 @@ def test_an_attack_that_is_believed_is_seen(monkeypatch: pytest.MonkeyPatch, bal
     monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
     assert on_gray(case, ball, budget) == {("certified", "branch and bound"): 1}
 
-    def believed(self: Batch, row: int, point: np.ndarray, method: str) -> bool:
+    def believed(self: BallBatch, row: int, point: np.ndarray, method: str) -> bool:
         image = self.reach.image_in(row, point)
         assert image is not None
         self._falsify(row, image, "an image of the ball is mislabelled", method)
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(Batch, "refute", believed)
+        patch.setattr(BallBatch, "refute", believed)
         with pytest.raises(AssertionError, match="gets its label"):
             on_gray(case, ball, budget)
     monkeypatch.setattr(Ball, "into", lambda self, centers, images: images)

@@ -18,7 +18,7 @@ from stored_records import RUN, store
 from test_curves import IBP, verify
 
 from compare.landscape.stored_landscape import LANDSCAPES, DrawnNetwork, LandscapeRecord
-from compare.page.comparison_page import PageContent, render_report
+from compare.page.comparison_page import ComparisonContent, render_report
 from compare.page.error_bars import charts
 from compare.results.stored_run import DONE, RUNS
 from compare.results.verified_run import verified_runs
@@ -76,7 +76,7 @@ class Page(HTMLParser):
 
 
 def page_of(results: Path, page: Path | None = None, data_dir: Path | None = None) -> str:
-    return render_report(PageContent.read(results), page or results / "page.html", data_dir)
+    return render_report(ComparisonContent.read(results), page or results / "page.html", data_dir)
 
 
 @pytest.fixture
@@ -249,8 +249,8 @@ def test_a_plan_gives_its_title_and_its_runs_alone_also_those_to_do(results: Pat
 
 def test_the_page_is_made_without_torch(results: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from pathlib import Path; "
-    code += "from compare.page.comparison_page import PageContent, render_report; "
-    code += f"print(render_report(PageContent.read(Path({str(results)!r})), Path({str(results / 'p.html')!r})))"
+    code += "from compare.page.comparison_page import ComparisonContent, render_report; "
+    code += f"print(render_report(ComparisonContent.read(Path({str(results)!r})), Path({str(results / 'p.html')!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "without torch" in done.stdout
     assert "reachable share=0.1" in done.stdout

@@ -274,8 +274,9 @@ def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
 
 def test_curves_are_made_without_torch(tmp_path: Path) -> None:
     verify(store(tmp_path, IBP, {}), "0.1", 20, 30)
-    code = "import sys; from pathlib import Path; from compare.page.comparison_page import PageContent, render_curves; "
+    code = "import sys; from pathlib import Path; "
+    code += "from compare.page.comparison_page import ComparisonContent, render_curves; "
     code += "from compare.page.curves import curve_charts; from compare.page.curve_plot import plots; "
-    code += f"render_curves(plots(curve_charts(PageContent.read(Path({str(tmp_path)!r})).found))); "
+    code += f"render_curves(plots(curve_charts(ComparisonContent.read(Path({str(tmp_path)!r})).found))); "
     code += "print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -206,7 +206,7 @@ def test_a_node_that_does_not_see_the_results_folder_says_so(plan: Path, tmp_pat
     from compare.running.ray_driver import _carry_out
 
     run = read_plan(str(plan)).runs()[0]
-    reason = _carry_out(ray_engine.Item(run, str(tmp_path / "none" / run.key)), None)
+    reason = _carry_out(ray_engine.RayTask(run, str(tmp_path / "none" / run.key)), None)
     assert "every node has to see the results folder" in reason
     assert not (tmp_path / "none").exists()
 
