@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from onnxruntime.capi import onnxruntime_pybind11_state as backend
 
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.graph.nodes import output_name
 
 _BACKEND_ERRORS: Final = (
     backend.EPFail,
@@ -60,13 +61,21 @@ class BlackBox:
         model: path of the ONNX file, or its bytes (without external data).
         provider: where to run it.
         threads: threads of the CPU provider; all cores of the process where None.
+        one_by_one: whether each image is run alone, or in a fixed batch of copies of itself.
 
     Raises:
         UnsupportedModelError: if onnxruntime cannot load the file, or it has not one input and float logits.
         VerifierError: if the provider was asked for and is not there.
     """
 
-    def __init__(self, model: Path | bytes, provider: Provider = Provider.AUTO, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        provider: Provider = Provider.AUTO,
+        threads: int | None = None,
+        one_by_one: bool = False,
+    ) -> None:
+        self._one_by_one = one_by_one
         self._threads = threads or available_cores()
         chosen = _choose(provider)
         self._session = _open(model, _PROVIDERS[chosen], self._threads)
@@ -84,7 +93,7 @@ class BlackBox:
                 f"expected one float32 input, got {[(value.name, value.type) for value in inputs]}"
             )
         self._input = inputs[0]
-        self._output = next((value for value in outputs if value.name == "logits"), outputs[0])
+        self._output = output_name([value.name for value in outputs])
 
     @property
     def input_name(self) -> str:
@@ -113,10 +122,11 @@ class BlackBox:
         Raises:
             VerifierError: if the backend fails, or does not return one row of float logits per input.
         """
-        fixed = self.input_shape[0]
-        if fixed is None or fixed == len(inputs):
+        size = self.input_shape[0] or (1 if self._one_by_one else len(inputs))
+        step = 1 if self._one_by_one else size
+        if not len(inputs) or len(inputs) == size == step:
             return self._logits(inputs)
-        pieces = [self._padded(inputs[start : start + fixed], fixed) for start in range(0, len(inputs), fixed)]
+        pieces = [self._padded(inputs[start : start + step], size) for start in range(0, len(inputs), step)]
         return np.concatenate(pieces)
 
     def _padded(self, inputs: np.ndarray, size: int) -> np.ndarray:
@@ -138,12 +148,12 @@ class BlackBox:
         return logits
 
     def _run_plain(self, inputs: np.ndarray) -> Any:
-        return self._session.run([self._output.name], {self._input.name: inputs})[0]
+        return self._session.run([self._output], {self._input.name: inputs})[0]
 
     def _run_bound(self, inputs: np.ndarray) -> Any:
         binding = self._session.io_binding()
         binding.bind_cpu_input(self._input.name, np.ascontiguousarray(inputs))
-        binding.bind_output(self._output.name, "cuda")
+        binding.bind_output(self._output, "cuda")
         self._session.run_with_iobinding(binding)
         return binding.copy_outputs_to_cpu()[0]
 

@@ -34,6 +34,7 @@ FLOORS: Final = (
     ("ball",),
     ("front",),
     ("data", "networks", "abstraction"),
+    ("graph",),
     ("blackbox",),
     ("artifact",),
     ("reading",),

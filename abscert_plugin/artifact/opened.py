@@ -1,5 +1,6 @@
 """An ONNX file of this project, read, checked and loaded: the one place where a file is opened to be run."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -13,7 +14,12 @@ from abscert_plugin.artifact.metadata import IMAGE, Metadata, model_sha256, read
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import DataError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels
+from abscert_plugin.graph.batch import batch_obstacle
+from abscert_plugin.graph.chance import refuse_chance
+from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.grid import Grid
+
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -39,13 +45,21 @@ class Artifact:
     def open(cls, path: Path, provider: Provider, threads: int | None = None) -> "Artifact":
         """Read, check and load an ONNX file of this project.
 
+        Where the graph does not show that images of a batch get the logits that they get alone, each is run alone.
+
         Raises:
-            UnsupportedModelError: if it cannot be read or run, or its graph is not what its metadata say.
+            UnsupportedModelError: if it cannot be read or run, its graph is not what its metadata say, or it draws
+                random numbers or is in training mode.
             VerifierError: if the provider was asked for and is not there.
         """
         model = read_model(path)
+        refuse_chance(model, path)
         metadata = check_artifact(model, path)
-        return cls(path, model_sha256(path, model), model, metadata, BlackBox(path, provider, threads))
+        obstacle = batch_obstacle(read_graph(model, path), model)
+        if obstacle is not None:
+            _log.info("%s: images are run one by one, because %s", path, obstacle)
+        classifier = BlackBox(path, provider, threads, one_by_one=obstacle is not None)
+        return cls(path, model_sha256(path, model), model, metadata, classifier)
 
     @property
     def front(self) -> Cells | Pixels:

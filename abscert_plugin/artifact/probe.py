@@ -29,8 +29,16 @@ class Probe:
     notes: tuple[str, ...]
 
 
-def probe(classifier: BlackBox, inputs: Float32[np.ndarray, "images *feature"], path: Path) -> Probe:
+def probe(
+    classifier: BlackBox, inputs: Float32[np.ndarray, "images *feature"], path: Path, obstacle: str | None = None
+) -> Probe:
     """Run a classifier on each input alone, one of them twice, and on all at once.
+
+    Args:
+        classifier: the classifier.
+        inputs: what it is run on.
+        path: its file, for messages.
+        obstacle: what keeps it from being shown that images of a batch do not meet; None where it is shown.
 
     Raises:
         UnsupportedModelError: if it fails, has fewer than 2 classes, gives other bits for the same input, or mixes
@@ -50,7 +58,7 @@ def probe(classifier: BlackBox, inputs: Float32[np.ndarray, "images *feature"], 
             f"{path} gives other logits for the same image when run again, so no verdict about it would hold; "
             "export it for inference"
         )
-    batch, notes = _batch(classifier, inputs, logits, path)
+    batch, notes = _batch(classifier, inputs, logits, path, obstacle)
     if np.isnan(logits).any():
         notes += ("its logits are not numbers (NaN) on some images; verdicts about such cells will be unknown",)
     return Probe(logits, batch, notes)
@@ -67,7 +75,7 @@ def agree(logits: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
 
 
 def _batch(
-    classifier: BlackBox, inputs: np.ndarray, logits: np.ndarray, path: Path
+    classifier: BlackBox, inputs: np.ndarray, logits: np.ndarray, path: Path, obstacle: str | None
 ) -> tuple[int | None, tuple[str, ...]]:
     """Return the batch size that holds, and what to say about it."""
     declared = classifier.input_shape[0]
@@ -78,6 +86,8 @@ def _batch(
         reason = "" if agree(together, logits, _SAME_ROW) else "gives other logits for images of a batch than alone"
     except VerifierError:
         reason = "cannot run a batch of images"
+    if not reason and declared is None and obstacle is not None:
+        return 1, (f"{obstacle}, although its batch is free: the batch is fixed to 1",)
     if not reason:
         return declared, ()
     if declared is not None:

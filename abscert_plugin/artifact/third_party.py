@@ -1,6 +1,5 @@
 """Reading an ONNX classifier that this project did not make: its one input, its logits, a current operator set."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -11,14 +10,12 @@ from onnx import TensorProto, helper
 
 from abscert_plugin.artifact.metadata import external_locations, read_model
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.graph.chance import refuse_chance
+from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, inner_graphs
 
 OLDEST_OPSET: Final = 13
-_DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 _FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _INPUTS: Final = (*_FLOATS, TensorProto.UINT8)
-_RANDOM: Final = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-)
 
 
 @final
@@ -88,7 +85,7 @@ def read_third_party(path: Path, output: str | None = None) -> ThirdParty:
     model = read_model(path)
     if any(entry.key == "abscert.version" for entry in model.metadata_props):
         raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
-    _refuse_random(model, path)
+    refuse_chance(model, path)
     _add_default_domain(model)
     _skip_zip_maps(model.graph)
     source = _input(model.graph, path)
@@ -108,7 +105,7 @@ def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     Raises:
         UnsupportedModelError: if onnx's version converter cannot convert it.
     """
-    version = next(entry.version for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS)
+    version = next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
     converted = onnx.ModelProto()
     try:
         converted.CopyFrom(onnx.version_converter.convert_version(model, OLDEST_OPSET) if version < 13 else model)
@@ -138,7 +135,7 @@ def prefix_names(graph: onnx.GraphProto, prefix: str) -> None:
     for node in graph.node:
         node.input[:] = [_prefixed(prefix, name) for name in node.input]
         node.output[:] = [_prefixed(prefix, name) for name in node.output]
-        for inner in _inner_graphs(node):
+        for inner in inner_graphs(node):
             prefix_names(inner, prefix)
     del graph.quantization_annotation[:]  # advice to tools, by names that are gone
 
@@ -147,48 +144,11 @@ def _prefixed(prefix: str, name: str) -> str:
     return prefix + name if name else name  # an empty name stands for an argument left out
 
 
-def _inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for inner in _inner_graphs(node):
-            yield from _all_nodes(inner.node)
-
-
-def _refuse_random(model: onnx.ModelProto, path: Path) -> None:
-    functions = [(function.node, ()) for function in model.functions]
-    for top, initializers in ((model.graph.node, model.graph.initializer), *functions):
-        nodes = [node for node in _all_nodes(top) if node.domain in _DEFAULT_DOMAINS]
-        off = {"", *(tensor.name for tensor in initializers if _is_false(tensor))}
-        constants = [node for node in nodes if node.op_type == "Constant"]
-        off.update(*(node.output for node in constants if any(_is_false(value.t) for value in node.attribute)))
-        for node in nodes:
-            # few values dropped would not show when it is run twice, so training has to be seen to be off
-            trains = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] not in off
-            if trains or node.op_type in _RANDOM:
-                raise UnsupportedModelError(
-                    f"{path} draws random numbers (node {node.name!r}, {node.op_type}), so no verdict about it would "
-                    "hold; export it for inference"
-                )
-
-
-def _is_false(tensor: onnx.TensorProto) -> bool:
-    """Return whether it is the truth value False, kept in the file itself."""
-    known = tensor.data_type == TensorProto.BOOL and tensor.data_location != TensorProto.EXTERNAL
-    return known and (tensor.raw_data == b"\0" or list(tensor.int32_data) == [0])
-
-
 def _add_default_domain(model: onnx.ModelProto) -> None:
     """Name the default domain once: files of ai.onnx.ml alone leave it out, others name it twice."""
     versions: dict[str, int] = {}
     for entry in model.opset_import:
-        domain = "" if entry.domain in _DEFAULT_DOMAINS else entry.domain
+        domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
         versions[domain] = max(versions.get(domain, 0), entry.version)
     versions.setdefault("", OLDEST_OPSET)
     del model.opset_import[:]

@@ -31,6 +31,8 @@ from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, save_mode
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells
+from abscert_plugin.graph.batch import batch_obstacle
+from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.grid import Grid
 
 _MODEL_PREFIX: Final = "model/"
@@ -76,8 +78,8 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
     """Write `deploy.onnx` and `abstract.onnx` for the classifier in `path`, into `folder`.
 
     Soundness: nothing but phi reads `image`, so images of one cell get the same logits whatever the classifier is. It
-    was seen to give the same bits for the same input twice, and draws no random numbers. Where a batch of images does
-    not get the logits that they get one by one, the batch is fixed to 1.
+    was seen to give the same bits for the same input twice, and draws no random numbers. Where the graph does not show
+    that images of a batch get the logits that they get one by one, the batch is fixed to 1.
 
     Raises:
         UnsupportedModelError: if the classifier cannot be read or run, or its logits are not a function of one image.
@@ -93,7 +95,8 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         raise type(error)(f"{path}: {error}") from error
     images = probe_images(midpoint.image_shape)
     with _opened_reference(source, path) as reference:
-        seen = probe(reference, midpoint.apply(options.grid.interval_image(images)), path)
+        obstacle = batch_obstacle(read_graph(source.model, path), source.model)
+        seen = probe(reference, midpoint.apply(options.grid.interval_image(images)), path, obstacle)
     metadata = Metadata(
         version=abscert_plugin.__version__,
         front=Cells(options.grid),

@@ -160,8 +160,7 @@ def _convolution(node: NodeView) -> Layers:
     weight = node.constant(1)
     bias = node.optional_constant(2)
     outputs, inputs, *kernel = weight.shape
-    if len(kernel) != 2:
-        raise UnsupportedNodeError(f"expected a convolution over 2 axes, got {len(kernel)}")
+    _require_planes(node, kernel)
     stride = tuple(node.attributes.get("strides", (1, 1)))
     dilation = tuple(node.attributes.get("dilations", (1, 1)))
     groups = node.attributes.get("group", 1)
@@ -170,20 +169,57 @@ def _convolution(node: NodeView) -> Layers:
     return [with_parameters(made, weight, np.zeros(outputs) if bias is None else bias)]
 
 
+def _require_planes(node: NodeView, kernel: Sequence[int]) -> None:
+    """Raise unless a window of two axes slides over images: torch would take other ranks for something else."""
+    if len(kernel) != 2 or len(node.value().shape) != 3:
+        raise UnsupportedNodeError(
+            f"expected a window over the 2 axes of images, got one over {len(kernel)} of {node.value().shape}"
+        )
+
+
 def _max_pool(node: NodeView) -> Layers:
     node.require(ceil_mode=0, storage_order=0, dilations=[1, 1])
     kernel = tuple(node.attributes["kernel_shape"])
+    _require_planes(node, kernel)
     stride = tuple(node.attributes.get("strides", (1, 1)))
-    return [nn.MaxPool2d(kernel, stride, _padding(node, kernel, stride, (1, 1)))]
+    padding = _padding(node, kernel, stride, (1, 1))
+    # auto_LiRPA 0.3 refuses linear bounds where windows overlap or are padded, but looks at the heights alone
+    if (stride[0] == kernel[0] and not padding[0]) and (stride[1] != kernel[1] or padding[1]):
+        raise UnsupportedNodeError(f"expected windows that tile the width as they tile the height, got {kernel}")
+    return [nn.MaxPool2d(kernel, stride, padding)]
 
 
 def _average_pool(node: NodeView) -> Layers:
     node.require(ceil_mode=0, dilations=[1, 1])
     kernel = tuple(node.attributes["kernel_shape"])
+    _require_planes(node, kernel)
     stride = tuple(node.attributes.get("strides", (1, 1)))
     padding = _padding(node, kernel, stride, (1, 1))
-    counts_padding = bool(node.attributes.get("count_include_pad", 0)) or not any(padding)
-    return [nn.AvgPool2d(kernel, stride, padding, count_include_pad=counts_padding)]
+    if any(padding) and not node.attributes.get("count_include_pad", 0):
+        raise UnsupportedNodeError("expected padding that counts (count_include_pad = 1), got windows of several sizes")
+    return [_average(node.value().shape[0], kernel, stride, padding)]
+
+
+def _global_average_pool(node: NodeView) -> Layers:
+    channels, *sizes = node.value().shape
+    _require_planes(node, sizes)
+    return [_average(channels, tuple(sizes), (1, 1), (0, 0))]
+
+
+def _average(channels: int, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, int]) -> nn.Module:
+    """Return the mean over windows as a convolution of each channel: auto_LiRPA 0.3 bounds an AvgPool2d wrongly.
+
+    Its backward pass scales slopes up by the kernel, whatever the stride and the padding are.
+    """
+    made = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels)  # type: ignore[arg-type]
+    return with_parameters(made, np.full(made.weight.shape, 1 / prod(kernel)), np.zeros(channels))
+
+
+def _leaky_relu(node: NodeView) -> Layers:
+    alpha = node.attributes.get("alpha", 0.01)
+    if not 0 <= alpha <= 1:  # its lines and intervals are wrong beyond
+        raise UnsupportedNodeError(f"expected alpha from 0 to 1, got {alpha:g}")
+    return [nn.LeakyReLU(alpha)]
 
 
 def _padding(
@@ -226,8 +262,9 @@ def _flatten(node: NodeView) -> Layers:
 
 def _reshape(node: NodeView) -> Layers:
     """Return the reshaping of each image; sizes that stand for the batch are -1 here."""
-    node.require(allowzero=0)
     shape, target = node.value().shape, [int(size) for size in node.constant(1)]
+    if 0 in target:
+        node.require(allowzero=0)
     sizes = [shape[place - 1] if size == 0 and place else size for place, size in enumerate(target)][1:]
     if sizes.count(-1) == 1:
         known = prod(size for size in sizes if size != -1)
@@ -295,9 +332,9 @@ LAYERS: Final[Mapping[str, Callable[[NodeView], Layers]]] = MappingProxyType(
         "Conv": _convolution,
         "Dropout": _dropout,
         "Flatten": _flatten,
-        "GlobalAveragePool": lambda node: [nn.AvgPool2d(node.value().shape[1:])],  # type: ignore[arg-type]
+        "GlobalAveragePool": _global_average_pool,
         "Identity": lambda node: [],  # noqa: ARG005
-        "LeakyRelu": lambda node: [nn.LeakyReLU(node.attributes.get("alpha", 0.01))],
+        "LeakyRelu": _leaky_relu,
         "MaxPool": _max_pool,
         "Relu": lambda node: [nn.ReLU()],  # noqa: ARG005
         "Reshape": _reshape,

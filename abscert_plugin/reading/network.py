@@ -2,20 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import onnx
 import torch
 from jaxtyping import Float32
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from abscert_plugin.artifact.metadata import (
     IMAGE,
     INTERVAL,
-    LOGITS,
     SCALED,
     Metadata,
     external_locations,
@@ -24,6 +23,7 @@ from abscert_plugin.artifact.metadata import (
 )
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.graph.nodes import Graph, Node, read_graph
 from abscert_plugin.reading.affine import AFFINE, READS_ACTIVATIONS, split
 from abscert_plugin.reading.layers import (
     LAYERS,
@@ -39,7 +39,6 @@ from abscert_plugin.reading.layers import (
 
 _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the module computes something else
 _PROBES: Final = 16
-_DEFAULT_DOMAINS: Final = ("", "ai.onnx")
 _JOINS: Final = {"Add": Total, "Sub": Difference}
 # Operators that only pick and order the sizes of a shape, so that a -1 for the batch keeps its meaning.
 _MOVES_SIZES: Final = frozenset({"Cast", "Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"})
@@ -88,7 +87,9 @@ def interval_network_of(model: onnx.ModelProto, path: Path) -> nn.Module:
 
 
 def convert(model: onnx.ModelProto, path: Path) -> Converted:
-    """Return the network of an ONNX file: what lies between `interval`, or `scaled` without cells, and `logits`.
+    """Return the network of an ONNX file: what lies between `interval`, or `scaled` without cells, and the output.
+
+    The output is the one that `BlackBox` runs, whatever tensors inside are called.
 
     Soundness: the module's logits were compared with those of the file, run by onnxruntime, on random cells of the
     file's grid. Bounds of the module hold for the file up to that difference of floats.
@@ -110,7 +111,7 @@ def convert(model: onnx.ModelProto, path: Path) -> Converted:
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise UnsupportedModelError(f"{path}: cannot read its tensors: {_one_line(error)}") from error
     source = SCALED if metadata.grid is None else INTERVAL
-    network = _Reader(model, path, source, input_shape(metadata)).read(metadata.classes)
+    network = _Reader(read_graph(model, path), path, source, input_shape(metadata)).read(metadata.classes)
     return Converted(network, largest_difference(network, model, metadata, path))
 
 
@@ -157,32 +158,34 @@ def largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Met
 class _Reader:
     """Reads a graph node by node into layers."""
 
-    def __init__(self, model: onnx.ModelProto, path: Path, source: str, shape: tuple[int, ...]) -> None:
-        self._model = model
+    def __init__(self, graph: Graph, path: Path, source: str, shape: tuple[int, ...]) -> None:
+        self._graph = graph
         self._path = path
         self._layers: list[nn.Module] = []
         self._slots: list[tuple[int, ...]] = []
         self._source = source
         self._values: dict[str, Value] = {source: Activation(0, shape)}
-        self._constants: dict[str, np.ndarray] = {
-            tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
-        }
+        self._constants: dict[str, np.ndarray] = {name: graph.array(name) for name in graph.tensors}
         self._holds_batch: set[str] = set()  # constants in which -1 stands for the batch
 
     def read(self, classes: int) -> nn.Module:
-        """Return the network between its source, `interval` or `scaled`, and `logits`."""
-        for node in self._needed_nodes():
+        """Return the network between its source, `interval` or `scaled`, and the file's output."""
+        needed = self._graph.between(self._source)
+        if self._graph.input != self._source and any(self._graph.input in node.inputs for node in needed):
+            raise UnsupportedModelError(f"{self._path}: its logits read `{self._graph.input}` past `{self._source}`")
+        for node in needed:
             try:
                 self._read_node(node)
             except UnsupportedNodeError as error:
                 raise self._refusal(node, str(error)) from error
             except _BROKEN as error:
                 raise self._refusal(node, _one_line(error)) from error
-        if LOGITS not in self._values or self._values[LOGITS].shape != (classes,):
+        target = self._graph.output
+        if target not in self._values or self._values[target].shape != (classes,):
             raise UnsupportedModelError(
                 f"{self._path}: expected logits [batch, {classes}] that depend on `{self._source}`"
             )
-        output = self._activation(LOGITS).slot
+        output = self._activation(target).slot
         row: list[nn.Module] = []
         slot = output
         while slot and len(self._slots[slot - 1]) == 1:
@@ -192,53 +195,42 @@ class _Reader:
             return IntervalNetwork(self._layers, self._slots, output).eval()
         return nn.Sequential(*reversed(row)).eval()  # which bounds for layers in a row take too
 
-    def _needed_nodes(self) -> list[onnx.NodeProto]:
-        """Return the nodes that `logits` needs and the source does not, in the graph's order."""
-        wanted, needed = {LOGITS}, []
-        for node in reversed(self._model.graph.node):
-            if wanted & set(node.output) and self._source not in node.output:
-                needed.append(node)
-                wanted |= set(node.input)
-        if IMAGE in wanted:
-            raise UnsupportedModelError(f"{self._path}: its logits read `{IMAGE}` past `{self._source}`")
-        return needed[::-1]
-
-    def _read_node(self, node: onnx.NodeProto) -> None:
-        if node.domain not in _DEFAULT_DOMAINS:
+    def _read_node(self, node: Node) -> None:
+        if node.domain:
             raise UnsupportedNodeError(f"expected an operator of ONNX itself, got one of {node.domain}")
-        if self._holds_batch & set(node.input) and node.op_type not in (*_MOVES_SIZES, "Reshape"):
+        if self._holds_batch & set(node.inputs) and node.operator not in (*_MOVES_SIZES, "Reshape"):
             raise UnsupportedNodeError("expected the batch size to be used in shapes only")
-        if node.op_type == "Shape":
-            self._constants[node.output[0]] = self._sizes(node)
-            self._holds_batch |= set(node.output) if node.input[0] in self._values else set()
-        elif all(name in self._constants for name in node.input if name):
+        if node.operator == "Shape":
+            self._constants[node.outputs[0]] = self._sizes(node)
+            self._holds_batch |= set(node.outputs) if node.inputs[0] in self._values else set()
+        elif all(name in self._constants for name in node.inputs if name):
             self._fold(node)
-        elif node.op_type == "Split":
-            parts = split(self._view(node), len(node.output))
-            self._values.update(zip(node.output, parts, strict=True))
+        elif node.operator == "Split":
+            parts = split(self._view(node), len(node.outputs))
+            self._values.update(zip(node.outputs, parts, strict=True))
         else:
-            self._values[node.output[0]] = self._converted(node)
+            self._values[node.outputs[0]] = self._converted(node)
 
-    def _converted(self, node: onnx.NodeProto) -> Value:
-        if node.op_type in LAYERS or node.op_type in READS_ACTIVATIONS:
-            self._activation(node.input[0])
+    def _converted(self, node: Node) -> Value:
+        if node.operator in LAYERS or node.operator in READS_ACTIVATIONS:
+            self._activation(node.inputs[0])
         view = self._view(node)
-        if node.op_type in AFFINE:
-            made = AFFINE[node.op_type](view)
+        if node.operator in AFFINE:
+            made = AFFINE[node.operator](view)
             return made if made is not None else self._joined(node)
-        if node.op_type not in LAYERS:
+        if node.operator not in LAYERS:
             raise UnsupportedNodeError("this operator has no bounds here")
-        value = self._activation(node.input[0])
-        for layer in LAYERS[node.op_type](view):
+        value = self._activation(node.inputs[0])
+        for layer in LAYERS[node.operator](view):
             value = self._append(layer, (value,))
         return value
 
-    def _joined(self, node: onnx.NodeProto) -> Value:
+    def _joined(self, node: Node) -> Value:
         """Return the sum or difference of two activations."""
-        first, second = (self._activation(name) for name in node.input)
+        first, second = (self._activation(name) for name in node.inputs)
         if first.shape != second.shape:
             raise UnsupportedNodeError(f"expected two of one shape, got {first.shape} and {second.shape}")
-        return self._append(_JOINS[node.op_type](), (first, second))
+        return self._append(_JOINS[node.operator](), (first, second))
 
     def _append(self, layer: nn.Module, inputs: tuple[Activation, ...]) -> Activation:
         before = self._layers[inputs[0].slot - 1] if inputs[0].slot else None
@@ -263,39 +255,37 @@ class _Reader:
             raise UnsupportedNodeError(f"expected its input {name!r} to depend on `{self._source}`")
         return value
 
-    def _view(self, node: onnx.NodeProto) -> NodeView:
-        inputs = tuple(self._values.get(name, self._constants.get(name)) for name in node.input)
-        return NodeView(_attributes(node), inputs)
+    def _view(self, node: Node) -> NodeView:
+        inputs = tuple(self._values.get(name, self._constants.get(name)) for name in node.inputs)
+        return NodeView(node.attributes, inputs)
 
-    def _sizes(self, node: onnx.NodeProto) -> np.ndarray:
-        name = node.input[0]
+    def _sizes(self, node: Node) -> np.ndarray:
+        name = node.inputs[0]
         shape = [-1, *self._values[name].shape] if name in self._values else list(self._constants[name].shape)
-        attributes = _attributes(node)
+        attributes = node.attributes
         return np.array(shape[attributes.get("start", 0) : attributes.get("end")], dtype=np.int64)
 
-    def _fold(self, node: onnx.NodeProto) -> None:
+    def _fold(self, node: Node) -> None:
         """Compute a node whose inputs are all constants, by onnx's own reference."""
-        if node.op_type not in _FOLDED:
+        if node.operator not in _FOLDED:
             raise UnsupportedNodeError("this operator on constants is not computed here")
-        names = [name for name in node.input if name]
+        names = [name for name in node.inputs if name]
         inputs = [helper.make_tensor_value_info(name, self._kind(name), None) for name in names]
-        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-        graph = helper.make_graph([node], "constants", inputs, outputs)
-        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=self._model.opset_import))
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.outputs if name]
+        made = helper.make_node(node.operator, node.inputs, node.outputs, **node.attributes)
+        graph = helper.make_graph([made], "constants", inputs, outputs)
+        opset = helper.make_opsetid("", self._graph.opset)
+        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[opset]))
         results = evaluator.run(None, {name: self._constants[name] for name in names})
         self._constants.update(zip((value.name for value in outputs), map(np.asarray, results), strict=True))
         if self._holds_batch & set(names):
-            self._holds_batch |= set(node.output)
+            self._holds_batch |= set(node.outputs)
 
     def _kind(self, name: str) -> int:
         return helper.np_dtype_to_tensor_dtype(self._constants[name].dtype)
 
-    def _refusal(self, node: onnx.NodeProto, reason: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self._path}: node {node.name!r} ({node.op_type}) cannot be bounded: {reason}")
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    def _refusal(self, node: Node, reason: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self._path}: {node} cannot be bounded: {reason}")
 
 
 def _one_line(error: Exception) -> str:
