@@ -22,6 +22,8 @@ from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Cells
+from abscert_plugin.graph.batch import batch_obstacle
+from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.networks import Activation, NetworkConfig
@@ -49,6 +51,12 @@ def assert_same_logits(net, path, count=7, grid=GRID, shape=IMAGE_SHAPE):
         logits = net(Abstraction(grid)(torch.from_numpy(images))).numpy()
     expected = BlackBox(path, Provider.CPU).run(images)
     np.testing.assert_allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def assert_carried(path):
+    """Assert that the graph shows that images of a batch do not meet, so that they are run at once."""
+    model = read_model(path)
+    assert batch_obstacle(read_graph(model, path), model) is None
 
 
 def exported(net, folder):
@@ -125,6 +133,7 @@ def test_an_exported_network_comes_back_and_can_be_bounded(name, tmp_path):
         converted = convert(read_model(path), path)
         assert converted.largest_difference <= TOLERANCE
         assert_same_logits(converted.network, files.deploy)
+        assert_carried(path)
     lirpa_or_skip()
     bounder = LirpaBounder(interval_network_of(read_model(files.deploy), files.deploy), INTERVAL_SHAPE, CLASSES, CPU)
     if name != "viewed":  # auto_LiRPA takes a batch size that is read from the input for a constant
@@ -246,6 +255,7 @@ def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(nam
     converted = convert(read_model(deploy), deploy)
     assert converted.largest_difference <= TOLERANCE
     assert_same_logits(converted.network, deploy)
+    assert_carried(deploy)
     assert [type(layer).__name__ for layer in leaves(converted.network)][: len(layers)] == layers
     lirpa_or_skip()
     bounder = LirpaBounder(converted.network, INTERVAL_SHAPE, CLASSES, CPU)
