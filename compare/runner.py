@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.records import write_json
+from abscert_plugin.files import write_json
 from compare.engines import Engine, OnProgress, Resources
 from compare.lock import locked
 from compare.plan import Run

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import IO, Final, final
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import write_json
+from abscert_plugin.files import write_json
 from compare.lock import locked
 from compare.plan import as_mapping
 from compare.results import CONFIG, FAILURE, Place, State, stored_run

@@ -1,6 +1,5 @@
 """The metadata that an ONNX file of this project carries, and reading an ONNX file without trusting it."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
+from abscert_plugin.files import sha256_of
 from abscert_plugin.grid import Grid
 
 DOMAIN: Final = "-1,1"
@@ -245,12 +245,7 @@ def external_locations(model: onnx.ModelProto) -> list[str]:
 
 def model_sha256(path: Path, model: onnx.ModelProto) -> str:
     """Return the checksum of an ONNX file and of the files that hold its tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for part in [path, *(path.parent / location for location in external_locations(model))]:
-        with part.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of([path, *(path.parent / location for location in external_locations(model))])
 
 
 def _check_location(location: str, path: Path) -> None:

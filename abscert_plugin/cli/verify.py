@@ -14,10 +14,11 @@ from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, prog
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.files import set_aside
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
 from abscert_plugin.verification.certificate import write_certificate
-from abscert_plugin.verification.run import RECORDS, Artifact, Verification, set_aside
+from abscert_plugin.verification.run import RECORDS, Artifact, Verification
 from abscert_plugin.verification.summary import Summary, summarise
 
 _CELL_BATCH = 250
@@ -71,8 +72,6 @@ def verify(  # one parameter per option
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
     name += f"-{bound}" if bound is not None else ""
     folder = out or model.parent / name.replace("/", "_")
-    if fresh and (former := set_aside(folder)) is not None:
-        LOG.print(f"renamed the former run to {former}", highlight=False)
     for option, given in (("checkpoint", checkpoint), ("bound", bound)):
         if given is not None and not is_ball:
             raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
@@ -84,9 +83,12 @@ def verify(  # one parameter per option
         else ball_decider(artifact, images, ball, inputs, timeout, exhaustive, black_box, checkpoint, bound)
     )
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
+    verification = Verification(artifact, images, size, decider)
+    verification.check()
+    if fresh and (former := set_aside(folder)) is not None:
+        LOG.print(f"renamed the former run to {former}", highlight=False)
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task("verifying", total=len(images), note="")
-        verification = Verification(artifact, images, size, decider)
         records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
     if certificate is not None:
         write_certificate(certificate, folder, records, info)

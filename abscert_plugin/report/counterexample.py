@@ -9,7 +9,8 @@ from jaxtyping import Float32
 
 from abscert_plugin.claim import Inputs, Radius, RadiusScale
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.records import Record, read_array
+from abscert_plugin.files import read_array
+from abscert_plugin.records import Record
 from abscert_plugin.verification.reach import Ball
 
 _HEADER_BYTES: Final = 4096  # of a .npy file, at most

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
-from abscert_plugin.records import read_json, write_json
+from abscert_plugin.files import read_json, write_json, write_whole
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
@@ -137,20 +137,18 @@ def _flat(description: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        safetensors.torch.save_file(
-            # copies, since tensors that share memory (tied weights) are refused
-            {
-                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in tensors.items()
-            },
-            part,
-        )
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {error}; the former checkpoint is kept") from error
+    # copies, since tensors that share memory (tied weights) are refused
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+
+    def fill(part: Path) -> None:
+        try:
+            safetensors.torch.save_file(copies, part)
+        except SafetensorError as error:  # so a full disk is called here
+            raise OSError(str(error)) from error
+
+    write_whole(path, fill, "the former checkpoint is kept", CheckpointError)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from command_line import abscert, refused
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
+from abscert_plugin.files import write_json
+from abscert_plugin.records import Record, RecordWriter, RunInfo
 from compare.catalogue import TABLES
 from compare.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown
 from compare.plan import Run, as_mapping
