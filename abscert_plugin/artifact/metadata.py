@@ -249,6 +249,8 @@ def model_sha256(path: Path, model: onnx.ModelProto) -> str:
 
 
 def _check_location(location: str, path: Path) -> None:
+    if "\0" in location:
+        raise UnsupportedModelError(f"{path} keeps tensors at {location!r}, which names no file; export it again")
     folder = path.resolve().parent
     target = (folder / location).resolve()  # an absolute location replaces the folder, a link is followed
     if not target.is_relative_to(folder) or ".." in Path(location).parts:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+import msgspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -19,6 +20,19 @@ from abscert_plugin.files import read_json, write_json, write_whole
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
+
+
+@final
+class _Stored(msgspec.Struct, frozen=True):
+    """What checkpoint.json must hold; a key more does no harm."""
+
+    epoch: int
+    best_epoch: int
+    finished: bool
+    state_file: str
+    best_file: str
+    description: dict[str, Any]
+    history: list[dict[str, Any]]
 
 
 @final
@@ -101,18 +115,22 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     value = read_json(path)
     if value.get("schema") != _SCHEMA:
         raise CheckpointError(f"expected a checkpoint of schema {_SCHEMA} in {path}, got {value.get('schema')}")
+    missing = [field for field in _Stored.__struct_fields__ if field not in value]
+    if missing:
+        raise CheckpointError(f"{path} lacks the key {missing[0]!r}; train again into another --out")
     try:
-        return Checkpoint(
-            epoch=value["epoch"],
-            description=value["description"],
-            history=tuple(value["history"]),
-            state=_read_tensors(folder / Path(value["state_file"]).name),
-            best_epoch=value["best_epoch"],
-            best=_read_tensors(folder / Path(value["best_file"]).name),
-            finished=value["finished"],
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks the key {error}; train again into another --out") from error
+        stored = msgspec.convert(value, _Stored)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {error}; train again into another --out") from error
+    return Checkpoint(
+        epoch=stored.epoch,
+        description=stored.description,
+        history=tuple(stored.history),
+        state=_read_tensors(folder / Path(stored.state_file).name),
+        best_epoch=stored.best_epoch,
+        best=_read_tensors(folder / Path(stored.best_file).name),
+        finished=stored.finished,
+    )
 
 
 def check_same(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:

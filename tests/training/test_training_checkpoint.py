@@ -291,6 +291,16 @@ def test_a_missing_key_is_named(folder: Path, key: str) -> None:
     read_refused(folder, CheckpointError, f"lacks the key '{key}'")
 
 
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", [None, 1.5, [1], "x", {"a": 1}], ids=str)
+def test_a_value_of_another_type_is_refused(folder: Path, key: str, value: Any) -> None:
+    fits = {"state_file": str, "best_file": str, "description": dict}
+    if isinstance(value, fits.get(key, ())):
+        pytest.skip("it is of the type that is asked for")
+    with_json(folder, **{key: value})
+    read_refused(folder, CheckpointError, f"is not a checkpoint: .*{key}")
+
+
 @pytest.mark.parametrize("schema", [0, 2, None, "1"])
 def test_another_schema_is_refused(folder: Path, schema: Any) -> None:
     with_json(folder, schema=schema)
