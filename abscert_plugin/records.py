@@ -1,23 +1,18 @@
 """Records on disk: one JSON line per image, and a run.json beside them that says how they were made."""
 
-import gzip
-import json
-import os
-import tokenize
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Literal, final
 
 import msgspec
-import numpy as np
 
 from abscert_plugin.errors import RecordError
+from abscert_plugin.files import read_json, read_packed, write_json
 
 SCHEMA_VERSION: Final = 1
+_LIMIT: Final = 2**30  # bytes of a file's rows, unpacked: about three million, sixty times ImageNet's validation split
 
 
 @final
@@ -123,11 +118,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _parse_lines(path: Path) -> Iterator[Record]:
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a gzip file'}") from error
-    lines = content.split(b"\n")[:-1]  # what follows the last end of line is a half line, or empty
+    lines = read_packed(path, _LIMIT).split(b"\n")[:-1]  # what follows the last end of line is a half line, or empty
     for number, line in enumerate(lines, start=1):
         try:
             yield _decoder.decode(line)
@@ -136,93 +127,6 @@ def _parse_lines(path: Path) -> Iterator[Record]:
             raise RecordError(
                 f"{path}, line {number}: expected a record of schema {SCHEMA_VERSION}: {fault}"
             ) from error
-
-
-def write_json(path: Path, value: Mapping[str, Any], option: str = "--out") -> None:
-    """Write a JSON object so that the file is either the old one or the new one, whole, at any moment.
-
-    Args:
-        path: where it goes.
-        value: the object.
-        option: the option that chose the path, for the error's advice.
-
-    Raises:
-        RecordError: if the file cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise RecordError(f"cannot write {path}: {error.strerror}; choose another {option}") from error
-
-
-def write_array(path: Path, values: np.ndarray) -> None:
-    """Write an array as .npy, whole or not at all, making its folder.
-
-    Raises:
-        RecordError: if it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.save(file, values, allow_pickle=False)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise RecordError(f"cannot write {path}: {error.strerror}; choose another --out") from error
-
-
-# what numpy raises for a .npy file that is cut short, or whose header does not mean what it should
-_LYING_HEADERS: Final = (
-    ValueError,
-    EOFError,
-    SyntaxError,
-    TypeError,
-    MemoryError,
-    OverflowError,
-    RecursionError,
-    tokenize.TokenError,
-)
-
-
-def read_array(path: Path) -> np.ndarray:
-    """Return an array of a .npy file; nothing is unpickled.
-
-    Raises:
-        RecordError: if it is missing or not such a file.
-    """
-    try:
-        with path.open("rb") as file:
-            values: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, *_LYING_HEADERS) as error:
-        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not an array'}") from error
-    return values
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        RecordError: if it is missing or not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
-        raise RecordError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(value, dict):
-        raise RecordError(f"expected a JSON object in {path}, got {type(value).__name__}")
-    return value
 
 
 @final

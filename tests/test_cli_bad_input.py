@@ -191,6 +191,14 @@ def half(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def with_external_location(path: Path, location: str) -> None:
+    model = onnx.load_model(str(path))
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.HasField("raw_data"))
+    onnx.external_data_helper.set_external_data(tensor, location)
+    tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+
+
 DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda path: path.write_bytes(b""), "is empty"),
     (lambda path: path.write_bytes(b"not a model\n" * 50), "not an ONNX model"),
@@ -199,6 +207,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (half, "cut short"),
     (Path.unlink, "is not there"),
     (lambda path: (path.unlink(), path.mkdir()), "not a file"),
+    (lambda path: with_external_location(path, "weights\0.bin"), "names no file"),
     (lambda path: without_key(path, "abscert.cells"), "lacks the metadata abscert.cells"),
     (lambda path: without_key(path, "abscert.classes"), "lacks the metadata abscert.classes"),
     (lambda path: with_key(path, "abscert.cells", "256"), "cells from 1 to 255"),
@@ -217,7 +226,7 @@ def test_a_damaged_model_is_refused(trained: Path, tmp_path: Path, damage: Calla
     assert_untouched(tmp_path, arguments, str(model), message)
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGES[:7])
+@pytest.mark.parametrize(("damage", "message"), DAMAGES[:8])
 def test_a_damaged_model_is_not_wrapped(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
     model = linear_model(tmp_path / "model.onnx")
     damage(model)

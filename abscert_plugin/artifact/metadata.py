@@ -1,6 +1,5 @@
 """The metadata that an ONNX file of this project carries, and reading an ONNX file without trusting it."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
+from abscert_plugin.files import sha256_of
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 
@@ -199,15 +199,12 @@ def external_locations(model: onnx.ModelProto) -> list[str]:
 
 def model_sha256(path: Path, model: onnx.ModelProto) -> str:
     """Return the checksum of an ONNX file and of the files that hold its tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for part in [path, *(path.parent / location for location in external_locations(model))]:
-        with part.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of([path, *(path.parent / location for location in external_locations(model))])
 
 
 def _check_location(location: str, path: Path) -> None:
+    if "\0" in location:
+        raise UnsupportedModelError(f"{path} keeps tensors at {location!r}, which names no file; export it again")
     folder = path.resolve().parent
     target = (folder / location).resolve()  # an absolute location replaces the folder, a link is followed
     if not target.is_relative_to(folder) or ".." in Path(location).parts:

@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import EncodeError, Message
 
 from abscert_plugin.errors import ExportError
+from abscert_plugin.files import publish
 
 ABSTRACT: Final = "abstract.onnx"
 DEPLOY: Final = "deploy.onnx"
@@ -129,7 +130,7 @@ def _publish(path: Path, folder: Path) -> Path:
     target, data = folder / path.name, data_path(path)
     if data.exists():
         target.unlink(missing_ok=True)  # never an old graph beside new weights, even if we are killed here
-        data.replace(folder / data.name)
-    path.replace(target)
+        publish(data, folder / data.name)
+    publish(path, target)
     _log.info("wrote %s", target)
     return target

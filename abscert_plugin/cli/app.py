@@ -15,6 +15,7 @@ from abscert_plugin.errors import AbscertError
 
 ENTRY_POINTS: Final = "abscert.commands"
 BAD_INPUT: Final = 2
+_OWN_PACKAGES: Final = ("abscert_plugin", "baselines", "compare")
 _INTERNAL: Final = 70  # sysexits' EX_SOFTWARE: a fault of ours, not of the input
 _UsageError: Final = typer.BadParameter.__bases__[0]  # of an unknown option, a missing one, and so on: typer hides it
 
@@ -35,7 +36,15 @@ def build_app() -> typer.Typer:
     for module in (train, artifact, verify, check, show, data, demo):
         module.register(app)
     for entry in entry_points(group=ENTRY_POINTS):
-        entry.load()(app)
+        try:
+            entry.load()(app)
+        except Exception as error:  # noqa: BLE001 - whatever another package's import raises: it stops no other command
+            fault = " ".join(f"{type(error).__name__}: {error}".split())
+            LOG.print(
+                f"note: left out {entry.name} ({entry.value} of the entry points {entry.group}): {fault}",
+                highlight=False,
+                soft_wrap=True,
+            )
     return app
 
 
@@ -48,6 +57,10 @@ def main() -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}", BAD_INPUT)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in _OWN_PACKAGES:
+            raise
+        _fail(f"this command needs {error.name}, which is not installed; install it with pip", BAD_INPUT)
     except MemoryError:
         _fail("out of memory; use a smaller --batch-size", BAD_INPUT)
     except Exception as error:  # the last line of defence: a user never sees a traceback

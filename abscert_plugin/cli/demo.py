@@ -10,7 +10,8 @@ from abscert_plugin.cli.console import LOG, OUT
 from abscert_plugin.cli.show import show
 from abscert_plugin.cli.train import train, tune
 from abscert_plugin.cli.verify import verify
-from abscert_plugin.verification.run import RECORDS, set_aside
+from abscert_plugin.files import set_aside
+from abscert_plugin.verification.run import RECORDS
 
 
 def register(app: typer.Typer) -> None:

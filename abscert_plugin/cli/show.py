@@ -1,7 +1,6 @@
 """`abscert show`."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, ConfigError, DataError, GridError, RecordError
+from abscert_plugin.files import write_text
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.report.counterexamples import Replay
@@ -107,13 +107,5 @@ def _replay(run: RunInfo, folder: Path, data: DataSet) -> Replay | None:
 
 
 def _write_page(path: Path, content: PageContent) -> None:
-    page = render_page(content)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8", errors="replace")  # JSON can hold what UTF-8 cannot
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise RecordError(f"cannot write {path}: {error.strerror}; choose another --html") from error
+    # JSON can hold what UTF-8 cannot
+    write_text(path, render_page(content), "choose another --html", errors="replace")

@@ -16,11 +16,12 @@ from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.method import member
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.files import set_aside
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
 from abscert_plugin.verification.certificate import write_certificate
 from abscert_plugin.verification.decision import Decider
-from abscert_plugin.verification.run import RECORDS, Verification, set_aside
+from abscert_plugin.verification.run import RECORDS, Verification
 from abscert_plugin.verification.summary import Summary, summarise
 
 _CELL_BATCH = 250
@@ -89,12 +90,13 @@ def verify(  # one parameter per option
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
     name += f"-{bound}" if bound is not None else ""
     folder = out or model.parent / name.replace("/", "_")
+    size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
+    verification = Verification(artifact, images, size, decider)
+    verification.check()
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
-    size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task("verifying", total=len(images), note="")
-        verification = Verification(artifact, images, size, decider)
         records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
     if certificate is not None:
         write_certificate(certificate, folder, records, info)

@@ -16,8 +16,9 @@ from jaxtyping import Float32
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Claim, Inputs, Radius, RadiusScale, Verdict
 from abscert_plugin.errors import ConfigError, RecordError, VerifierError
+from abscert_plugin.files import read_array
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import Record, read_array
+from abscert_plugin.records import Record
 from abscert_plugin.report.changes import Flips, draw_difference, draw_flips
 from abscert_plugin.report.gallery import Picture, draw, draw_image
 from abscert_plugin.verification.decision import ITSELF

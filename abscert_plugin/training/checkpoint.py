@@ -9,16 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+import msgspec
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
-from abscert_plugin.records import read_json, write_json
+from abscert_plugin.files import read_json, write_json, write_whole
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
+
+
+@final
+class _Stored(msgspec.Struct, frozen=True):
+    """What checkpoint.json must hold; a key more does no harm."""
+
+    epoch: int
+    best_epoch: int
+    finished: bool
+    state_file: str
+    best_file: str
+    description: dict[str, Any]
+    history: list[dict[str, Any]]
 
 
 @final
@@ -101,18 +115,22 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     value = read_json(path)
     if value.get("schema") != _SCHEMA:
         raise CheckpointError(f"expected a checkpoint of schema {_SCHEMA} in {path}, got {value.get('schema')}")
+    missing = [field for field in _Stored.__struct_fields__ if field not in value]
+    if missing:
+        raise CheckpointError(f"{path} lacks the key {missing[0]!r}; train again into another --out")
     try:
-        return Checkpoint(
-            epoch=value["epoch"],
-            description=value["description"],
-            history=tuple(value["history"]),
-            state=_read_tensors(folder / Path(value["state_file"]).name),
-            best_epoch=value["best_epoch"],
-            best=_read_tensors(folder / Path(value["best_file"]).name),
-            finished=value["finished"],
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks the key {error}; train again into another --out") from error
+        stored = msgspec.convert(value, _Stored)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path} is not a checkpoint: {error}; train again into another --out") from error
+    return Checkpoint(
+        epoch=stored.epoch,
+        description=stored.description,
+        history=tuple(stored.history),
+        state=_read_tensors(folder / Path(stored.state_file).name),
+        best_epoch=stored.best_epoch,
+        best=_read_tensors(folder / Path(stored.best_file).name),
+        finished=stored.finished,
+    )
 
 
 def check_same(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
@@ -137,20 +155,18 @@ def _flat(description: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        safetensors.torch.save_file(
-            # copies, since tensors that share memory (tied weights) are refused
-            {
-                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, tensor in tensors.items()
-            },
-            part,
-        )
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {error}; the former checkpoint is kept") from error
+    # copies, since tensors that share memory (tied weights) are refused
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+
+    def fill(part: Path) -> None:
+        try:
+            safetensors.torch.save_file(copies, part)
+        except SafetensorError as error:  # so a full disk is called here
+            raise OSError(str(error)) from error
+
+    write_whole(path, fill, "the former checkpoint is kept", CheckpointError)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

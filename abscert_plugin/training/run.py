@@ -19,6 +19,7 @@ from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
+from abscert_plugin.files import alone_in, write_text
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.records import RunInfo
@@ -64,6 +65,12 @@ class RunSpec:
     def __post_init__(self) -> None:
         if self.method.takes_intervals != (self.grid is not None):
             raise ConfigError("expected cells exactly where the method's networks take interval images")
+        described = self.method.describe()
+        if "radius" in described and not isinstance(described.get("radius_scale"), str):
+            raise ConfigError(
+                "expected the method to describe its radius with a radius_scale, got a radius alone; a radius is "
+                "always given with its scale"
+            )
 
 
 @final
@@ -149,7 +156,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     """Train in a folder, or go on with the training that is there.
 
     Raises:
-        AbscertError: as `train`; or if an option has no meaning.
+        AbscertError: as `train`; or if an option has no meaning, or another process trains in the folder.
     """
     device = choose_device(spec.device)
     shape, classes = data.training.shape, len(data.training.classes)
@@ -170,9 +177,10 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
         folder=out,
         description=_describe(spec, data, config, objective),
     )
-    resumed = read_checkpoint(out) if (out / FILE_NAME).exists() else None
     start = time.perf_counter()
-    checkpoint = replace(train(job, resumed, observer), state={})
+    with alone_in(out):
+        resumed = read_checkpoint(out) if (out / FILE_NAME).exists() else None
+        checkpoint = replace(train(job, resumed, observer), state={})
     load_weights(network, checkpoint.best)
     network.eval()
     return TrainedRun(checkpoint, network, config, spec.grid, objective, device, time.perf_counter() - start)
@@ -188,12 +196,7 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
     images = data.validation.pixels(probes.images)
     exported = write_onnx(run.network, run.config, run.grid, run.checkpoint, images, out)
     history = "".join(json.dumps(row) + "\n" for row in run.checkpoint.history)
-    part = out / ".history.jsonl.part"
-    try:
-        part.write_text(history, encoding="utf-8")
-        part.replace(out / "history.jsonl")
-    except OSError as error:
-        raise RecordError(f"cannot write {out / 'history.jsonl'}: {error.strerror}") from error
+    write_text(out / "history.jsonl", history)
     RunInfo(
         command="train",
         configuration=dict(run.checkpoint.description),

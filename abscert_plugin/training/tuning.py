@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, ConfigError, TrainingError
+from abscert_plugin.files import alone_in, read_json, write_json
 from abscert_plugin.grid import MAX_CELLS, Grid
-from abscert_plugin.records import read_json, write_json
 from abscert_plugin.training.checkpoint import check_same
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import Observer
@@ -130,6 +130,7 @@ def tune(
 
     Raises:
         CheckpointError: if the folder holds another tuning.
+        RecordError: if another process is at work in it.
 
     Source: AbsCert paper, Algorithm 3.
     """
@@ -144,16 +145,15 @@ def tune(
             for key, value in spec.training.describe().items()
         },
     }
-    steps = _stored_steps(out, description)
-    for cells in tuning.cell_counts()[len(steps) :]:
-        if steps and steps[-1].stops:
-            break
-        folder = step_folder(out, cells)
-        folder.mkdir(parents=True, exist_ok=True)
-        run = run_training(replace(spec, grid=Grid(cells)), data, folder, observer(cells))
-        steps.append(_row(run, data.training))
-        write_json(out / FILE_NAME, {"description": description, "steps": [asdict(step) for step in steps]})
-        on_step(steps[-1])
+    with alone_in(out):
+        steps = _stored_steps(out, description)
+        for cells in tuning.cell_counts()[len(steps) :]:
+            if steps and steps[-1].stops:
+                break
+            run = run_training(replace(spec, grid=Grid(cells)), data, step_folder(out, cells), observer(cells))
+            steps.append(_row(run, data.training))
+            write_json(out / FILE_NAME, {"description": description, "steps": [asdict(step) for step in steps]})
+            on_step(steps[-1])
     return Tuned(tuple(steps))
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale, Verdict
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.records import Record, RunInfo, read_array, write_json
+from abscert_plugin.files import read_array, write_json
+from abscert_plugin.records import Record, RunInfo
 from abscert_plugin.verification.decision import ITSELF
 
 SCHEMA: Final = 1
@@ -108,10 +109,6 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
     Raises:
         RecordError: if a counterexample cannot be read or the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror}; choose another --certificate") from error
     claim = Claim(run.configuration["claim"])
     rows = [{"record": msgspec.to_builtins(record), "image": _packed(folder, record)} for record in records]
     content = {

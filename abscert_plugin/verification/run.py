@@ -14,12 +14,13 @@ import abscert_plugin
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError
+from abscert_plugin.files import alone_in, write_array
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records, write_array
+from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import ITSELF, Decider
 
-__all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts", "set_aside"]
+__all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts"]
 
 RECORDS: Final = "records.jsonl"
 RUN: Final = "run.json"
@@ -42,6 +43,19 @@ class Verification:
     batch_size: int = 250
     decider: Decider | None = None
 
+    def check(self) -> None:
+        """Refuse what cannot be verified, before anything is written.
+
+        Raises:
+            DataError: if the data do not fit the file, or the size of a batch has no meaning.
+            UnsupportedModelError: if the claim `cell` is to be decided of a file without cells.
+        """
+        if self.batch_size < 1:
+            raise DataError(f"expected a batch size of at least 1, got {self.batch_size}")
+        self.artifact.check_fit(self.data.shape, self.data.labels)
+        if self.decider is None:
+            self.artifact.cells  # noqa: B018 - raises where it has none
+
     def run(self, out: Path, on_batch: Callable[[int], None]) -> tuple[list[Record], RunInfo]:
         """Decide every image, appending records to `out`, and return all of them.
 
@@ -52,13 +66,15 @@ class Verification:
             on_batch: told how many images have been decided since it was last told.
 
         Raises:
-            RecordError: if the folder cannot be written, or holds another run.
+            RecordError: if the folder cannot be written, holds another run, or another process is at work in it.
             DataError: if the data do not fit the file.
         """
-        if self.batch_size < 1:
-            raise DataError(f"expected a batch size of at least 1, got {self.batch_size}")
-        self.artifact.check_fit(self.data.shape, self.data.labels)
+        self.check()
         decider = self.decider or CellDecider(self.artifact)
+        with alone_in(out):
+            return self._decide_all(decider, out, on_batch)
+
+    def _decide_all(self, decider: Decider, out: Path, on_batch: Callable[[int], None]) -> tuple[list[Record], RunInfo]:
         info = self._info(decider)
         done = _stored(out, info)
         records = list(done)
@@ -124,10 +140,6 @@ def cell_facts(grid: Grid | None) -> dict[str, Any]:
 
 def _stored(out: Path, info: RunInfo) -> list[Record]:
     """Return the records of an earlier, equal run in this folder."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
     if not (out / RUN).exists():
         if (out / RECORDS).exists():
             raise RecordError(f"{out} holds records without a {RUN}; choose another --out")
@@ -145,23 +157,3 @@ def _stored(out: Path, info: RunInfo) -> list[Record]:
 
 def _plain(value: Mapping[str, Any] | str | None) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def set_aside(out: Path) -> Path | None:
-    """Rename a folder that holds a run, so that a fresh one can be written; nothing is deleted.
-
-    Returns:
-        the new name, or None where there was nothing.
-
-    Raises:
-        RecordError: if it cannot be renamed.
-    """
-    if not out.exists():
-        return None
-    number = 1
-    while (target := out.with_name(f"{out.name}.old-{number}")).exists():
-        number += 1
-    try:
-        return out.rename(target)
-    except OSError as error:
-        raise RecordError(f"cannot rename {out}: {error.strerror}; choose another --out") from error

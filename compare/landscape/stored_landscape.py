@@ -7,7 +7,7 @@ from typing import Any, Final, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import read_json, write_json
+from abscert_plugin.files import read_json, write_json
 
 LANDSCAPES: Final = "landscapes"
 ENDINGS: Final = (".png", ".svg")

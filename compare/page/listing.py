@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final, final
 from urllib.parse import quote
 
-from abscert_plugin.records import RunInfo, read_json
+from abscert_plugin.files import read_json
+from abscert_plugin.records import RunInfo
 from abscert_plugin.verification.run import RUN
 from compare.plans.planned_run import Run
 from compare.results.stored_run import CONFIG, DONE, TRAINING, StoredRun

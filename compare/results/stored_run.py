@@ -9,7 +9,7 @@ from typing import Final, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import read_json
+from abscert_plugin.files import read_json
 from compare.plans.planned_run import Run
 
 CONFIG: Final = "config.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.records import write_json
+from abscert_plugin.files import write_json
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.run import Artifact, Verification

@@ -5,11 +5,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.records import write_json
+from abscert_plugin.files import locked, write_json
 from compare.plans.planned_run import Run
 from compare.results.stored_run import FAILURE, RUNS, State, StoredRun
 from compare.running.engines import Engine, OnProgress, Resources
-from compare.running.lock import locked
 from compare.running.worker import prepare
 
 

@@ -13,10 +13,9 @@ from threading import Thread
 from typing import IO, Final, final
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import write_json
+from abscert_plugin.files import locked, write_json
 from compare.plans.planned_run import as_mapping
 from compare.results.stored_run import CONFIG, FAILURE, State, StoredRun, stored_run
-from compare.running.lock import locked
 
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a process
 LOCK: Final = ".lock"

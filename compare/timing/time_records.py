@@ -14,7 +14,7 @@ from typing import Final, Literal, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import read_json
+from abscert_plugin.files import read_json
 from compare.plans.planned_run import Run
 
 TIMES: Final = "times"

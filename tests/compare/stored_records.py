@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from abscert_plugin.claim import Radius
-from abscert_plugin.records import Record, RecordWriter, RunInfo, write_json
+from abscert_plugin.files import write_json
+from abscert_plugin.records import Record, RecordWriter, RunInfo
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, RUNS
 from compare.tables.error_table import Table

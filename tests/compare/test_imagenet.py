@@ -8,7 +8,8 @@ import pytest
 from command_line import abscert
 from image_folder import write_image_folder
 
-from abscert_plugin.records import read_json, read_records
+from abscert_plugin.files import read_json
+from abscert_plugin.records import read_records
 from compare.results.stored_run import RUNS
 
 PLAN = """

@@ -11,8 +11,9 @@ from report_rows import cells_of, picture_data, random_rows, row, run_info
 from test_report_gallery import decoded
 
 from abscert_plugin.errors import RecordError
+from abscert_plugin.files import write_array
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import Record, write_array
+from abscert_plugin.records import Record
 from abscert_plugin.report.changes import COLOURS, FAINT, Flips, draw_difference, draw_flips
 from abscert_plugin.report.counterexamples import read_counterexample
 from abscert_plugin.report.page import MAX_REASONS, PageContent, render_page

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from report_rows import row, run_info
 from test_report_gallery import decoded, picture_data
 
+from abscert_plugin.files import write_array
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import write_array
 from abscert_plugin.report.changes import COLOURS
 from abscert_plugin.report.page import PageContent, render_page
 from abscert_plugin.report.steps import decided_by

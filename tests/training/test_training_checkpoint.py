@@ -1,6 +1,7 @@
 """Checkpoints: the same tensors come back, a failing write keeps the old ones, and damage is one clear error."""
 
 import json
+import os
 import pickle
 import resource
 from collections.abc import Callable, Iterator
@@ -164,9 +165,26 @@ def test_a_file_that_cannot_be_replaced_keeps_the_former_checkpoint(folder: Path
     assert_same(read_checkpoint(folder), checkpoint(2))
 
 
-def test_a_folder_that_is_not_there_is_one_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="cannot write"):
-        write_checkpoint(tmp_path / "none", checkpoint(1))
+        write_checkpoint(tmp_path / "file", checkpoint(1))
+
+
+def test_tensors_have_reached_the_disk_before_they_get_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut leaves a checkpoint.json that names empty files."""
+    done: list[tuple[str, int]] = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(("synced", os.fstat(file).st_ino)), sync(file)))
+    monkeypatch.setattr(
+        Path, "replace", lambda part, to: (done.append(("named", part.stat().st_ino)), replace(part, to))
+    )
+    write_checkpoint(tmp_path, checkpoint(1))
+    named = [place for place, (what, _) in enumerate(done) if what == "named"]
+    assert len(named) == 3
+    assert all(("synced", done[place][1]) in done[:place] for place in named)
 
 
 @pytest.mark.parametrize("moment", range(4))
@@ -271,6 +289,16 @@ def test_a_missing_key_is_named(folder: Path, key: str) -> None:
     del value[key]
     (folder / FILE_NAME).write_text(json.dumps(value))
     read_refused(folder, CheckpointError, f"lacks the key '{key}'")
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", [None, 1.5, [1], "x", {"a": 1}], ids=str)
+def test_a_value_of_another_type_is_refused(folder: Path, key: str, value: Any) -> None:
+    fits = {"state_file": str, "best_file": str, "description": dict}
+    if isinstance(value, fits.get(key, ())):
+        pytest.skip("it is of the type that is asked for")
+    with_json(folder, **{key: value})
+    read_refused(folder, CheckpointError, f"is not a checkpoint: .*{key}")
 
 
 @pytest.mark.parametrize("schema", [0, 2, None, "1"])

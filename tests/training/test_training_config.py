@@ -14,6 +14,7 @@ from abscert_plugin.cli.train import make_spec
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config, learning_rate_at
+from abscert_plugin.training.method import ABSTRAIN
 from abscert_plugin.training.run import choose_device
 
 PEAK = 3e-3
@@ -156,3 +157,14 @@ def test_rate_rises_to_the_peak_then_falls_and_stays_above_zero(total: int, shar
     assert all(before < after for before, after in pairwise(rates[: top + 1]))
     assert all(before >= after for before, after in pairwise(rates[top:]))
     assert min(rates) > 0
+
+
+def test_a_radius_without_its_scale_is_refused_before_anything_is_trained() -> None:
+    kind: Any = type(ABSTRAIN)
+
+    class Unscaled(kind):
+        def describe(self) -> dict[str, float]:
+            return {"radius": 0.1}
+
+    with pytest.raises(ConfigError, match="radius with a radius_scale"):
+        make_spec("digits", None, None, "fc-3", "relu", Grid(4), "cpu", {}, Unscaled())

@@ -14,8 +14,9 @@ from tiny_networks import constant_network, export_tiny, run_onnx, tiny_data, ti
 from abscert_plugin.blackbox import Provider, available_cores
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
+from abscert_plugin.files import set_aside
 from abscert_plugin.records import Record, RunInfo, read_records
-from abscert_plugin.verification.run import RECORDS, RUN, Artifact, Verification, set_aside
+from abscert_plugin.verification.run import RECORDS, RUN, Artifact, Verification
 
 COUNT = 23
 BATCH = 5

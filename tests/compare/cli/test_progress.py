@@ -6,7 +6,7 @@ import pytest
 from command_line import abscert
 from rich.console import Console
 
-from abscert_plugin.records import write_json
+from abscert_plugin.files import write_json
 from compare.cli import runs
 from compare.cli.progress import PlanProgress
 from compare.plans.planned_run import Run, as_mapping

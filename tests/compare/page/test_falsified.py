@@ -14,7 +14,8 @@ from stored_records import RUN, store
 
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.data.dataset import DataSet
-from abscert_plugin.records import Record, RecordWriter, RunInfo, write_array
+from abscert_plugin.files import write_array
+from abscert_plugin.records import Record, RecordWriter, RunInfo
 from abscert_plugin.report.changes import COLOURS
 from compare.page import falsified as module
 from compare.page.falsified import MOST_ITEMS, RunGallery, falsified_galleries

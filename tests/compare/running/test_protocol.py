@@ -11,8 +11,9 @@ from abscert_plugin.artifact.metadata import read_model
 from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, DataError
+from abscert_plugin.files import read_json
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import read_json, read_records
+from abscert_plugin.records import read_records
 from abscert_plugin.training.loop import SilentObserver
 from abscert_plugin.training.method import ABSTRAIN
 from abscert_plugin.training.run import RunSpec, TrainingData, run_training, write_run

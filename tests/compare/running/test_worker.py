@@ -12,10 +12,10 @@ import pytest
 from small_plan import PLAN
 
 from abscert_plugin.errors import RecordError
+from abscert_plugin.files import locked
 from compare.plans.plan import read_plan
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, State, StoredRun, stored_runs_of
 from compare.running import worker
-from compare.running.lock import locked
 from compare.running.worker import LOCK, Ending, abscert_command, prepare, run_in_process, work
 
 fcntl = pytest.importorskip("fcntl", reason="this system has no locks of this kind")

@@ -18,7 +18,7 @@ from stored_records import RUN, named, store
 
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import write_json
+from abscert_plugin.files import write_json
 from compare.results.stored_run import DONE, FAILURE, RUNS
 from compare.tables.catalogue import TABLES
 from compare.tables.error_table import NOT_RUN, Table, build_tables

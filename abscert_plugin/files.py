@@ -1,0 +1,325 @@
+"""Every write of the project: files whole or not at all, folders set aside, checksums, and locks."""
+
+import gzip
+import hashlib
+import json
+import os
+import platform
+import time
+import tokenize
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+
+from abscert_plugin.errors import AbscertError, RecordError
+
+LOCK: Final = ".lock"
+LIMIT_VARIABLE: Final = "ABSCERT_MAX_BYTES"
+_BLOCK: Final = 2**20  # bytes that are read at once
+_LOOK_EVERY: Final = 0.5  # seconds between two tries for a lock
+_ANOTHER_OUT: Final = "choose another --out"
+
+
+def write_whole(
+    path: Path,
+    fill: Callable[[Path], object],
+    advice: str = _ANOTHER_OUT,
+    error: type[AbscertError] = RecordError,
+) -> None:
+    """Write a file so that it is either the old one or the new one, whole, at any moment; its folder is made.
+
+    Args:
+        path: where it goes.
+        fill: writes the content to the temporary path that it is given; may raise OSError.
+        advice: what the error tells the user to change.
+        error: what is raised where the file cannot be written.
+
+    Raises:
+        AbscertError: of the type `error`; nothing is left under the temporary name then.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fill(part)
+        publish(part, path)
+    except BaseException as fault:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(fault, OSError):
+            raise error(f"cannot write {path}: {fault.strerror or fault}; {advice}") from fault
+        raise
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give a finished file its name, after its content has reached the disk, so that a power cut leaves no empty file.
+
+    Raises:
+        OSError: if the disk is full or the name cannot be taken.
+    """
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_text(
+    path: Path, text: str, advice: str = _ANOTHER_OUT, error: type[AbscertError] = RecordError, errors: str = "strict"
+) -> None:
+    """Write text as UTF-8, whole or not at all.
+
+    Args:
+        path: where it goes.
+        text: the content.
+        advice: what the error tells the user to change.
+        error: what is raised where the file cannot be written.
+        errors: what becomes of what UTF-8 cannot hold, as of `str.encode`.
+
+    Raises:
+        AbscertError: of the type `error`, if it cannot be written.
+    """
+    content = text.encode("utf-8", errors)
+    write_whole(path, lambda part: part.write_bytes(content), advice, error)
+
+
+def write_json(path: Path, value: Mapping[str, Any], option: str = "--out") -> None:
+    """Write a JSON object, whole or not at all.
+
+    Args:
+        path: where it goes.
+        value: the object.
+        option: the option that chose the path, for the error's advice.
+
+    Raises:
+        RecordError: if the file cannot be written.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_text(path, text, f"choose another {option}")
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy, whole or not at all.
+
+    Raises:
+        RecordError: if it cannot be written.
+    """
+
+    def fill(part: Path) -> None:
+        with part.open("wb") as file:
+            np.save(file, values, allow_pickle=False)
+
+    write_whole(path, fill)
+
+
+# what numpy raises for a .npy file that is cut short, or whose header does not mean what it should
+_LYING_HEADERS: Final = (
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    tokenize.TokenError,
+)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Return an array of a .npy file; nothing is unpickled.
+
+    Raises:
+        RecordError: if it is missing or not such a file.
+    """
+    try:
+        with path.open("rb") as file:
+            values: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, *_LYING_HEADERS) as error:
+        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not an array'}") from error
+    return values
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        RecordError: if it is missing or not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
+        raise RecordError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(value, dict):
+        raise RecordError(f"expected a JSON object in {path}, got {type(value).__name__}")
+    return value
+
+
+def read_packed(path: Path, limit: int) -> bytes:
+    """Return the content of a file, unpacked where its name ends in .gz, if it is not larger than a limit.
+
+    Raises:
+        RecordError: if it cannot be read, is not the gzip file that its name says, or is larger.
+    """
+    limit = byte_limit(limit)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a gzip file'}") from error
+    if len(content) > limit:
+        raise RecordError(f"{path} holds more than {limit:,} bytes; if it is to be trusted, {raise_limit()}")
+    return content
+
+
+def byte_limit(default: int) -> int:
+    """Return how many bytes a file may unpack to: `default`, or what the environment variable ABSCERT_MAX_BYTES says.
+
+    Raises:
+        RecordError: if that is not a whole number.
+    """
+    said = os.environ.get(LIMIT_VARIABLE)
+    if said is None:
+        return default
+    if not (said.isascii() and said.isdigit() and len(said) < 19):
+        raise RecordError(f"expected a whole number of bytes in ${LIMIT_VARIABLE}, got {said!r}")
+    return int(said)
+
+
+def raise_limit() -> str:
+    """Return the advice of an error about a limit."""
+    return f"set ${LIMIT_VARIABLE} to more bytes"
+
+
+def sha256_of(paths: Iterable[Path]) -> str:
+    """Return the sha256 checksum of files, one after the other.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename a folder that holds a run, so that a fresh one can be written; nothing is deleted.
+
+    Returns:
+        the new name, or None where there was nothing.
+
+    Raises:
+        RecordError: if it cannot be renamed, or another process is at work in it.
+    """
+    if not folder.exists():
+        return None
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    with alone_in(folder):
+        try:
+            folder.rename(target)
+            (target / LOCK).unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordError(f"cannot rename {folder}: {error.strerror}; {_ANOTHER_OUT}") from error
+    return target
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is not there, so that no other process writes a run into it meanwhile.
+
+    Raises:
+        RecordError: if another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot make the folder {folder}: {error.strerror}; {_ANOTHER_OUT}") from error
+    message = f"another process is at work in {folder}; wait for it, or {_ANOTHER_OUT}"
+    with locked(folder / LOCK, message, is_kept=False):
+        yield
+
+
+@contextmanager
+def locked(path: Path, message: str, patience: float = 0.0, is_kept: bool = True) -> Iterator[None]:
+    """Hold a file; it says which process holds it, and its time is the moment when that one took it.
+
+    What holds: the operating system's lock on the open file (flock), so a process that ends lets go, however it ends.
+    Linux carries it to the server of NFS (version 3 with a lock daemon, and version 4), so that it holds between
+    nodes. It holds on each node alone where NFS is mounted with `nolock` or `local_lock=flock` or `all`, or Lustre
+    with `localflock`. A node that loses its network for longer than the server's lease (90 seconds by default) loses
+    the lock; its processes may still live. Without `fcntl` (Windows) nothing is held.
+
+    Args:
+        path: the file, in a folder that is there.
+        message: the error's words where another process holds it; who does is added.
+        patience: seconds to wait for another process to let go.
+        is_kept: whether the file stays when it is let go of.
+
+    Raises:
+        RecordError: if another process holds it for longer, or the file system has no locks.
+    """
+    try:
+        import fcntl  # POSIX alone has it
+    except ModuleNotFoundError:
+        yield
+        return
+    until = time.monotonic() + patience
+    while True:
+        try:
+            file = path.open("a+", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise RecordError(f"cannot write {path}: {error.strerror}; {_ANOTHER_OUT}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _holder(file)
+            file.close()
+            if time.monotonic() >= until:
+                raise RecordError(f"{message} (held by {holder})") from error
+            time.sleep(_LOOK_EVERY)
+        except OSError as error:
+            file.close()
+            raise RecordError(f"cannot lock {path}: {error.strerror}; choose another file system") from error
+        else:
+            if _is_at(file, path):
+                break
+            file.close()  # its holder has removed or renamed it between our two calls: what we hold guards nothing
+    with file:
+        _sign(file)
+        try:
+            yield
+        finally:
+            if not is_kept:
+                _remove(file, path)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def _remove(file: IO[str], path: Path) -> None:
+    """Remove a lock file that is held, unless it is another process's by now since the folder was renamed."""
+    with suppress(OSError):
+        if _is_at(file, path):
+            path.unlink()
+
+
+def _sign(file: IO[str]) -> None:
+    file.truncate(0)
+    file.write(f"process {os.getpid()} of {platform.node()}\n")
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read(1000).strip() or "an unknown process"

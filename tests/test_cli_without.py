@@ -1,0 +1,40 @@
+"""Packages that are missing or broken: one line, and no other command stops."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from abscert_plugin.cli import main; main()"
+
+
+def run(code: str, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    search = os.pathsep.join(filter(None, [str(folder or ""), *sys.path]))
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": search},
+    )
+
+
+def test_training_without_torch_is_one_line(tmp_path: Path) -> None:
+    result = run(WITHOUT_TORCH, "train", "--out", str(tmp_path / "out"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: this command needs torch, which is not installed; install it with pip\n"
+
+
+def test_a_plug_in_whose_import_fails_is_named_and_stops_no_other_command(tmp_path: Path) -> None:
+    info = tmp_path / "broken_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[abscert.commands]\nbroken = broken_plugin:register\n")
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no\\nluck')\n")
+    result = run("from abscert_plugin.cli import main; main()", "data", "--json", folder=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.startswith("{")
+    assert result.stderr == (
+        "note: left out broken (broken_plugin:register of the entry points abscert.commands): RuntimeError: no luck\n"
+    )
