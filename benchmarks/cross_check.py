@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider

@@ -12,7 +12,7 @@ from command_line import abscert
 from PIL import Image
 
 from abscert_plugin.artifact.export import traced
-from abscert_plugin.artifact.metadata import external_locations, read_model
+from abscert_plugin.artifact.model_file import external_locations, read_model
 from abscert_plugin.artifact.write import data_path, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.data import Split, load_data

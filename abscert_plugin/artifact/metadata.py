@@ -1,17 +1,14 @@
-"""The metadata that an ONNX file of this project carries, and reading an ONNX file without trusting it."""
+"""The metadata that an ONNX file of this project carries."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, final
 
 import onnx
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
-from abscert_plugin.files import sha256_of
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 
@@ -148,103 +145,3 @@ def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
     ours = {*properties, EDGES}
     kept = {entry.key: entry.value for entry in model.metadata_props if entry.key not in ours}
     onnx.helper.set_model_props(model, {**kept, **properties})
-
-
-def read_model(path: Path) -> onnx.ModelProto:
-    """Return the graph of an ONNX file, without the tensors that it keeps in other files.
-
-    Raises:
-        UnsupportedModelError: if the file is missing, empty or not an ONNX model, or if it points at external
-            data outside its own folder or at data that is not there.
-    """
-    if not path.is_file():
-        raise UnsupportedModelError(f"{path} is not there" if not path.exists() else f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise UnsupportedModelError(f"{path} is empty")
-    try:
-        model = onnx.load_model(str(path), load_external_data=False)
-    except DecodeError as error:
-        raise UnsupportedModelError(f"{path} is not an ONNX model, or is cut short; export it again") from error
-    except OSError as error:
-        raise UnsupportedModelError(f"cannot read {path}: {error.strerror}") from error
-    if not all(isinstance(text, str) for text in _texts(model)):
-        raise UnsupportedModelError(f"{path} is not an ONNX model: a name in it is not UTF-8; export it again")
-    if not model.opset_import or not model.graph.output:
-        raise UnsupportedModelError(f"{path} is not an ONNX model: it has no operator set or no output")
-    for location in external_locations(model):
-        _check_location(location, path)
-    return model
-
-
-def external_locations(model: onnx.ModelProto) -> list[str]:
-    """Return the paths, as the model writes them, of the files that hold its tensors."""
-    found = {
-        entry.value
-        for tensor in _tensors(model.graph)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for function in model.functions:
-        found |= {
-            entry.value
-            for node in function.node
-            for tensor in _node_tensors(node)
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    return sorted(found)
-
-
-def model_sha256(path: Path, model: onnx.ModelProto) -> str:
-    """Return the checksum of an ONNX file and of the files that hold its tensors, in the order of their names."""
-    return sha256_of([path, *(path.parent / location for location in external_locations(model))])
-
-
-def _check_location(location: str, path: Path) -> None:
-    if "\0" in location:
-        raise UnsupportedModelError(f"{path} keeps tensors at {location!r}, which names no file; export it again")
-    folder = path.resolve().parent
-    target = (folder / location).resolve()  # an absolute location replaces the folder, a link is followed
-    if not target.is_relative_to(folder) or ".." in Path(location).parts:
-        raise UnsupportedModelError(f"{path} keeps tensors at {location!r}, outside its own folder; this is refused")
-    if not target.is_file():
-        raise UnsupportedModelError(
-            f"{path} keeps tensors in {location!r}, which is not there; copy it beside the model"
-        )
-
-
-def _texts(message: Message) -> Iterator[str | bytes]:
-    """Return all strings of a message, as bytes where they are not UTF-8; of a tensor its name alone."""
-    if isinstance(message, onnx.TensorProto):
-        yield message.name
-        return
-    for field, value in message.ListFields():
-        if field.type == FieldDescriptor.TYPE_STRING:
-            yield from [value] if isinstance(value, str | bytes) else value
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            for part in [value] if isinstance(value, Message) else value:
-                yield from _texts(part)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _node_tensors(node)
-
-
-def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for sparse in [
-            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
-            *attribute.sparse_tensors,
-        ]:
-            yield from (sparse.values, sparse.indices)
-        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-            yield from _tensors(graph)

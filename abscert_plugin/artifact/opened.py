@@ -10,7 +10,8 @@ import onnx
 from jaxtyping import Float32, Int64
 
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.metadata import IMAGE, Metadata, model_sha256, read_model
+from abscert_plugin.artifact.metadata import IMAGE, Metadata
+from abscert_plugin.artifact.model_file import model_sha256, read_model
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import DataError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels
@@ -53,13 +54,14 @@ class Artifact:
             VerifierError: if the provider was asked for and is not there.
         """
         model = read_model(path)
+        sha256 = model_sha256(path, model)
         refuse_chance(model, path)
         metadata = check_artifact(model, path)
         obstacle = batch_obstacle(read_graph(model, path), model)
         if obstacle is not None:
             _log.info("%s: images are run one by one, because %s", path, obstacle)
         classifier = BlackBox(path, provider, threads, one_by_one=obstacle is not None)
-        return cls(path, model_sha256(path, model), model, metadata, classifier)
+        return cls(path, sha256, model, metadata, classifier)
 
     @property
     def front(self) -> Cells | Pixels:

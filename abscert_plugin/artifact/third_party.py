@@ -8,7 +8,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper
 
-from abscert_plugin.artifact.metadata import external_locations, read_model
+from abscert_plugin.artifact.model_file import external_locations, read_model
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.graph.chance import refuse_chance
 from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, inner_graphs

@@ -15,15 +15,9 @@ from onnx import TensorProto, helper
 
 import abscert_plugin
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.metadata import (
-    IMAGE,
-    INTERVAL,
-    LOGITS,
-    Metadata,
-    read_model,
-    write_metadata,
-)
+from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, LOGITS, Metadata, write_metadata
 from abscert_plugin.artifact.midpoint import InputScale, Layout, Midpoint, fit_midpoint
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.probe import Probe, agree, probe
 from abscert_plugin.artifact.third_party import Port, ThirdParty, brought_up, prefix_names, read_third_party

@@ -46,11 +46,11 @@ def open_white_box(artifact: Artifact, network: nn.Module | None = None) -> Whit
     """
     metadata = artifact.metadata
     if network is None:
-        converted = convert(artifact.model, artifact.path)
+        converted = convert(artifact)
         network, difference = converted.network.eval(), converted.largest_difference
     else:
         network = copy.deepcopy(network).cpu().eval()
-        difference = largest_difference(network, artifact.model, metadata, artifact.path)
+        difference = largest_difference(network, artifact)
     network.requires_grad_(False)
     bounder = LirpaBounder(
         network, metadata.front.input_shape(metadata.image_shape), metadata.classes, torch.device("cpu")

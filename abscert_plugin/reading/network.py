@@ -12,17 +12,11 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
-from abscert_plugin.artifact.metadata import (
-    IMAGE,
-    INTERVAL,
-    SCALED,
-    Metadata,
-    external_locations,
-    read_metadata,
-    read_model,
-)
-from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.artifact.metadata import INTERVAL, SCALED
+from abscert_plugin.artifact.model_file import with_tensors
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.front import Points
 from abscert_plugin.graph.nodes import Graph, Node, read_graph
 from abscert_plugin.reading.affine import AFFINE, READS_ACTIVATIONS, split
 from abscert_plugin.reading.layers import (
@@ -81,12 +75,7 @@ class Converted:
     largest_difference: float
 
 
-def interval_network_of(model: onnx.ModelProto, path: Path) -> nn.Module:
-    """Return the interval network of a `deploy.onnx` or `abstract.onnx`, as `convert` does."""
-    return convert(model, path).network
-
-
-def convert(model: onnx.ModelProto, path: Path) -> Converted:
+def convert(artifact: Artifact) -> Converted:
     """Return the network of an ONNX file: what lies between `interval`, or `scaled` without cells, and the output.
 
     The output is the one that `BlackBox` runs, whatever tensors inside are called.
@@ -95,49 +84,34 @@ def convert(model: onnx.ModelProto, path: Path) -> Converted:
     file's grid. Bounds of the module hold for the file up to that difference of floats.
 
     Args:
-        model: the graph, a `deploy.onnx` or `abstract.onnx` of this project, trained or wrapped.
-        path: the file that it was read from; tensors that it keeps in other files are read as `read_model` allows.
+        artifact: the file, a `deploy.onnx` or `abstract.onnx` of this project, trained or wrapped.
 
     Raises:
-        UnsupportedModelError: if metadata are missing, an operator has no layer here, or logits differ by more than
-            1e-4 of the largest.
+        UnsupportedModelError: if an operator has no layer here, or logits differ by more than 1e-4 of the largest.
         VerifierError: if onnxruntime fails to run the file.
     """
-    metadata = read_metadata(model, path)
-    if external_locations(model):
-        model = read_model(path)  # checks where they lie
-        try:
-            onnx.load_external_data_for_model(model, str(path.resolve().parent))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
-            raise UnsupportedModelError(f"{path}: cannot read its tensors: {_one_line(error)}") from error
-    source = SCALED if metadata.grid is None else INTERVAL
-    network = _Reader(read_graph(model, path), path, source, input_shape(metadata)).read(metadata.classes)
-    return Converted(network, largest_difference(network, model, metadata, path))
+    path, metadata = artifact.path, artifact.metadata
+    graph = read_graph(with_tensors(artifact.model, path), path)
+    source = SCALED if artifact.grid is None else INTERVAL
+    network = _Reader(graph, path, source, metadata.front.input_shape(metadata.image_shape)).read(metadata.classes)
+    return Converted(network, largest_difference(network, artifact))
 
 
-def input_shape(metadata: Metadata) -> tuple[int, int, int]:
-    """Return the shape of what the network of a file takes, without the batch."""
-    return metadata.front.input_shape(metadata.image_shape)
-
-
-def largest_difference(network: nn.Module, model: onnx.ModelProto, metadata: Metadata, path: Path) -> float:
-    """Return the largest difference of logits between a torch module and the file, on random cells.
+def largest_difference(network: nn.Module, artifact: Artifact) -> float:
+    """Return the largest difference of logits between a torch module and the file, on random points.
 
     Raises:
         UnsupportedModelError: if it is beyond 1e-4 of the largest logit, or not a number, or the module takes or gives
             other shapes.
         VerifierError: if onnxruntime fails to run the file.
     """
-    random, shape = np.random.default_rng(0), (_PROBES, *metadata.image_shape)
-    if metadata.grid is not None:
-        cells = random.integers(0, metadata.grid.cells, shape, dtype=np.uint8)
-        inputs = metadata.grid.ends(cells)
-        takes_images = any(value.name == IMAGE for value in model.graph.input)
-        given = metadata.grid.edges[cells] if takes_images else inputs  # a cell's lower edge belongs to it
+    path, front = artifact.path, artifact.front
+    random, shape = np.random.default_rng(0), (_PROBES, *artifact.metadata.image_shape)
+    if artifact.grid is not None:
+        points: Points = random.integers(0, artifact.grid.cells, shape, dtype=np.uint8)
     else:
-        given = random.random(shape, dtype=np.float32)
-        inputs = 2 * given - 1
-    expected = BlackBox(path, Provider.CPU).run(given)
+        points = random.random(shape, dtype=np.float32)
+    inputs, expected = front.network_input(points), artifact.run_images(front.images(points))
     try:
         with torch.no_grad():
             logits = network(torch.from_numpy(inputs)).numpy()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from abscert_plugin.artifact.metadata import IMAGE, model_sha256, read_model
+from abscert_plugin.artifact.metadata import IMAGE
+from abscert_plugin.artifact.model_file import model_sha256, read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data

@@ -14,14 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from strategies import grids
 
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.metadata import (
-    Metadata,
-    external_locations,
-    model_sha256,
-    read_metadata,
-    read_model,
-    write_metadata,
-)
+from abscert_plugin.artifact.metadata import Metadata, read_metadata, write_metadata
+from abscert_plugin.artifact.model_file import external_locations, model_sha256, read_model
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid

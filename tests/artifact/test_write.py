@@ -8,7 +8,8 @@ import onnx_graphs as graphs
 import pytest
 
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, external_locations, read_model
+from abscert_plugin.artifact.metadata import INTERVAL, LOGITS
+from abscert_plugin.artifact.model_file import external_locations, read_model
 from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.write import data_path, save_model, write_checked
 from abscert_plugin.errors import ExportError, VerifierError

@@ -11,7 +11,7 @@ from tiny_networks import run_onnx
 
 from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.artifact import opened
-from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
@@ -21,7 +21,7 @@ from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
-from abscert_plugin.reading.network import interval_network_of
+from abscert_plugin.reading.network import convert
 from abscert_plugin.records import Record
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
@@ -134,8 +134,8 @@ def test_an_inner_tensor_called_logits_is_not_what_is_run_or_bounded(tmp_path: P
     model.graph.initializer.append(mixing.constant("minus", np.float32(-1)))
     model.graph.output[0].name = "answer"
     path.write_bytes(model.SerializeToString())
-    net, pixels = interval_network_of(read_model(path), path), images() / np.float32(255)
     artifact = Artifact.open(path, Provider.CPU)
+    net, pixels = convert(artifact).network, images() / np.float32(255)
     with torch.no_grad():
         logits = net(Abstraction(mixing.GRID)(torch.from_numpy(pixels))).numpy()
     np.testing.assert_allclose(logits, artifact.run_images(pixels), rtol=1e-5, atol=1e-5)

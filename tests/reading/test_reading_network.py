@@ -15,8 +15,10 @@ from torch import nn
 
 from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.artifact.export import export
-from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_model, write_metadata
+from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_metadata, write_metadata
 from abscert_plugin.artifact.midpoint import Layout
+from abscert_plugin.artifact.model_file import read_model
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.wrap import InputScale, WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.bounds.bounder import BoundMethod
@@ -27,7 +29,7 @@ from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.networks import Activation, NetworkConfig
-from abscert_plugin.reading.network import convert, interval_network_of
+from abscert_plugin.reading.network import convert
 
 GRID = Grid.from_inner_edges([0.2, 0.5, 0.55])
 IMAGE_SHAPE = (1, 6, 6)
@@ -130,12 +132,14 @@ def built(name):
 def test_an_exported_network_comes_back_and_can_be_bounded(name, tmp_path):
     files = exported(built(name), tmp_path)
     for path in (files.deploy, files.abstract):
-        converted = convert(read_model(path), path)
+        converted = convert(opened(read_model(path), path))
         assert converted.largest_difference <= TOLERANCE
         assert_same_logits(converted.network, files.deploy)
         assert_carried(path)
     lirpa_or_skip()
-    bounder = LirpaBounder(interval_network_of(read_model(files.deploy), files.deploy), INTERVAL_SHAPE, CLASSES, CPU)
+    bounder = LirpaBounder(
+        convert(opened(read_model(files.deploy), files.deploy)).network, INTERVAL_SHAPE, CLASSES, CPU
+    )
     if name != "viewed":  # auto_LiRPA takes a batch size that is read from the input for a constant
         assert_bounded_as(bounder, LirpaBounder(built(name), INTERVAL_SHAPE, CLASSES, CPU))
 
@@ -156,7 +160,7 @@ def leaves(net):
 
 def test_the_module_holds_nothing_but_layers(tmp_path):
     files = exported(network("relu"), tmp_path)
-    net = interval_network_of(read_model(files.deploy), files.deploy)
+    net = convert(opened(read_model(files.deploy), files.deploy)).network
     kinds = [type(layer) for layer in leaves(net)]
     assert kinds == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
     assert not net.training
@@ -252,7 +256,7 @@ def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(nam
     layout = {"layout": Layout.NHWC} if name == "channels-last" else {}
     options = WrapOptions(GRID, IMAGE_SHAPE, **layout)
     deploy = wrap(source, tmp_path / "out", options).deploy
-    converted = convert(read_model(deploy), deploy)
+    converted = convert(opened(read_model(deploy), deploy))
     assert converted.largest_difference <= TOLERANCE
     assert_same_logits(converted.network, deploy)
     assert_carried(deploy)
@@ -273,7 +277,7 @@ def test_colours_and_a_scale_for_each_channel_come_back(tmp_path):
     source = third_party(nodes, {"w": weights(48, CLASSES)}, ["batch", *shape], tmp_path)
     scale = InputScale((0.0, 255.0), (120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
     deploy = wrap(source, tmp_path / "out", WrapOptions(GRID, shape, scale=scale)).deploy
-    net = interval_network_of(read_model(deploy), deploy)
+    net = convert(opened(read_model(deploy), deploy)).network
     assert_same_logits(net, deploy, shape=shape)
 
 
@@ -282,7 +286,7 @@ def test_tensors_in_another_file_are_read(tmp_path):
     model = onnx.load_model(str(files.deploy))
     outside = tmp_path / "outside.onnx"
     onnx.save_model(model, str(outside), save_as_external_data=True, location="weights.bin", size_threshold=0)
-    assert_same_logits(interval_network_of(read_model(outside), outside), files.deploy)
+    assert_same_logits(convert(opened(read_model(outside), outside)).network, files.deploy)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
@@ -327,8 +331,12 @@ REFUSED = {
         {"w": weights(72, CLASSES + 1)},
         r"logits \[batch, 4\]",
     ),
-    "mismatch": (LINEAR, {"w": weights(71, CLASSES)}, "MatMul.*expected features and a matrix"),
 }
+
+
+def opened(model, path):
+    """Return a file as if it had been opened with this model, which may have been changed in memory."""
+    return Artifact(path, "", model, read_metadata(model, path), BlackBox(path, Provider.CPU))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -336,7 +344,7 @@ def test_what_has_no_layer_is_refused_in_one_line(name, tmp_path):
     nodes, constants, message = REFUSED[name]
     path = abstract_file(nodes, constants, tmp_path)
     with pytest.raises(UnsupportedModelError, match=message) as caught:
-        interval_network_of(read_model(path), path)
+        convert(opened(read_model(path), path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -346,7 +354,7 @@ def test_another_domain_is_refused(tmp_path):
     model = read_model(path)
     model.graph.node[0].domain = "com.example"
     with pytest.raises(UnsupportedModelError, match=r"com\.example"):
-        interval_network_of(model, path)
+        convert(opened(model, path))
 
 
 def test_logits_that_read_the_image_past_the_abstraction_are_refused(tmp_path):
@@ -355,7 +363,7 @@ def test_logits_that_read_the_image_past_the_abstraction_are_refused(tmp_path):
     reader = next(node for node in model.graph.node if INTERVAL in node.input)
     reader.input[0] = "image"
     with pytest.raises(UnsupportedModelError, match="past `interval`"):
-        interval_network_of(model, files.deploy)
+        convert(opened(model, files.deploy))
 
 
 @pytest.mark.parametrize("kind", ["weight", "nan"])
@@ -366,13 +374,13 @@ def test_the_comparison_sees_a_file_that_computes_something_else(tmp_path, kind)
     changed[5, 1] += 1e-2 if kind == "weight" else np.nan
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(changed, "w"))
     with pytest.raises(UnsupportedModelError, match="cannot be bounded"):
-        interval_network_of(model, path)
+        convert(opened(model, path))
 
 
 def test_a_file_without_our_metadata_is_refused(tmp_path):
     path = third_party([("Flatten", ["x"], ["y"], {})], {}, ["batch", CLASSES, 1, 1], tmp_path)
     with pytest.raises(UnsupportedModelError, match="lacks the metadata"):
-        interval_network_of(read_model(path), path)
+        convert(opened(read_model(path), path))
 
 
 def test_reading_a_file_needs_no_auto_lirpa(tmp_path):
@@ -381,10 +389,10 @@ def test_reading_a_file_needs_no_auto_lirpa(tmp_path):
         import sys
         from pathlib import Path
         import abscert_plugin.lirpa.bounds, abscert_plugin.lirpa.operator
-        from abscert_plugin.artifact.metadata import read_model
-        from abscert_plugin.reading.network import interval_network_of
-        path = Path(sys.argv[1])
-        interval_network_of(read_model(path), path)
+        from abscert_plugin.artifact.opened import Artifact
+        from abscert_plugin.blackbox import Provider
+        from abscert_plugin.reading.network import convert
+        convert(Artifact.open(Path(sys.argv[1]), Provider.CPU))
         assert not {"auto_LiRPA", "torchvision"} & set(sys.modules)
     """
     command = [sys.executable, "-c", "\n".join(line.strip() for line in code.splitlines()), str(path)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abscert_plugin.artifact.metadata import read_model
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, DataError
