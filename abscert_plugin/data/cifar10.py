@@ -135,4 +135,8 @@ CIFAR10: Final = DataSetEntry(
     description="60,000 colour 32x32 pictures of 10 classes",
     expected_files=tuple(f"{_NAME}/{form}" for form in _FORMS),
     load=load_cifar10,
+    shape=(3, 32, 32),
+    classes=len(CIFAR10_CLASSES),
+    train_size=45_000,
+    test_size=10_000,
 )

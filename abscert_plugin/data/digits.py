@@ -58,4 +58,8 @@ DIGITS: Final = DataSetEntry(
     description="1797 grey 8x8 digits with 17 levels, embedded (scikit-learn's load_digits)",
     expected_files=(),
     load=load_digits,
+    shape=(1, 8, 8),
+    classes=10,
+    train_size=1_294,
+    test_size=359,
 )

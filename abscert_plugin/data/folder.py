@@ -220,10 +220,16 @@ FOLDER: Final = DataSetEntry(
     description="your own PNG or JPEG files, one folder per class",
     expected_files=("train/CLASS/*.png and test/CLASS/*.png (or val/CLASS)", "CLASS/*.png", ".jpg and .jpeg as well"),
     load=load_folder,
+    can_resize=True,
 )
 IMAGENET: Final = DataSetEntry(
     name=_IMAGENET,
     description="ImageNet (ILSVRC 2012): 1,281,167 images of 1000 classes, 50,000 in val/, brought to 224 x 224",
     expected_files=("train/CLASS/*.JPEG", "val/CLASS/*.JPEG"),
     load=load_imagenet,
+    shape=(3, _IMAGENET_SIDE, _IMAGENET_SIDE),
+    classes=1000,
+    train_size=1_276_167,
+    test_size=50_000,
+    can_resize=True,
 )

@@ -128,7 +128,8 @@ def _existing(folder: Path, name: str) -> Path | None:
 
 def _entry(name: str, description: str, classes: tuple[str, ...]) -> DataSetEntry:
     expected_files = tuple(f"{name}/{file} (or .gz)" for file in _FILES)
-    return DataSetEntry(name, description, expected_files, IdxFormat(name, classes).load)
+    load = IdxFormat(name, classes).load
+    return DataSetEntry(name, description, expected_files, load, (1, 28, 28), len(classes), 55_000, 10_000)
 
 
 IDX_ENTRIES: Final = (

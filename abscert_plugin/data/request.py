@@ -44,12 +44,22 @@ class DataSetEntry:
         description: one line for the user.
         expected_files: the files that the user has to supply; empty for an embedded data set.
         load: reads one split.
+        shape: (channels, height, width) of an image; None where it differs from folder to folder.
+        classes: number of classes; None likewise.
+        train_size: images of the training split, without those held out for validation; None likewise.
+        test_size: images of the test split; None likewise.
+        can_resize: whether it is read with `--image-size`.
     """
 
     name: str
     description: str
     expected_files: tuple[str, ...]
     load: Callable[[DataRequest], DataSet]
+    shape: tuple[int, int, int] | None = None
+    classes: int | None = None
+    train_size: int | None = None
+    test_size: int | None = None
+    can_resize: bool = False
 
 
 def searched_folders(request: DataRequest, name: str, files: str) -> tuple[Path, ...]:
