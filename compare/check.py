@@ -9,7 +9,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.networks import Activation, NetworkConfig
-from baselines.table import method_entry
+from abscert_plugin.training.methods import METHODS
 from compare.estimate import image_shape
 from compare.plan import Run
 
@@ -25,7 +25,7 @@ def check_run(run: Run) -> None:
     """
     if run.data not in DATA_SETS:
         raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {run.data!r}")
-    activation = run.activation or str(method_entry(run.method).activation)
+    activation = run.activation or str(METHODS.named(run.method).activation)
     if activation not in list(Activation):
         raise ConfigError(f"expected an activation of {', '.join(Activation)}, got {activation!r}")
     fault = _fault(
@@ -49,7 +49,7 @@ def _fault(
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             built = config.build(0)
-            method_entry(method).create(_ANY_RADIUS, dict(options)).prepare(built)
+            METHODS.named(method).create(_ANY_RADIUS, dict(options)).prepare(built)
     except (ConfigError, UnsupportedModelError) as error:
         return str(error)
     return ""

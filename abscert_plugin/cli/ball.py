@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from abscert_plugin.artifact.metadata import Metadata, PlainMetadata
+from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius
 from abscert_plugin.cli.console import LOG
-from abscert_plugin.cli.method import member
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.verification.run import Artifact

@@ -60,6 +60,6 @@ DIGITS: Final = DataSetEntry(
     load=load_digits,
     shape=(1, 8, 8),
     classes=10,
-    train_size=1_294,
+    train_size=1_295,
     test_size=359,
 )

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from abscert_plugin.artifact.metadata import read_model
-from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, DataError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import read_json, read_records
+from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.loop import SilentObserver
-from abscert_plugin.training.method import ABSTRAIN
-from abscert_plugin.training.run import RunSpec, TrainingData, run_training, write_run
+from abscert_plugin.training.run import RunSpec, TrainingData, make_spec, run_training, write_run
 from compare.collect import outcomes
 from compare.execute import execute
 from compare.plan import Run
