@@ -48,10 +48,10 @@ from abscert_plugin.bounds.intervals import (
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
-from baselines.method import Entry, is_method
 from baselines.pixels import PixelBalls
 
 _HOLD: Final = 10 / 151  # shares of the joint phase: c_t stays
@@ -294,6 +294,6 @@ def _flat(parts: Any) -> Vector:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-ENTRY = Entry(
-    AdvIbp.name, "an attack's and the interval loss, joined by their gradients", "Fan & Li 2021", AdvIbp, is_method
+ENTRY = MethodEntry(
+    AdvIbp.name, "an attack's and the interval loss, joined by their gradients", "Fan & Li 2021", AdvIbp
 )

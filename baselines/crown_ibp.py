@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.robust import BoundKind, RobustConfig
-from baselines.method import Entry, is_method
 from baselines.robust import RobustBaseline
 
 
@@ -60,4 +60,4 @@ class CrownIbp(RobustBaseline):
         )
 
 
-ENTRY = Entry(CrownIbp.name, "linear bounds in the warm-up, then intervals", "Zhang et al. 2020", CrownIbp, is_method)
+ENTRY = MethodEntry(CrownIbp.name, "linear bounds in the warm-up, then intervals", "Zhang et al. 2020", CrownIbp)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.robust import Initialisation, RobustConfig
-from baselines.method import Entry, is_method
 from baselines.robust import RobustBaseline
 
 
@@ -56,4 +56,4 @@ class Ibp(RobustBaseline):
         )
 
 
-ENTRY = Entry(Ibp.name, "cross-entropy of interval bounds", "Gowal et al. 2018; Shi et al. 2021", Ibp, is_method)
+ENTRY = MethodEntry(Ibp.name, "cross-entropy of interval bounds", "Gowal et al. 2018; Shi et al. 2021", Ibp)

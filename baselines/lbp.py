@@ -30,10 +30,10 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation
 from abscert_plugin.networks.param_ramp import ETA, ParamRamp, collecting, ramps_of
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
-from baselines.method import Entry, is_method
 from baselines.pixels import PixelBalls
 
 _ETA_COURSE: Final = Ramp(0.35, 0.35, smooth=True)  # epochs 70 to 140 of 200
@@ -175,11 +175,10 @@ def _ramps(network: nn.Module) -> list[ParamRamp]:
     return ramps
 
 
-ENTRY = Entry(
+ENTRY = MethodEntry(
     Lbp.name,
     "CROWN-IBP on activations that bend back",
     "Lyu et al. 2021",
     Lbp,
-    is_method,
     activation=Activation.PARAM_RAMP,
 )

@@ -34,9 +34,9 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.slopes import SlopedMargins, Slopes, stepped_to_ends
 from abscert_plugin.lirpa.tracing import refuse_statistics
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.schedule import Ramp
-from baselines.method import Entry, is_method
 from baselines.pixels import PixelBalls
 
 _EVALUATION_BATCH: Final = 100  # a validation batch is larger than memory may hold of linear bounds with gradients
@@ -167,4 +167,4 @@ def _margins(bounds: SlopedMargins, box: Box, labels: Tensor, first: Slopes) -> 
     return bounds.lower(box.lower, box.upper, labels, stepped_to_ends(slopes, gradients))
 
 
-ENTRY = Entry(Llm.name, "linear bounds whose slopes are chosen for every batch", "Lee et al. 2021", Llm, is_method)
+ENTRY = MethodEntry(Llm.name, "linear bounds whose slopes are chosen for every batch", "Lee et al. 2021", Llm)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss
-from baselines.method import Entry, is_method
 from baselines.robust import RobustBaseline
 
 
@@ -56,4 +56,4 @@ class MtlIbp(RobustBaseline):
         )
 
 
-ENTRY = Entry(MtlIbp.name, "interval loss mixed with an attack's loss", "De Palma et al. 2024", MtlIbp, is_method)
+ENTRY = MethodEntry(MtlIbp.name, "interval loss mixed with an attack's loss", "De Palma et al. 2024", MtlIbp)

@@ -19,9 +19,9 @@ from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.schedule import Ramp
-from baselines.method import Entry, is_method
 from baselines.pixels import PixelBalls
 
 _EVALUATION_STEPS: Final = 10
@@ -158,5 +158,5 @@ class _AttackedCrossEntropy:
         return logit_margins(network(attacked).float(), labels)
 
 
-PLAIN = Entry(Plain.name, "cross-entropy on the images", "no certificate", Plain, is_method)
-PGD = Entry(Pgd.name, "cross-entropy on attacked images", "Madry et al. 2018; no certificate", Pgd, is_method)
+PLAIN = MethodEntry(Plain.name, "cross-entropy on the images", "no certificate", Plain)
+PGD = MethodEntry(Pgd.name, "cross-entropy on attacked images", "Madry et al. 2018; no certificate", Pgd)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
+from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss
-from baselines.method import Entry, is_method
 from baselines.robust import RobustBaseline
 
 
@@ -56,4 +56,4 @@ class Sabr(RobustBaseline):
         )
 
 
-ENTRY = Entry(Sabr.name, "interval bounds of small boxes round attacks", "Mueller et al. 2023", Sabr, is_method)
+ENTRY = MethodEntry(Sabr.name, "interval bounds of small boxes round attacks", "Mueller et al. 2023", Sabr)

@@ -25,12 +25,12 @@ from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.tracing import bounded_module
 from abscert_plugin.networks import NetworkConfig
 from abscert_plugin.networks.param_ramp import ParamRamp, collecting, ramps_of
+from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment
-from baselines.table import method_entry
 
 STEPS = 1000  # of the training that the moments are of
 AT = {"crown-ibp": 300, "lbp": 200}  # while linear bounds count
-METHODS = ("plain", "pgd", "ibp", "crown-ibp", "llm", "lbp", "adv-ibp", "sabr", "mtl-ibp")
+TIMED = ("plain", "pgd", "ibp", "crown-ibp", "llm", "lbp", "adv-ibp", "sabr", "mtl-ibp")
 CPU = torch.device("cpu")
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--radius", default="0.1")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--methods", nargs="+", default=TIMED)
     parser.add_argument("--keep-memory", action="store_true", help="as every command that trains does")
     options = parser.parse_args()
     if options.keep_memory:
@@ -177,7 +177,7 @@ def main() -> None:
     x = 2 * (images.float() / data.levels) - 1
     radius, classes = Radius.parse(options.radius), len(data.classes)
     for name in options.methods:
-        entry = method_entry(name)
+        entry = METHODS.named(name)
         objective = entry.create(radius, {}).build(None, data.levels, CPU)
         moment = Moment(AT.get(name, STEPS - 1), STEPS, 1)
         losses = {}

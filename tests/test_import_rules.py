@@ -29,7 +29,7 @@ LONGEST_FILE: Final = 400
 # The rooms of the core, from the ground up: a room imports itself and those below it.
 FLOORS: Final = (
     ("errors",),
-    ("files", "plugins"),
+    ("files", "plugins", "choices"),
     ("grid", "claim", "records"),
     ("ball",),
     ("front",),

@@ -40,7 +40,7 @@ LAYERS = {  # filters, kernel, stride, padding; a bare number is a fully connect
 def build_empty(config: NetworkConfig) -> nn.Sequential:
     """Return the network without memory for its weights."""
     with torch.device("meta"):
-        network = NETWORKS[config.name](config.input_shape, config.classes, config.activation)
+        network = NETWORKS[config.name].build(config.input_shape, config.classes, config.activation)
     assert isinstance(network, nn.Sequential)
     return network
 

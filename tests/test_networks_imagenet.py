@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from abscert_plugin.artifact.export import export
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.networks import NETWORKS, Activation, NetworkConfig
+from abscert_plugin.networks import NETWORKS, Activation, NetworkConfig, NetworkEntry
 from abscert_plugin.networks.imagenet import (
     AdaptiveAverage,
     Average,
@@ -28,6 +28,7 @@ from abscert_plugin.networks.imagenet import (
     Residual,
     ResidualBlock,
 )
+from abscert_plugin.plugins import Registry
 
 CLASSES = 1000
 PUBLISHED = {  # parameters, billions of multiplications and least size, from torchvision's pages of its weights
@@ -48,7 +49,7 @@ def build_empty(name: str, size: tuple[int, int] = (224, 224), takes_intervals: 
     shape = (options["channels"], *size)
     config = NetworkConfig(name, options["activation"], shape, options["classes"], takes_intervals)
     with torch.device("meta"):
-        network = NETWORKS[name](config.input_shape, config.classes, config.activation)
+        network = NETWORKS[name].build(config.input_shape, config.classes, config.activation)
     assert isinstance(network, nn.Sequential)
     return network.eval()
 
@@ -251,7 +252,8 @@ def test_both_files_compute_what_torch_computes(
 ) -> None:
     """Export itself compares the logits of both files with torch's, on these probes and on random images."""
     if name in NARROW:
-        monkeypatch.setattr("abscert_plugin.networks.table.NETWORKS", {**NETWORKS, name: NARROW[name].build})
+        narrow = NetworkEntry(name, NARROW[name].build)
+        monkeypatch.setattr("abscert_plugin.networks.table.NETWORKS", Registry(NetworkEntry, (narrow,), (), "network"))
     config = NetworkConfig(name, activation, (3, size, size), 7)
     network = config.build(0)
     probes = np.random.default_rng(0).random((2, 3, size, size), dtype=np.float32)

@@ -1,91 +1,113 @@
-"""Options of training methods, and the method and grid that they ask for."""
+"""Options of training methods, and the values that they ask for."""
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.cli import options
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
 
 if TYPE_CHECKING:
-    from abscert_plugin.training.method import Method
+    from abscert_plugin.training.method import Method, MethodEntry
 
 MethodName: TypeAlias = Annotated[
-    str, typer.Option("--method", help="abstrain (Algorithm 2) or reachable (sound training for a ball).")
+    str, typer.Option("--method", help="{methods}; `abscert baseline list` says what each does.")
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", help="An option of the method, such as share=0.3; may be given repeatedly.")
 ]
 TrainingRadius: TypeAlias = Annotated[
-    str | None, typer.Option("--radius", help="reachable: the ball to train for, such as 0.1 or 8/255.")
+    str | None, typer.Option("--radius", help="The ball to train for, such as 0.1 or 8/255, if the method has one.")
+]
+MethodActivation: TypeAlias = Annotated[
+    str | None, typer.Option("--activation", help="{activations}.  [default: by the method]")
 ]
 Edges: TypeAlias = Annotated[
-    str, typer.Option("--edges", help="uniform, quantile or sparse (few pixels within --radius of an edge).")
+    str | None,
+    typer.Option(
+        "--edges", help="uniform, quantile or sparse (few pixels within --radius of an edge).  [default: uniform]"
+    ),
 ]
 RobustLossName: TypeAlias = Annotated[
-    str | None, typer.Option("--robust-loss", help="reachable: interval, mtl-ibp or sabr.  [default: interval]")
+    str | None, typer.Option("--robust-loss", help="As --set loss=; reachable: interval, mtl-ibp or sabr.")
 ]
 BoundsName: TypeAlias = Annotated[
-    str | None, typer.Option("--bounds", help="reachable: interval or crown-ibp.  [default: interval]")
+    str | None, typer.Option("--bounds", help="As --set bounds=; reachable: interval or crown-ibp.")
 ]
 Share: TypeAlias = Annotated[
-    float | None, typer.Option("--share", help="reachable: weight of the interval loss (mtl-ibp), box size (sabr).")
+    float | None,
+    typer.Option("--share", help="As --set share=; weight of the interval loss (mtl-ibp), box size (sabr)."),
 ]
 NaturalEnd: TypeAlias = Annotated[
-    float | None, typer.Option("--natural-end", help="reachable: weight of the loss on own cells at the end.")
+    float | None,
+    typer.Option("--natural-end", help="As --set natural_end=; weight of the images' own loss, at last."),
 ]
 Ramp: TypeAlias = Annotated[
-    float | None, typer.Option("--ramp", help="reachable: share of the epochs in which the radius rises.")
+    float | None, typer.Option("--ramp", help="As --set ramp=; share of the epochs in which the radius rises.")
 ]
 Regulariser: TypeAlias = Annotated[
-    float | None, typer.Option("--regulariser", help="reachable: weight of the warm-up regulariser.")
+    float | None, typer.Option("--regulariser", help="As --set regulariser=; weight of the warm-up regulariser.")
 ]
 
 
-def chosen_method(name: str, radius: Radius | None, chosen: dict[str, Any]) -> "Method":
-    """Return the training method of this name with its options.
+def chosen_settings(
+    entry: "MethodEntry", settings: Sequence[str], flags: Mapping[str, str | float | None]
+) -> dict[str, str]:
+    """Return the method's options in text, by name.
 
     Args:
-        name: `abstrain` or `reachable`.
-        radius: the ball to train for.
-        chosen: the other options, None where they were not given.
+        entry: the method.
+        settings: what was given with `--set`, as NAME=VALUE.
+        flags: options of the command that stand for one of the method's; None where they were not given.
 
     Raises:
-        ConfigError: if the name is unknown, an option has no meaning, or it belongs to another method.
+        ConfigError: if one is not NAME=VALUE, is given twice, or has a flag and is none of the method's.
     """
-    from abscert_plugin.training.method import ABSTRAIN, ReachableMethod
-    from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustLoss
+    from abscert_plugin.training.methods import users_of
 
-    given = {key: value for key, value in chosen.items() if value is not None}
-    if name == "abstrain":
-        if given:
-            options = ", ".join(f"--{key.replace('_', '-')}" for key in given)
-            raise ConfigError(f"expected {options} with --method reachable only, got --method abstrain")
-        return ABSTRAIN
-    if name != "reachable":
-        raise ConfigError(f"expected --method abstrain or reachable, got {name!r}")
-    if radius is None:
-        raise ConfigError("expected a --radius with --method reachable: the ball to train for")
-    if "robust_loss" in given:
-        given["loss"] = member(RobustLoss, "robust-loss", given.pop("robust_loss"))
-    if "bounds" in given:
-        given["bounds"] = member(BoundKind, "bounds", given["bounds"])
-    return ReachableMethod(RobustConfig(radius, **given))
+    pairs: dict[str, str] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name in pairs:
+            raise ConfigError(f"expected --set NAME=VALUE, each name once, got {setting!r}")
+        pairs[name] = value
+    for flag, given in flags.items():
+        name = "loss" if flag == "robust_loss" else flag
+        shown = f"--{flag.replace('_', '-')}"
+        if given is None:
+            continue
+        if name not in entry.option_names:
+            raise ConfigError(f"expected {shown} with --method {users_of(name)} only, got --method {entry.name}")
+        if name in pairs:
+            raise ConfigError(f"expected {shown} or --set {name}=, got both; they say the same thing")
+        pairs[name] = str(given)
+    return pairs
 
 
 def chosen_radius(text: str | None, scale: RadiusScale) -> Radius | None:
     """Return the radius that was given, if one was.
 
     Raises:
-        ConfigError: if it is not a radius.
+        ConfigError: if it is not a radius, or a scale was given without one.
     """
+    if text is None and scale is not RadiusScale.PIXEL:
+        raise ConfigError(f"expected a --radius with --radius-scale {scale}, got none")
     return None if text is None else Radius.parse(text, scale)
 
 
-def member(kind: Any, option: str, value: str) -> Any:
-    """Return the member of an enumeration that an option names.
+def training_grid(how: "Method", name: str, cells: int | None, granularity: float | None) -> Grid | None:
+    """Return the grid that the options ask for; None where the method's networks take the images themselves.
 
     Raises:
-        ConfigError: if there is none; the message lists those there are.
+        ConfigError: if cells are asked for and the method has none, or in two ways.
+        GridError: if the grid cannot exist.
     """
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise ConfigError(f"expected --{option} of {', '.join(kind)}, got {value!r}") from error
+    if how.takes_intervals:
+        return options.chosen_grid(cells, granularity)
+    for option, given in (("cells", cells), ("granularity", granularity)):
+        if given is not None:
+            raise ConfigError(f"expected no --{option}: the networks of {name} take the images themselves")
+    return None

@@ -2,9 +2,10 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, final
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli.console import LOG
@@ -45,13 +46,9 @@ Granularity: TypeAlias = Annotated[
 ]
 Network: TypeAlias = Annotated[
     str,
-    typer.Option(
-        "--network",
-        help="dm-small, dm-medium, dm-large, cnn-2layer, cnn-7, fc-3, fc-5, fc-3-code, fc-5-code, alexnet, vgg11, "
-        "inception-v1 or resnet18.",
-    ),
+    typer.Option("--network", help="{networks}."),
 ]
-ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="relu, sigmoid, tanh or param-ramp.")]
+ActivationName: TypeAlias = Annotated[str, typer.Option("--activation", help="{activations}.")]
 Seed: TypeAlias = Annotated[int, typer.Option("--seed", help="Seed of weights, order and augmentation.")]
 Limit: TypeAlias = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.")]
 Json: TypeAlias = Annotated[
@@ -80,6 +77,26 @@ CheckpointFolder: TypeAlias = Annotated[
 ]
 Radius: TypeAlias = Annotated[str, typer.Option("--radius", help="Radius, such as 0.1 or 8/255.")]
 RadiusScaleName: TypeAlias = Annotated[RadiusScale, typer.Option("--radius-scale", help="Scale of --radius.")]
+
+
+@final
+class NamesInHelp(TyperCommand):
+    """A command whose help has the names of the tables, which need torch, in place of `{networks}` and the like."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        from abscert_plugin.networks import NETWORKS, Activation
+        from abscert_plugin.training.methods import METHODS
+
+        names: dict[str, list[str]] = {
+            "{networks}": list(NETWORKS),
+            "{activations}": [str(name) for name in Activation],
+            "{methods}": list(METHODS),
+        }
+        for option in (one for one in self.params if isinstance(one, TyperOption)):
+            for word, those in names.items():
+                option.help = (option.help or "").replace(word, ", ".join(those))
+        super().format_help(ctx, formatter)
 
 
 def chosen_grid(cells: int | None, granularity: float | None) -> Grid:

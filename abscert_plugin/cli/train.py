@@ -9,6 +9,7 @@ import typer
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli import options
@@ -20,7 +21,7 @@ from abscert_plugin.grid import Grid
 # torch is imported when a command that trains is run: `abscert verify` must start without it.
 if TYPE_CHECKING:
     from abscert_plugin.training.method import Method
-    from abscert_plugin.training.run import RunSpec, TrainedRun
+    from abscert_plugin.training.run import TrainedRun
     from abscert_plugin.training.tuning import Tuned, TuningStep
 
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training split.  [default: by data set]")]
@@ -37,23 +38,24 @@ PrecisionName = Annotated[str, typer.Option("--precision", help="auto, float32 o
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
-    app.command("train")(train)
-    app.command("tune")(tune)
+    app.command("train", cls=options.NamesInHelp)(train)
+    app.command("tune", cls=options.NamesInHelp)(tune)
 
 
 def train(  # one parameter per option
     out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, ONNX files and history.")],
+    method: method_options.MethodName = "abstrain",
+    settings: method_options.Settings = None,
+    radius: method_options.TrainingRadius = None,
+    radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     data: options.Data = "digits",
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     network: options.Network = "dm-small",
-    activation: options.ActivationName = "relu",
+    activation: method_options.MethodActivation = None,
     cells: options.Cells = None,
     granularity: options.Granularity = None,
-    edges: method_options.Edges = "uniform",
-    method: method_options.MethodName = "abstrain",
-    radius: method_options.TrainingRadius = None,
-    radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
+    edges: method_options.Edges = None,
     robust_loss: method_options.RobustLossName = None,
     bounds: method_options.BoundsName = None,
     share: method_options.Share = None,
@@ -72,12 +74,12 @@ def train(  # one parameter per option
     resume: options.Resume = False,
     json: options.Json = False,
 ) -> None:
-    """Train an interval network and export it; the epoch is chosen on the validation split."""
+    """Train a network by a method and export it; the epoch is chosen on the validation split."""
     from abscert_plugin.training.edges import EdgeChoice, choose_grid
-    from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
+    from abscert_plugin.training.methods import METHODS, chosen_method
+    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder, run_training, write_run
 
-    ball = method_options.chosen_radius(radius, radius_scale)
-    robust = {
+    flags = {
         "robust_loss": robust_loss,
         "bounds": bounds,
         "share": share,
@@ -85,30 +87,31 @@ def train(  # one parameter per option
         "ramp": ramp,
         "regulariser": regulariser,
     }
-    how = method_options.chosen_method(method, ball, robust)
-    choice = method_options.member(EdgeChoice, "edges", edges)
-    if method != "abstrain":
-        # losses rise with the radius, and interval bounds need their own precision
-        patience, gradient_clip = (0 if patience is None else patience), (gradient_clip or 10.0)
+    entry = METHODS.named(method)
+    ball = method_options.chosen_radius(radius, radius_scale)
+    choice = None if edges is None else member(EdgeChoice, "edges", edges)
+    how = chosen_method(method, ball, method_options.chosen_settings(entry, settings or (), flags), choice)
     chosen = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "patience": patience,
+        "patience": entry.patience if patience is None else patience,
         "augmentation": augmentation,
         "precision": precision,
-        "gradient_clip": gradient_clip,
+        "gradient_clip": entry.gradient_clip if gradient_clip is None else gradient_clip,
         "seed": seed,
     }
-    grid = options.chosen_grid(cells, granularity)
-    spec = make_spec(data, data_dir, image_size, network, activation, grid, device, chosen, how)
+    grid = method_options.training_grid(how, method, cells, granularity)
+    named = activation or str(entry.activation)
+    spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
     prepare_folder(out, resume)
     loaded = TrainingData.load(spec)
-    spec = replace(spec, grid=choose_grid(choice, grid.cells, ball, loaded.training))
+    if grid is not None:
+        spec = replace(spec, grid=choose_grid(choice or EdgeChoice.UNIFORM, grid.cells, ball, loaded.training))
     keep_freed_memory()
+    title = f"training by {method}" + (f", {grid.cells} cells" if grid is not None else "")
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
-        observer = ProgressObserver(bar, f"training, {grid.cells} cells", claimed(how))
-        run = run_training(spec, loaded, out, observer)
+        run = run_training(spec, loaded, out, ProgressObserver(bar, title, claimed(how)))
     exported = write_run(run, loaded, out)
     if json:
         print_json({**facts(run), **exported.paths})
@@ -141,7 +144,7 @@ def tune(
     json: options.Json = False,
 ) -> None:
     """Tune the number of cells (Algorithm 3): from coarse to fine, until the ends' gradients say stop."""
-    from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
+    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder, run_training, write_run
     from abscert_plugin.training.tuning import FILE_NAME, TuningConfig, step_folder
     from abscert_plugin.training.tuning import tune as run_tuning
 
@@ -180,46 +183,6 @@ def tune(
         return
     OUT.print(tuning_table(tuned))
     OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
-
-
-def make_spec(
-    data: str,
-    data_dir: Path | None,
-    image_size: int | None,
-    network: str,
-    activation: str,
-    grid: Grid | None,
-    device: str,
-    chosen: Mapping[str, Any],
-    method: "Method | None" = None,
-) -> "RunSpec":
-    """Return what to train: the data set's defaults with the options that were given.
-
-    Raises:
-        ConfigError: if an option has no meaning.
-    """
-    from abscert_plugin.networks import Activation
-    from abscert_plugin.training.config import Augmentation, Precision, default_config
-    from abscert_plugin.training.method import ABSTRAIN
-    from abscert_plugin.training.run import RunSpec
-
-    named = {"augmentation": Augmentation, "precision": Precision}
-    given = {key: value for key, value in chosen.items() if value is not None}
-    for key, kind in named.items():
-        if key in given:
-            given[key] = method_options.member(kind, key, given[key])
-    training = replace(default_config(data, network), **given)
-    return RunSpec(
-        data=data,
-        data_dir=data_dir,
-        image_size=image_size,
-        network=network,
-        activation=method_options.member(Activation, "activation", activation),
-        grid=grid,
-        training=training,
-        device=str(device),
-        method=method or ABSTRAIN,
-    )
 
 
 @final

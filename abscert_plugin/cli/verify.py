@@ -9,11 +9,11 @@ import typer
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.choices import member
 from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say_closed
 from abscert_plugin.cli.memory import keep_freed_memory
-from abscert_plugin.cli.method import member
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import set_aside

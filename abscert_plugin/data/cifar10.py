@@ -138,4 +138,5 @@ CIFAR10: Final = DataSetEntry(
     shape=(3, 32, 32),
     training_images=45_000,
     test_images=10_000,
+    classes=len(CIFAR10_CLASSES),
 )

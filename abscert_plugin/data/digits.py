@@ -61,4 +61,5 @@ DIGITS: Final = DataSetEntry(
     shape=(1, 8, 8),
     training_images=1_295,
     test_images=359,
+    classes=10,
 )

@@ -220,6 +220,7 @@ FOLDER: Final = DataSetEntry(
     description="your own PNG or JPEG files, one folder per class",
     expected_files=("train/CLASS/*.png and test/CLASS/*.png (or val/CLASS)", "CLASS/*.png", ".jpg and .jpeg as well"),
     load=load_folder,
+    can_resize=True,
 )
 IMAGENET: Final = DataSetEntry(
     name=_IMAGENET,
@@ -229,4 +230,6 @@ IMAGENET: Final = DataSetEntry(
     shape=(3, _IMAGENET_SIDE, _IMAGENET_SIDE),
     training_images=1_276_167,
     test_images=50_000,
+    classes=1000,
+    can_resize=True,
 )

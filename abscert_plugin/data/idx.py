@@ -129,7 +129,7 @@ def _existing(folder: Path, name: str) -> Path | None:
 def _entry(name: str, description: str, classes: tuple[str, ...]) -> DataSetEntry:
     expected_files = tuple(f"{name}/{file} (or .gz)" for file in _FILES)
     load = IdxFormat(name, classes).load
-    return DataSetEntry(name, description, expected_files, load, (1, 28, 28), 55_000, 10_000)
+    return DataSetEntry(name, description, expected_files, load, (1, 28, 28), 55_000, 10_000, len(classes))
 
 
 IDX_ENTRIES: Final = (

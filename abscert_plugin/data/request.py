@@ -47,6 +47,8 @@ class DataSetEntry:
         shape: (channels, height, width) of every image, where no other size is asked for; None where the files tell it.
         training_images: how many the split `train` has; None where the files tell it.
         test_images: the same of the split `test`.
+        classes: number of classes; None where the files tell it.
+        can_resize: whether it is read with `--image-size`.
     """
 
     name: str
@@ -56,6 +58,8 @@ class DataSetEntry:
     shape: tuple[int, int, int] | None = None
     training_images: int | None = None
     test_images: int | None = None
+    classes: int | None = None
+    can_resize: bool = False
 
     def image_shape(self, image_size: int | None) -> tuple[int, int, int] | None:
         """Return (channels, height, width) of images brought to a size; None where only the files tell it."""

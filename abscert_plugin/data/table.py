@@ -1,9 +1,7 @@
 """The table of data sets, and the one function that loads them."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from abscert_plugin.data.cifar10 import CIFAR10
@@ -13,11 +11,12 @@ from abscert_plugin.data.folder import FOLDER, IMAGENET
 from abscert_plugin.data.idx import IDX_ENTRIES
 from abscert_plugin.data.request import DATA_VARIABLE, DataRequest, DataSetEntry
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.plugins import Registry
 
-_RESIZED: Final = (FOLDER.name, IMAGENET.name)
-DATA_SETS: Final[Mapping[str, DataSetEntry]] = MappingProxyType(
-    {entry.name: entry for entry in (DIGITS, *IDX_ENTRIES, CIFAR10, IMAGENET, FOLDER)}
+DATA_SETS: Final = Registry(
+    DataSetEntry, (DIGITS, *IDX_ENTRIES, CIFAR10, IMAGENET, FOLDER), ("abscert.data",), "data set"
 )
+"""Every data set by its name; a package adds one through the entry-point group `abscert.data`."""
 
 
 def load_data(name: str, split: Split, directory: Path | None = None, image_size: int | None = None) -> DataSet:
@@ -27,10 +26,10 @@ def load_data(name: str, split: Split, directory: Path | None = None, image_size
         name: a key of `DATA_SETS`.
         split: the part; validation is held out of the training file with a seed of its own.
         directory: the folder that holds the files, or the data set's folder; None takes `$ABSCERT_DATA`.
-        image_size: height and width that the images of `folder` and `imagenet` are resized and cropped to.
+        image_size: height and width that the images of `folder` or `imagenet` are resized and cropped to.
 
     Raises:
-        ConfigError: if the name is unknown, or an image size is given for another data set than those two.
+        ConfigError: if the name is unknown, or an image size is given for a data set that has one size.
         DataError: if the files are missing or corrupt.
 
     >>> load_data("digits", Split.TEST).shape
@@ -39,8 +38,8 @@ def load_data(name: str, split: Split, directory: Path | None = None, image_size
     entry = DATA_SETS.get(name)
     if entry is None:
         raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {name!r}")
-    if image_size is not None and name not in _RESIZED:
-        allowed = " or ".join(_RESIZED)
+    if image_size is not None and not entry.can_resize:
+        allowed = " or ".join(sorted(other.name for other in DATA_SETS.values() if other.can_resize))
         raise ConfigError(f"expected an image size with --data {allowed} only, got {image_size} with {name}")
     return entry.load(DataRequest(split, directory or _directory_of_environment(), image_size))
 

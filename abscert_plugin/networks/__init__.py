@@ -2,6 +2,6 @@
 
 from abscert_plugin.networks.activation import Activation
 from abscert_plugin.networks.shape import InputShape
-from abscert_plugin.networks.table import NETWORKS, NetworkConfig
+from abscert_plugin.networks.table import NETWORKS, NetworkConfig, NetworkEntry
 
-__all__ = ["NETWORKS", "Activation", "InputShape", "NetworkConfig"]
+__all__ = ["NETWORKS", "Activation", "InputShape", "NetworkConfig", "NetworkEntry"]

@@ -1,37 +1,57 @@
 """The table from a network's name to its builder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final, TypeAlias, final
 
 import torch
 from torch import nn
 
-from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks import dm, fc, imagenet
 from abscert_plugin.networks.activation import Activation
 from abscert_plugin.networks.shape import InputShape
+from abscert_plugin.plugins import Registry
 
 Builder: TypeAlias = Callable[[InputShape, int, Activation], nn.Module]
 
-NETWORKS: Final[Mapping[str, Builder]] = MappingProxyType(
-    {
-        "dm-small": dm.DM_SMALL.build,
-        "dm-medium": dm.DM_MEDIUM.build,
-        "dm-large": dm.DM_LARGE.build,
-        "cnn-2layer": dm.CNN_2LAYER.build,
-        "cnn-7": dm.CNN_7.build,
-        "fc-3": fc.FC_3.build,
-        "fc-5": fc.FC_5.build,
-        "fc-3-code": fc.FC_3_CODE.build,
-        "fc-5-code": fc.FC_5_CODE.build,
-        "alexnet": imagenet.ALEXNET.build,
-        "vgg11": imagenet.VGG11.build,
-        "inception-v1": imagenet.INCEPTION_V1.build,
-        "resnet18": imagenet.RESNET18.build,
-    }
+
+@final
+@dataclass(frozen=True, slots=True)
+class NetworkEntry:
+    """A row of the table of networks.
+
+    Args:
+        name: what `--network` takes.
+        build: makes the network for the shape of its input, a number of classes and an activation function.
+        is_convolutional: whether it has convolutions; the others are trained without augmentation.
+    """
+
+    name: str
+    build: Builder
+    is_convolutional: bool = True
+
+
+NETWORKS: Final = Registry(
+    NetworkEntry,
+    (
+        NetworkEntry("dm-small", dm.DM_SMALL.build),
+        NetworkEntry("dm-medium", dm.DM_MEDIUM.build),
+        NetworkEntry("dm-large", dm.DM_LARGE.build),
+        NetworkEntry("cnn-2layer", dm.CNN_2LAYER.build),
+        NetworkEntry("cnn-7", dm.CNN_7.build),
+        NetworkEntry("fc-3", fc.FC_3.build, is_convolutional=False),
+        NetworkEntry("fc-5", fc.FC_5.build, is_convolutional=False),
+        NetworkEntry("fc-3-code", fc.FC_3_CODE.build, is_convolutional=False),
+        NetworkEntry("fc-5-code", fc.FC_5_CODE.build, is_convolutional=False),
+        NetworkEntry("alexnet", imagenet.ALEXNET.build),
+        NetworkEntry("vgg11", imagenet.VGG11.build),
+        NetworkEntry("inception-v1", imagenet.INCEPTION_V1.build),
+        NetworkEntry("resnet18", imagenet.RESNET18.build),
+    ),
+    ("abscert.networks",),
+    "network",
 )
+"""Every network by its name; a package adds one through the entry-point group `abscert.networks`."""
 
 
 @final
@@ -57,8 +77,7 @@ class NetworkConfig:
     takes_intervals: bool = True
 
     def __post_init__(self) -> None:
-        if self.name not in NETWORKS:
-            raise ConfigError(f"expected a network of {', '.join(NETWORKS)}, got {self.name!r}")
+        NETWORKS.named(self.name)
 
     @property
     def input_shape(self) -> InputShape:
@@ -76,7 +95,7 @@ class NetworkConfig:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = NETWORKS[self.name](self.input_shape, self.classes, self.activation)
+            network = NETWORKS[self.name].build(self.input_shape, self.classes, self.activation)
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     nn.init.xavier_uniform_(module.weight)

@@ -1,6 +1,8 @@
 """Algorithm 2 of the paper, ABSTRAIN: ordinary training on the interval images of the training set."""
 
-from typing import Final, final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -10,7 +12,8 @@ from torch.nn import functional
 from abscert_plugin.abstraction import LevelAbstraction
 from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.grid import Grid
-from abscert_plugin.training.objective import Moment
+from abscert_plugin.training.method import MethodEntry
+from abscert_plugin.training.objective import Moment, Objective
 
 
 @final
@@ -56,3 +59,35 @@ class Abstrain:
     ) -> Float[Tensor, "batch"]:
         """Return the label's logit minus the greatest other one, on the image's cells."""
         return logit_margins(network(inputs).float(), labels)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AbstrainMethod:
+    """Algorithm 2; it has no options."""
+
+    claim: ClassVar[str] = Abstrain.claim
+    takes_intervals: ClassVar[bool] = True
+
+    def prepare(self, network: nn.Module) -> None:
+        """Leave the network."""
+
+    def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
+        """Return the objective."""
+        assert grid is not None
+        return Abstrain(grid, levels, device)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return no options."""
+        return {}
+
+
+ABSTRAIN: Final = AbstrainMethod()
+ENTRY: Final = MethodEntry(
+    Abstrain.name,
+    "Algorithm 2: cross-entropy on cells (claim cell)",
+    "AbsCert, 2023",
+    AbstrainMethod,
+    patience=None,
+    gradient_clip=None,
+)

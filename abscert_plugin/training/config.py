@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final, final
 
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.networks import NETWORKS
 
 
 class Augmentation(StrEnum):
@@ -114,7 +115,7 @@ def default_config(data: str, network: str) -> TrainingConfig:
     """
     if data == "imagenet" and network in _IMAGENET:
         return _IMAGENET[network]
-    connected = network.startswith("fc-")
+    connected = not NETWORKS.named(network).is_convolutional
     if data == "cifar10":
         augmentation = Augmentation.NONE if connected else Augmentation.CIFAR
         rate = 1e-3 if connected else 3e-3

@@ -1,17 +1,22 @@
-"""What a training method's options are to the code that runs it."""
+"""What a training method's options are to the code that runs it, and its row in the table of methods."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol, final, runtime_checkable
+from enum import EnumType
+from typing import Any, Final, Protocol, final, get_type_hints, runtime_checkable
 
+import msgspec
 import torch
 from torch import nn
 
+from abscert_plugin.claim import Radius
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.training.abstrain import Abstrain
+from abscert_plugin.networks import Activation
 from abscert_plugin.training.objective import Objective
-from abscert_plugin.training.reachable import ReachableCells
-from abscert_plugin.training.robust import RobustConfig, RobustObjective
+
+_RADIUS: Final = "radius"
 
 
 @runtime_checkable
@@ -47,52 +52,73 @@ class Method(Protocol):
         ...
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class AbstrainMethod:
-    """Algorithm 2; it has no options."""
-
-    claim: ClassVar[str] = Abstrain.claim
-    takes_intervals: ClassVar[bool] = True
-
-    def prepare(self, network: nn.Module) -> None:
-        """Leave the network."""
-
-    def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
-        """Return the objective."""
-        assert grid is not None
-        return Abstrain(grid, levels, device)
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return no options."""
-        return {}
+def is_method(options: Method) -> Method:
+    """Return options that are a method by themselves."""
+    return options
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class ReachableMethod:
-    """Sound training on reachable cells.
+class MethodEntry:
+    """A row of the table of methods.
 
     Args:
-        config: its options.
+        name: the method's name.
+        summary: what it does, in one line.
+        source: the paper.
+        options: a frozen dataclass of its options; its field `radius`, if it has one, is the ball to train for.
+        method: makes the method out of the options; by default they are a `Method` themselves.
+        activation: the activation function that its networks have where nothing else is asked for.
+        patience: `TrainingConfig.patience` where nothing else is asked for; None is the data set's own. A loss that
+            rises with the radius is no reason to end: 0.
+        gradient_clip: `TrainingConfig.gradient_clip` likewise; 10 as in the code of Shi et al. 2021.
     """
 
-    config: RobustConfig
-    claim: ClassVar[str] = RobustObjective.claim
-    takes_intervals: ClassVar[bool] = True
+    name: str
+    summary: str
+    source: str
+    options: type[Any]
+    method: Callable[[Any], Method] = is_method
+    activation: Activation = Activation.RELU
+    patience: int | None = 0
+    gradient_clip: float | None = 10.0
 
-    def prepare(self, network: nn.Module) -> None:
-        """Draw the first weights that the options ask for."""
-        self.config.prepare(network)
+    @property
+    def option_names(self) -> tuple[str, ...]:
+        """The options besides the radius."""
+        return tuple(field.name for field in dataclasses.fields(self.options) if field.name != _RADIUS)
 
-    def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
-        """Return the objective."""
-        assert grid is not None
-        return RobustObjective("reachable", ReachableCells(grid, levels, device), self.config)
+    @property
+    def takes_radius(self) -> bool:
+        """Whether it trains for a ball, or attacks one."""
+        return any(field.name == _RADIUS for field in dataclasses.fields(self.options))
 
-    def describe(self) -> Mapping[str, Any]:
-        """Return the options."""
-        return self.config.describe()
+    def create(self, radius: Radius | None, given: Mapping[str, str]) -> Method:
+        """Return the method for a radius and options in text, such as `{"share": "0.3"}`.
 
+        Args:
+            radius: the ball to train for; left aside by a method that takes none.
+            given: the other options.
 
-ABSTRAIN: Final = AbstrainMethod()
+        Raises:
+            ConfigError: if an option is unknown, its value has no meaning, or a radius is needed and not given.
+        """
+        unknown = [name for name in given if name not in self.option_names]
+        if unknown:
+            known = ", ".join(self.option_names) or "no options"
+            raise ConfigError(f"{self.name} has no option {unknown[0]!r}; it has {known}")
+        kinds = get_type_hints(self.options)
+        values = {name: self._value(name, text, kinds[name]) for name, text in given.items()}
+        if self.takes_radius:
+            if radius is None:
+                raise ConfigError(f"expected a --radius with --method {self.name}: the ball to train for")
+            values[_RADIUS] = radius
+        return self.method(self.options(**values))
+
+    def _value(self, name: str, text: str, kind: Any) -> Any:
+        try:
+            return msgspec.convert(text, kind, strict=False)
+        except msgspec.ValidationError as error:
+            if isinstance(kind, EnumType):
+                raise ConfigError(f"{self.name}: expected {name} of {', '.join(kind)}, got {text!r}") from error
+            raise ConfigError(f"{self.name}: expected another value of {name}, got {text!r}: {error}") from error

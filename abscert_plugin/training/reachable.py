@@ -4,7 +4,9 @@ A ball reaches finitely many interval images; all lie in one box, between the en
 pixel that lies farther than the radius from any edge has one cell, so the box is a point there.
 """
 
-from typing import final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from torch.nn import functional
 from abscert_plugin.abstraction import LevelAbstraction
 from abscert_plugin.bounds.intervals import Box
 from abscert_plugin.grid import Grid, level_pixels
+from abscert_plugin.training.method import MethodEntry
+from abscert_plugin.training.objective import Objective
+from abscert_plugin.training.robust import RobustConfig, RobustObjective
 
 
 @final
@@ -76,3 +81,35 @@ class ReachableCells:
             rows = np.stack([edges[:-1][low], edges[1:][low], edges[:-1][high], edges[1:][high]])
             self._known = (radius, torch.from_numpy(rows).to(self._device))
         return self._known[1]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ReachableMethod:
+    """Sound training on reachable cells.
+
+    Args:
+        config: its options.
+    """
+
+    config: RobustConfig
+    claim: ClassVar[str] = RobustObjective.claim
+    takes_intervals: ClassVar[bool] = True
+
+    def prepare(self, network: nn.Module) -> None:
+        """Draw the first weights that the options ask for."""
+        self.config.prepare(network)
+
+    def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
+        """Return the objective."""
+        assert grid is not None
+        return RobustObjective("reachable", ReachableCells(grid, levels, device), self.config)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the options."""
+        return self.config.describe()
+
+
+ENTRY: Final = MethodEntry(
+    "reachable", "sound losses over reachable cells", "abscert-plugin", RobustConfig, ReachableMethod
+)

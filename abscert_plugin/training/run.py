@@ -17,16 +17,18 @@ from torch import nn
 import abscert_plugin
 from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.plain import export_plain
+from abscert_plugin.choices import member
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
 from abscert_plugin.files import alone_in, write_text
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.records import RunInfo
+from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
-from abscert_plugin.training.config import TrainingConfig
+from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
 from abscert_plugin.training.loop import Job, Observer, load_weights, train
-from abscert_plugin.training.method import ABSTRAIN, Method
+from abscert_plugin.training.method import Method
 from abscert_plugin.training.objective import Objective
 
 _PROBES: Final = 32
@@ -71,6 +73,41 @@ class RunSpec:
                 "expected the method to describe its radius with a radius_scale, got a radius alone; a radius is "
                 "always given with its scale"
             )
+
+
+def make_spec(
+    data: str,
+    data_dir: Path | None,
+    image_size: int | None,
+    network: str,
+    activation: str,
+    grid: Grid | None,
+    device: str,
+    chosen: Mapping[str, Any],
+    method: Method = ABSTRAIN,
+) -> RunSpec:
+    """Return what to train: the data set's defaults with the options that were given.
+
+    Raises:
+        ConfigError: if an option has no meaning.
+    """
+    named = {"augmentation": Augmentation, "precision": Precision}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    for key, kind in named.items():
+        if key in given:
+            given[key] = member(kind, key, given[key])
+    training = replace(default_config(data, network), **given)
+    return RunSpec(
+        data=data,
+        data_dir=data_dir,
+        image_size=image_size,
+        network=network,
+        activation=member(Activation, "activation", activation),
+        grid=grid,
+        training=training,
+        device=str(device),
+        method=method,
+    )
 
 
 @final

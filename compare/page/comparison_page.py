@@ -136,10 +136,10 @@ def render_curves(drawn: Sequence[Plot]) -> str:
 def _methods(used: set[str]) -> Sequence[Any]:
     """Return what is known of methods; nothing where torch, which they are written in, is not installed."""
     try:
-        from baselines.table import methods
+        from abscert_plugin.training.methods import METHODS
     except ImportError:
         return []
-    return [entry for name, entry in methods().items() if name in used]
+    return [entry for name, entry in METHODS.items() if name in used]
 
 
 def _pictures(stored: Sequence[StoredLandscape]) -> list[LandscapePicture]:

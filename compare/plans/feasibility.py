@@ -9,7 +9,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.networks import NETWORKS, Activation, InputShape, NetworkConfig
-from baselines.table import method_entry
+from abscert_plugin.training.methods import METHODS
 from compare.plans.planned_run import Run
 
 _CLASSES: Final = 10
@@ -28,7 +28,7 @@ def check_run(run: Run) -> None:
         raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {run.data!r}")
     if run.network not in NETWORKS:
         raise ConfigError(f"{run.title}: expected a network of {', '.join(NETWORKS)}, got {run.network!r}")
-    activation = run.activation or str(method_entry(run.method).activation)
+    activation = run.activation or str(METHODS.named(run.method).activation)
     if activation not in list(Activation):
         raise ConfigError(f"expected an activation of {', '.join(Activation)}, got {activation!r}")
     shape = DATA_SETS[run.data].image_shape(run.image_size)
@@ -53,7 +53,7 @@ def _fault(
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             built = config.build(0)
-            method_entry(method).create(_ANY_RADIUS, dict(options)).prepare(built)
+            METHODS.named(method).create(_ANY_RADIUS, dict(options)).prepare(built)
     except (ConfigError, UnsupportedModelError) as error:
         return str(error)
     return ""

@@ -109,7 +109,7 @@ def shipped_plans() -> Sequence[str]:
 
 
 def _expanded(part: RunGrid, protocol: str) -> list[Run]:
-    from baselines.table import method_entry
+    from abscert_plugin.training.methods import METHODS
 
     runs = []
     activations: Sequence[str | None] = part.activation or [None]
@@ -118,7 +118,7 @@ def _expanded(part: RunGrid, protocol: str) -> list[Run]:
         for text in (radius, *part.certify):
             Radius.parse(text, part.radius_scale)
         options = part.options.get(method, {})
-        takes_intervals = method_entry(method).create(Radius.parse(radius, part.radius_scale), options).takes_intervals
+        takes_intervals = METHODS.named(method).create(Radius.parse(radius, part.radius_scale), options).takes_intervals
         if takes_intervals and not part.cells:
             raise ConfigError(f"expected cells in the part of the plan that has {method}: it trains on cells")
         counts: Sequence[int | None] = part.cells if takes_intervals else [None]

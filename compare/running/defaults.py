@@ -10,14 +10,13 @@ from typing import Final
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Radius
-from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet
 from abscert_plugin.grid import Grid
-from abscert_plugin.training.run import RunSpec
+from abscert_plugin.training.methods import METHODS
+from abscert_plugin.training.run import RunSpec, make_spec
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.opening import NetworkChoice, open_verifier
-from baselines.table import method_entry
 from compare.plans.planned_run import Run
 
 DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({"cell": 250, "ball": 100})
@@ -32,7 +31,7 @@ def training_spec(run: Run, data_dir: Path | None) -> RunSpec:
     Raises:
         ConfigError: if the method is unknown, or an option has no meaning.
     """
-    entry = method_entry(run.method)
+    entry = METHODS.named(run.method)
     chosen = {
         "epochs": run.epochs,
         "batch_size": run.batch_size,

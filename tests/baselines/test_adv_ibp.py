@@ -15,10 +15,10 @@ from abscert_plugin.bounds.intervals import interval_margins
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment
 from baselines.adv_ibp import AdvIbp, Phase, first_order_condition, objective_weights
 from baselines.pixels import PixelBalls
-from baselines.table import method_entry
 
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.1")
@@ -330,7 +330,7 @@ def test_margins_are_those_of_intervals_over_the_whole_ball() -> None:
 
 
 def test_options_are_read_and_described() -> None:
-    made = method_entry("adv-ibp").create(RADIUS, {"natural": "0.1", "threshold": "1e-5"})
+    made = METHODS.named("adv-ibp").create(RADIUS, {"natural": "0.1", "threshold": "1e-5"})
     assert made == AdvIbp(RADIUS, natural=0.1, threshold=1e-5)
     assert (made.claim, made.takes_intervals) == ("ball", False)
     assert made.describe() == {

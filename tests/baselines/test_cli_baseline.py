@@ -20,8 +20,8 @@ from abscert_plugin.cli import train as train_module
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.records import read_records
 from abscert_plugin.training.checkpoint import Checkpoint, read_checkpoint
+from abscert_plugin.training.methods import METHODS
 from abscert_plugin.verification.run import RECORDS
-from baselines.table import methods
 
 LIMIT = 16
 DIGITS = ("--data", "digits")
@@ -308,7 +308,7 @@ def test_a_certificate_fails_after_a_row_was_changed(
 
 def test_the_list_names_every_method_its_source_and_options() -> None:
     listed = {row["name"]: row for row in abscert("baseline", "list", "--json").json["methods"]}
-    assert list(listed) == list(methods())
+    assert list(listed) == list(METHODS)
     assert {"ibp", "plain", "pgd", "reachable", "abstrain"} <= set(listed)
     assert all(row["summary"] and row["source"] and "radius" not in row["options"] for row in listed.values())
     assert listed["ibp"]["options"] == ["fast", "start", "ramp"]
@@ -323,7 +323,7 @@ def test_the_list_names_every_method_its_source_and_options() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--method", "nothing"), "expected a method of plain"),
+        (("--method", "nothing"), "expected a method of abstrain"),
         (("--method", "ibp", "--set", "share=0.5"), "ibp has no option 'share'; it has fast, start, ramp"),
         (("--method", "plain", "--set", "ramp=0.5"), "plain has no option 'ramp'; it has no options"),
         (("--method", "ibp", "--set", "radius=0.5"), "ibp has no option 'radius'"),

@@ -12,9 +12,9 @@ from abscert_plugin.bounds import intervals
 from abscert_plugin.bounds.intervals import Box
 from abscert_plugin.claim import Radius
 from abscert_plugin.training import robust
+from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment, Objective
 from baselines.pixels import PixelBalls
-from baselines.table import method_entry
 
 CPU = torch.device("cpu")
 RADIUS = 0.1
@@ -42,7 +42,7 @@ def batch(seed: int, count: int = 6) -> tuple[Tensor, Tensor]:
 
 
 def objective(name: str, options: Mapping[str, str]) -> Objective:
-    return method_entry(name).create(Radius.parse(str(RADIUS)), {**RISE, **options}).build(None, 255, CPU)
+    return METHODS.named(name).create(Radius.parse(str(RADIUS)), {**RISE, **options}).build(None, 255, CPU)
 
 
 def at(step: int) -> Moment:
@@ -300,7 +300,7 @@ def test_a_point_well_inside_the_ball_is_the_centre_of_the_box_of_sabr(
 
 # --- margins -------------------------------------------------------------------------------------------------------
 
-METHODS = [
+CASES = [
     ("ibp", {}),
     ("ibp", {"fast": "false"}),
     ("crown-ibp", {}),
@@ -338,7 +338,7 @@ def are_sound(name: str, options: Mapping[str, str], made: nn.Module, seed: int)
     return bool((found <= sampled_margins(made, images, labels) + 1e-5).all())  # float32 numbers around 1
 
 
-@pytest.mark.parametrize(("name", "options"), METHODS)
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_margins_hold_for_sampled_images_of_the_ball(name: str, options: dict[str, str]) -> None:
     assert all(are_sound(name, options, network(seed), seed) for seed in range(10))
 
@@ -353,7 +353,7 @@ def tight_network() -> nn.Sequential:
     return made
 
 
-@pytest.mark.parametrize(("name", "options"), METHODS[:3] + METHODS[4:])
+@pytest.mark.parametrize(("name", "options"), CASES[:3] + CASES[4:])
 def test_samples_see_a_radius_of_one_percent_too_little(
     monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, str]
 ) -> None:
@@ -373,7 +373,7 @@ def test_first_weights_are_shi_et_als_where_the_method_says_so(name: str) -> Non
     made = nn.Sequential(nn.Flatten(), nn.Linear(400, 100), nn.ReLU(), nn.Linear(100, 3))
     before = made[1].weight.detach().clone()
     torch.manual_seed(0)
-    method_entry(name).create(Radius.parse("0.1"), {}).prepare(made)
+    METHODS.named(name).create(Radius.parse("0.1"), {}).prepare(made)
     if name == "crown-ibp":
         assert torch.equal(made[1].weight, before)
     else:

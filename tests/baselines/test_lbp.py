@@ -12,11 +12,11 @@ from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.param_ramp import LEAST_BEND_POINT, ParamRamp, ramps_of
 from abscert_plugin.training.method import Method
+from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.robust import RobustObjective
 from baselines.lbp import Lbp
 from baselines.pixels import PixelBalls
-from baselines.table import method_entry
 
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.05")
@@ -177,7 +177,7 @@ def test_margins_hold_for_sampled_images_of_the_ball() -> None:
 
 
 def test_the_table_has_it_with_its_activation() -> None:
-    entry = method_entry("lbp")
+    entry = METHODS.named("lbp")
     assert entry.activation is Activation.PARAM_RAMP
     method = entry.create(RADIUS, {"eta": "0.05", "bend_at": "0.1", "natural_end": "0.25"})
     assert isinstance(method, Method)

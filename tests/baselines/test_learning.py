@@ -14,7 +14,7 @@ from abscert_plugin.training.config import Precision, TrainingConfig
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import Job, SilentObserver, error_rate, train
 from abscert_plugin.training.method import Method
-from baselines.table import method_entry
+from abscert_plugin.training.methods import METHODS
 
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.05")
@@ -38,7 +38,7 @@ def trained(method: Method, data: tuple[DataSet, DataSet], folder: Path) -> tupl
 def test_ibp_lowers_the_certified_error_below_that_of_plain(mnist_dir: Path, tmp_path: Path) -> None:
     splits = ((Split.TRAIN, 4000), (Split.VALIDATION, 1000))
     data = tuple(load_data("mnist", split, mnist_dir).first(count) for split, count in splits)
-    ibp, without = (method_entry(name).create(RADIUS, {}) for name in ("ibp", "plain"))
+    ibp, without = (METHODS.named(name).create(RADIUS, {}) for name in ("ibp", "plain"))
     with torch.random.fork_rng():
         robust, checkpoint = trained(ibp, data, tmp_path / "ibp")
         plain, _ = trained(without, data, tmp_path / "plain")

@@ -11,10 +11,10 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.slopes import SlopedMargins
+from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment
 from baselines.llm import Llm
 from baselines.pixels import PixelBalls
-from baselines.table import method_entry
 
 try:
     lirpa_version()
@@ -149,7 +149,7 @@ def test_a_loss_under_autocast_is_the_same() -> None:
 
 
 def test_options_are_read_described_and_checked() -> None:
-    made = method_entry("llm").create(RADIUS, {"start": "0.1", "ramp": "0.4"})
+    made = METHODS.named("llm").create(RADIUS, {"start": "0.1", "ramp": "0.4"})
     assert made == Llm(RADIUS, 0.1, 0.4)
     assert made.describe() == {"radius": "1/10", "radius_scale": "pixel", "start": 0.1, "ramp": 0.4}
     assert (made.claim, made.takes_intervals) == ("ball", False)

@@ -1,12 +1,13 @@
 """The table of methods: options in text, refusals of one line, one step of each method, and methods from elsewhere."""
 
 import json
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from registered import write_package
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.data import DataSet, Split, load_data
@@ -15,24 +16,23 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.networks import NetworkConfig
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import error_rate
-from abscert_plugin.training.method import Method, ReachableMethod
+from abscert_plugin.training.method import Method
+from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment
+from abscert_plugin.training.reachable import ReachableMethod
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustLoss
-from baselines import table
 from baselines.ibp import Ibp
-from baselines.method import Entry
 from baselines.mtl_ibp import MtlIbp
 from baselines.plain import Pgd, Plain
 from baselines.sabr import Sabr
-from baselines.table import method_entry, methods
 
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.1")
-NAMES = sorted(methods())
+NAMES = sorted(METHODS)
 
 
 def create(name: str, **given: str) -> Method:
-    return method_entry(name).create(RADIUS, given)
+    return METHODS.named(name).create(RADIUS, given)
 
 
 # --- options in text -----------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def refusal(name: str, **given: str) -> str:
 def test_an_unknown_option_is_refused_with_a_list_of_those_there_are(name: str) -> None:
     text = refusal(name, nonsense="1")
     assert text.startswith(f"{name} has no option 'nonsense'")
-    names = method_entry(name).option_names
+    names = METHODS.named(name).option_names
     assert all(option in text for option in names or ("no options",))
 
 
@@ -127,7 +127,7 @@ def test_values_without_meaning_are_refused(name: str, option: str, text: str, w
 
 def test_an_unknown_method_is_refused_with_a_list_of_those_there_are() -> None:
     with pytest.raises(ConfigError, match="got 'crown'") as caught:
-        method_entry("crown")
+        METHODS.named("crown")
     assert all(name in str(caught.value) for name in NAMES)
     assert "\n" not in str(caught.value)
 
@@ -143,7 +143,7 @@ def digits() -> DataSet:
 @pytest.mark.parametrize("radius", ["0", "0.1", "1"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_takes_steps_and_judges_at_any_radius(name: str, radius: str, digits: DataSet) -> None:
-    entry = method_entry(name)
+    entry = METHODS.named(name)
     method = entry.create(Radius.parse(radius), {})
     config = NetworkConfig("fc-3", entry.activation, digits.shape, len(digits.classes), method.takes_intervals)
     made = config.build(0)
@@ -168,7 +168,7 @@ def test_every_method_takes_steps_and_judges_at_any_radius(name: str, radius: st
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_rows_say_what_a_method_is(name: str) -> None:
-    entry, method = method_entry(name), create(name)
+    entry, method = METHODS.named(name), create(name)
     assert entry.name == name
     assert entry.summary
     assert entry.source
@@ -179,7 +179,7 @@ def test_the_rows_say_what_a_method_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_description_can_be_stored_and_tells_radii_apart(name: str) -> None:
-    entry = method_entry(name)
+    entry = METHODS.named(name)
     radii = (RADIUS, Radius.parse("0.1", RadiusScale.TRAINING), Radius.parse("0.2"))
     stored = [json.dumps(dict(entry.create(radius, {}).describe())) for radius in radii]
     assert len(set(stored)) == (1 if name in {"plain", "abstrain"} else 3)
@@ -189,52 +189,44 @@ def test_the_description_can_be_stored_and_tells_radii_apart(name: str) -> None:
 # --- methods from elsewhere ----------------------------------------------------------------------------------------
 
 
-@dataclass
-class Point:
-    """An entry point that gives this."""
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return what installs a package whose entry points name these objects of it, and has the table read anew."""
 
-    made: Any
-    value: str = "other.package:ENTRY"
+    def write(code: str, group: str = "abscert.methods", **entries: str) -> None:
+        name = f"methods_of_{tmp_path.name.replace('-', '_').replace('[', '_').replace(']', '_')}"
+        write_package(tmp_path, name, code, {group: entries})
+        monkeypatch.syspath_prepend(tmp_path)
+        METHODS.__dict__.pop("_entries", None)
 
-    def load(self) -> Any:
-        """Return it."""
-        return self.made
-
-
-def register(monkeypatch: pytest.MonkeyPatch, *made: Any) -> None:
-    def entry_points(*, group: str) -> list[Point]:
-        return [Point(one) for one in made] if group == "abscert.baselines" else []
-
-    monkeypatch.setattr(table, "entry_points", entry_points)
+    yield write
+    monkeypatch.undo()
+    METHODS.__dict__.pop("_entries", None)
 
 
-def test_a_registered_method_appears(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = Entry("theirs", "as plain", "nowhere", Plain, lambda options: options)
-    register(monkeypatch, theirs)
-    assert sorted(methods()) == sorted([*NAMES, "theirs"])
+THEIRS = """
+from baselines.method import Entry
+from baselines.plain import Plain
+THEIRS = Entry("theirs", "as plain", "nowhere", Plain, lambda options: options)
+"""
+
+
+@pytest.mark.parametrize("group", ["abscert.methods", "abscert.baselines"])
+def test_a_registered_method_appears(install: Callable[..., None], group: str) -> None:
+    install(THEIRS, group, theirs="THEIRS")
+    assert sorted(METHODS) == sorted([*NAMES, "theirs"])
     assert create("theirs") == Plain()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_that_is_taken_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    register(monkeypatch, replace(method_entry("plain"), name=name))
-    with pytest.raises(ConfigError, match=r"other\.package:ENTRY of abscert\.baselines is no new Entry"):
-        methods()
+def test_a_name_that_is_taken_is_refused(install: Callable[..., None], name: str) -> None:
+    install(THEIRS.replace('"theirs"', repr(name)), theirs="THEIRS")
+    with pytest.raises(ConfigError, match=f"the method {name} is registered twice in abscert.methods, by .*:THEIRS"):
+        METHODS.named("plain")
 
 
-def test_two_registered_methods_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = replace(method_entry("plain"), name="theirs")
-    register(monkeypatch, theirs, theirs)
-    with pytest.raises(ConfigError, match="is no new Entry"):
-        methods()
-
-
-def test_what_is_no_entry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, Plain)
-    with pytest.raises(ConfigError, match="is no new Entry"):
-        methods()
-
-
-def test_the_table_itself_is_not_changed_by_its_readers() -> None:
-    methods()["ibp"] = method_entry("plain")
-    assert method_entry("ibp").name == "ibp"
+def test_what_is_no_entry_is_left_out_and_named(install: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    install("class Other: pass", other="Other")
+    assert sorted(METHODS) == NAMES
+    assert "left out other" in caplog.text
+    assert "expected a MethodEntry, got type" in caplog.text

@@ -79,3 +79,26 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_image_size_fits_only_folders(name: str) -> None:
     with pytest.raises(ConfigError, match=f"got 32 with {name}"):
         load_data(name, Split.TEST, image_size=32)
+
+
+# --- what entries tell before any file is read ------------------------------------------------------------------------
+
+
+def check_entry(name: str, directory: Path | None) -> None:
+    entry = DATA_SETS[name]
+    train, test = (load_data(name, split, directory) for split in (Split.TRAIN, Split.TEST))
+    assert (entry.shape, entry.classes) == (train.shape, len(train.classes))
+    assert (entry.training_images, entry.test_images) == (len(train), len(test))
+
+
+def test_digits_is_as_its_entry_tells() -> None:
+    check_entry("digits", None)
+
+
+def test_mnist_is_as_its_entry_tells(mnist_dir: Path) -> None:
+    check_entry("mnist", mnist_dir)
+
+
+def test_an_entry_of_files_of_any_size_tells_none() -> None:
+    entry = DATA_SETS["folder"]
+    assert (entry.shape, entry.classes, entry.training_images, entry.test_images) == (None, None, None, None)

@@ -8,7 +8,7 @@ import pytest
 
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.config import Optimiser, default_config
-from baselines.table import method_entry
+from abscert_plugin.training.methods import METHODS
 from compare.plans.plan import read_plan
 from compare.plans.planned_run import Run, as_mapping
 from compare.running.defaults import training_spec
@@ -197,7 +197,7 @@ def test_table_5_is_trained_as_the_code_of_the_paper_does(network: str, step: st
 
 def fills(run: Run, figure: PublishedFigure) -> bool:
     """Return whether a run is of a printed figure's network, and its training and claims are those of its radius."""
-    activation = run.activation or str(method_entry(run.method).activation)
+    activation = run.activation or str(METHODS.named(run.method).activation)
     if (run.data, run.network, activation) != (figure.data, figure.network, figure.activation):
         return False
     if run.method != figure.method or figure.radius is None:

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from abscert_plugin.artifact.model_file import read_model
-from abscert_plugin.cli.train import make_spec
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, DataError
 from abscert_plugin.files import read_json
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import read_records
+from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.loop import SilentObserver
-from abscert_plugin.training.method import ABSTRAIN
-from abscert_plugin.training.run import RunSpec, TrainingData, run_training, write_run
+from abscert_plugin.training.run import RunSpec, TrainingData, make_spec, run_training, write_run
 from compare.plans.planned_run import Run
 from compare.results.verified_run import verified_runs
 from compare.running.execute import execute
