@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# of the tests: make test WORKERS=0 runs them in one process
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -q -n $(strip $(WORKERS)) --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint results format clean
+.PHONY: help setup demo test test-fast lint install-check results format clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## make .venv with the pinned dependencies
 
@@ -24,13 +27,19 @@ $(STAMP): requirements.txt requirements-lirpa.txt pyproject.toml
 demo: setup ## train, export, verify and tune on handwritten digits; files in runs/demo
 	$(BIN)/abscert demo --out runs/demo
 
-test: setup ## run every test
-	$(BIN)/python -m pytest -q
+test: setup ## run every test, on all cores
+	$(PYTEST)
+
+test-fast: setup ## run the tests that are not marked slow
+	$(PYTEST) -m "not slow"
 
 lint: setup ## ruff and mypy, both strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+install-check: ## install with the README's pip commands into a fresh environment, and verify a ball there
+	$(PYTHON) .ci/installation.py
 
 results: setup ## write docs/RESULTS.md out of the records in benchmarks/records
 	$(BIN)/python benchmarks/results.py
@@ -40,4 +49,4 @@ format: setup ## let ruff format the code
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build build *.egg-info

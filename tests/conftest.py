@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: workers that each use every core slow each other down
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    # a worker inherits the width that xdist wrote there; the console of `abscert` would keep it for the whole process
+    os.environ.pop("COLUMNS", None)
+
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")  # --hypothesis-profile chooses another
 
