@@ -46,7 +46,7 @@ def abscert(*arguments: object, status: int = 0) -> Result:
         patch.setattr(app, "_options", inspect.unwrap(app._options))
         with pytest.raises(SystemExit) as caught:
             main()
-    result = Result(caught.value.code or 0, out.getvalue(), err.getvalue())
+    result = Result(int(caught.value.code or 0), out.getvalue(), err.getvalue())
     assert result.status == status, result
     return result
 

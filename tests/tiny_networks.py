@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -34,8 +35,8 @@ def constant_network(logits: list[float]) -> nn.Sequential:
     """Return a network that gives these logits, whatever the image."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(8, len(logits)))
     with torch.no_grad():
-        network[1].weight.zero_()
-        network[1].bias.copy_(torch.tensor(logits))
+        cast(nn.Linear, network[1]).weight.zero_()
+        cast(nn.Linear, network[1]).bias.copy_(torch.tensor(logits))
     return network
 
 

@@ -1,11 +1,13 @@
 """Settings of the tests of bounds."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     """Tiny layers on several threads wait for one another: six times slower where the cores are busy."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

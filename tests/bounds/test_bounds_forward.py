@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from abscert_plugin.bounds import forward
 from abscert_plugin.bounds.forward import Bounds, crown_lbp_margins, lbp_bounds
-from abscert_plugin.bounds.lines import ramp_lines
+from abscert_plugin.bounds.lines import Lines, ramp_lines
 from abscert_plugin.bounds.rounding import ROUNDING
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.compat import load_lirpa
@@ -110,7 +111,7 @@ def test_bounds_enclose_every_sampled_neuron_and_margin(seed: int, activation: s
 def test_sampling_sees_lines_that_are_shifted_by_a_hundredth(
     monkeypatch: pytest.MonkeyPatch, side: str, shift: float
 ) -> None:
-    def shifted(*given: Tensor) -> forward.Lines:
+    def shifted(*given: Tensor) -> Lines:
         lines = ramp_lines(*given)
         return replace(lines, **{side: getattr(lines, side) + shift})
 
@@ -201,7 +202,7 @@ def test_other_layers_are_refused() -> None:
 def test_what_is_not_a_number_claims_nothing() -> None:
     made, (lower, upper, labels) = network(4), boxes(4)
     with torch.no_grad():
-        made[0].bias[0] = torch.nan
+        cast(nn.Linear, made[0]).bias[0] = torch.nan
     found = crown_lbp_margins(made, lower, upper, labels)
     others = labels[:, None] != torch.arange(CLASSES)
     assert bool((found[others] == -torch.inf).all())

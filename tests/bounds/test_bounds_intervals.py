@@ -1,5 +1,7 @@
 """Interval arithmetic of training, against positive and negative weights by hand in float64, and against samples."""
 
+from typing import cast
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -67,8 +69,9 @@ def margins_by_hand(made: nn.Sequential, low: Tensor, high: Tensor, labels: Tens
             low, high = layer(low), layer(high)
     rows = []
     for row, label in enumerate(labels.tolist()):
-        weight = last.weight[label] - last.weight
-        bias = None if last.bias is None else last.bias[label] - last.bias
+        matrix, offset = cast(Tensor, last.weight), cast(Tensor | None, last.bias)
+        weight = matrix[label] - matrix
+        bias = None if offset is None else offset[label] - offset
         rows.append(affine_by_hand(weight, bias, low[row : row + 1], high[row : row + 1])[0][0])
     return torch.stack(rows)
 
@@ -121,7 +124,7 @@ def test_a_point_has_the_margins_of_its_logits() -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     made, (low, high, labels) = network(3, nn.Sigmoid), boxes(3)
     box = Box.between(low, high)
-    weight = made[-3].weight
+    weight = cast(nn.Linear, made[-3]).weight
     interval_margins(made, box, labels).lower.sum().backward()
     step = 1e-6
     with torch.no_grad():
@@ -130,7 +133,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
             weight[0, 0] += sign * step
             values.append(float(interval_margins(made, box, labels).lower.sum()))
             weight[0, 0] -= sign * step
-    assert float(weight.grad[0, 0]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-7)
+    assert float(cast(Tensor, weight.grad)[0, 0]) == pytest.approx(
+        (values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-7
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +203,7 @@ def test_the_same_step_has_the_same_bits_on_several_threads() -> None:
     def gradients() -> bytes:
         network.zero_grad()
         functional.cross_entropy(-interval_margins(network, box, labels).lower, labels).backward()
-        return b"".join(weight.grad.numpy().tobytes() for weight in network.parameters())
+        return b"".join(cast(Tensor, weight.grad).numpy().tobytes() for weight in network.parameters())
 
     torch.set_num_threads(2)
     try:

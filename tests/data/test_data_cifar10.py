@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def images_and_labels(seed: int, count: int = COUNT) -> tuple[np.ndarray, np.nda
     return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, count, dtype=np.uint8)
 
 
-def batch_bytes(images: np.ndarray, labels: np.ndarray, key=str.encode, protocol: int = 2) -> bytes:
+def batch_bytes(images: np.ndarray, labels: np.ndarray, key: Any = str.encode, protocol: int = 2) -> bytes:
     planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), 3072)
     content = {
         key("batch_label"): b"a batch",
@@ -49,14 +50,14 @@ def python2_batch(images: np.ndarray, labels: np.ndarray) -> bytes:
     )
 
 
-def write_batches(folder: Path, **style) -> None:
+def write_batches(folder: Path, **style: Any) -> None:
     (folder / "cifar-10-batches-py").mkdir(parents=True)
     names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
     for seed, name in enumerate(names):
         (folder / "cifar-10-batches-py" / name).write_bytes(batch_bytes(*images_and_labels(seed), **style))
 
 
-def write_archive(folder: Path, **changes) -> Path:
+def write_archive(folder: Path, **changes: Any) -> Path:
     parts = [images_and_labels(seed) for seed in range(6)]
     content = {
         "x_train": np.concatenate([images for images, _ in parts[:5]]),
@@ -73,7 +74,7 @@ def write_archive(folder: Path, **changes) -> Path:
 @pytest.mark.parametrize("split", list(Split))
 @pytest.mark.parametrize("key", [str, str.encode], ids=["str", "bytes"])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_both_forms_give_the_same_data_set(tmp_path: Path, split: Split, key, protocol: int) -> None:
+def test_both_forms_give_the_same_data_set(tmp_path: Path, split: Split, key: Any, protocol: int) -> None:
     write_batches(tmp_path / "batches" / "cifar10", key=key, protocol=protocol)
     write_archive(tmp_path / "archive")
     first, second = (load_data("cifar10", split, tmp_path / form) for form in ("batches", "archive"))
@@ -85,7 +86,7 @@ def test_both_forms_give_the_same_data_set(tmp_path: Path, split: Split, key, pr
 
 
 @pytest.mark.parametrize("form", [write_archive, write_batches])
-def test_the_test_split_is_the_file_in_order(tmp_path: Path, form) -> None:
+def test_the_test_split_is_the_file_in_order(tmp_path: Path, form: Any) -> None:
     form(tmp_path)
     data = load_data("cifar10", Split.TEST, tmp_path)
     images, labels = images_and_labels(5)
@@ -135,7 +136,7 @@ def test_only_the_batches_of_the_split_are_needed(tmp_path: Path) -> None:
         ({"y_test": np.array([None] * 4)}, "allow_pickle=False"),
     ],
 )
-def test_a_wrong_archive_is_named(tmp_path: Path, changes, message: str) -> None:
+def test_a_wrong_archive_is_named(tmp_path: Path, changes: Any, message: str) -> None:
     path = write_archive(tmp_path, **changes)
     with pytest.raises(DataError, match=message) as caught:
         load_data("cifar10", Split.TEST, tmp_path)
@@ -160,7 +161,7 @@ def single_array(path: Path) -> None:
         lambda path: zipfile.ZipFile(path, "w").close(),
     ],
 )
-def test_a_cut_or_foreign_archive_is_named(tmp_path: Path, damage) -> None:
+def test_a_cut_or_foreign_archive_is_named(tmp_path: Path, damage: Any) -> None:
     path = write_archive(tmp_path)
     damage(path)
     with pytest.raises(DataError, match=r"cifar10\.npz.*write the file again"):
@@ -169,7 +170,9 @@ def test_a_cut_or_foreign_archive_is_named(tmp_path: Path, damage) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_damaged_archive_is_read_or_named_never_another_error(tmp_path_factory, data: st.DataObject) -> None:
+def test_a_damaged_archive_is_read_or_named_never_another_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("cifar")
     path = write_archive(folder, x_train=None, y_train=None, x_test=images_and_labels(1, 1)[0], y_test=np.array([3]))
     raw = bytearray(path.read_bytes())
@@ -200,7 +203,7 @@ def test_a_damaged_archive_is_read_or_named_never_another_error(tmp_path_factory
         ([1, 2], "a dict"),
     ],
 )
-def test_a_wrong_batch_is_named(tmp_path: Path, content, message: str) -> None:
+def test_a_wrong_batch_is_named(tmp_path: Path, content: Any, message: str) -> None:
     write_batches(tmp_path)
     path = tmp_path / "cifar-10-batches-py" / "test_batch"
     path.write_bytes(pickle.dumps(content, protocol=2))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_other_modes_are_converted(tmp_path: Path, mode: str) -> None:
     (tmp_path / "test" / "cat" / "000.png").unlink()
     options = {"transparency": b"\x00\x80"} if mode == "P" else {}
     image = picture(1).convert(mode)
-    image.save(tmp_path / "test" / "cat" / name, **options)
+    image.save(tmp_path / "test" / "cat" / name, **cast(Any, options))
     row = all_images(load_data("folder", Split.TEST, tmp_path))[10]
     if mode != "CMYK":  # JPEG loses some
         assert np.array_equal(row, np.asarray(image.convert("RGB")).transpose(2, 0, 1))
@@ -189,7 +190,7 @@ def bitmap() -> bytes:
     ],
     ids=["cut", "one byte", "empty", "text", "bmp", "gone"],
 )
-def test_a_broken_image_is_named(tmp_path: Path, damage) -> None:
+def test_a_broken_image_is_named(tmp_path: Path, damage: Any) -> None:
     write_classes(tmp_path / "test")
     data = load_data("folder", Split.TEST, tmp_path)
     damage(tmp_path / "test" / "cat" / "003.png")
@@ -232,7 +233,9 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_a_damaged_image_is_read_or_named_never_another_error(tmp_path_factory, data: st.DataObject) -> None:
+def test_a_damaged_image_is_read_or_named_never_another_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     root = tmp_path_factory.mktemp("images")
     path = root / "test" / "a" / "0.png"
     path.parent.mkdir(parents=True)

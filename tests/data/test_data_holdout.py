@@ -1,5 +1,7 @@
 """The fixed-seed splits: disjoint, complete, ascending, the same each time."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,7 +27,7 @@ def test_unofficial_splits_are_disjoint_and_cover_the_file(count: int) -> None:
 
 
 @given(st.integers(3, 3000), st.sampled_from([official_rows, unofficial_rows]), st.sampled_from(list(Split)))
-def test_rows_are_ascending_and_the_same_each_time(count, rows_of, split) -> None:
+def test_rows_are_ascending_and_the_same_each_time(count: int, rows_of: Any, split: Split) -> None:
     rows = rows_of(split, count)
     assert (np.diff(rows) > 0).all()
     np.random.seed(count)  # noqa: NPY002 - the splits must not read global state

@@ -36,7 +36,9 @@ def write_pair(folder: Path, split: Split, count: int = 20, suffix: str = "") ->
 
 
 @given(arrays(np.uint8, array_shapes(min_dims=1, max_dims=3, max_side=6)), st.booleans())
-def test_idx_write_then_read_is_the_identity(tmp_path_factory, array: np.ndarray, is_packed: bool) -> None:
+def test_idx_write_then_read_is_the_identity(
+    tmp_path_factory: pytest.TempPathFactory, array: np.ndarray, is_packed: bool
+) -> None:
     path = tmp_path_factory.mktemp("idx") / "file"
     path.write_bytes(gzip.compress(idx_bytes(array)) if is_packed else idx_bytes(array))
     read = read_idx(path, array.ndim)
@@ -45,7 +47,9 @@ def test_idx_write_then_read_is_the_identity(tmp_path_factory, array: np.ndarray
 
 
 @given(data=st.data())
-def test_a_damaged_file_is_read_or_named_never_another_error(tmp_path_factory, data: st.DataObject) -> None:
+def test_a_damaged_file_is_read_or_named_never_another_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     raw = bytearray(gzip.compress(idx_bytes(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))))
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))

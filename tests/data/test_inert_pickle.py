@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from abscert_plugin.errors import DataError
 
 
 class Hostile:
-    def __init__(self, function, *arguments: object) -> None:
+    def __init__(self, function: Any, *arguments: object) -> None:
         self.call = (function, arguments)
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return self.call
 
 
@@ -32,7 +33,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) 
     with pytest.raises(DataError, match=r"asks for '(posix|nt)\.system' in .*test_batch"):
         read_inert_pickle(path)
     assert not trace.exists()
-    pickle._loads(path.read_bytes())  # the file does run where pickle itself reads it
+    pickle._loads(path.read_bytes())  # type: ignore[attr-defined]  # the file does run where pickle itself reads it
     assert trace.exists()
 
 
@@ -40,7 +41,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) 
     "function",
     [eval, getattr, np.load, np.frombuffer, pickle.loads, os.system, bytes, type],
 )
-def test_any_other_global_is_refused(tmp_path: Path, function) -> None:
+def test_any_other_global_is_refused(tmp_path: Path, function: Any) -> None:
     path = tmp_path / "file"
     path.write_bytes(pickle.dumps({"a": Hostile(function, "1")}))
     with pytest.raises(DataError, match="asks for"):
@@ -92,7 +93,9 @@ def test_another_encoding_than_latin1_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 5), st.integers(1, 40), st.sampled_from([2, 3, 4]), st.integers(0, 2**32))
-def test_arrays_come_back_as_they_were(tmp_path_factory, count: int, width: int, protocol: int, seed: int) -> None:
+def test_arrays_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, count: int, width: int, protocol: int, seed: int
+) -> None:
     array = np.random.default_rng(seed).integers(0, 256, (count, width), dtype=np.uint8)
     path = tmp_path_factory.mktemp("pickle") / "file"
     path.write_bytes(pickle.dumps({b"data": array}, protocol=protocol))
@@ -103,7 +106,9 @@ def test_arrays_come_back_as_they_were(tmp_path_factory, count: int, width: int,
 
 @settings(max_examples=300)
 @given(data=st.data())
-def test_a_damaged_pickle_is_read_or_named_never_another_error(tmp_path_factory, data: st.DataObject) -> None:
+def test_a_damaged_pickle_is_read_or_named_never_another_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     protocol = data.draw(st.sampled_from([0, 2, 4]))
     raw = bytearray(pickle.dumps({b"data": np.zeros((2, 9), np.uint8), "labels": [1, 2]}, protocol=protocol))
     for _ in range(data.draw(st.integers(1, 4))):

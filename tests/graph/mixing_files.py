@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ Change = Callable[[], tuple[Nodes, list[onnx.TensorProto]]]
 
 
 def node(operator: str, inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
-    return helper.make_node(operator, inputs, [output], f"{operator}-{output}", **attributes)
+    return helper.make_node(operator, inputs, [output], f"{operator}-{output}", **cast(Any, attributes))
 
 
 def constant(name: str, values: object) -> onnx.TensorProto:
@@ -96,7 +97,7 @@ def mixed_by_reshape() -> tuple[Nodes, list[onnx.TensorProto]]:
 def offsets_by_place() -> tuple[Nodes, list[onnx.TensorProto]]:
     """Image 1 of a batch of 2 gets other logits; a batch of another size but 1 does not run."""
     return [node("Add", ["y", "offsets"], "moved"), node("Slice", ["moved", "from", "to", "axis"], LOGITS)], [
-        constant("offsets", np.float32([[0, 0], [-9, 9]])),
+        constant("offsets", np.array([[0, 0], [-9, 9]], dtype=np.float32)),
         constant("from", np.array([0])),
         constant("to", np.array([9])),
         constant("axis", np.array([0])),
