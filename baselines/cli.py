@@ -58,7 +58,7 @@ def certify(  # one parameter per option
     radius: options.Radius,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
-    data: options.Data = "digits",
+    data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     bound: options.BoundName = None,

@@ -49,6 +49,12 @@ class Metadata:
         """The cells; None for a classifier of plain images."""
         return self.front.grid if isinstance(self.front, Cells) else None
 
+    @property
+    def trained_on(self) -> str | None:
+        """Name of the data set that the network was trained on; None where the file does not say."""
+        told = dict(pair.partition("=")[::2] for pair in self.training.split(";"))
+        return told.get("data") or None
+
     def as_properties(self) -> Mapping[str, str]:
         """Return the key-value pairs that are stored in the file; `abscert.edges` only where cells differ in width."""
         return {

@@ -11,7 +11,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import options
-from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say_closed
+from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.verification.cell import CellDecider
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def check(  # one parameter per option
     certificate: Annotated[Path, typer.Argument(help="What `abscert verify --certificate` wrote.")],
     model: Annotated[Path, typer.Argument(help="The ONNX file that it is about.")],
-    data: options.Data = "digits",
+    data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     sample: Annotated[int, typer.Option("--sample", help="How many certified images are decided anew.")] = 100,
@@ -48,10 +48,12 @@ def check(  # one parameter per option
         raise ConfigError(f"expected a time-out of at least 0 seconds, got {timeout}")
     stored, is_intact = read_certificate(certificate)
     artifact = Artifact.open(model, provider)
+    data, note = options.known_data(data, stored.data.get("name"), "the certificate")
     images = load_data(data, Split.TEST, data_dir, image_size)
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)
     found: list[Check] = []
+    say(note)
     with progress_bar() as bar, interruptible("nothing was written"):
         task = bar.add_task("checking", total=decided, note="")
 

@@ -45,7 +45,12 @@ def interruptible(advice: str) -> Iterator[None]:
         raise typer.Exit(_INTERRUPTED) from None
 
 
+def say(note: str) -> None:
+    """Print a line on stderr; nothing where it is empty."""
+    if note:
+        LOG.print(note, highlight=False, soft_wrap=True)
+
+
 def say_closed(reason: str) -> None:
     """Say why a network could not be opened; nothing where it was."""
-    if reason:
-        LOG.print(f"note: without gradients and bounds, running the file alone: {reason}", highlight=False)
+    say(f"note: without gradients and bounds, running the file alone: {reason}" if reason else "")

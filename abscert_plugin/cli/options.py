@@ -13,6 +13,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
 DEFAULT_CELLS: Final = 10
+DEFAULT_DATA: Final = "digits"
 
 
 class ClaimName(StrEnum):
@@ -31,6 +32,10 @@ class DeviceName(StrEnum):
 
 
 Data: TypeAlias = Annotated[str, typer.Option("--data", help="Data set; `abscert data` lists them.")]
+KnownData: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--data", help="Data set.  [default: the one that the file names, else digits]"),
+]
 DataDir: TypeAlias = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the data set's files.  [default: $ABSCERT_DATA]")
 ]
@@ -97,6 +102,21 @@ class NamesInHelp(TyperCommand):
             for word, those in names.items():
                 option.help = (option.help or "").replace(word, ", ".join(those))
         super().format_help(ctx, formatter)
+
+
+def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, str]:
+    """Return the data set to use, and a line that says where its name comes from; empty where it was given.
+
+    Args:
+        given: what `--data` says.
+        told: the name that a file gives; None where it gives none.
+        teller: that file, in words.
+    """
+    if given is not None:
+        return given, ""
+    if told is None:
+        return DEFAULT_DATA, f"note: {teller} names no data set; taking {DEFAULT_DATA}, choose another with --data"
+    return told, f"note: the data set is {told}, as {teller} says"
 
 
 def chosen_grid(cells: int | None, granularity: float | None) -> Grid:

@@ -12,7 +12,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
 from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.cli import options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say_closed
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def verify(  # one parameter per option
     model: Annotated[Path, typer.Argument(help="deploy.onnx or abstract.onnx (claim cell alone).")],
-    data: options.Data = "digits",
+    data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     claim: Annotated[options.ClaimName, typer.Option("--claim", help="What to decide.")] = options.ClaimName.CELL,
@@ -70,6 +70,7 @@ def verify(  # one parameter per option
     artifact = Artifact.open(model, provider)
     if artifact.grid is not None and artifact.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
+    data, note = options.known_data(data, artifact.metadata.trained_on, "the model")
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     for option, given in (("checkpoint", checkpoint), ("bound", bound)):
         if given is not None and not is_ball:
@@ -95,6 +96,7 @@ def verify(  # one parameter per option
     verification.check()
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
+    say(note)
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task("verifying", total=len(images), note="")
         records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
