@@ -124,8 +124,13 @@ def test_a_file_that_cannot_be_filled_leaves_the_old_one_and_no_other(tmp_path: 
 
     with pytest.raises(ExportError, match=re.escape(f"cannot write {path}: No space left on device; free some")):
         write_whole(path, half, "free some", ExportError)
+
+    def stopped(part: Path) -> None:
+        part.write_text("ne")
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        write_whole(path, lambda part: (part.write_text("ne"), signal.raise_signal(signal.SIGINT)))
+        write_whole(path, stopped)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "old"
 

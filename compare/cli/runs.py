@@ -76,7 +76,7 @@ def plan(
         table.add_row(one.key[:8], one.title, epochs, str(stored.state), _duration(seconds[one.key]))
     OUT.print(table)
     unknown = f", and {len(left) - len(known)} runs of data whose size is not known before" if total is None else ""
-    rough = f"about {_duration(sum(known))} on this machine, by a rough estimate{unknown}"
+    rough = f"about {_duration(float(sum(known)))} on this machine, by a rough estimate{unknown}"
     OUT.print(f"{len(found)} runs; what is left takes {rough}", soft_wrap=True)
 
 

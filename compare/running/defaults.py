@@ -54,8 +54,6 @@ def one_epoch(spec: RunSpec) -> RunSpec:
 def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> Decider:
     """Return what decides the claim `ball` of a run's exported network, by all steps of the verifier.
 
-    A network of large images, such as those of ImageNet, is run and never opened: no gradients and no bounds.
-
     Args:
         run: the run.
         artifact: its deploy.onnx, in the folder of its training.
@@ -66,6 +64,18 @@ def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> D
         AbscertError: if the training cannot be read, or is not that of the file.
     """
     ball = Ball(Radius.parse(radius, run.radius_scale))
-    is_closed = math.prod(images.shape) > _LARGEST_OPENED
-    choice = NetworkChoice(is_closed, None if is_closed else artifact.path.parent)
+    choice = network_choice(images.shape, artifact.path.parent)
     return open_verifier(artifact, images, ball, Budget(seconds=run.timeout), choice)[0]
+
+
+def network_choice(image_shape: tuple[int, ...], training: Path) -> NetworkChoice:
+    """Return which network serves gradients and bounds: the training's own.
+
+    A network of large images, such as those of ImageNet, is run and never opened: no gradients and no bounds.
+
+    Args:
+        image_shape: (channels, height, width).
+        training: folder of the training.
+    """
+    is_closed = math.prod(image_shape) > _LARGEST_OPENED
+    return NetworkChoice(is_closed, None if is_closed else training)
