@@ -53,9 +53,8 @@ def check(  # one parameter per option
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)
     found: list[Check] = []
-    say(note)
     with progress_bar() as bar, interruptible("nothing was written"):
-        task = bar.add_task("checking", total=decided, note="")
+        task = bar.add_task(f"checking {data}", total=decided, note="")
 
         def verdicts() -> Iterator[Check]:
             try:
@@ -71,6 +70,7 @@ def check(  # one parameter per option
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)
     holds = all(item.holds for item in found)
+    say(note)
     if json:
         checked = [{"name": item.name, "holds": item.holds, "detail": item.detail} for item in found]
         counts = {verdict.value: sum(row.record.verdict == verdict for row in stored.rows) for verdict in Verdict}

@@ -96,10 +96,10 @@ def verify(  # one parameter per option
     verification.check()
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
-    say(note)
     with progress_bar() as bar, interruptible("the same command goes on with it"):
-        task = bar.add_task("verifying", total=len(images), note="")
+        task = bar.add_task(f"verifying {data}", total=len(images), note="")
         records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
+    say(note)
     if certificate is not None:
         write_certificate(certificate, folder, records, info)
     summary = summarise(records)
