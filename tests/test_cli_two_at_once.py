@@ -1,10 +1,10 @@
 """Two commands at work in one folder: the second is refused in one line, and what a killed one held is taken over."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,8 +31,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("cli") / "run", "--cells", 4)
 
 
-def started(lock: Path, *arguments: object) -> subprocess.Popen[bytes]:
-    """Start a slow command in a process of its own, and wait until it holds its folder."""
+@contextmanager
+def started(lock: Path, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a slow command in a process of its own that holds its folder when the block begins."""
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -41,7 +42,11 @@ def started(lock: Path, *arguments: object) -> subprocess.Popen[bytes]:
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
-    return process
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("extra", [[], ["--fresh"]])
@@ -49,12 +54,12 @@ def test_a_second_verification_of_a_folder_is_refused_and_the_first_one_is_whole
     trained: Path, tmp_path: Path, extra: list[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["verify", trained / "deploy.onnx", "--batch-size", 60, "--out", out]
-    first = started(out / LOCK, *arguments)
-    line = refused(*arguments, *extra)
-    assert f"another process is at work in {out}" in line
-    assert f"held by process {first.pid} of " in line
-    assert first.wait(60) == 0
+    arguments = ["verify", trained / "deploy.onnx", "--data", "digits", "--batch-size", 60, "--out", out]
+    with started(out / LOCK, *arguments) as first:
+        line = refused(*arguments, *extra)
+        assert f"another process is at work in {out}" in line
+        assert f"held by process {first.pid} of " in line
+        assert first.wait(60) == 0
     assert len({row.index for row in read_records(out / "records.jsonl")}) == TEST_IMAGES
     assert set(contents(tmp_path)) == {"out/records.jsonl", "out/run.json"}
 
@@ -67,18 +72,16 @@ def test_a_second_training_of_a_folder_is_refused_and_a_killed_one_is_gone_on_wi
 ) -> None:
     out = tmp_path / "out"
     arguments = [command, *FAST, *more, "--out", out]
-    first = started(out / LOCK, *arguments)
-    assert f"held by process {first.pid} of " in refused(*arguments)
-    assert first.poll() is None
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    with started(out / LOCK, *arguments) as first:
+        assert f"held by process {first.pid} of " in refused(*arguments)
+        assert first.poll() is None  # the block's end kills it
     abscert(*arguments, "--resume")
     assert LOCK not in {path.name for path in out.rglob("*")}
 
 
 def test_a_former_run_stays_where_it_is_if_the_options_of_a_fresh_one_are_bad(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["verify", trained / "deploy.onnx", "--out", out]
+    arguments = ["verify", trained / "deploy.onnx", "--data", "digits", "--out", out]
     abscert(*arguments)
     before = contents(tmp_path)
     ball = ["--claim", "ball", "--radius", "0.1"]

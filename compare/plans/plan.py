@@ -98,7 +98,7 @@ def read_plan(name: str) -> Plan:
         raise ConfigError(f"expected the name of a plan ({known}) or a .toml file, got {name!r}: {error}") from error
     try:
         return msgspec.convert(tomllib.loads(text), Plan)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
         raise ConfigError(f"the plan {name} cannot be read: {error}") from error
 
 

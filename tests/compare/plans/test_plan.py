@@ -111,6 +111,13 @@ def test_a_plan_without_meaning_is_refused_in_one_line(tmp_path: Path, change: t
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_plan_nested_too_deeply_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text("title = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match=r"the plan .*deep\.toml cannot be read") as caught:
+        read_plan(str(tmp_path / "deep.toml"))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_plan_that_is_not_there_is_refused_with_those_there_are(tmp_path: Path) -> None:
     for name in ("no-such-plan", str(tmp_path / "none.toml")):
         with pytest.raises(ConfigError, match="digits-smoke"):
