@@ -1,8 +1,11 @@
 """What README and docs say: their commands are parsed and, but for a few, carried out; their Python is executed."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,14 +17,17 @@ import torch
 import typer
 from command_line import abscert, linear_model
 from PIL import Image
+from registered import write_package
 
 from abscert_plugin.cli.app import build_app
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.lirpa.tracing import quiet
 from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.records import read_records
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGES: Final = sorted((ROOT / "docs" / "howto").glob("*.md"))
+EXTEND: Final = ROOT / "docs" / "howto" / "extend.md"
 DOCUMENTS: Final = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "METHOD.md", *PAGES)
 RUNNERS: Final = (ROOT / "README.md", *PAGES)
 ONLY_PARSED: Final = {
@@ -127,7 +133,7 @@ def test_what_is_no_command_is_seen(line: str, expected: str) -> None:
 def test_the_documents_have_commands_and_python() -> None:
     assert len(commands(ROOT / "README.md")) > 20
     assert len(python_blocks(ROOT / "README.md")) == 2
-    assert all(commands(path) for path in PAGES if path.stem not in ("index", "extend"))
+    assert all(commands(path) for path in PAGES if path.stem != "index")
 
 
 def test_every_make_target_that_the_text_names_exists() -> None:
@@ -211,18 +217,36 @@ def test_the_readme_does_what_it_says(place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in PAGES if commands(path)], ids=ids)
+@pytest.mark.parametrize("path", [path for path in PAGES if commands(path) and path != EXTEND], ids=ids)
 def test_a_page_does_what_it_says(path: Path, place: Path) -> None:
     linear_model(place / "model.onnx")
     assert carry_out(path) >= 2
 
 
-def test_the_network_of_the_page_on_extending_is_a_network() -> None:
-    (page,) = (path for path in PAGES if path.stem == "extend")
-    names: dict[str, Any] = {}
-    (code,) = python_blocks(page)
-    exec(compile(code, page.name, "exec"), names)
-    network = names["ENTRY"].build((2, 4, 4), 3, Activation.RELU)
-    assert network(torch.zeros(5, 2, 4, 4)).shape == (5, 3)
-    (entry,) = (tomllib.loads(text) for language, text in blocks(page) if language == "toml")
-    assert entry["project"]["entry-points"]["abscert.networks"] == {names["ENTRY"].name: "my_package:ENTRY"}
+@pytest.mark.slow
+def test_the_packages_of_the_page_on_extending_work(tmp_path: Path) -> None:
+    found = dict.fromkeys(("python", "toml"), "")
+    for language, text in blocks(EXTEND):
+        found[language] = text
+        if language == "toml":
+            ((group, entries),) = tomllib.loads(text)["project"]["entry-points"].items()
+            ((name, place),) = entries.items()
+            module, _, attribute = place.partition(":")
+            write_package(tmp_path, module, found["python"], {group: {name: attribute}})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    for words in (*commands(EXTEND), ["abscert", "greet"], ["abscert", "baseline", "list", "--json"]):
+        code = "from abscert_plugin.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words[1:]],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "left out" not in done.stderr
+        assert words[1] != "greet" or done.stdout == "hello\n"
+    assert '"smoothed"' in done.stdout
+    assert len(read_records(tmp_path / "runs" / "own" / "verify-deploy-stripes-cell" / "records.jsonl")) == 100
