@@ -8,7 +8,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q -n $(strip $(WORKERS)) --dist loadscope
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint install-check results format clean
+.PHONY: help setup demo test test-fast lint docs install-check results format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ lint: setup ## ruff and mypy, both strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup ## build the documentation into docs/_build/html; a warning fails
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 install-check: ## install with the README's pip commands into a fresh environment, and verify a ball there
 	$(PYTHON) .ci/installation.py

@@ -1,1 +1,1 @@
-"""report."""
+"""Records shown: tables in the terminal, and one HTML page with the images that failed."""
