@@ -1,5 +1,6 @@
 """The table of solvers of the claim `ball`: our own verifier, and those of other packages, which are checked."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -74,7 +75,9 @@ def open_solver(
     deployed = Deployed(artifact)
     try:
         decider = entry.open(artifact, data, ball, budget)
-        return CheckedSolver(name, decider, deployed, ball, budget, decider.configuration, decider.versions), ""
+        # as run.json will hold them, so that a run is gone on with where they are the same
+        said = json.dumps([dict(decider.configuration), dict(decider.versions)], allow_nan=False)
+        return CheckedSolver(name, decider, deployed, ball, budget, *json.loads(said)), ""
     except AbscertError:
         raise
     except Exception as error:  # whatever another package's code raises

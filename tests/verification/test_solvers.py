@@ -340,9 +340,9 @@ def opened(
 
 
 def test_its_configuration_is_kept_and_cannot_hide_the_claim(right: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    says = Says(always("certified"), {"depth": 3, "radius": "9", "solver": "abscert"}, {"itself": "1.0"})
+    says = Says(always("certified"), {"depth": (3, 4), "radius": "9", "solver": "abscert"}, {"itself": "1.0"})
     decider = opened(right, monkeypatch, lambda *_: says)
-    expected = {"depth": 3, "claim": "ball", "radius": "1/5", "inputs": "float", "solver": "other"}
+    expected = {"depth": [3, 4], "claim": "ball", "radius": "1/5", "inputs": "float", "solver": "other"}
     assert expected.items() <= decider.configuration.items()
     assert dict(decider.versions) == {"itself": "1.0"}
 
@@ -355,6 +355,8 @@ def test_one_that_cannot_be_opened_is_one_line(right: Tiny, monkeypatch: pytest.
         opened(right, monkeypatch, fail)
     with pytest.raises(ConfigError, match="cannot be opened: AttributeError"):
         opened(right, monkeypatch, lambda *_: object())
+    with pytest.raises(ConfigError, match="cannot be opened: TypeError: Object of type set is not JSON serializable"):
+        opened(right, monkeypatch, lambda *_: Says(fails, {"depth": {1}}, {}))
 
     def refuse(*_: object) -> Decider:
         raise VerifierError("expected a network of ReLU")
