@@ -1,6 +1,7 @@
 """`abscert verify --claim ball` on digits: its facts, its rows, its counterexamples, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,31 @@ def test_another_radius_does_not_join_a_former_run(
     line = refused("verify", deploy, *BALL, "--radius", "0.05", "--out", tenth[2])
     assert "another run" in line
     assert contents(tenth[2]) == before
+
+
+def test_our_own_solver_goes_on_with_a_run_that_names_none(
+    deploy: Path, tmp_path: Path, tenth: tuple[dict[str, Any], list[Record], Path]
+) -> None:
+    shutil.copytree(tenth[2], tmp_path, dirs_exist_ok=True)
+    assert verify(deploy, tmp_path, "--radius", "0.1", "--solver", "abscert")[1] == tenth[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--claim", "cell", "--solver", "abscert"), "expected --solver with --claim ball"),
+        (("--claim", "ball", "--radius", "0.1", "--solver", "fig"), "expected a solver of abscert"),
+        (
+            ("--claim", "ball", "--radius", "0.1", "--solver", "fig", "--certificate", "c.json"),
+            "expected no --certificate with --solver fig",
+        ),
+    ],
+)
+def test_a_solver_that_has_no_meaning_is_refused(
+    deploy: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    assert words in refused("verify", deploy, "--data", "digits", *options, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_that_cannot_be_opened_is_run_alone_and_that_is_said(deploy: Path, tmp_path: Path) -> None:

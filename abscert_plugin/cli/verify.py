@@ -49,6 +49,10 @@ def verify(  # one parameter per option
     exhaustive: options.Exhaustive = 256,
     black_box: options.BlackBoxOnly = False,
     checkpoint: options.CheckpointFolder = None,
+    solver: Annotated[
+        str | None,
+        typer.Option("--solver", help="Who decides: abscert, or a solver of another package (claim ball)."),
+    ] = None,
     limit: options.Limit = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images that are decided together.  [default: by claim]")
@@ -72,7 +76,7 @@ def verify(  # one parameter per option
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     data, note = options.known_data(data, artifact.metadata.trained_on, "the model")
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
-    for option, given in (("checkpoint", checkpoint), ("bound", bound)):
+    for option, given in (("checkpoint", checkpoint), ("bound", bound), ("solver", solver)):
         if given is not None and not is_ball:
             raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
     decider: Decider | None = None  # the claim cell
@@ -80,16 +84,23 @@ def verify(  # one parameter per option
         # torch is imported here: deciding cells must start without it
         from abscert_plugin.bounds.bounder import BoundMethod
         from abscert_plugin.verification.budget import Budget
-        from abscert_plugin.verification.opening import NetworkChoice, open_verifier
+        from abscert_plugin.verification.opening import NetworkChoice
+        from abscert_plugin.verification.solvers import OWN, open_solver
 
         keep_freed_memory()
         ball = Ball(Radius.parse(radius, radius_scale), member(Inputs, "inputs", inputs))
         only = None if bound is None else member(BoundMethod, "bound", bound)
         budget = Budget(seconds=timeout, exhaustive=exhaustive, only=only)
-        decider, closed = open_verifier(artifact, images, ball, budget, NetworkChoice(black_box, checkpoint))
+        solver = None if solver == OWN else solver
+        if solver is not None and certificate is not None:
+            raise ConfigError(
+                f"expected no --certificate with --solver {solver}: it says how {OWN}'s bounds are computed"
+            )
+        choice = NetworkChoice(black_box, checkpoint)
+        decider, closed = open_solver(solver or OWN, artifact, images, ball, budget, choice)
         say_closed(closed)
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
-    name += f"-{bound}" if bound is not None else ""
+    name += "".join(f"-{given}" for given in (bound, solver) if given is not None)
     folder = out or model.parent / name.replace("/", "_")
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     verification = Verification(artifact, images, size, decider)

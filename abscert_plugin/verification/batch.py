@@ -110,8 +110,10 @@ class BallBatch:
             self._ends[row] = (verdict, reason, method)
             self.is_open[row] = False
 
-    def certify(self, bounds: dict[int, float], reason: str, method: str) -> None:
+    def certify(self, bounds: dict[int, float], reason: str, method: str, of_ball_alone: bool = False) -> None:
         """Decide rows by lower bounds of their margins, after holding them against the file's own.
+
+        A row is left undecided where the file gives no finite logits at one of the points.
 
         Soundness: a bound that a point of its ball contradicts is a defect of what computed it. Points show defects
         and not their absence, so what is certified rests on the bound.
@@ -120,6 +122,7 @@ class BallBatch:
             bounds: of each row, a lower bound of the margin over all that its ball reaches.
             reason: why that certifies them.
             method: what computed it.
+            of_ball_alone: whether the bounds are of the images of the ball, and not of the whole box around them.
 
         Raises:
             BoundDefectError: if the file gives a point of a ball a margin below its bound.
@@ -127,14 +130,21 @@ class BallBatch:
         rows, at_once = list(bounds), max(1, self._deployed.batch_size // _CHECKED_POINTS)
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
-            points = np.concatenate([self._points(row) for row in some])
+            around = [self._points(row) for row in some]
+            if of_ball_alone:
+                around = [self._moved_into_ball(row, points) for row, points in zip(some, around, strict=True)]
+            points = np.concatenate(around)
             margins = self._deployed.margins(points, np.repeat(self.labels[some], _CHECKED_POINTS))
-            for row, least in zip(some, margins.reshape(len(some), -1).min(axis=1), strict=True):
+            for row, least in zip(some, margins.reshape(len(some), -1).min(axis=1).tolist(), strict=True):
+                if np.isnan(least):
+                    self.end([row], Verdict.UNKNOWN, undecided(least, self._deployed.floor), method)
+                    continue
                 if least < bounds[row] - self._deployed.floor:
                     raise BoundDefectError(
                         f"the bound of image {self.index[row]} by {method} is {bounds[row]:.4g}, but the file gives an "
                         f"image of its ball a margin of {least:.4g}: a defect of this bound, so nothing is certified "
-                        "by it; please report the model, and go on with another --bound or with --black-box"
+                        "by it; please report the model, and go on with another --bound or --solver, or with "
+                        "--black-box"
                     )
                 self.margin[row] = bounds[row]
                 self.end([row], Verdict.CERTIFIED, reason, method)
@@ -148,14 +158,22 @@ class BallBatch:
         share[0], share[1] = 0, 1
         return self.reach.front.between(low, high, share)
 
+    def _moved_into_ball(self, row: int, points: np.ndarray) -> np.ndarray:
+        """Return the points of the images of the ball that are nearest to those of points around it."""
+        front, ball = self.reach.front, self.reach.ball
+        images = front.images(points)
+        return front.reach(ball, ball.into(np.broadcast_to(self.reach.images[row], images.shape), images)).own
+
     def refute(self, row: int, point: Point, method: str) -> bool:
-        """Replay an image of the ball at a point through the file; return whether it is mislabelled.
+        """Replay an image of the ball at a point through the file; return whether it is mislabelled."""
+        image = self.reach.image_in(row, point)
+        return image is not None and self.refute_by(row, image, method)
+
+    def refute_by(self, row: int, image: Float32[np.ndarray, "channels height width"], method: str) -> bool:
+        """Replay an image of the ball through the file; return whether it is mislabelled.
 
         An image is mislabelled where its margin is below 0 by more than the floor.
         """
-        image = self.reach.image_in(row, point)
-        if image is None:
-            return False
         margin = float(read_logits(self._deployed.run(image[None]), self.labels[row : row + 1]).margin[0])
         if not margin < -self._deployed.floor:
             return False
@@ -187,7 +205,8 @@ class BallBatch:
         verdict, reason, method = self._ends[row]
         counterexample = None
         if row in self._counterexamples:
-            counterexample = ITSELF if method == FORWARD else counterexample_name(int(self.index[row]))
+            is_right = self.prediction[row] == self.labels[row]
+            counterexample = counterexample_name(int(self.index[row])) if is_right else ITSELF
         margin, ball = float(self.margin[row]), self.reach.ball
         return Record(
             index=int(self.index[row]),

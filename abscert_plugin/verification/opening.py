@@ -52,13 +52,22 @@ def open_verifier(
         CheckpointError: if the checkpoint cannot be read.
         VerifierError: if the bound is not written for the network.
     """
-    if ball.inputs is Inputs.UINT8 and data.levels != LEVELS:
-        raise ConfigError(f"expected 8-bit images with --inputs uint8, got {data.name} of {data.levels + 1} levels")
+    check_inputs(data, ball)
     deployed = Deployed(artifact)
     white_box, note = _opened(artifact, choice)
     if budget.only is not None:
         _check_bound(white_box, artifact, budget.only)
     return BallVerifier(deployed, white_box, ball, budget), note
+
+
+def check_inputs(data: DataSet, ball: Ball) -> None:
+    """Raise unless data have the kind of images that a ball holds.
+
+    Raises:
+        ConfigError: if 8-bit images are asked for of data that are none.
+    """
+    if ball.inputs is Inputs.UINT8 and data.levels != LEVELS:
+        raise ConfigError(f"expected 8-bit images with --inputs uint8, got {data.name} of {data.levels + 1} levels")
 
 
 def _opened(artifact: Artifact, choice: NetworkChoice) -> tuple[WhiteBox | None, str]:
