@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ CLASSES = 4
 ROUNDING = 1e-6  # of float32 logits of order 1, computed one by one and in bounds
 
 
-def lirpa_or_skip():
+def lirpa_or_skip() -> Any:
     try:
         return load_lirpa()
     except ConfigError as error:

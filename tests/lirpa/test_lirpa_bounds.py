@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from typing import Any, Never, cast
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import grids
 from tiny_networks import tiny_network
-from torch import nn
+from torch import Tensor, nn
 
 from abscert_plugin.bounds.bounder import BoundMemoryError, BoundMethod
 from abscert_plugin.bounds.rounding import ROUNDING
@@ -36,11 +37,11 @@ CPU = torch.device("cpu")
 CROWNS = [method for method in BoundMethod if method not in (BoundMethod.IBP, BoundMethod.CROWN_LBP)]
 
 
-def bounder_of(net, shape=SHAPE, classes=CLASSES):
+def bounder_of(net: nn.Module, shape: tuple[int, int, int] = SHAPE, classes: int = CLASSES) -> LirpaBounder:
     return LirpaBounder(net, shape, classes, CPU)
 
 
-def margins_or_skip(bounder, lower, upper, labels, method):
+def margins_or_skip(bounder: LirpaBounder, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod) -> Tensor:
     try:
         return bounder.margins(lower, upper, labels, method)
     except VerifierError as error:
@@ -56,7 +57,7 @@ def margins_or_skip(bounder, lower, upper, labels, method):
 
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("method", BoundMethod)
-def test_no_point_of_a_box_has_a_margin_below_the_bound(name, method):
+def test_no_point_of_a_box_has_a_margin_below_the_bound(name: str, method: BoundMethod) -> None:
     net = network(name)
     bounder = bounder_of(net)
     for free in (0.0, 0.2, 1.0):
@@ -68,7 +69,9 @@ def test_no_point_of_a_box_has_a_margin_below_the_bound(name, method):
 
 @settings(max_examples=15)
 @given(grid=grids(most=6), seed=st.integers(0, 2**16), data=st.data())
-def test_no_reachable_combination_of_cells_has_a_margin_below_the_bound(grid, seed, data):
+def test_no_reachable_combination_of_cells_has_a_margin_below_the_bound(
+    grid: Grid, seed: int, data: st.DataObject
+) -> None:
     net = tiny_network(seed)
     bounder = bounder_of(net, (2, 2, 2), 3)
     random = np.random.default_rng(seed)
@@ -81,27 +84,28 @@ def test_no_reachable_combination_of_cells_has_a_margin_below_the_bound(grid, se
         assert_below(bounder.margins(lower, upper, torch.tensor([label]), method)[0], exact)
 
 
-def linear_case():
+def linear_case() -> tuple[nn.Sequential, Tensor, Tensor, Tensor, Tensor]:
     """Return a linear network, boxes and labels, and the exact least margins."""
-    net = network("linear")
+    net = cast(nn.Sequential, network("linear"))
     lower, upper, labels = boxes(5, 0.5)
-    weight = net[1].weight.double()
+    last = cast(nn.Linear, net[1])
+    weight = last.weight.double()
     rows = margins_of(weight.T[None].expand(5, -1, -1).flatten(0, 1), labels.repeat_interleave(72))
     slopes = rows.unflatten(0, (5, 72)).transpose(1, 2)
     ends = torch.where(slopes > 0, lower.flatten(1)[:, None], upper.flatten(1)[:, None])
-    offset = margins_of(net[1].bias.double().expand(5, -1), labels)
+    offset = margins_of(last.bias.double().expand(5, -1), labels)
     return net, lower, upper, labels, ((slopes * ends).sum(2) + offset).detach().float()
 
 
 @pytest.mark.parametrize("method", BoundMethod)
-def test_bounds_of_a_linear_network_are_its_least_margins(method):
+def test_bounds_of_a_linear_network_are_its_least_margins(method: BoundMethod) -> None:
     net, lower, upper, labels, exact = linear_case()
     bounds = bounder_of(net).margins(lower, upper, labels, method)
     torch.testing.assert_close(bounds, exact, rtol=0, atol=2 * ROUNDING)  # what is taken off, and float32 sums
     assert (bounds <= exact).all()
 
 
-def test_the_check_sees_a_bound_that_is_a_thousandth_too_high():
+def test_the_check_sees_a_bound_that_is_a_thousandth_too_high() -> None:
     net, lower, upper, labels, exact = linear_case()
     bounds = bounder_of(net).margins(lower, upper, labels, BoundMethod.CROWN)
     assert_below(bounds, exact)
@@ -109,7 +113,7 @@ def test_the_check_sees_a_bound_that_is_a_thousandth_too_high():
         assert_below(bounds + 1e-3 * bounds.abs(), exact)
 
 
-def test_the_check_of_reachable_cells_sees_a_dropped_cell():
+def test_the_check_of_reachable_cells_sees_a_dropped_cell() -> None:
     net, grid = tiny_network(3), Grid(5)
     low, high = np.zeros((1, 2, 2), dtype=int), np.full((1, 2, 2), 2)
     exact = reachable_least_margins(net, grid, low, high, 0)
@@ -120,7 +124,7 @@ def test_the_check_of_reachable_cells_sees_a_dropped_cell():
 
 
 @pytest.mark.parametrize("method", BoundMethod)
-def test_a_box_of_one_point_has_the_margins_of_that_point(method):
+def test_a_box_of_one_point_has_the_margins_of_that_point(method: BoundMethod) -> None:
     net = network("relu")
     lower, _, labels = boxes(6, 0.0)
     bounds = bounder_of(net).margins(lower, lower, labels, method)
@@ -130,7 +134,7 @@ def test_a_box_of_one_point_has_the_margins_of_that_point(method):
     assert (bounds <= margins).all()
 
 
-def test_slower_methods_are_tighter_on_a_whole():
+def test_slower_methods_are_tighter_on_a_whole() -> None:
     net = network("relu")
     bounder = bounder_of(net)
     lower, upper, labels = boxes(8, 0.5)
@@ -138,7 +142,7 @@ def test_slower_methods_are_tighter_on_a_whole():
     assert all(tight > loose for loose, tight in pairwise(means))
 
 
-def test_optimised_bounds_are_nowhere_below_crown():
+def test_optimised_bounds_are_nowhere_below_crown() -> None:
     net = network("residual")
     bounder = bounder_of(net)
     lower, upper, labels = boxes(8, 0.5)
@@ -150,7 +154,7 @@ def test_optimised_bounds_are_nowhere_below_crown():
 # --- the interface ---------------------------------------------------------------------------------------------------
 
 
-def test_margins_are_ordered_by_the_other_class():
+def test_margins_are_ordered_by_the_other_class() -> None:
     logits = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
     labels = torch.tensor([1, 2])
     got = torch.einsum("boc,bc->bo", margin_rows(3)[labels], logits)
@@ -158,7 +162,9 @@ def test_margins_are_ordered_by_the_other_class():
 
 
 @pytest.mark.parametrize("method", BoundMethod)
-def test_one_trace_serves_all_batch_sizes_and_rows_do_not_depend_on_the_batch(method, monkeypatch):
+def test_one_trace_serves_all_batch_sizes_and_rows_do_not_depend_on_the_batch(
+    method: BoundMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bounder = bounder_of(network("relu"))
     monkeypatch.setattr(bounder, "_trace", lambda: pytest.fail("traced again"))
     lower, upper, labels = boxes(9, 0.3)
@@ -170,7 +176,7 @@ def test_one_trace_serves_all_batch_sizes_and_rows_do_not_depend_on_the_batch(me
     torch.testing.assert_close(torch.cat(apart), together, rtol=0, atol=tolerance)
 
 
-def test_no_boxes_have_no_margins():
+def test_no_boxes_have_no_margins() -> None:
     bounder = bounder_of(network("relu"))
     none = torch.zeros(0, *SHAPE)
     assert bounder.margins(none, none, torch.zeros(0, dtype=torch.int64), BoundMethod.CROWN).shape == (0, 3)
@@ -179,10 +185,10 @@ def test_no_boxes_have_no_margins():
 
 
 @pytest.mark.parametrize("method", CROWNS)
-def test_coefficients_of_a_linear_network_are_its_weights(method):
+def test_coefficients_of_a_linear_network_are_its_weights(method: BoundMethod) -> None:
     net, lower, upper, labels, _ = linear_case()
     linear = bounder_of(net).linear_margins(lower, upper, labels, method)
-    weight = net[1].weight.detach()
+    weight = cast(nn.Linear, net[1]).weight.detach()
     for row, label in enumerate(labels.tolist()):
         others = [other for other in range(CLASSES) if other != label]
         expected = (weight[label] - weight[others]).unflatten(1, SHAPE)
@@ -191,7 +197,7 @@ def test_coefficients_of_a_linear_network_are_its_weights(method):
 
 @pytest.mark.parametrize("name", ["relu", "residual", "max-pool", "convolution-last"])
 @pytest.mark.parametrize("method", [BoundMethod.CROWN_IBP, BoundMethod.CROWN])
-def test_bounds_with_coefficients_are_the_bounds_without(name, method):
+def test_bounds_with_coefficients_are_the_bounds_without(name: str, method: BoundMethod) -> None:
     bounder = bounder_of(network(name))
     lower, upper, labels = boxes(4, 0.4)
     linear = bounder.linear_margins(lower, upper, labels, method)
@@ -201,7 +207,7 @@ def test_bounds_with_coefficients_are_the_bounds_without(name, method):
     assert linear.coefficients.abs().sum() > 0
 
 
-def test_the_network_is_left_as_it_is(capsys):
+def test_the_network_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     net = network("batch-norm").train()
     before = copy.deepcopy(net.state_dict())
     lower, upper, labels = boxes(3, 0.4)
@@ -219,7 +225,7 @@ def test_the_network_is_left_as_it_is(capsys):
 
 
 @pytest.fixture
-def bounder():
+def bounder() -> LirpaBounder:
     return bounder_of(network("relu"))
 
 
@@ -227,42 +233,44 @@ def bounder():
     ("lower", "upper"),
     [(0.0, -1.0), (float("nan"), 0.0), (0.0, float("nan")), (float("-inf"), 0.0), (0.0, float("inf"))],
 )
-def test_a_box_that_is_empty_or_not_finite_is_refused(bounder, lower, upper):
-    ends = [torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE)]
-    ends[0][1, 0, 0, 0], ends[1][1, 0, 0, 0] = lower, upper
+def test_a_box_that_is_empty_or_not_finite_is_refused(bounder: LirpaBounder, lower: float, upper: float) -> None:
+    low, high = torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE)
+    low[1, 0, 0, 0], high[1, 0, 0, 0] = lower, upper
     with pytest.raises(VerifierError, match="lower <= upper"):
-        bounder.margins(*ends, torch.zeros(2, dtype=torch.int64), BoundMethod.IBP)
+        bounder.margins(low, high, torch.zeros(2, dtype=torch.int64), BoundMethod.IBP)
 
 
 @pytest.mark.parametrize("labels", [[0, CLASSES], [-1, 0]])
-def test_labels_that_are_no_class_are_refused(bounder, labels):
+def test_labels_that_are_no_class_are_refused(bounder: LirpaBounder, labels: list[int]) -> None:
     ends = torch.zeros(2, *SHAPE)
     with pytest.raises(VerifierError, match="labels from 0 to 3"):
         bounder.margins(ends, ends, torch.tensor(labels), BoundMethod.IBP)
 
 
-def test_boxes_of_another_shape_are_refused(bounder):
+def test_boxes_of_another_shape_are_refused(bounder: LirpaBounder) -> None:
     ends = torch.zeros(2, 2, 5, 6)
     with pytest.raises(VerifierError, match="shape"):
         bounder.margins(ends, ends, torch.zeros(2, dtype=torch.int64), BoundMethod.IBP)
 
 
 @pytest.mark.parametrize("method", [BoundMethod.IBP, BoundMethod.CROWN_LBP])
-def test_some_methods_have_no_coefficients(bounder, method):
+def test_some_methods_have_no_coefficients(bounder: LirpaBounder, method: BoundMethod) -> None:
     lower, upper, labels = boxes(2, 0.2)
     with pytest.raises(VerifierError, match="linear bounds"):
         bounder.linear_margins(lower, upper, labels, method)
 
 
 @pytest.mark.parametrize(("name", "word"), [("residual", "branches"), ("tanh", "got Tanh"), ("max-pool", "MaxPool2d")])
-def test_crown_lbp_names_what_it_cannot_bound(name, word):
+def test_crown_lbp_names_what_it_cannot_bound(name: str, word: str) -> None:
     lower, upper, labels = boxes(2, 0.2)
     with pytest.raises(VerifierError, match=word):
         bounder_of(network(name)).margins(lower, upper, labels, BoundMethod.CROWN_LBP)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_bound_that_is_not_a_number_claims_nothing(bounder, monkeypatch, value):
+def test_a_bound_that_is_not_a_number_claims_nothing(
+    bounder: LirpaBounder, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
     lower, upper, labels = boxes(2, 0.2)
     monkeypatch.setattr(bounder, "_run", lambda *_: (torch.tensor([[value, 0.5, 1.0], [1.0, 1.0, 1.0]]), None))
     bounds = bounder.margins(lower, upper, labels, BoundMethod.CROWN)
@@ -278,12 +286,14 @@ MEMORY = [
 
 
 @pytest.mark.parametrize("error", MEMORY, ids=lambda error: type(error).__name__)
-def test_lack_of_memory_is_told_apart_and_a_smaller_batch_may_follow(bounder, monkeypatch, error):
+def test_lack_of_memory_is_told_apart_and_a_smaller_batch_may_follow(
+    bounder: LirpaBounder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     lower, upper, labels = boxes(8, 0.2)
     expected = bounder.margins(lower[:4], upper[:4], labels[:4], BoundMethod.CROWN)
     real = bounder._run
 
-    def limited(lower, *rest):
+    def limited(lower: Tensor, *rest: Any) -> Any:
         if len(lower) > 4:
             raise error
         return real(lower, *rest)
@@ -296,8 +306,10 @@ def test_lack_of_memory_is_told_apart_and_a_smaller_batch_may_follow(bounder, mo
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), KeyError("lA"), AssertionError()])
-def test_a_failure_of_auto_lirpa_is_a_verifier_error_of_one_line(bounder, monkeypatch, error):
-    def failing(*_):
+def test_a_failure_of_auto_lirpa_is_a_verifier_error_of_one_line(
+    bounder: LirpaBounder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(*_: Any) -> Never:
         raise error
 
     monkeypatch.setattr(bounder, "_run", failing)
@@ -309,37 +321,37 @@ def test_a_failure_of_auto_lirpa_is_a_verifier_error_of_one_line(bounder, monkey
 
 
 class Bessel(nn.Module):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return torch.special.bessel_j0(x).flatten(1)[:, :CLASSES]
 
 
-def broken_weight():
-    net = network("relu")
+def broken_weight() -> nn.Module:
+    net = cast(nn.Sequential, network("relu"))
     with torch.no_grad():
-        net[0].weight[0, 0, 0, 0] = float("nan")
+        cast(nn.Conv2d, net[0]).weight[0, 0, 0, 0] = float("nan")
     return net
 
 
 class FixedBatch(nn.Module):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2 if len(x) == 2 else -1, 72)[:, :CLASSES]
 
 
 @pytest.mark.parametrize("net", [Bessel(), broken_weight(), FixedBatch()], ids=["operator", "nan", "batch"])
-def test_a_network_that_cannot_be_bounded_is_refused(net):
+def test_a_network_that_cannot_be_bounded_is_refused(net: nn.Module) -> None:
     with pytest.raises(UnsupportedModelError, match="auto_LiRPA") as caught:
         bounder_of(net)
     assert "\n" not in str(caught.value)
 
 
-def test_a_wrong_number_of_classes_is_refused():
+def test_a_wrong_number_of_classes_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"\[batch, 5\]"):
         bounder_of(network("relu"), classes=5)
     with pytest.raises(UnsupportedModelError, match="at least 2"):
         bounder_of(network("relu"), classes=1)
 
 
-def test_the_check_of_the_forward_sees_another_function():
+def test_the_check_of_the_forward_sees_another_function() -> None:
     net, other = network("relu", 0), network("relu", 1)
     points = torch.zeros(3, *SHAPE)
     check_bounded_forward(net, net, points)

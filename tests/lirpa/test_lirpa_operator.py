@@ -1,6 +1,8 @@
 """phi as bounded operators: bit-identical forward, sound bounds of the deployed classifier, and what must be seen."""
 
+from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import edge_pixels, grids, pixel_images
 from tiny_networks import SHAPE, tiny_network
-from torch import nn
+from torch import Tensor, nn
 
 from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.errors import UnsupportedModelError
@@ -22,12 +24,14 @@ from abscert_plugin.lirpa.tracing import check_bounded_forward, quiet
 lirpa = lirpa_or_skip()
 PLAIN_METHODS = ["IBP", "CROWN-IBP", "CROWN"]
 METHODS = [*PLAIN_METHODS, "CROWN-Optimized"]
+LookUp = Callable[[Tensor], Tensor]
+Change = Callable[[str, LookUp], LookUp]
 UNEVEN = Grid.from_inner_edges([0.1, 0.15, 0.8])
 # Version 0.3 fails now and then to optimise where slopes of stable neurons are left out.
 OPTIONS = {"sparse_features_alpha": False, "sparse_spec_alpha": False, "optimize_bound_args": {"iteration": 3}}
 
 
-def convolutional_network(seed=0):
+def convolutional_network(seed: int = 0) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -35,27 +39,27 @@ def convolutional_network(seed=0):
         ).eval()
 
 
-def wrapped(module, mode="patches", shape=SHAPE):
+def wrapped(module: nn.Module, mode: str = "patches", shape: tuple[int, ...] = SHAPE) -> Any:
     with quiet():
         return lirpa.BoundedModule(module, torch.zeros(2, *shape), bound_opts={"conv_mode": mode, **OPTIONS})
 
 
-def bounds_of(bounded, lower, upper, method):
+def bounds_of(bounded: Any, lower: Tensor, upper: Tensor, method: str) -> tuple[Tensor, Tensor]:
     box = lirpa.BoundedTensor((lower + upper) / 2, lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper))
     with quiet():
         low, high = bounded.compute_bounds(x=(box,), method=method)
     return low.detach(), high.detach()
 
 
-def ball(images, radius):
+def ball(images: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     return (images - radius).clamp(0, 1), (images + radius).clamp(0, 1)
 
 
-def images_of(count, seed=0, shape=SHAPE):
+def images_of(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def reachable_logits(net, grid, lower, upper):
+def reachable_logits(net: nn.Module, grid: Grid, lower: Tensor, upper: Tensor) -> Tensor:
     """Return the logits of every combination of cells that one box of images [1, 2, 2] reaches."""
     low, high = grid.cell(lower.numpy()), grid.cell(upper.numpy())
     spans = [range(first, last + 1) for first, last in zip(low.flat, high.flat, strict=True)]
@@ -64,7 +68,7 @@ def reachable_logits(net, grid, lower, upper):
         return net(torch.from_numpy(grid.ends(cells)))
 
 
-def assert_encloses(low, high, logits):
+def assert_encloses(low: Tensor, high: Tensor, logits: Tensor) -> None:
     assert_below(low, logits.amin(0))
     assert_below(-high, -logits.amax(0))
 
@@ -73,14 +77,14 @@ def assert_encloses(low, high, logits):
 
 
 @given(grid=grids(), data=st.data())
-def test_the_operators_are_phi_bit_for_bit(grid, data):
+def test_the_operators_are_phi_bit_for_bit(grid: Grid, data: st.DataObject) -> None:
     images = torch.from_numpy(data.draw(pixel_images(grid)))[None]
     lower, upper = phi_operators(grid)
     assert torch.equal(torch.cat([lower.apply(images), upper.apply(images)], dim=1), Abstraction(grid)(images))
 
 
 @pytest.mark.parametrize("grid", [Grid(1), Grid(2), Grid(10), Grid(255), UNEVEN], ids=str)
-def test_traced_operators_are_phi_next_to_every_edge(grid):
+def test_traced_operators_are_phi_next_to_every_edge(grid: Grid) -> None:
     bounded = wrapped(DeployedClassifier(nn.Flatten(), grid))
     pixels = torch.from_numpy(edge_pixels(grid))
     images = nn.functional.pad(pixels, (0, -len(pixels) % 4)).reshape(-1, *SHAPE)
@@ -88,7 +92,7 @@ def test_traced_operators_are_phi_next_to_every_edge(grid):
 
 
 @pytest.mark.parametrize("mode", ["patches", "matrix"])
-def test_the_bounded_forward_is_that_of_the_deployed_classifier(mode):
+def test_the_bounded_forward_is_that_of_the_deployed_classifier(mode: str) -> None:
     net = convolutional_network()
     module = DeployedClassifier(net, Grid(5))
     images = images_of(50)
@@ -96,7 +100,7 @@ def test_the_bounded_forward_is_that_of_the_deployed_classifier(mode):
     check_bounded_forward(wrapped(module, mode), module, images)
 
 
-def test_two_grids_in_one_process_keep_their_own_edges():
+def test_two_grids_in_one_process_keep_their_own_edges() -> None:
     net, images = tiny_network(0), images_of(50)
     modules = [DeployedClassifier(net, grid) for grid in (Grid(4), UNEVEN)]
     for module in (*modules, *reversed(modules)):
@@ -109,7 +113,7 @@ def test_two_grids_in_one_process_keep_their_own_edges():
 
 @settings(max_examples=12)
 @given(grid=grids(most=8) | st.just(UNEVEN), seed=st.integers(0, 2**16), radius=st.sampled_from([0.01, 0.1, 0.25]))
-def test_bounds_enclose_the_logits_of_every_reachable_combination(grid, seed, radius):
+def test_bounds_enclose_the_logits_of_every_reachable_combination(grid: Grid, seed: int, radius: float) -> None:
     net = tiny_network(seed)
     bounded = wrapped(DeployedClassifier(net, grid))
     lower, upper = ball(images_of(2, seed), radius)
@@ -123,7 +127,7 @@ def test_bounds_enclose_the_logits_of_every_reachable_combination(grid, seed, ra
     ("method", "mode"), [*product(PLAIN_METHODS, ["patches", "matrix"]), ("CROWN-Optimized", "patches")]
 )
 @pytest.mark.parametrize("grid", [Grid(2), Grid(10), UNEVEN], ids=["2", "10", "uneven"])
-def test_bounds_of_a_convolutional_network_enclose_what_is_sampled(grid, method, mode):
+def test_bounds_of_a_convolutional_network_enclose_what_is_sampled(grid: Grid, method: str, mode: str) -> None:
     module = DeployedClassifier(convolutional_network(), grid)
     bounded = wrapped(module, mode)
     for radius in (0.03, 0.3):
@@ -137,7 +141,7 @@ def test_bounds_of_a_convolutional_network_enclose_what_is_sampled(grid, method,
 
 
 @pytest.mark.parametrize("method", PLAIN_METHODS)
-def test_bounds_of_phi_itself_are_the_ends_of_the_reachable_cells(method):
+def test_bounds_of_phi_itself_are_the_ends_of_the_reachable_cells(method: str) -> None:
     bounded = wrapped(DeployedClassifier(nn.Flatten(), Grid(5)))
     lower, upper = ball(images_of(6), 0.15)
     low, high = bounds_of(bounded, lower, upper, method)
@@ -147,7 +151,7 @@ def test_bounds_of_phi_itself_are_the_ends_of_the_reachable_cells(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bounds_are_exact_where_the_ball_lies_in_one_cell(method):
+def test_bounds_are_exact_where_the_ball_lies_in_one_cell(method: str) -> None:
     grid, net = Grid(4), convolutional_network()
     module = DeployedClassifier(net, grid)
     centres = torch.tensor(grid.edges[:-1])[torch.arange(8).reshape(2, *SHAPE) % 4] + 0.125
@@ -158,7 +162,7 @@ def test_bounds_are_exact_where_the_ball_lies_in_one_cell(method):
     torch.testing.assert_close(high, logits, rtol=0, atol=1e-6)
 
 
-def test_gradients_reach_the_network_through_bounds():
+def test_gradients_reach_the_network_through_bounds() -> None:
     net = convolutional_network()
     bounded = wrapped(DeployedClassifier(net, Grid(5)))
     lower, upper = ball(images_of(3), 0.1)
@@ -171,10 +175,10 @@ def test_gradients_reach_the_network_through_bounds():
 # --- planted bugs ----------------------------------------------------------------------------------------------------
 
 
-def planted(monkeypatch, change):
+def planted(monkeypatch: pytest.MonkeyPatch, change: Change) -> DeployedClassifier:
     """Return a deployed classifier whose bounds, not its logits, are made by changed look-ups."""
 
-    def wrong(name, lookup):
+    def wrong(name: str, lookup: LookUp) -> Any:
         return bound_class(name, change(name, lookup))
 
     monkeypatch.setattr(operator, "bound_class", wrong)
@@ -183,15 +187,15 @@ def planted(monkeypatch, change):
 
 
 @pytest.fixture(autouse=True)
-def _forget_planted_operators():
+def _forget_planted_operators() -> Iterator[None]:
     yield
     phi_operators.cache_clear()
 
 
-def test_the_check_sees_the_upper_end_bounded_as_the_lower(monkeypatch):
-    lowers = {}
+def test_the_check_sees_the_upper_end_bounded_as_the_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    lowers: dict[str, LookUp] = {}
 
-    def merged(name, lookup):
+    def merged(name: str, lookup: LookUp) -> LookUp:
         if name.startswith("Lower"):
             lowers["last"] = lookup
         return lowers["last"]
@@ -201,7 +205,7 @@ def test_the_check_sees_the_upper_end_bounded_as_the_lower(monkeypatch):
         check_bounded_forward(wrapped(module), module, images_of(20))
 
 
-def test_the_check_sees_one_class_for_both_ends(monkeypatch):
+def test_the_check_sees_one_class_for_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """One class for both ends, told apart by an attribute: what 0.7 merges, and 0.3 does not."""
     phi = Abstraction(Grid(5))
     functions = {}
@@ -211,8 +215,8 @@ def test_the_check_sees_one_class_for_both_ends(monkeypatch):
             lambda graph, images, side=side: graph.op("abscert::Shared", images, side_s=side).setType(images.type())
         )
 
-    class Shared(operator.activation_class()):
-        def forward(self, images):
+    class Shared(operator.activation_class()):  # type: ignore[misc]  # a base that auto_LiRPA gives
+        def forward(self, images: Tensor) -> Tensor:
             ends = phi.lower if self.attr["side"] == "lower" else phi.upper
             return operator._LookUp(phi.interior, ends)(images)
 
@@ -228,8 +232,8 @@ def test_the_check_sees_one_class_for_both_ends(monkeypatch):
 
 
 @pytest.mark.parametrize("method", PLAIN_METHODS)
-def test_enclosure_sees_a_dropped_cell(monkeypatch, method):
-    def without_the_last_cell(name, lookup):
+def test_enclosure_sees_a_dropped_cell(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    def without_the_last_cell(name: str, lookup: LookUp) -> LookUp:
         return lambda images: lookup(images.clamp(max=0.79))
 
     module = planted(monkeypatch, without_the_last_cell)
@@ -241,7 +245,7 @@ def test_enclosure_sees_a_dropped_cell(monkeypatch, method):
 
 
 @pytest.mark.parametrize("method", PLAIN_METHODS)
-def test_enclosure_sees_ends_that_are_a_thousandth_too_narrow(monkeypatch, method):
+def test_enclosure_sees_ends_that_are_a_thousandth_too_narrow(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     module = planted(monkeypatch, lambda name, lookup: lambda images: lookup(images) * (1 - 1e-3))
     module.network = nn.Flatten()
     lower, upper = torch.full((1, *SHAPE), 0.05), torch.full((1, *SHAPE), 0.95)

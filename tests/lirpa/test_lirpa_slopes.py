@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from abscert_plugin.lirpa.training import CrownIbpMargins
 
 lirpa = lirpa_or_skip()
 # float32 sums of a few dozen numbers around 1, in another order than float64's
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def without_label(found: Tensor, labels: Tensor) -> Tensor:
@@ -55,7 +56,8 @@ def written_out(made: nn.Sequential, lower: Tensor, upper: Tensor, labels: Tenso
 
     It runs in the type of the weights, and takes slopes as they are.
     """
-    linears, dtype = list(made)[::2], made[0].weight.dtype
+    linears = [cast(nn.Linear, layer) for layer in list(made)[::2]]
+    dtype = linears[0].weight.dtype
     rows = []
     for image, label in enumerate(labels.tolist()):
         ends = [(lower[image].to(dtype), upper[image].to(dtype))]
@@ -114,12 +116,13 @@ def test_bounds_hold_for_any_slopes_from_0_to_1(name: str) -> None:
 
 def steep_net() -> nn.Sequential:
     """Return a network whose margin relu(x) - 1.2 x is -0.2 at least for x from -1 to 1; x is relu(x + 2) - 2."""
-    made = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
+    first, last = nn.Linear(1, 2), nn.Linear(2, 2)
+    made = nn.Sequential(first, nn.ReLU(), last)
     with torch.no_grad():
-        made[0].weight.copy_(torch.tensor([[1.0], [1.0]]))
-        made[0].bias.copy_(torch.tensor([0.0, 2.0]))
-        made[2].weight.copy_(torch.tensor([[1.0, -1.2], [0.0, 0.0]]))
-        made[2].bias.copy_(torch.tensor([2.4, 0.0]))
+        first.weight.copy_(torch.tensor([[1.0], [1.0]]))
+        first.bias.copy_(torch.tensor([0.0, 2.0]))
+        last.weight.copy_(torch.tensor([[1.0, -1.2], [0.0, 0.0]]))
+        last.bias.copy_(torch.tensor([2.4, 0.0]))
     return made
 
 
@@ -239,10 +242,11 @@ def test_other_batches_and_dead_layers_are_bounded() -> None:
         torch.testing.assert_close(found, expected, **CLOSE)
     for dead in (2, 0):
         with torch.no_grad():
-            made[dead].bias.fill_(-100)
+            cast(nn.Linear, made[dead]).bias.fill_(-100)
         slopes = tuple(slope.requires_grad_() for slope in bounds.random_slopes(6))
         found = bounds.lower(lower, upper, labels, slopes)
-        torch.testing.assert_close(found, made[4].bias[labels][:, None] - made[4].bias, **CLOSE)
+        bias = cast(nn.Linear, made[4]).bias
+        torch.testing.assert_close(found, bias[labels][:, None] - bias, **CLOSE)
         gradients = torch.autograd.grad(found.sum(), slopes, allow_unused=True, materialize_grads=True)
         assert not any(bool(gradient.any()) for gradient in gradients)
 

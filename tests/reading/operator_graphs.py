@@ -72,8 +72,10 @@ class Build:
         model = self._model(
             self._graph(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", CLASSES]), "batch")
         )
-        prepend_scaling(model.graph, self.inputs)
-        write_metadata(model, Metadata("0.1.0", Pixels(), self.inputs, CLASSES, "operator", "none"))
+        channels, height, width = self.inputs
+        shape = (channels, height, width)
+        prepend_scaling(model.graph, shape)
+        write_metadata(model, Metadata("0.1.0", Pixels(), shape, CLASSES, "operator", "none"))
         onnx.checker.check_model(model, full_check=True)
         path = folder / "deploy.onnx"
         path.write_bytes(model.SerializeToString())

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -149,7 +150,7 @@ def test_sampling_sees_lines_of_slopes_beyond_0_and_1(
 # --- windows that have no bounds -------------------------------------------------------------------------------------
 
 
-def windows(operator: str, begin: Callable[[graphs.Build], None], **attributes: object) -> graphs.Operator:
+def windows(operator: str, begin: Callable[[graphs.Build], None], **attributes: Any) -> graphs.Operator:
     def added(build: graphs.Build) -> None:
         begin(build)
         build.add(operator, **attributes)

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,15 +13,15 @@ import pytest
 import torch
 from box_oracle import BUILDERS, lirpa_or_skip, network
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from abscert_plugin.abstraction import Abstraction
-from abscert_plugin.artifact.export import export
+from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_metadata, write_metadata
-from abscert_plugin.artifact.midpoint import Layout
+from abscert_plugin.artifact.midpoint import InputScale, Layout
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.artifact.wrap import InputScale, WrapOptions, wrap
+from abscert_plugin.artifact.wrap import WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import UnsupportedModelError
@@ -36,17 +38,21 @@ IMAGE_SHAPE = (1, 6, 6)
 INTERVAL_SHAPE = (2, 6, 6)
 CLASSES = 4
 CPU = torch.device("cpu")
+Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]  # operator, inputs, outputs, attributes
+Port = tuple[str, Sequence[int | str]]  # name and shape
 TOLERANCE = 1e-5  # float32 logits of order 1, sums in another order
 
 
 KNOWN = [method for method in BoundMethod if method is not BoundMethod.CROWN_LBP]  # which knows layers in a row alone
 
 
-def random_images(count, seed=0, shape=IMAGE_SHAPE):
+def random_images(count: int, seed: int = 0, shape: tuple[int, ...] = IMAGE_SHAPE) -> np.ndarray:
     return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)
 
 
-def assert_same_logits(net, path, count=7, grid=GRID, shape=IMAGE_SHAPE):
+def assert_same_logits(
+    net: nn.Module, path: Path, count: int = 7, grid: Grid = GRID, shape: tuple[int, ...] = IMAGE_SHAPE
+) -> None:
     """Compare the module behind phi with the deployed file itself, in one batch."""
     images = random_images(count, shape=shape)
     with torch.no_grad():
@@ -55,18 +61,20 @@ def assert_same_logits(net, path, count=7, grid=GRID, shape=IMAGE_SHAPE):
     np.testing.assert_allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-def assert_carried(path):
+def assert_carried(path: Path) -> None:
     """Assert that the graph shows that images of a batch do not meet, so that they are run at once."""
     model = read_model(path)
     assert batch_obstacle(read_graph(model, path), model) is None
 
 
-def exported(net, folder):
+def exported(net: nn.Module, folder: Path) -> Exported:
     config = NetworkConfig("fc-3", Activation.RELU, IMAGE_SHAPE, CLASSES)
     return export(net, config, GRID, "none", random_images(1), folder)
 
 
-def graph_file(nodes, constants, source, target, path):
+def graph_file(
+    nodes: Sequence[Node], constants: Mapping[str, np.ndarray], source: Port, target: Port, path: Path
+) -> Path:
     """Return a model of nodes (operator, inputs, outputs, attributes) from `source` to `target`, (name, shape)."""
     built = [
         helper.make_node(kind, reads, gives, f"n{k}", **rest) for k, (kind, reads, gives, rest) in enumerate(nodes)
@@ -81,13 +89,13 @@ def graph_file(nodes, constants, source, target, path):
     return path
 
 
-def abstract_file(nodes, constants, folder):
+def abstract_file(nodes: Sequence[Node], constants: Mapping[str, np.ndarray], folder: Path) -> Path:
     """Write an interval network of these nodes from `interval` to `logits`, as a file of this project."""
-    ports = (INTERVAL, ["batch", *INTERVAL_SHAPE]), (LOGITS, ["batch", CLASSES])
-    return graph_file(nodes, constants, *ports, folder / "abstract.onnx")
+    source: Port = (INTERVAL, ["batch", *INTERVAL_SHAPE])
+    return graph_file(nodes, constants, source, (LOGITS, ["batch", CLASSES]), folder / "abstract.onnx")
 
 
-def weights(*shape, seed=0):
+def weights(*shape: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(shape) / 8).astype(np.float32)
 
 
@@ -97,16 +105,16 @@ def weights(*shape, seed=0):
 class Viewed(nn.Module):
     """Flattens as much code does, which the exporter writes as Shape, Gather, Concat and Reshape."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.convolution, self.linear = nn.Conv2d(2, 3, 3, 2, 1), nn.Linear(27, CLASSES)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.convolution(x))
         return self.linear(x.view(x.size(0), -1))
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **BUILDERS,
     "viewed": Viewed,
     "leaky": lambda: nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(27, CLASSES)),
@@ -120,7 +128,7 @@ NETWORKS = {
 }
 
 
-def built(name):
+def built(name: str) -> nn.Module:
     if name in BUILDERS:
         return network(name)
     with torch.random.fork_rng(devices=[]):
@@ -129,9 +137,10 @@ def built(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_an_exported_network_comes_back_and_can_be_bounded(name, tmp_path):
+def test_an_exported_network_comes_back_and_can_be_bounded(name: str, tmp_path: Path) -> None:
     files = exported(built(name), tmp_path)
     for path in (files.deploy, files.abstract):
+        assert path is not None
         converted = convert(opened(read_model(path), path))
         assert converted.largest_difference <= TOLERANCE
         assert_same_logits(converted.network, files.deploy)
@@ -144,7 +153,7 @@ def test_an_exported_network_comes_back_and_can_be_bounded(name, tmp_path):
         assert_bounded_as(bounder, LirpaBounder(built(name), INTERVAL_SHAPE, CLASSES, CPU))
 
 
-def assert_bounded_as(bounder, expected):
+def assert_bounded_as(bounder: LirpaBounder, expected: LirpaBounder) -> None:
     """Assert that two bounders give the same bounds: the module has no more layers than the network it stems from."""
     lower = torch.from_numpy(GRID.interval_image(random_images(3)))
     upper = torch.clamp(lower + 0.1, max=1)
@@ -154,11 +163,11 @@ def assert_bounded_as(bounder, expected):
         torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-4, atol=1e-4)  # layers folded by the exporter
 
 
-def leaves(net):
+def leaves(net: nn.Module) -> list[nn.Module]:
     return [layer for layer in net.modules() if not list(layer.children())]
 
 
-def test_the_module_holds_nothing_but_layers(tmp_path):
+def test_the_module_holds_nothing_but_layers(tmp_path: Path) -> None:
     files = exported(network("relu"), tmp_path)
     net = convert(opened(read_model(files.deploy), files.deploy)).network
     kinds = [type(layer) for layer in leaves(net)]
@@ -170,23 +179,25 @@ def test_the_module_holds_nothing_but_layers(tmp_path):
 # --- wrapped models --------------------------------------------------------------------------------------------------
 
 
-def third_party(nodes, constants, inputs, folder):
+def third_party(
+    nodes: Sequence[Node], constants: Mapping[str, np.ndarray], inputs: Sequence[int | str], folder: Path
+) -> Path:
     """Write a classifier of these nodes from `x` to the last one's output."""
     ports = ("x", inputs), (nodes[-1][2][0], [inputs[0], CLASSES])
     return graph_file(nodes, constants, *ports, folder / "third.onnx")
 
 
-PLANES = ["batch", *IMAGE_SHAPE]
-DENSE = [("MatMul", ["h", "v"], ["o"], {}), ("Add", ["c", "o"], ["y"], {})]
+PLANES: list[int | str] = ["batch", *IMAGE_SHAPE]
+DENSE: list[Node] = [("MatMul", ["h", "v"], ["o"], {}), ("Add", ["c", "o"], ["y"], {})]
 DENSE_CONSTANTS = {"v": weights(9, CLASSES), "c": weights(CLASSES)}
-CONVOLUTION = [
+CONVOLUTION: list[Node] = [
     ("Conv", ["n", "k", "kb"], ["conv"], {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
     ("Relu", ["conv"], ["relu"], {}),
     ("Flatten", ["relu"], ["flat"], {}),
     ("Gemm", ["flat", "v", "c"], ["y"], {"alpha": 0.5, "beta": 2.0}),
 ]
 CONVOLUTION_CONSTANTS = {"k": weights(3, 1, 3, 3), "kb": weights(3), "v": weights(27, CLASSES), "c": weights(CLASSES)}
-THIRD_PARTIES = {
+THIRD_PARTIES: dict[str, tuple[list[Node], dict[str, np.ndarray], list[int | str], list[str]]] = {
     "matmul-add": (
         [
             ("Flatten", ["x"], ["f"], {}),
@@ -224,7 +235,7 @@ THIRD_PARTIES = {
     ),
     "normalised": (
         [("Sub", ["x", "mean"], ["s"], {}), ("Div", ["s", "std"], ["n"], {}), *CONVOLUTION],
-        {"mean": np.float32([[[0.4]]]), "std": np.float32([[[0.3]]]), **CONVOLUTION_CONSTANTS},
+        {"mean": np.array([[[0.4]]], np.float32), "std": np.array([[[0.3]]], np.float32), **CONVOLUTION_CONSTANTS},
         PLANES,
         ["Conv2d", "Conv2d", "ReLU", "Flatten", "Linear"],
     ),
@@ -250,10 +261,10 @@ THIRD_PARTIES = {
 
 
 @pytest.mark.parametrize("name", THIRD_PARTIES)
-def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(name, tmp_path):
+def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(name: str, tmp_path: Path) -> None:
     nodes, constants, inputs, layers = THIRD_PARTIES[name]
     source = third_party(nodes, constants, inputs, tmp_path)
-    layout = {"layout": Layout.NHWC} if name == "channels-last" else {}
+    layout: dict[str, Any] = {"layout": Layout.NHWC} if name == "channels-last" else {}
     options = WrapOptions(GRID, IMAGE_SHAPE, **layout)
     deploy = wrap(source, tmp_path / "out", options).deploy
     converted = convert(opened(read_model(deploy), deploy))
@@ -271,9 +282,9 @@ def test_a_wrapped_model_comes_back_with_its_front_folded_and_can_be_bounded(nam
     assert all(tight >= loose - 1e-6 for loose, tight in pairwise(means))  # float32 means of order 0.1
 
 
-def test_colours_and_a_scale_for_each_channel_come_back(tmp_path):
+def test_colours_and_a_scale_for_each_channel_come_back(tmp_path: Path) -> None:
     shape = (3, 4, 4)
-    nodes = [("Flatten", ["x"], ["f"], {}), ("MatMul", ["f", "w"], ["y"], {})]
+    nodes: list[Node] = [("Flatten", ["x"], ["f"], {}), ("MatMul", ["f", "w"], ["y"], {})]
     source = third_party(nodes, {"w": weights(48, CLASSES)}, ["batch", *shape], tmp_path)
     scale = InputScale((0.0, 255.0), (120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
     deploy = wrap(source, tmp_path / "out", WrapOptions(GRID, shape, scale=scale)).deploy
@@ -281,7 +292,7 @@ def test_colours_and_a_scale_for_each_channel_come_back(tmp_path):
     assert_same_logits(net, deploy, shape=shape)
 
 
-def test_tensors_in_another_file_are_read(tmp_path):
+def test_tensors_in_another_file_are_read(tmp_path: Path) -> None:
     files = exported(network("relu"), tmp_path)
     model = onnx.load_model(str(files.deploy))
     outside = tmp_path / "outside.onnx"
@@ -291,17 +302,17 @@ def test_tensors_in_another_file_are_read(tmp_path):
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
-LINEAR = [("Flatten", [INTERVAL], ["f"], {}), ("MatMul", ["f", "w"], [LOGITS], {})]
+LINEAR: list[Node] = [("Flatten", [INTERVAL], ["f"], {}), ("MatMul", ["f", "w"], [LOGITS], {})]
 WEIGHT = {"w": weights(72, CLASSES)}
 PER_PIXEL = {"per_pixel": weights(1, 2, 6, 6)}
 
 
-def after(*front):
+def after(*front: Node) -> list[Node]:
     """Return nodes that turn `interval` into `front`, then a linear layer."""
     return [*front, ("Flatten", ["front"], ["f"], {}), LINEAR[1]]
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[list[Node], dict[str, np.ndarray], str]] = {
     "operator": (after(("Elu", [INTERVAL], ["front"], {})), WEIGHT, "Elu.*no bounds here"),
     "constants": ([("Erf", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})], WEIGHT, "not computed"),
     "product": (after(("Mul", [INTERVAL, INTERVAL], ["front"], {})), WEIGHT, "Mul.*expected a constant"),
@@ -334,13 +345,13 @@ REFUSED = {
 }
 
 
-def opened(model, path):
+def opened(model: onnx.ModelProto, path: Path) -> Artifact:
     """Return a file as if it had been opened with this model, which may have been changed in memory."""
     return Artifact(path, "", model, read_metadata(model, path), BlackBox(path, Provider.CPU))
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_has_no_layer_is_refused_in_one_line(name, tmp_path):
+def test_what_has_no_layer_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     nodes, constants, message = REFUSED[name]
     path = abstract_file(nodes, constants, tmp_path)
     with pytest.raises(UnsupportedModelError, match=message) as caught:
@@ -349,7 +360,7 @@ def test_what_has_no_layer_is_refused_in_one_line(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_another_domain_is_refused(tmp_path):
+def test_another_domain_is_refused(tmp_path: Path) -> None:
     path = abstract_file(LINEAR, WEIGHT, tmp_path)
     model = read_model(path)
     model.graph.node[0].domain = "com.example"
@@ -357,7 +368,7 @@ def test_another_domain_is_refused(tmp_path):
         convert(opened(model, path))
 
 
-def test_logits_that_read_the_image_past_the_abstraction_are_refused(tmp_path):
+def test_logits_that_read_the_image_past_the_abstraction_are_refused(tmp_path: Path) -> None:
     files = exported(network("relu"), tmp_path)
     model = read_model(files.deploy)
     reader = next(node for node in model.graph.node if INTERVAL in node.input)
@@ -367,7 +378,7 @@ def test_logits_that_read_the_image_past_the_abstraction_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["weight", "nan"])
-def test_the_comparison_sees_a_file_that_computes_something_else(tmp_path, kind):
+def test_the_comparison_sees_a_file_that_computes_something_else(tmp_path: Path, kind: str) -> None:
     path = abstract_file(LINEAR, WEIGHT, tmp_path)
     model = read_model(path)
     changed = WEIGHT["w"].copy()
@@ -377,13 +388,13 @@ def test_the_comparison_sees_a_file_that_computes_something_else(tmp_path, kind)
         convert(opened(model, path))
 
 
-def test_a_file_without_our_metadata_is_refused(tmp_path):
+def test_a_file_without_our_metadata_is_refused(tmp_path: Path) -> None:
     path = third_party([("Flatten", ["x"], ["y"], {})], {}, ["batch", CLASSES, 1, 1], tmp_path)
     with pytest.raises(UnsupportedModelError, match="lacks the metadata"):
         convert(opened(read_model(path), path))
 
 
-def test_reading_a_file_needs_no_auto_lirpa(tmp_path):
+def test_reading_a_file_needs_no_auto_lirpa(tmp_path: Path) -> None:
     path = abstract_file(LINEAR, WEIGHT, tmp_path)
     code = """
         import sys

@@ -86,6 +86,7 @@ def _plain(cell: object) -> str:
 
 def printed(table: Table, width: int = 400) -> str:
     """Return what a terminal gets."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    written = io.StringIO()
+    console = Console(file=written, width=width, force_terminal=True, color_system=None)
     console.print(table)
-    return console.file.getvalue()
+    return written.getvalue()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def falsified(**changes: object) -> Record:
     return row(5, "falsified", claim="ball", **{"inputs": "float", "counterexample": NAME, **changes})
 
 
-def page_of(rows: list[Record], **options: object) -> Element:
+def page_of(rows: list[Record], **options: Any) -> Element:
     return parse_page(render_page(PageContent(options.pop("run", None) or run_info(), rows, **options)))
 
 

@@ -1,16 +1,19 @@
 """Counterexamples on the page: their pictures, what changed, and files that are not what they should be."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from html_page import parse_page
+from html_page import Element, parse_page
 from msgspec.structs import replace
-from report_rows import row, run_info
-from test_report_gallery import decoded, picture_data
+from report_rows import picture_data, row, run_info
+from test_report_gallery import decoded
 
+from abscert_plugin.data import DataSet
 from abscert_plugin.files import write_array
 from abscert_plugin.grid import Grid
+from abscert_plugin.records import Record
 from abscert_plugin.report.changes import COLOURS
 from abscert_plugin.report.page import PageContent, render_page
 from abscert_plugin.report.steps import decided_by
@@ -19,12 +22,12 @@ GRID = Grid(2)
 NAME = "counterexamples/00000005.npy"
 
 
-def ball_row(index: int = 5, **changes: object):
+def ball_row(index: int = 5, **changes: object) -> Record:
     base = replace(row(index, "falsified"), claim="ball", radius=0.25, radius_scale="pixel", inputs="float")
     return replace(base, **{"counterexample": NAME, "method": "crown", **changes})
 
 
-def page_of(folder: Path, record, replay=None):
+def page_of(folder: Path, record: Record, replay: Any = None) -> tuple[DataSet, Element]:
     data = picture_data((1, 4, 4), 6)
     record = replace(record, label=int(data.labels[0]))
     content = PageContent(run_info(data={"name": data.name}), [record], None, GRID, data, folder, replay)

@@ -5,6 +5,7 @@ import io
 import re
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from report_rows import picture_data, row, run_info
 
 from abscert_plugin.data import DataSet
+from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import DataError
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
@@ -96,9 +98,10 @@ def test_each_item_shows_its_own_image_and_its_cells(shape: tuple[int, int, int]
 
 def test_images_of_few_levels_are_drawn_at_full_range() -> None:
     data = replace(picture_data((1, 4, 4), 6), levels=16)
-    data.source.images[:] %= 17
+    images = cast(ArraySource, data.source).images
+    images[:] %= 17
     (picture,) = draw(take_images(data, [7])[7], None)
-    assert np.array_equal(decoded(picture.uri), to_bytes(data.source.images[7] / np.float32(16)))
+    assert np.array_equal(decoded(picture.uri), to_bytes(images[7] / np.float32(16)))
     assert decoded(picture.uri).max() > 200
 
 
@@ -136,7 +139,7 @@ def test_an_index_that_the_data_lack_has_no_picture_and_says_so() -> None:
         ({"index": np.arange(500, 506)}, "none of this run's images"),
     ],
 )
-def test_other_data_than_the_run_gives_no_pictures_but_a_reason(change: dict[str, object], reason: str) -> None:
+def test_other_data_than_the_run_gives_no_pictures_but_a_reason(change: dict[str, Any], reason: str) -> None:
     data = picture_data((1, 4, 4), 6)
     root = page_of(replace(data, **change), failing_rows(data), Grid(3), data.sha256)
     assert reason in root.by_id("no-pictures").text
