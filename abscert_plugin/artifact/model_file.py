@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.files import sha256_of
+from abscert_plugin.files import byte_limit, raise_limit, sha256_of
+from abscert_plugin.graph.shapes import MEMORY_LIMIT
+
+_FILE_LIMIT: Final = 2**31  # bytes: protobuf's own limit
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -22,6 +26,8 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise UnsupportedModelError(f"{path} is not there" if not path.exists() else f"{path} is not a file")
     if path.stat().st_size == 0:
         raise UnsupportedModelError(f"{path} is empty")
+    if path.stat().st_size >= _FILE_LIMIT:
+        raise UnsupportedModelError(f"{path} holds {_FILE_LIMIT:,} bytes or more, which no ONNX file can")
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except DecodeError as error:
@@ -34,28 +40,48 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise UnsupportedModelError(f"{path} is not an ONNX model: it has no operator set or no output")
     for location in external_locations(model):
         _check_location(location, path)
+    _check_external_sizes(model, path)
     return model
 
 
 def external_locations(model: onnx.ModelProto) -> list[str]:
     """Return the paths, as the model writes them, of the files that hold its tensors."""
-    found = {
-        entry.value
-        for tensor in _tensors(model.graph)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for function in model.functions:
-        found |= {
-            entry.value
-            for node in function.node
-            for tensor in _node_tensors(node)
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-    return sorted(found)
+    return sorted(
+        {entry.value for tensor in _external(model) for entry in tensor.external_data if entry.key == "location"}
+    )
+
+
+def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    inner = (tensor for function in model.functions for node in function.node for tensor in _node_tensors(node))
+    for tensor in (*_tensors(model.graph), *inner):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield tensor
+
+
+def _check_external_sizes(model: onnx.ModelProto, path: Path) -> None:
+    """Raise where a tensor lies outside its file, or the tensors or their files take more memory than MEMORY_LIMIT."""
+    files = {location: (path.parent / location).stat().st_size for location in external_locations(model)}
+    total = 0
+    for tensor in _external(model):
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        size = files.get(entries.get("location", ""), 0)
+        try:
+            offset = int(entries.get("offset", 0))
+            length = int(entries.get("length", size - offset))
+        except ValueError:
+            offset = length = -1
+        if not 0 <= offset <= offset + length <= size:
+            where = f"{entries.get('length', 'all')[:40]} bytes from {entries.get('offset', '0')[:40]} on"
+            raise UnsupportedModelError(
+                f"{path}: cannot read its tensors: {tensor.name!r} lies at {where} of "
+                f"{entries.get('location', '')!r}, which holds {size:,}; export it again"
+            )
+        total += length
+    largest = max(total, sum(files.values()))
+    if largest > byte_limit(MEMORY_LIMIT):
+        raise UnsupportedModelError(
+            f"{path} keeps {largest:,} bytes in other files; if it is to be trusted, {raise_limit()}"
+        )
 
 
 def model_sha256(path: Path, model: onnx.ModelProto) -> str:

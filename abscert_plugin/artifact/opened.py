@@ -12,12 +12,14 @@ from jaxtyping import Float32, Int64
 from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.metadata import IMAGE, Metadata
 from abscert_plugin.artifact.model_file import model_sha256, read_model
+from abscert_plugin.artifact.trial import try_in_child
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import DataError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.chance import refuse_chance
 from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.shapes import check_sizes
 from abscert_plugin.grid import Grid
 
 _log = logging.getLogger(__name__)
@@ -46,18 +48,23 @@ class Artifact:
     def open(cls, path: Path, provider: Provider, threads: int | None = None) -> "Artifact":
         """Read, check and load an ONNX file of this project.
 
-        Where the graph does not show that images of a batch get the logits that they get alone, each is run alone.
+        Where it does not tell the sizes of all its tensors, it is run in a process of its own first. Where the graph
+        does not show that images of a batch get the logits that they get alone, each is run alone.
 
         Raises:
-            UnsupportedModelError: if it cannot be read or run, its graph is not what its metadata say, or it draws
-                random numbers or is in training mode.
+            UnsupportedModelError: if it cannot be read or run, kills onnxruntime, draws random numbers, is in
+                training mode, or its graph is not what its metadata say.
             VerifierError: if the provider was asked for and is not there.
         """
         model = read_model(path)
         sha256 = model_sha256(path, model)
         refuse_chance(model, path)
         metadata = check_artifact(model, path)
-        obstacle = batch_obstacle(read_graph(model, path), model)
+        graph = read_graph(model, path)
+        if not check_sizes(graph, model, path):
+            shape = tuple(size or 1 for size in graph.input_shape or ())
+            try_in_child(path, shape, path)
+        obstacle = batch_obstacle(graph, model)
         if obstacle is not None:
             _log.info("%s: images are run one by one, because %s", path, obstacle)
         classifier = BlackBox(path, provider, threads, one_by_one=obstacle is not None)

@@ -21,12 +21,14 @@ from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.probe import Probe, agree, probe
 from abscert_plugin.artifact.third_party import Port, ThirdParty, brought_up, prefix_names, read_third_party
+from abscert_plugin.artifact.trial import try_in_child
 from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, save_model, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.shapes import check_sizes
 from abscert_plugin.grid import Grid
 
 _MODEL_PREFIX: Final = "model/"
@@ -88,9 +90,11 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
     except (ConfigError, UnsupportedModelError) as error:
         raise type(error)(f"{path}: {error}") from error
     images = probe_images(midpoint.image_shape)
-    with _opened_reference(source, path) as reference:
-        obstacle = batch_obstacle(read_graph(source.model, path), source.model)
-        seen = probe(reference, midpoint.apply(options.grid.interval_image(images)), path, obstacle)
+    inputs = midpoint.apply(options.grid.interval_image(images))
+    graph = read_graph(source.model, path)
+    check_sizes(graph, source.model, path, inputs.shape[1:])
+    with _opened_reference(source, inputs.shape[1:], path) as reference:
+        seen = probe(reference, inputs, path, batch_obstacle(graph, source.model))
     metadata = Metadata(
         version=abscert_plugin.__version__,
         front=Cells(options.grid),
@@ -119,7 +123,7 @@ def _refuse_overwriting(source: ThirdParty, folder: Path) -> None:
 
 
 @contextmanager
-def _opened_reference(source: ThirdParty, path: Path) -> Iterator[BlackBox]:
+def _opened_reference(source: ThirdParty, sizes: tuple[int, ...], path: Path) -> Iterator[BlackBox]:
     """Open the classifier as its file has it; only a flattening and casts are put around it, where they are needed."""
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
@@ -136,6 +140,7 @@ def _opened_reference(source: ThirdParty, path: Path) -> Iterator[BlackBox]:
         except OSError as error:
             raise ExportError(f"cannot write into {scratch}: {error.strerror}; free space there") from error
         del model
+        try_in_child(copy, (source.input.fixed_batch or 1, *sizes), path)
         try:
             reference = BlackBox(copy, Provider.CPU)
         except UnsupportedModelError as error:

@@ -3,12 +3,11 @@
 from typing import Final
 
 import onnx
-from google.protobuf.message import EncodeError
-from onnx import helper
 
 from abscert_plugin.graph.carried import Carried, Fixed, NotShownError, Scope, Sizes, Unknown, Value, small
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.rules import RULES, SIZE_RULES
+from abscert_plugin.graph.shapes import inferred
 
 _PROBED_BATCH: Final = 7919  # what a free batch is to shape inference: a prime, so unlike other sizes
 _DOMAINS: Final = ("", "ai.onnx.ml")
@@ -31,7 +30,7 @@ def batch_obstacle(graph: Graph, model: onnx.ModelProto) -> str | None:
     batch = graph.input_shape[0]
     if batch == 1:
         return None  # there are no other images
-    shapes = _shapes(graph, model, batch or _PROBED_BATCH)
+    shapes = {name: value.sizes for name, value in inferred(graph, model, batch or _PROBED_BATCH).items()}
     values: dict[str, Value] = {name: Fixed(small(tensor)) for name, tensor in graph.tensors.items()}
     values[graph.input] = Carried(0)
     for node in graph.nodes:
@@ -77,35 +76,3 @@ def _outputs(
     if node.captured or node.operator not in RULES:
         raise NotShownError
     return RULES[node.operator](scope)
-
-
-def _shapes(graph: Graph, model: onnx.ModelProto, batch: int) -> dict[str, tuple[int | None, ...]]:
-    """Return the shapes of all tensors that onnx can infer; what the file itself says of them counts for nothing.
-
-    Large constants are left out, so that neither memory nor protobuf's 2 GiB are in the way.
-    """
-    light = onnx.ModelProto(ir_version=max(model.ir_version, 8), opset_import=model.opset_import)
-    light.graph.name = "shapes"
-    light.graph.node.extend(model.graph.node)
-    source = next(value for value in model.graph.input if value.name == graph.input)
-    kind = source.type.tensor_type.elem_type
-    others = (graph.input_shape or ())[1:]
-    sizes = [batch, *(f"size_{place}" if size is None else size for place, size in enumerate(others))]
-    light.graph.input.append(helper.make_tensor_value_info(graph.input, kind, sizes))
-    found: dict[str, tuple[int | None, ...]] = {}
-    for name, tensor in graph.tensors.items():
-        found[name] = tuple(tensor.dims)
-        if small(tensor) is None:
-            light.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-        else:
-            light.graph.initializer.append(tensor)
-    light.graph.output.append(onnx.ValueInfoProto(name=graph.output))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, EncodeError):
-        return found
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        if value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            found[value.name] = tuple(size.dim_value if size.HasField("dim_value") else None for size in dims)
-    return found
