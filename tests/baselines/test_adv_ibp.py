@@ -1,6 +1,7 @@
 """AdvIBP: the geometry of joined gradients, FOSC by hand, phases, and the loss's gradient against the explicit one."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ def test_the_gradient_of_the_joint_loss_is_the_weighted_one(seed: int, factor: f
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     explicit = weights[0] * first + weights[1] * second
     found.backward()
-    got = parameters_to_vector([parameter.grad for parameter in made.parameters()])
+    got = parameters_to_vector([cast(Tensor, parameter.grad) for parameter in made.parameters()])
     torch.testing.assert_close(got, explicit, rtol=1e-4, atol=1e-5 * float(explicit.abs().max()))
 
 
@@ -255,7 +256,7 @@ def test_each_phase_has_its_loss() -> None:
 
     natural = functional.cross_entropy(made(PixelBalls(255).center(images)), labels)
     rise = 1 / 13 * (1 + 16 * (0.6 - 0.25))  # 15 of 25 steps of a smoothed rise
-    close = {"rtol": 1e-5, "atol": 1e-6}  # float32 sums of a few numbers
+    close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}  # float32 sums of a few numbers
     torch.testing.assert_close(loss(24), natural, **close)
     torch.testing.assert_close(loss(40), attack_loss(made, images, labels, 0.1 * rise), **close)
     torch.testing.assert_close(loss(65), bound_loss(made, images, labels, 0.1 * rise), **close)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ RADIUS = 0.1
 RISE = {"start": "0.2", "ramp": "0.5"}
 # of 100 steps: none, just begun, either side of the smoothed rise's bend, the end
 BEFORE, BEGUN, EARLY, LATE, AFTER = 10, 25, 30, 55, 80
-CLOSE = {"rel": 2e-5, "abs": 2e-5}  # float32 sums of numbers around 1, against float64
+CLOSE: dict[str, Any] = {"rel": 2e-5, "abs": 2e-5}  # float32 sums of numbers around 1, against float64
 
 Array = np.ndarray
 
@@ -258,7 +259,7 @@ def test_the_loss_of_mtl_ibp_is_that_by_hand(monkeypatch: pytest.MonkeyPatch, st
 def boxes(monkeypatch: pytest.MonkeyPatch) -> list[Box]:
     """Return the boxes that a loss asks interval bounds of."""
     seen: list[Box] = []
-    right = robust.interval_margins
+    right = intervals.interval_margins
 
     def recorded(net: nn.Sequential, box: Box, *rest: Tensor) -> object:
         seen.append(box)
@@ -347,9 +348,11 @@ def tight_network() -> nn.Sequential:
     """Return a network whose interval bounds are attained: a pixel per neuron, all of them active."""
     made = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     with torch.no_grad():
-        made[1].weight.copy_(torch.diag(torch.tensor([1.0, -2.0, 1.5, 0.5])))
-        made[1].bias.fill_(5.0)
-        made[3].weight.copy_(torch.tensor([[1.0, 2.0, -3.0, 0.5], [-2.0, 1.0, 1.0, 4.0], [0.5, -1.0, 2.0, -2.0]]))
+        cast(nn.Linear, made[1]).weight.copy_(torch.diag(torch.tensor([1.0, -2.0, 1.5, 0.5])))
+        cast(nn.Linear, made[1]).bias.fill_(5.0)
+        cast(nn.Linear, made[3]).weight.copy_(
+            torch.tensor([[1.0, 2.0, -3.0, 0.5], [-2.0, 1.0, 1.0, 4.0], [0.5, -1.0, 2.0, -2.0]])
+        )
     return made
 
 
@@ -371,10 +374,12 @@ def test_samples_see_a_radius_of_one_percent_too_little(
 @pytest.mark.parametrize("name", ["ibp", "crown-ibp", "sabr", "mtl-ibp"])
 def test_first_weights_are_shi_et_als_where_the_method_says_so(name: str) -> None:
     made = nn.Sequential(nn.Flatten(), nn.Linear(400, 100), nn.ReLU(), nn.Linear(100, 3))
-    before = made[1].weight.detach().clone()
+    before = cast(nn.Linear, made[1]).weight.detach().clone()
     torch.manual_seed(0)
     METHODS.named(name).create(Radius.parse("0.1"), {}).prepare(made)
     if name == "crown-ibp":
-        assert torch.equal(made[1].weight, before)
+        assert torch.equal(cast(nn.Linear, made[1]).weight, before)
     else:
-        assert float(made[1].weight.detach().std()) == pytest.approx(math.sqrt(2 * math.pi) / 400, rel=0.02)
+        assert float(cast(nn.Linear, made[1]).weight.detach().std()) == pytest.approx(
+            math.sqrt(2 * math.pi) / 400, rel=0.02
+        )

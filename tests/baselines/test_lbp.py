@@ -1,6 +1,7 @@
 """LBP's training: what becomes of the activations at each moment, the loss itself, and a training that is resumed."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def train(made: nn.Module, method: Lbp, steps: Iterable[int]) -> None:
         with torch.no_grad():
             for parameter in made.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.05 * parameter.grad
+                    parameter.sub_(0.05 * parameter.grad)
 
 
 def activations_of(made: nn.Sequential, place: int, step: int) -> Tensor:
@@ -91,7 +92,9 @@ def test_bends_begin_at_their_moment_at_the_mean_activations_of_the_epoch_before
     assert all(layer.is_bent for layer in ramps_of(made))
     mean = torch.cat(seen).mean(dim=0)
     assert (torch.cat(seen) < 0).any()
-    torch.testing.assert_close(made[4].bend_point.detach(), mean.clamp(min=LEAST_BEND_POINT), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        cast(ParamRamp, made[4]).bend_point.detach(), mean.clamp(min=LEAST_BEND_POINT), rtol=1e-5, atol=1e-6
+    )
     assert [int(layer.seen_count) for layer in ramps_of(made)] == [STEPS * BATCH] * 2
     before = [layer.bend_point.detach().clone() for layer in ramps_of(made)]
     train(made, method, range(2 * STEPS, 4 * STEPS))
@@ -103,7 +106,9 @@ def test_bends_that_begin_at_once_are_set_from_the_first_batch() -> None:
     made = network()
     mean = activations_of(made, 1, 0).mean(dim=0)
     loss_at(made, Lbp(RADIUS, bend_at=0.0).build(None, 255, CPU), 0)
-    torch.testing.assert_close(made[1].bend_point.detach(), mean.clamp(min=LEAST_BEND_POINT), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        cast(ParamRamp, made[1]).bend_point.detach(), mean.clamp(min=LEAST_BEND_POINT), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_bends_at_the_end_never_begin() -> None:
@@ -115,11 +120,11 @@ def test_bends_at_the_end_never_begin() -> None:
 def test_the_slope_goes_from_its_first_to_its_last_value_from_epoch_70_to_140_of_200() -> None:
     made, method = network(), Lbp(RADIUS, eta=0.2, eta_end=0.1)
     method.prepare(made)
-    slopes = [float(made[1].eta)]
+    slopes = [float(cast(ParamRamp, made[1]).eta)]
     objective = method.build(None, 255, CPU)
     for step in range(TOTAL):
         loss_at(made, objective, step)
-        slopes.append(float(made[4].eta))
+        slopes.append(float(cast(ParamRamp, made[4]).eta))
     before, after = int(0.35 * TOTAL), int(0.7 * TOTAL)
     assert slopes[: before + 1] == pytest.approx([0.2] * (before + 1))
     assert slopes[after + 1 :] == pytest.approx([0.1] * (TOTAL - after))
@@ -153,7 +158,7 @@ def test_the_loss_is_crown_ibps_and_its_gradients_reach_the_bend_points() -> Non
     found.backward()  # the next trace writes to the weights
     crown_ibp = RobustObjective("crown-ibp", PixelBalls(255), method.config())
     assert torch.equal(found, loss_at(made, crown_ibp, TOTAL // 4))
-    assert all(bool(layer.bend_point.grad.any()) for layer in ramps_of(made))
+    assert all(bool(cast(Tensor, layer.bend_point.grad).any()) for layer in ramps_of(made))
 
 
 def test_margins_hold_for_sampled_images_of_the_ball() -> None:

@@ -37,7 +37,8 @@ def trained(method: Method, data: tuple[DataSet, DataSet], folder: Path) -> tupl
 @pytest.mark.slow
 def test_ibp_lowers_the_certified_error_below_that_of_plain(mnist_dir: Path, tmp_path: Path) -> None:
     splits = ((Split.TRAIN, 4000), (Split.VALIDATION, 1000))
-    data = tuple(load_data("mnist", split, mnist_dir).first(count) for split, count in splits)
+    train_split, held_out = (load_data("mnist", split, mnist_dir).first(count) for split, count in splits)
+    data = (train_split, held_out)
     ibp, without = (METHODS.named(name).create(RADIUS, {}) for name in ("ibp", "plain"))
     with torch.random.fork_rng():
         robust, checkpoint = trained(ibp, data, tmp_path / "ibp")

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from registered import write_package
+from torch import nn
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.data import DataSet, Split, load_data
@@ -146,14 +148,14 @@ def test_every_method_takes_steps_and_judges_at_any_radius(name: str, radius: st
     entry = METHODS.named(name)
     method = entry.create(Radius.parse(radius), {})
     config = NetworkConfig("fc-3", entry.activation, digits.shape, len(digits.classes), method.takes_intervals)
-    made = config.build(0)
+    made = cast(nn.Sequential, config.build(0))
     method.prepare(made)
     objective = method.build(Grid(4) if method.takes_intervals else None, digits.levels, CPU)
     batch = digits.take(np.arange(8))
     images, labels = torch.from_numpy(batch.images), torch.from_numpy(batch.labels)
     optimiser = torch.optim.SGD(made.parameters(), lr=1e-4)
     for step in (0, 15, 30, 95):  # before the rise, in it on both sides of its bend, after it
-        before = made[1].weight.detach().clone()
+        before = cast(nn.Linear, made[1]).weight.detach().clone()
         loss = objective.loss(made, objective.encode(images), labels, Moment(step, 10, 10))
         optimiser.zero_grad()
         loss.backward()
@@ -162,7 +164,7 @@ def test_every_method_takes_steps_and_judges_at_any_radius(name: str, radius: st
         assert len(gradients) >= 6  # three layers; a bend that is not learnt yet has none
         assert all(bool(gradient.isfinite().all()) for gradient in gradients)
         optimiser.step()
-        assert not torch.equal(made[1].weight, before)
+        assert not torch.equal(cast(nn.Linear, made[1]).weight, before)
         assert 0 <= error_rate(made, objective, Feed(digits, CPU)) <= 1
 
 

@@ -1,5 +1,7 @@
 """Plain pixels and their balls, as the networks of baselines see them."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional
 from baselines.pixels import PixelBalls
 
 # float32 numbers of up to 2 that are rounded a few times
-CLOSE = {"rtol": 0.0, "atol": 1e-6}
+CLOSE: dict[str, Any] = {"rtol": 0.0, "atol": 1e-6}
 
 
 def stored_images(seed: int, count: int = 8) -> Tensor:
@@ -67,7 +69,7 @@ def test_adversarial_images_lie_in_the_ball_and_raise_the_loss(steps: int) -> No
 def test_a_single_step_is_of_one_and_a_quarter_radii() -> None:
     made, stored, balls = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), stored_images(3), PixelBalls(255)
     with torch.no_grad():
-        made[1].weight.copy_(torch.tensor([[-1.0, -1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0]]))
+        cast(nn.Linear, made[1]).weight.copy_(torch.tensor([[-1.0, -1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0]]))
     box, labels = balls.box(stored, 0.1), torch.zeros(8, dtype=torch.int64)
     width = box.upper - box.lower
     found = balls.adversarial(made, box, labels, 1)
@@ -80,7 +82,7 @@ def test_attacks_end_in_the_worst_corner_of_an_affine_network(steps: int) -> Non
     made, stored, balls = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), stored_images(3), PixelBalls(255)
     weight = torch.tensor([[1.0, -2.0, 0.5, -0.1], [0.0, 0.0, 0.0, 0.0]])
     with torch.no_grad():
-        made[1].weight.copy_(weight)
+        cast(nn.Linear, made[1]).weight.copy_(weight)
     box, labels = balls.box(stored, 0.1), torch.arange(8) % 2
     found = balls.adversarial(made, box, labels, steps)
     # the loss of label 0 rises against the weights, that of label 1 along them; 2.5 radii reach any end

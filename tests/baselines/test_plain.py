@@ -1,6 +1,7 @@
 """Training without a certificate: cross-entropy by hand, attacks within the ball, margins that no seed moves."""
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from baselines.plain import Pgd, Plain
 
 CPU = torch.device("cpu")
 RADIUS = 0.1
-CLOSE = {"rel": 1e-5, "abs": 1e-5}  # float32 sums of numbers around 1, against float64
+CLOSE: dict[str, Any] = {"rel": 1e-5, "abs": 1e-5}  # float32 sums of numbers around 1, against float64
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -38,7 +39,7 @@ def batch(seed: int, count: int = 32) -> tuple[Tensor, Tensor]:
     return images, torch.randint(3, (count,), generator=generator)
 
 
-def pgd(**options: object) -> Objective:
+def pgd(**options: Any) -> Objective:
     return Pgd(Radius.parse(str(RADIUS)), **options).build(None, 255, CPU)
 
 
@@ -48,7 +49,7 @@ def at(step: int) -> Moment:
 
 def logits_by_hand(made: nn.Sequential, inputs: np.ndarray) -> np.ndarray:
     """Return the logits in float64."""
-    first, last = made[1], made[3]
+    first, last = cast(nn.Linear, made[1]), cast(nn.Linear, made[3])
     values = inputs.reshape(len(inputs), -1) @ first.weight.detach().double().numpy().T + first.bias.detach().numpy()
     return np.maximum(values, 0) @ last.weight.detach().double().numpy().T + last.bias.detach().numpy()
 
@@ -142,8 +143,10 @@ def test_a_step_of_pgd_counts_one_batch_of_attacked_images(monkeypatch: pytest.M
     (images, labels), attacks = batch(6), Attacks(monkeypatch)
     pgd().loss(made, images, labels, at(99))
     entering = made[1](attacks.calls[0][1].flatten(1)).detach()
-    assert int(made[2].num_batches_tracked) == 1
-    torch.testing.assert_close(made[2].running_mean, 0.1 * entering.mean(dim=0), rtol=1e-5, atol=1e-6)
+    assert int(cast(Any, made[2]).num_batches_tracked) == 1
+    torch.testing.assert_close(
+        cast(nn.BatchNorm1d, made[2]).running_mean, 0.1 * entering.mean(dim=0), rtol=1e-5, atol=1e-6
+    )
     assert made[2].training
 
 
@@ -213,6 +216,6 @@ def test_radii_of_either_scale_are_the_same_ball(monkeypatch: pytest.MonkeyPatch
         ({"ramp": math.nan}, "ramp from 0 to 1"),
     ],
 )
-def test_options_of_pgd_without_meaning_are_refused(options: dict[str, float], words: str) -> None:
+def test_options_of_pgd_without_meaning_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Pgd(Radius.parse("0.1"), **options)

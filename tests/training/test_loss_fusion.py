@@ -1,5 +1,7 @@
 """Loss fusion: never below the loss anywhere in the box, by hand on affine networks, differentiable."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def greatest_seen(net: nn.Module, box: Box, labels: Tensor, seed: int) -> float:
 @torch.no_grad()
 def test_no_point_of_a_box_has_a_greater_loss(seed: int, width: float, linear_weight: float, size: float) -> None:
     net = network(seed)
-    net[-1].weight *= size
+    cast(nn.Linear, net[-1]).weight.mul_(size)
     box, labels = box_and_labels(seed, width)
     found = float(fused(net, box, labels, linear_weight))
     largest = float(interval_margins(net, box, labels).lower.abs().max())
@@ -99,7 +101,8 @@ def test_the_loss_of_an_affine_network_is_that_by_hand(width: float) -> None:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Flatten(), nn.Linear(32, CLASSES))
     box, labels = box_and_labels(3, width)
-    weight, bias = net[1].weight.double().numpy(), net[1].bias.double().numpy()
+    layer = cast(nn.Linear, net[1])
+    weight, bias = layer.weight.double().numpy(), layer.bias.double().numpy()
     center, radius = (part.flatten(1).double().numpy() for part in (box.center, box.radius))
     losses = []
     for x, r, label in zip(center, radius, labels.tolist(), strict=True):
@@ -124,16 +127,16 @@ def test_its_gradient_is_the_slope_of_the_loss() -> None:
     box, labels = box_and_labels(4, 0.1)
     fused(net, box, labels, 0.7).backward()
     weights = list(net.parameters())
-    slopes = [weight.grad.clone() for weight in weights]
+    slopes = [cast(Tensor, weight.grad).clone() for weight in weights]
     length = float(torch.cat([slope.flatten() for slope in slopes]).norm())
 
     def moved(step: float) -> float:
         with torch.no_grad():
             for weight, slope in zip(weights, slopes, strict=True):
-                weight += step * slope / length
+                weight.add_(step * slope / length)
             found = float(fused(net, box, labels, 0.7))
             for weight, slope in zip(weights, slopes, strict=True):
-                weight -= step * slope / length
+                weight.sub_(step * slope / length)
         return found
 
     step = 2e-3

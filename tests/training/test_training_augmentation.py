@@ -1,6 +1,8 @@
 """Augmentation against a slow oracle that explains each output by one flip, one shift and one rectangle."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,7 +140,7 @@ def test_rectangles_have_the_area_and_aspect_of_random_erasing(changes: list[Cha
         lambda image: np.where(image == image[0, 5, 5], image + np.uint8(1), image),  # a value off by one
     ],
 )
-def test_the_oracle_refuses_other_changes(wrong) -> None:
+def test_the_oracle_refuses_other_changes(wrong: Callable[[np.ndarray], np.ndarray]) -> None:
     (image,) = plain_images(1, (3, SIDE, SIDE))
     assert explained(image, image) == Change(False, 0, 0, None)
     assert explained(image, wrong(image)) is None
@@ -182,7 +184,7 @@ def test_no_augmentation_leaves_images_and_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", Augmentation)
-def test_training_images_are_changed_and_validation_images_never(tmp_path, kind: Augmentation) -> None:
+def test_training_images_are_changed_and_validation_images_never(tmp_path: Path, kind: Augmentation) -> None:
     data = digits_data(64, 20)
     objective = RecordingObjective()
     network = NetworkConfig("fc-3-code", Activation.RELU, (1, 8, 8), 10).build(0)
@@ -202,7 +204,8 @@ def test_training_images_are_changed_and_validation_images_never(tmp_path, kind:
     unchanged = sum(image.tobytes() in stored for image in trained)
     assert unchanged == 2 * 64 if kind is Augmentation.NONE else unchanged < 64
     if kind is not Augmentation.NONE:
-        assert not np.array_equal(*np.split(trained[np.lexsort(trained.reshape(128, -1).T)], 2))
+        first, second = np.split(trained[np.lexsort(trained.reshape(128, -1).T)], 2)
+        assert not np.array_equal(first, second)
     held_out = data.validation.take(np.arange(20)).images
     validated = objective.encoded[2::3]  # two steps, then one pass over the validation split
     assert len(objective.encoded) == 2 * 3

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from baselines.pixels import PixelBalls
 
 CLASSES = 3
 # float64 sums in another order, of numbers of up to a thousand
-CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+CLOSE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def network(seed: int) -> nn.Sequential:
@@ -41,7 +42,7 @@ def network(seed: int) -> nn.Sequential:
     return made
 
 
-def norms(made: nn.Module) -> list[nn.Module]:
+def norms(made: nn.Module) -> list[Any]:
     return [layer for layer in made.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
 
 
@@ -55,7 +56,7 @@ def folded(made: nn.Sequential, statistics: list[tuple[Tensor, Tensor]]) -> nn.S
             continue
         mean, variance = next(left)
         factor = layer.weight / (variance + layer.eps).sqrt()
-        affine = layers[-1]
+        affine = cast(nn.Linear, layers[-1])  # or a Conv2d, of the same names
         with torch.no_grad():
             affine.bias.copy_((affine.bias - mean) * factor + layer.bias)
             affine.weight.mul_(factor.reshape(-1, *[1] * (affine.weight.ndim - 1)))
@@ -131,8 +132,8 @@ def test_a_radius_of_one_percent_too_little_after_a_batch_norm_is_seen_by_sample
     made = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, CLASSES)).double().eval()
     low, high, labels = boxes(3)
     with torch.no_grad():
-        made[0].weight.copy_(torch.tensor([-1.5, 0.5]))
-        made[0].running_var.copy_(torch.tensor([0.3, 2.0]))
+        cast(nn.BatchNorm2d, made[0]).weight.copy_(torch.tensor([-1.5, 0.5]))
+        cast(Tensor, made[0].running_var).copy_(torch.tensor([0.3, 2.0]))
     least = sampled_margins(made, low, high, labels)
     sound = interval_margins(made, Box.between(low, high), labels).lower
     torch.testing.assert_close(sound, least, **CLOSE)  # affine: the corners are the worst
@@ -190,9 +191,9 @@ def test_interval_arithmetic_leaves_the_running_statistics(training: bool) -> No
 BEFORE, IN_IT, AFTER = 0, 30, 95
 
 
-GOWAL = {"natural_end": 0.5, "regulariser": 0.0}
-MTL_IBP = {"natural_end": 0.5, "loss": RobustLoss.MTL_IBP}
-CROWN_IBP = {**GOWAL, "bounds": BoundKind.CROWN_IBP, "bounds_end": 0.0}
+GOWAL: dict[str, Any] = {"natural_end": 0.5, "regulariser": 0.0}
+MTL_IBP: dict[str, Any] = {"natural_end": 0.5, "loss": RobustLoss.MTL_IBP}
+CROWN_IBP: dict[str, Any] = {**GOWAL, "bounds": BoundKind.CROWN_IBP, "bounds_end": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ CROWN_IBP = {**GOWAL, "bounds": BoundKind.CROWN_IBP, "bounds_end": 0.0}
         (CROWN_IBP, AFTER),
     ],
 )
-def test_a_step_counts_the_clean_batch_once(options: dict[str, object], step: int) -> None:
+def test_a_step_counts_the_clean_batch_once(options: dict[str, Any], step: int) -> None:
     made = network(7).float().train()
     generator = torch.Generator().manual_seed(7)
     images = torch.randint(0, 256, (6, 2, 4, 4), generator=generator, dtype=torch.uint8)
@@ -271,13 +272,13 @@ def test_first_weights_have_the_stated_deviation_and_the_last_layer_is_left() ->
     torch.manual_seed(0)
     initialise_for_intervals(made)
     for place, fan_in in ((0, 16 * 9), (4, 256)):
-        weight = made[place].weight.detach()
+        weight = cast(Tensor, made[place].weight).detach()
         # of 9216 and 51200 draws: a relative error of 0.7 % and less, and one in 100 deviations
         assert float(weight.std()) == pytest.approx(math.sqrt(2 * math.pi) / fan_in, rel=0.03)
         assert abs(float(weight.mean())) < 0.05 * float(weight.std())
         # what the formula is for: absolute weights of a neuron sum to 2, half of which a ReLU takes away
         assert float(weight.abs().flatten(1).sum(dim=1).mean()) == pytest.approx(2.0, rel=0.03)
-        assert torch.equal(made[place].bias, before[place].bias)
-    assert torch.equal(made[5].weight, before[5].weight)
-    assert torch.equal(made[5].bias, before[5].bias)
-    assert torch.equal(made[1].weight, before[1].weight)
+        assert torch.equal(cast(Tensor, made[place].bias), cast(Tensor, before[place].bias))
+    assert torch.equal(cast(nn.Linear, made[5]).weight, cast(nn.Linear, before[5]).weight)
+    assert torch.equal(cast(nn.Linear, made[5]).bias, cast(nn.Linear, before[5]).bias)
+    assert torch.equal(cast(nn.BatchNorm2d, made[1]).weight, cast(nn.BatchNorm2d, before[1]).weight)

@@ -19,6 +19,7 @@ from tiny_trainings import same_checkpoint, same_tensors
 from torch import Tensor
 
 from abscert_plugin.errors import AbscertError, CheckpointError, RecordError
+from abscert_plugin.files import write_json
 from abscert_plugin.training import checkpoint as checkpoint_module
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, check_same, read_checkpoint, write_checkpoint
 
@@ -177,10 +178,17 @@ def test_tensors_have_reached_the_disk_before_they_get_their_name(
     """Otherwise a power cut leaves a checkpoint.json that names empty files."""
     done: list[tuple[str, int]] = []
     sync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda file: (done.append(("synced", os.fstat(file).st_ino)), sync(file)))
-    monkeypatch.setattr(
-        Path, "replace", lambda part, to: (done.append(("named", part.stat().st_ino)), replace(part, to))
-    )
+
+    def synced(file: int) -> None:
+        done.append(("synced", os.fstat(file).st_ino))
+        sync(file)
+
+    def named_as(part: Path, to: Path) -> Path:
+        done.append(("named", part.stat().st_ino))
+        return replace(part, to)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", named_as)
     write_checkpoint(tmp_path, checkpoint(1))
     named = [place for place, (what, _) in enumerate(done) if what == "named"]
     assert len(named) == 3
@@ -205,7 +213,7 @@ def test_a_kill_between_two_writes_leaves_a_whole_checkpoint(
         return call
 
     monkeypatch.setattr(checkpoint_module, "_write_tensors", killable(checkpoint_module._write_tensors))
-    monkeypatch.setattr(checkpoint_module, "write_json", killable(checkpoint_module.write_json))
+    monkeypatch.setattr(checkpoint_module, "write_json", killable(write_json))
     monkeypatch.setattr(Path, "unlink", killable(Path.unlink))
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(folder, checkpoint(3, best_epoch=3))
@@ -309,7 +317,7 @@ def test_another_schema_is_refused(folder: Path, schema: Any) -> None:
 
 def test_a_pickle_in_the_place_of_tensors_is_not_run(folder: Path) -> None:
     class Payload:
-        def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path, str]]:
             return Path.write_text, (folder / "run.txt", "a pickle was run")
 
     torch.save({"network.w": Payload()}, folder / "weights.pt")

@@ -161,7 +161,7 @@ def test_rate_rises_to_the_peak_then_falls_and_stays_above_zero(total: int, shar
 def test_a_radius_without_its_scale_is_refused_before_anything_is_trained() -> None:
     kind: Any = type(ABSTRAIN)
 
-    class Unscaled(kind):
+    class Unscaled(kind):  # type: ignore[misc]  # its class has no public name
         def describe(self) -> dict[str, float]:
             return {"radius": 0.1}
 

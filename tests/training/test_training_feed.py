@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ SIZE = 16
 EPOCHS = 3
 
 
-def orders_of_a_training(folder, data: DataSet, **options) -> list[list[int]]:
+def orders_of_a_training(folder: Path, data: DataSet, **options: Any) -> list[list[int]]:
     """Return the images of each epoch in the order the loss saw them, by their first pixel."""
     objective = RecordingObjective()
     config = small_config(**{"epochs": EPOCHS, "batch_size": SIZE, "patience": 0, **options})
@@ -45,12 +47,12 @@ def orders_of_a_training(folder, data: DataSet, **options) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", [lambda data: data, streamed])
-def test_every_epoch_sees_every_image_once(tmp_path, kind: Callable[[DataSet], DataSet]) -> None:
+def test_every_epoch_sees_every_image_once(tmp_path: Path, kind: Callable[[DataSet], DataSet]) -> None:
     for order in orders_of_a_training(tmp_path, kind(random_data((1, 2, 2), COUNT))):
         assert sorted(order) == list(range(COUNT))
 
 
-def test_order_depends_on_the_seed_and_the_epoch_alone(tmp_path) -> None:
+def test_order_depends_on_the_seed_and_the_epoch_alone(tmp_path: Path) -> None:
     data = random_data((1, 2, 2), COUNT)
     first = orders_of_a_training(tmp_path, data, seed=1)
     torch.manual_seed(99)  # torch's own generator has no part in it
@@ -109,7 +111,7 @@ def test_no_more_than_one_batch_is_read_ahead() -> None:
     for taken in range(1, 6):
         next(batches)
         assert len(data.source.reads) <= taken + 1
-    batches.close()
+    cast(Any, batches).close()  # a generator
     assert len(data.source.reads) <= 6
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
@@ -124,7 +126,7 @@ def test_a_failing_read_reaches_the_caller(fails_at: int) -> None:
         next(batches)
 
 
-def test_a_streamed_training_ends_like_a_resident_one(tmp_path) -> None:
+def test_a_streamed_training_ends_like_a_resident_one(tmp_path: Path) -> None:
     data = random_data((1, 2, 2), COUNT)
     (tmp_path / "streamed").mkdir()
     resident = train(tiny_job(tmp_path, small_config(), training=data), None, SilentObserver())

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -96,11 +96,11 @@ def test_the_weights_move_by_the_learning_rate(tmp_path: Path) -> None:
 def test_weight_decay_pulls_weights_to_zero(tmp_path: Path) -> None:
     """With a loss that has no gradient, only the decay moves the weights: by the rate, towards zero."""
     network = softmax_network(8, 3)
-    before = network[1].weight.detach().clone()
+    before = cast(nn.Linear, network[1]).weight.detach().clone()
     config = small_config(epochs=1, batch_size=IMAGES, learning_rate=1e-3, warmup=0.0, weight_decay=0.1)
     trained(tmp_path, config=config, network=network, objective=by_epoch(1.0))
     large = before.abs() > 0.01
-    moved = (before - network[1].weight.detach()) * before.sign()
+    moved = (before - cast(nn.Linear, network[1]).weight.detach()) * before.sign()
     assert moved[large].numpy() == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -322,7 +322,7 @@ def test_logits_that_are_no_numbers_on_validation_images_stop_the_training(tmp_p
             super().on_step(images, loss)
             if len(self.after_steps) == 1 + 4:
                 with torch.no_grad():
-                    network[1].bias.fill_(math.nan)
+                    cast(nn.Linear, network[1]).bias.fill_(math.nan)
 
     with pytest.raises(TrainingError, match=r"the logits are not finite numbers after step 3; the last checkpoint"):
         trained(tmp_path, Breaker(network), config=small_config(batch_size=20), network=network)

@@ -1,6 +1,8 @@
 """Algorithm 2: the loss is the cross-entropy of the network on phi(image), by an oracle in numpy."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ def numpy_logits(network: nn.Sequential, grid: Grid, images: np.ndarray, levels:
     """Return the logits of one layer of weights on the interval images, in float64."""
     pixels = (images / np.float32(levels)).astype(np.float32)
     inputs = grid.interval_image(pixels).reshape(len(images), -1).astype(np.float64)
-    layer = network[1]
+    layer = cast(nn.Linear, network[1])
     return inputs @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
 
 
@@ -142,7 +144,7 @@ def test_error_rate_counts_wrong_labels(grid: Grid, images: np.ndarray, labels: 
 def test_error_rate_is_no_number_where_a_logit_is_none(bad: float) -> None:
     network = softmax_network(8, 3)
     with torch.no_grad():
-        network[1].bias[2] = bad
+        cast(nn.Linear, network[1]).bias[2] = bad
     data = DataSet(
         "one",
         Split.VALIDATION,
@@ -157,12 +159,12 @@ def test_error_rate_is_no_number_where_a_logit_is_none(bad: float) -> None:
     assert np.isnan(error_rate(network, Abstrain(Grid(2), 255, CPU), Feed(data, CPU)))
 
 
-def test_bfloat16_changes_the_forward_pass_but_not_the_weights_type(tmp_path) -> None:
+def test_bfloat16_changes_the_forward_pass_but_not_the_weights_type(tmp_path: Path) -> None:
     weights = {}
     for precision in Precision:
         job = tiny_job(tmp_path, small_config(epochs=1, precision=precision))
         train(job, None, SilentObserver())
-        weights[precision] = job.network[1].weight.detach()
+        weights[precision] = cast(nn.Linear, cast(nn.Sequential, job.network)[1]).weight.detach()
         assert weights[precision].dtype == torch.float32
     assert torch.equal(weights[Precision.AUTO], weights[Precision.FLOAT32])  # on a CPU
     assert not torch.equal(weights[Precision.BFLOAT16], weights[Precision.FLOAT32])

@@ -32,7 +32,7 @@ def test_sgd_steps_by_its_formula(tmp_path: Path) -> None:
         with torch.no_grad():
             for place, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
                 velocity[place] = 0.9 * velocity[place] + gradient + SGD.weight_decay * weight
-                weight -= rate * velocity[place]
+                weight.sub_(rate * velocity[place])
     for found, wanted in zip(job.network.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(found, wanted, rtol=0, atol=1e-5)  # float32 sums in another order
     adam = tiny_job(tmp_path / "adam", replace(SGD, optimiser=Optimiser.ADAM))

@@ -1,6 +1,7 @@
 """Sound training for a ball: its boxes, its schedule, and its losses against formulas written out here."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def stored(seed: int, count: int = 6) -> tuple[Tensor, Tensor]:
     return images, torch.randint(3, (count,), generator=generator)
 
 
-def config(**options: object) -> RobustConfig:
+def config(**options: Any) -> RobustConfig:
     return RobustConfig(RADIUS, **{"start": 0.0, "ramp": 1.0, "regulariser": 0.0, **options})
 
 
@@ -117,7 +118,7 @@ def test_the_radius_rises_as_the_schedule_says(start: float, ramp: float, step: 
         ({"attack_steps": 0}, "at least 1 attack step"),
     ],
 )
-def test_options_without_meaning_are_refused(options: dict[str, float], words: str) -> None:
+def test_options_without_meaning_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         RobustConfig(RADIUS, **options)
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_trainings import CPU, digits_data, digits_spec, random_data, softmax_network, streamed
+from torch import nn
 
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError, TrainingError
@@ -136,7 +137,7 @@ def mean_loss(run: TrainedRun, data: DataSet, cells: int, lower_shift: float, up
     cell = np.minimum(batch.images.astype(int) * cells // data.levels, cells - 1)
     lower, upper = 2 * cell / cells - 1 + lower_shift, 2 * (cell + 1) / cells - 1 + upper_shift
     inputs = np.concatenate([lower, upper], axis=1).reshape(len(data), -1)
-    layer = run.network[1]
+    layer = cast(nn.Linear, cast(nn.Sequential, run.network)[1])
     logits = inputs @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(data)), batch.labels]
     return float(losses.sum() / (len(data) * np.prod(data.shape)))
@@ -190,7 +191,7 @@ def test_gradients_that_are_no_numbers_are_refused() -> None:
     data = random_data((1, 2, 2), 8)
     run = linear_run(data, 4, seed=0)
     with torch.no_grad():
-        run.network[1].weight[0, 0] = float("nan")
+        cast(nn.Linear, cast(nn.Sequential, run.network)[1]).weight[0, 0] = float("nan")
     with pytest.raises(TrainingError, match="lower --learning-rate"):
         mean_gradients(run, data)
 
@@ -214,6 +215,7 @@ class Script:
         return replace(a_run(), grid=Grid(cells), checkpoint=checkpoint)
 
     def mean_gradients(self, run: TrainedRun, data: DataSet) -> tuple[float, float]:
+        assert run.grid is not None
         return self.gradients.get(run.grid.cells, (-1.0, 1.0))
 
     def tune(self, folder: Path, monkeypatch: pytest.MonkeyPatch, config: TuningConfig | None = None) -> Tuned:

@@ -81,14 +81,19 @@ def test_between_two_steps(tmp_path: Path, undisturbed: list[dict[str, Any]], af
         run_tuning(tmp_path, on_step=stop)
     assert len(json.loads((tmp_path / FILE_NAME).read_text())["steps"]) == after
     trained: list[int] = []
-    run_tuning(tmp_path, observer=lambda cells: trained.append(cells) or SilentObserver())
+
+    def observer(cells: int) -> SilentObserver:
+        trained.append(cells)
+        return SilentObserver()
+
+    run_tuning(tmp_path, observer=observer)
     assert trained == [2, 3, 4][after:]  # nothing that was done is done again
     assert_ends_as(undisturbed, tmp_path)
 
 
 @pytest.mark.parametrize("watcher", [{"interrupt_after_epoch": 1}, {"interrupt_at_step": 4}])
 @pytest.mark.parametrize("cells", [2, 4])
-def test_inside_a_step(tmp_path: Path, undisturbed: list[dict[str, Any]], watcher: dict[str, int], cells: int) -> None:
+def test_inside_a_step(tmp_path: Path, undisturbed: list[dict[str, Any]], watcher: dict[str, Any], cells: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_tuning(tmp_path, lambda count: Watcher(**watcher) if count == cells else SilentObserver())
     assert (tmp_path / FILE_NAME).exists() == (cells > 2)
