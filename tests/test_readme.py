@@ -112,6 +112,8 @@ def test_every_command_is_parsed(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=ids)
 def test_every_command_that_the_text_names_exists_with_these_options(path: Path) -> None:
     for words in mentions(path):
+        if words[1:2] == ["metadata"]:  # added by examples/plugins/command, which another test installs and runs
+            continue
         assert fault(words) in (None, "MissingParameter"), words  # a text may leave out what a command needs
 
 
