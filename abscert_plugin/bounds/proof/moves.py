@@ -1,7 +1,7 @@
 """Nodes that only move entries: they compute nothing, so chains go through them as they are."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -48,27 +48,26 @@ class Move(Step):
 @final
 @dataclass(frozen=True, slots=True)
 class Concatenation(Step):
-    """Several values one after another; constants among them have no name.
+    """Several values one after another.
 
     Args:
         output: name of what it gives.
-        parts: names, or constants [1, *shape].
+        parts: names of what it reads.
         axis: counted from the front; not the batch.
     """
 
     output: str
-    parts: tuple[str | Enclosure, ...]
+    parts: tuple[str, ...]
     axis: int
 
     @property
     @override
     def inputs(self) -> Sequence[str]:
-        return tuple(part for part in self.parts if isinstance(part, str))
+        return self.parts
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
-        images = len(values[self.inputs[0]].lower)
-        parts = [self._part(part, values, images) for part in self.parts]
+        parts = [values[name] for name in self.parts]
         return Enclosure(
             torch.cat([part.lower for part in parts], self.axis),
             torch.cat([part.upper for part in parts], self.axis),
@@ -81,20 +80,7 @@ class Concatenation(Step):
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
-        images = len(rows)
-        parts = [self._part(part, descent.values, images) for part in self.parts]
-        sizes = [part.lower.shape[self.axis] for part in parts]
-        pieces = rows.split(sizes, self.axis + 1)
-        for name, part, piece in zip(self.parts, parts, pieces, strict=True):
-            if isinstance(name, str):
-                descent.send(name, piece)
-            else:
-                descent.add(descent.dot(piece.clamp(min=0), part.lower) + descent.dot(piece.clamp(max=0), part.upper))
-                descent.account(piece, part.magnitude)
-
-    @staticmethod
-    def _part(part: str | Enclosure, values: Mapping[str, Enclosure], images: int) -> Enclosure:
-        if isinstance(part, str):
-            return values[part]
-        expanded = part.moved(lambda entries: entries.expand(images, *entries.shape[1:]))
-        return replace(expanded, underflow=part.underflow.expand(images), reach=part.reach.expand(images))
+        sizes = [descent.values[name].lower.shape[self.axis] for name in self.parts]
+        for name, piece in zip(self.parts, rows.split(sizes, self.axis + 1), strict=True):
+            descent.account(piece, descent.values[name].magnitude)
+            descent.send(name, piece)

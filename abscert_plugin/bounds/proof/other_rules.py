@@ -12,7 +12,6 @@ from torch import Tensor
 from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise
 from abscert_plugin.bounds.proof.affine_rules import padding
 from abscert_plugin.bounds.proof.building import View, need, zeros_padded
-from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.moves import Concatenation
 from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 
@@ -228,14 +227,8 @@ def _concatenate(view: View) -> None:
     need(len(ranks) == 1, "expected values of one rank")
     axis = view.axis(0, ranks.pop())
     need(axis > 0, "expected the images of a batch to stay apart")
-    parts: list[str | Enclosure] = []
-    for place, name in enumerate(view.node.inputs):
-        if view.is_constant(place):
-            need(len(view.constant(place).lower) == 1, "expected the same constant for all images")
-            parts.append(view.constant(place))
-        else:
-            parts.append(name)
-    view.build.append(Concatenation(view.node.outputs[0], tuple(parts), axis))
+    parts = tuple(view.value(place) for place in range(len(view.node.inputs)))
+    view.build.append(Concatenation(view.node.outputs[0], parts, axis))
 
 
 OTHER_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
