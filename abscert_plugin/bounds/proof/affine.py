@@ -66,18 +66,20 @@ class Affine(Step):
         roundings += terms * (2 if value.roundings else 1)
         reach = torch.maximum(value.reach * max(self.map.products, 1), largest(magnitude).expand_as(value.reach))
         reach = reach.clamp(min=1.0)
-        carried = self._underflow(value, reach, arithmetic.gamma(terms))
+        carried = self.underflow_after(value.underflow, reach)
         gain = value.gain * weights.gain
         made = Enclosure(lower, upper, magnitude, roundings, carried, reach, gain)
         return made.checked(self.peak)
 
-    def _underflow(self, value: Enclosure, reach: Tensor, relative: float) -> Tensor:
+    def underflow_after(self, before: Tensor, reach: Tensor) -> Tensor:
+        """Return what underflow adds up to behind the node, from what it did before, and the reach behind it."""
+        relative = arithmetic.gamma(self.map.products + 1)
         row_sum, weights = self.map.row_sum, self.map.weights
         places = arithmetic.underflow(4 * (self.map.products + 1) + row_sum + self.underflows)
         fresh = places + (arithmetic.underflow(4.0) + weights.underflow) * reach
         if self.bias is not None:
             fresh = fresh + float(self.bias.underflow.max())
-        return (row_sum * value.underflow + fresh) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
+        return (row_sum * before + fresh) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
 
     def spread(self, value: Enclosure) -> Tensor | None:
         """Return how far weights that are not known exactly may move the ideal value, None where all are known."""

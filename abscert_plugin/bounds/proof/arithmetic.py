@@ -29,6 +29,11 @@ def own_gamma(roundings: int) -> float:
     return _gamma(roundings, OWN_UNIT)
 
 
+def single_gamma(roundings: int) -> float:
+    """Return the same where the proof itself is computed in float32."""
+    return _gamma(roundings, UNIT)
+
+
 def underflow(count: float) -> float:
     """Return what flushing, or gradual underflow, can change in so many places."""
     return count * TINY

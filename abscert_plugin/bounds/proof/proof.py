@@ -11,6 +11,7 @@ from torch import Tensor
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof.descent import Descent, Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+from abscert_plugin.bounds.proof.ends import EndsPass
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.plan import plan
 from abscert_plugin.errors import VerifierError
@@ -32,15 +33,20 @@ class Proof:
         source: name of the tensor that boxes are of, such as `interval` or `scaled`.
         input_shape: its shape without the batch.
         classes: number of logits.
+        quick: float64, or float32 where intervals are to be quick at the price of twice the error: see `ends`.
 
     Raises:
         UnsupportedModelError: if the graph has a node that is not known here; names all of them.
     """
 
-    def __init__(self, graph: Graph, source: str, input_shape: tuple[int, ...], classes: int) -> None:
+    def __init__(
+        self, graph: Graph, source: str, input_shape: tuple[int, ...], classes: int, quick: torch.dtype = torch.float64
+    ) -> None:
         self._shape = input_shape
         self._classes = classes
         self._plan = plan(graph, source, input_shape, classes)
+        self._ends = EndsPass(self._plan.steps, quick)
+        self._quick = quick
         self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
 
     @torch.no_grad()
@@ -99,8 +105,10 @@ class Proof:
             raise VerifierError(f"expected a label from 0 to {self._classes - 1} for each box, got {labels.tolist()}")
         if not len(lower):
             return torch.zeros((0, self._classes - 1), dtype=torch.float64)
-        values = self.intervals(lower, upper, refined=method is BoundMethod.CROWN)
         rows = margin_rows(labels, self._classes)
+        if method is BoundMethod.IBP:
+            return self.lower_bounds(self._held(lower, upper), rows, method)
+        values = self.intervals(lower, upper, refined=method is BoundMethod.CROWN)
         return self.lower_bounds(values, rows, method, slopes)
 
     @torch.no_grad()
@@ -117,6 +125,30 @@ class Proof:
         if method is BoundMethod.IBP:
             return bounds
         return torch.maximum(bounds, Descent(values, slopes or {}).run(steps, output, rows, {self._plan.source}))
+
+    def _held(self, lower: Tensor, upper: Tensor) -> dict[str, Enclosure]:
+        """Return enclosures of all that a proof by intervals reads: the output's chain, back to held values."""
+        self._check(lower.double(), upper.double())
+        if self._quick is torch.float32 and torch.get_float32_matmul_precision() != "highest":
+            raise VerifierError("expected float32 products of full precision; set_float32_matmul_precision('highest')")
+        if self._quick is torch.float32 and not (
+            torch.equal(lower.float().double(), lower.double()) and torch.equal(upper.float().double(), upper.double())
+        ):
+            raise VerifierError("expected boxes whose ends are float32")
+        return self._ends.run(self._plan.source, lower, upper, frozenset(self._last_chain))
+
+    @property
+    def _last_chain(self) -> set[str]:
+        """Return the tensors between the output and the held ones before it, these included."""
+        names, found = [self._plan.output], set()
+        by_output = {step.output: step for step in self._plan.steps}
+        while names:
+            name = names.pop()
+            if name not in found:
+                found.add(name)
+                if name not in self._plan.held:
+                    names += by_output[name].inputs
+        return found
 
     def _refined(self, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
         """Return a tensor's enclosure, tightened by backward passes for the entries that change sign."""

@@ -89,7 +89,10 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
         center,
         *(np.float32([choices.choice(ends) for ends in zip(low, high, strict=True)]) for _ in range(2)),
     ]
-    proof = Proof(net.graph_of(layers, len(center)), net.SOURCE, center.shape, CLASSES)
+    proof, quick = (
+        Proof(net.graph_of(layers, len(center)), net.SOURCE, center.shape, CLASSES, dtype)
+        for dtype in (torch.float64, torch.float32)
+    )
     box = torch.from_numpy(low)[None], torch.from_numpy(high)[None]
     enclosures = [proof.intervals(*box), proof.intervals(*box, refined=True)]
     bounds = [
@@ -97,6 +100,7 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
         for label in range(CLASSES)
         for method in METHODS
     ]
+    bounds += [(label, float(quick.margins(*box, torch.tensor([label]), BoundMethod.IBP))) for label in range(CLASSES)]
     for values in evaluations(layers, points, choices, count):
         for one in enclosures:
             assert escapes(values, one) == []
@@ -223,6 +227,33 @@ def test_the_oracle_sees_a_proof_without_its_own_rounding(monkeypatch: pytest.Mo
     monkeypatch.setattr(arithmetic, "own_gamma", lambda roundings: 0.0)
     with pytest.raises(AssertionError):
         own_rounding_oracle()
+
+
+def quick_rounding_oracle(dtype: torch.dtype) -> None:
+    """Check margins by intervals at points behind activations against rationals."""
+    for seed in range(20):
+        chance = np.random.default_rng(seed)
+        center = chance.standard_normal(3).astype(np.float32)
+        layers = random_layers(chance, 0.0, 3)
+        proof = Proof(net.graph_of(layers, 3), net.SOURCE, (3,), CLASSES, dtype)
+        point = torch.from_numpy(center)[None]
+        first, second = net.evaluate(layers, center, Exact())["logits"]
+        for label, margin in enumerate((first - second, second - first)):
+            assert Fraction(float(proof.margins(point, point, torch.tensor([label]), BoundMethod.IBP))) <= margin
+
+
+QUICK = [(torch.float64, "own_gamma"), (torch.float32, "single_gamma")]
+
+
+@pytest.mark.parametrize(("dtype", "term"), QUICK)
+def test_the_quick_passs_own_rounding_is_covered(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, term: str
+) -> None:
+    without_the_files_errors(monkeypatch)
+    quick_rounding_oracle(dtype)
+    monkeypatch.setattr(arithmetic, term, lambda roundings: 0.0)
+    with pytest.raises(AssertionError):
+        quick_rounding_oracle(dtype)
 
 
 def line_oracle() -> None:

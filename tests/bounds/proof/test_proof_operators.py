@@ -201,6 +201,7 @@ def excess(path: Path, seed: int) -> float:
     assert graph.input_shape is not None
     shape = tuple(size for size in graph.input_shape[1:] if size)
     proof, chance, worst = Proof(graph, SCALED, shape, graphs.CLASSES), np.random.default_rng(seed), -math.inf
+    quick = Proof(graph, SCALED, shape, graphs.CLASSES, torch.float32)
     for width in WIDTHS:
         center = chance.random((1, *shape), dtype=np.float32)
         share = chance.random((POINTS, *shape), dtype=np.float32)
@@ -219,8 +220,8 @@ def excess(path: Path, seed: int) -> float:
                         worst = max(worst, float((lower - seen).max()) - slack, float((seen - upper).max()) - slack)
         label = int(found[0]["logits"][0].argmax())
         others = [j for j in range(graphs.CLASSES) if j != label]
-        for method in METHODS:
-            bound = proof.margins(*box, torch.tensor([label]), method)[0].numpy()
+        for one, method in [*((proof, method) for method in METHODS), (quick, BoundMethod.IBP)]:
+            bound = one.margins(*box, torch.tensor([label]), method)[0].numpy()
             assert np.isfinite(bound).all()
             for place, values in enumerate(found):
                 logits = values["logits"].astype(np.float64)
@@ -318,6 +319,9 @@ def test_boxes_and_labels_that_are_none_are_refused(tmp_path: Path) -> None:
         proof.margins(zero, zero, torch.tensor([graphs.CLASSES]), BoundMethod.IBP)
     with pytest.raises(VerifierError, match="proof by"):
         proof.margins(zero, zero, torch.tensor([0]), BoundMethod.OPTIMISED)
+    quick = Proof(graph, SCALED, shape, graphs.CLASSES, torch.float32)
+    with pytest.raises(VerifierError, match="float32"):
+        quick.margins(zero.double() + 0.1, zero.double() + 0.1, torch.tensor([0]), BoundMethod.IBP)
     assert proof.margins(zero[:0], zero[:0], torch.tensor([], dtype=torch.int64), BoundMethod.IBP).shape == (0, 2)
 
 
