@@ -30,6 +30,10 @@ class Function(ABC):
         """Return ends of what may be computed where the input lies between two ends."""
 
     @abstractmethod
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return where it is no straight line between two ends, so that closer ends would help."""
+
+    @abstractmethod
     def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
         """Return slopes for a line below and one above that leave little room; any slopes are sound."""
 
@@ -76,6 +80,11 @@ class Piecewise(Function):
         error = self._error(lower, upper)
         least, most = _least(ends), _most(ends)
         return flushed(least if error is None else least - error, most if error is None else most + error)
+
+    @override
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        inside = [(lower < kink) & (kink < upper) for kink in self.kinks]
+        return torch.stack(inside).any(0)
 
     @override
     def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
@@ -183,14 +192,20 @@ class SShaped(Function):
         return flushed(least - margin, most + margin)
 
     @override
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return lower < upper
+
+    @override
     def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
-        width = (upper - lower).clamp(min=1e-12)
-        chord = (self._odd(upper) - self._odd(lower)) / width
-        at_lower, at_upper, middle = self._slope(lower), self._slope(upper), self._slope((lower + upper) / 2)
+        return self._slope_below(lower, upper), self._slope_below(-upper, -lower)  # it is odd
+
+    def _slope_below(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return the slope of the chord, or of the tangent at the lower end where the chord would cut."""
+        middle = self._slope((lower + upper) / 2)
+        chord = (self._odd(upper) - self._odd(lower)) / (upper - lower).clamp(min=1e-12)
         chord = torch.where(upper - lower > 1e-9, chord, middle)
-        below = torch.where(upper <= 0, middle, torch.where(lower >= 0, chord, torch.minimum(chord, at_lower)))
-        above = torch.where(lower >= 0, middle, torch.where(upper <= 0, chord, torch.minimum(chord, at_upper)))
-        return below, above
+        across = torch.minimum(chord, self._slope(lower))
+        return torch.where(upper <= 0, middle, torch.where(lower >= 0, chord, across))
 
     @override
     def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:

@@ -71,7 +71,7 @@ class Proof:
         values = {self._plan.source: held(lower, upper)}
         for step in self._plan.steps:
             if refined and isinstance(step, Activation):
-                values[step.input] = self._refined(step.input, values)
+                values[step.input] = self._refined(step, values)
             values[step.output] = step.forward(values)
         return values
 
@@ -150,11 +150,10 @@ class Proof:
                     names += by_output[name].inputs
         return found
 
-    def _refined(self, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
-        """Return a tensor's enclosure, tightened by backward passes for the entries that change sign."""
-        value = values[name]
-        lower, upper = value.computed()
-        is_open = ((lower < 0) & (upper > 0) & value.magnitude.isfinite()).flatten(1)
+    def _refined(self, step: Activation, values: Mapping[str, Enclosure]) -> Enclosure:
+        """Return the enclosure of what an activation reads, tightened by backward passes where the activation bends."""
+        name, value = step.input, values[step.input]
+        is_open = (step.function.is_bent(*value.computed()) & value.magnitude.isfinite()).flatten(1)
         before = self._before.get(name, ())
         if not any(isinstance(step, Activation) for step in before) or not bool(is_open.any()):
             return value
