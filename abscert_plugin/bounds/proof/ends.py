@@ -59,7 +59,7 @@ class EndsPass:
     def run(self, source: str, lower: Tensor, upper: Tensor, wanted: frozenset[str]) -> dict[str, Enclosure]:
         """Return enclosures of the wanted tensors, and of some others; held ones are enough for a margin's proof."""
         ends: dict[str, _Ends] = {source: (lower.to(self._dtype), upper.to(self._dtype))}
-        values: dict[str, Enclosure] = {source: held(lower.double(), upper.double())}
+        values: dict[str, Enclosure] = {}
         for step in self._steps:
             made = self._ends(step, ends)
             if made is not None:
@@ -91,7 +91,7 @@ class EndsPass:
         weights, products = step.map.weights, step.map.products
         own_gamma = arithmetic.own_gamma if self._dtype is torch.float64 else arithmetic.single_gamma
         own = own_gamma(products + _FEW)
-        size = torch.maximum(lower.abs(), upper.abs())
+        size = torch.maximum(-lower, upper)  # |x|, as lower <= upper
         bias_size = 0.0 if step.bias is None else float(step.bias.magnitude.max())
         reach = largest(size).double()
         top = (step.map.row_sum * reach + bias_size) * (1 + 2.0**-20)

@@ -128,11 +128,17 @@ class Proof:
 
     def _held(self, lower: Tensor, upper: Tensor) -> dict[str, Enclosure]:
         """Return enclosures of all that a proof by intervals reads: the output's chain, back to held values."""
-        self._check(lower.double(), upper.double())
+        self._check(lower, upper)
         if self._quick is torch.float32 and torch.get_float32_matmul_precision() != "highest":
             raise VerifierError("expected float32 products of full precision; set_float32_matmul_precision('highest')")
-        if self._quick is torch.float32 and not (
-            torch.equal(lower.float().double(), lower.double()) and torch.equal(upper.float().double(), upper.double())
+        is_wider = lower.dtype is not torch.float32 or upper.dtype is not torch.float32
+        if (
+            self._quick is torch.float32
+            and is_wider
+            and not (
+                torch.equal(lower.float().double(), lower.double())
+                and torch.equal(upper.float().double(), upper.double())
+            )
         ):
             raise VerifierError("expected boxes whose ends are float32")
         return self._ends.run(self._plan.source, lower, upper, frozenset(self._last_chain))
