@@ -1,0 +1,271 @@
+"""Nonlinear functions of one entry: where their computed values lie, and lines below and above them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from abscert_plugin.bounds.proof import arithmetic
+
+SIGMOID_ERROR: Final = 2 * 1.77905e-07
+"""Assumed largest error of a computed sigmoid: twice the largest that was seen over all float32 arguments."""
+
+TANH_ERROR: Final = 2 * 3.25369e-07
+"""The same of tanh. Both were measured by benchmarks/activation_error.py on onnxruntime 1.31.1."""
+
+_LIBRARY: Final = 2.0**-48
+"""Bound of the errors of torch's float64 sigmoid and tanh, and of what is made of them here."""
+
+Interval = tuple[Tensor, Tensor]
+
+
+class Function(ABC):
+    """A function of one entry."""
+
+    @abstractmethod
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        """Return ends of what may be computed where the input lies between two ends."""
+
+    @abstractmethod
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return where it is no straight line between two ends, so that closer ends would help."""
+
+    @abstractmethod
+    def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
+        """Return slopes for a line below and one above that leave little room; any slopes are sound."""
+
+    @abstractmethod
+    def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:
+        """Return offsets with which lines of these slopes lie below and above what may be computed.
+
+        Soundness: offset + slope x, as real numbers, for every x between the ends; the arithmetic is float64, and its
+        errors are taken off.
+        """
+
+
+def flushed(lower: Tensor, upper: Tensor) -> Interval:
+    """Return ends that hold 0 as well where they hold subnormal numbers, which may be flushed to it."""
+    tiny = arithmetic.underflow(1.0)
+    return (
+        torch.where((lower > 0) & (lower < tiny), 0.0, lower),
+        torch.where((upper < 0) & (upper > -tiny), 0.0, upper),
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Piecewise(Function):
+    """A function of straight pieces that is steady: Relu, LeakyRelu, PRelu, Clip.
+
+    Left of `kinks[0]` its slope is `pieces[0]`, and so on; at the first kink its value is `start`.
+
+    Args:
+        kinks: where the slope changes, ascending.
+        pieces: slopes, one more than kinks; a tensor goes with the input by broadcasting.
+        start: value at the first kink.
+        roundings: with which a value is computed; 0 where it is picked, not computed.
+    """
+
+    kinks: tuple[float, ...]
+    pieces: tuple[Tensor | float, ...]
+    start: float = 0.0
+    roundings: int = 0
+
+    @override
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        ends = [self._value(lower), self._value(upper), *self._at_kinks(lower, upper)]
+        error = self._error(lower, upper)
+        least, most = _least(ends), _most(ends)
+        return flushed(least if error is None else least - error, most if error is None else most + error)
+
+    @override
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        inside = [(lower < kink) & (kink < upper) for kink in self.kinks]
+        return torch.stack(inside).any(0)
+
+    @override
+    def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
+        width = (upper - lower).clamp(min=1e-300)
+        chord = (self._value(upper) - self._value(lower)) / width
+        left, right = self._slope_at(lower), self._slope_at(upper)
+        chord = torch.where(upper > lower, chord, right)
+        # the piece that holds more of the interval, measured from the middle
+        steep = self._slope_at((lower + upper) / 2)
+        is_convex, is_concave = left <= right, left >= right
+        below = torch.where(is_convex, torch.where(is_concave, chord, steep), chord)
+        above = torch.where(is_concave, torch.where(is_convex, chord, steep), chord)
+        return below, above
+
+    @override
+    def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:
+        gaps_below = [self._value(end) - below * end for end in (lower, upper)]
+        gaps_above = [self._value(end) - above * end for end in (lower, upper)]
+        for kink, value in zip(self.kinks, self._kink_values(), strict=True):
+            inside = (lower < kink) & (kink < upper)
+            gaps_below.append(torch.where(inside, value - below * kink, torch.inf))
+            gaps_above.append(torch.where(inside, value - above * kink, -torch.inf))
+        most = torch.maximum(lower.abs(), upper.abs())
+        margin = arithmetic.own_gamma(16) * (self._size(most) + torch.maximum(below.abs(), above.abs()) * most)
+        margin = margin + arithmetic.underflow(2.0)  # a subnormal value may be flushed
+        error = self._error(lower, upper)
+        if error is not None:
+            margin = margin + error
+        return _least(gaps_below) - margin, _most(gaps_above) + margin
+
+    def _error(self, lower: Tensor, upper: Tensor) -> Tensor | None:
+        """Return how far a computed value, or our own float64 one, may lie from the exact one; None where both are."""
+        if not self.roundings and self.kinks == (0.0,):
+            return None
+        most = torch.maximum(lower.abs(), upper.abs())
+        error = arithmetic.own_gamma(16) * self._size(most)
+        if not self.roundings:
+            return error
+        steepness = self._steepness(most)
+        # a flushed slope moves the value by as much as the input is large
+        return (
+            error
+            + arithmetic.gamma(self.roundings) * steepness * most
+            + arithmetic.underflow(4.0) * (1 + steepness + most)
+        )
+
+    def _size(self, most: Tensor) -> Tensor:
+        """Return a bound of the absolute terms that make a value."""
+        steepness = self._steepness(most)
+        return abs(self.start) + (max(map(abs, self.kinks)) * 2 + most) * (steepness + 1)
+
+    def _steepness(self, like: Tensor) -> Tensor:
+        return _most([torch.as_tensor(piece, dtype=like.dtype).abs() for piece in self.pieces])
+
+    def _value(self, points: Tensor) -> Tensor:
+        first = self.kinks[0]
+        found = self.start + self.pieces[0] * (points - first).clamp(max=0)
+        ends = [*self.kinks[1:], torch.inf]
+        for place, (kink, end) in enumerate(zip(self.kinks, ends, strict=True), 1):
+            found = found + self.pieces[place] * (points.clamp(max=end) - kink).clamp(min=0)
+        return found
+
+    def _kink_values(self) -> list[Tensor | float]:
+        values: list[Tensor | float] = [self.start]
+        for place in range(1, len(self.kinks)):
+            values.append(values[-1] + self.pieces[place] * (self.kinks[place] - self.kinks[place - 1]))
+        return values
+
+    def _at_kinks(self, lower: Tensor, upper: Tensor) -> list[Tensor]:
+        return [
+            torch.where((lower < kink) & (kink < upper), value, self._value(upper))
+            for kink, value in zip(self.kinks, self._kink_values(), strict=True)
+        ]
+
+    def _slope_at(self, points: Tensor) -> Tensor:
+        found = torch.zeros_like(points) + self.pieces[0]
+        for kink, piece in zip(self.kinks, self.pieces[1:], strict=True):
+            found = torch.where(points > kink, torch.zeros_like(points) + piece, found)
+        return found
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SShaped(Function):
+    """Sigmoid or tanh: shift + height * h(steepness x), h odd, convex below 0 and concave above, h = tanh.
+
+    sigmoid(x) = 1/2 + tanh(x / 2) / 2.
+
+    Args:
+        shift: value at 0.
+        height: half of the range.
+        steepness: of the argument, a power of two.
+        error: largest error of a computed value, an assumption.
+    """
+
+    shift: float
+    height: float
+    steepness: float
+    error: float
+
+    @override
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        least, most = self._odd(lower) + self.shift, self._odd(upper) + self.shift
+        margin = self.error + _LIBRARY
+        return flushed(least - margin, most + margin)
+
+    @override
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return lower < upper
+
+    @override
+    def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
+        return self._slope_below(lower, upper), self._slope_below(-upper, -lower)  # it is odd
+
+    def _slope_below(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return the slope of the chord, or of the tangent at the lower end where the chord would cut."""
+        middle = self._slope((lower + upper) / 2)
+        chord = (self._odd(upper) - self._odd(lower)) / (upper - lower).clamp(min=1e-12)
+        chord = torch.where(upper - lower > 1e-9, chord, middle)
+        across = torch.minimum(chord, self._slope(lower))
+        return torch.where(upper <= 0, middle, torch.where(lower >= 0, chord, across))
+
+    @override
+    def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:
+        most = torch.maximum(lower.abs(), upper.abs())
+        margin = (
+            self.error + 4 * _LIBRARY + arithmetic.own_gamma(16) * (2 + torch.maximum(below.abs(), above.abs()) * most)
+        )
+        # the function is odd about (0, shift): a line above it is one below it, turned around
+        least = self._least_gap(lower, upper, below)
+        most_gap = -self._least_gap(-upper, -lower, above)
+        return least + self.shift - margin, most_gap + self.shift + margin
+
+    def _least_gap(self, lower: Tensor, upper: Tensor, slope: Tensor) -> Tensor:
+        """Return a lower bound of odd(x) - slope x between two ends.
+
+        On the concave part it is least at an end of that part. On the convex part it lies above the tangent at any
+        point p of that part, so above the lesser end of a line; with p where the slopes agree this is sharp.
+        """
+        start, end = lower.clamp(min=0), upper.clamp(max=0)
+        concave = torch.minimum(self._odd(start) - slope * start, self._odd(upper) - slope * upper)
+        point = torch.minimum(torch.maximum(self._where_slope(slope), lower), end)
+        tangent, height = self._slope(point), self._odd(point)
+        convex = torch.minimum(
+            height + tangent * (lower - point) - slope * lower, height + tangent * (end - point) - slope * end
+        )
+        # margins of the tangent's own rounding grow with the distance
+        convex = (
+            convex
+            - arithmetic.own_gamma(16) * (tangent + slope.abs()) * (end - lower).abs()
+            - 4 * _LIBRARY * (1 + (end - lower).abs())
+        )
+        found = torch.where(upper > 0, concave, torch.inf)
+        return torch.where(lower < 0, torch.minimum(found, convex), torch.where(upper > 0, found, concave))
+
+    def _odd(self, points: Tensor) -> Tensor:
+        return self.height * torch.tanh(self.steepness * points)
+
+    def _slope(self, points: Tensor) -> Tensor:
+        return self.height * self.steepness / torch.cosh((self.steepness * points).clamp(-300, 300)).square()
+
+    def _where_slope(self, slope: Tensor) -> Tensor:
+        """Return about the point below 0 that has this slope."""
+        share = (slope / (self.height * self.steepness)).clamp(1e-30, 1.0)
+        return -torch.acosh(share.rsqrt().clamp(min=1.0)) / self.steepness
+
+
+def _least(values: list[Tensor]) -> Tensor:
+    found = values[0]
+    for value in values[1:]:
+        found = torch.minimum(found, value)
+    return found
+
+
+def _most(values: list[Tensor]) -> Tensor:
+    found = values[0]
+    for value in values[1:]:
+        found = torch.maximum(found, value)
+    return found
+
+
+RELU: Final = Piecewise((0.0,), (0.0, 1.0))
+SIGMOID: Final = SShaped(0.5, 0.5, 0.5, SIGMOID_ERROR)
+TANH: Final = SShaped(0.0, 1.0, 1.0, TANH_ERROR)

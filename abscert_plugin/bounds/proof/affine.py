@@ -1,0 +1,187 @@
+"""Affine nodes, which continue a chain: forward on enclosures, backward on rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.enclosure import Enclosure, clipped, largest, spread
+from abscert_plugin.bounds.proof.maps import LinearMap
+
+_FEW = 16  # roundings of our own that an affine step has beyond its sum
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Affine(Step):
+    """W x + b, where W and b are constants.
+
+    Args:
+        output: name of what it gives.
+        input: name of what it reads.
+        map: W.
+        bias: b, which goes with the output by broadcasting; None where there is none.
+        peak: bound of sums on the way, such as that of a mean before it is divided, as a multiple of the reach.
+        underflows: bound of further underflows, in multiples of the least normal float32.
+    """
+
+    output: str
+    input: str
+    map: LinearMap
+    bias: Enclosure | None = None
+    peak: float = 1.0
+    underflows: float = 0.0
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        value, weights, terms = values[self.input], self.map.weights, self.map.products + 1
+        own = arithmetic.own_gamma(terms + _FEW)
+        center = self.map.apply(weights.center, value.lower / 2 + value.upper / 2)
+        # one pass for the radius and the magnitude
+        pair = torch.cat([(value.upper - value.lower) / 2, value.magnitude])
+        radius, magnitude = self.map.apply(weights.absolute, pair).chunk(2)
+        roundings, carried = value.roundings + weights.roundings, spread(value.underflow, value.lower)
+        if self.bias is not None:
+            center = center + (self.bias.lower / 2 + self.bias.upper / 2)
+            radius = radius + (self.bias.upper - self.bias.lower) / 2
+            magnitude = magnitude + self.bias.magnitude
+            roundings = max(roundings, self.bias.roundings)
+        magnitude = magnitude * (1 + own)
+        slack = own * magnitude
+        spread_of_weights = self.spread(value)
+        if spread_of_weights is not None:
+            slack = slack + spread_of_weights
+        radius = radius * (1 + own) + slack
+        lower, upper = clipped(center - radius, center + radius, magnitude)
+        roundings += terms * (2 if value.roundings else 1)
+        reach = torch.maximum(value.reach * max(self.map.products, 1), largest(magnitude).expand_as(value.reach))
+        reach = reach.clamp(min=1.0)
+        carried = self.underflow_after(value.underflow, reach)
+        gain = value.gain * weights.gain
+        made = Enclosure(lower, upper, magnitude, roundings, carried, reach, gain)
+        return made.checked(self.peak)
+
+    def underflow_after(self, before: Tensor, reach: Tensor) -> Tensor:
+        """Return what underflow adds up to behind the node, from what it did before, and the reach behind it."""
+        relative = arithmetic.gamma(self.map.products + 1)
+        row_sum, weights = self.map.row_sum, self.map.weights
+        places = arithmetic.underflow(4 * (self.map.products + 1) + row_sum + self.underflows)
+        fresh = places + (arithmetic.underflow(4.0) + weights.underflow) * reach
+        if self.bias is not None:
+            fresh = fresh + float(self.bias.underflow.max())
+        return (row_sum * before + fresh) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
+
+    def spread(self, value: Enclosure) -> Tensor | None:
+        """Return how far weights that are not known exactly may move the ideal value, None where all are known."""
+        radius = self.map.weights.radius
+        if radius is None:
+            return None
+        own = 1 + arithmetic.own_gamma(self.map.products + _FEW)
+        return self.map.apply(radius, value.magnitude) * own
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        value = descent.values[self.input]
+        if self.bias is not None:
+            like = descent.values[self.output].lower
+            center = (self.bias.lower / 2 + self.bias.upper / 2).expand_as(like)
+            descent.add(descent.dot(rows, center))
+            if not torch.equal(self.bias.lower, self.bias.upper):
+                width = (self.bias.upper - self.bias.lower) / 2 + arithmetic.own_gamma(4) * self.bias.magnitude
+                descent.lose(rows, width.expand_as(like))
+        spread_of_weights = self.spread(value)
+        if spread_of_weights is not None:
+            descent.lose(rows, spread_of_weights)
+        descent.account(rows, descent.values[self.output].magnitude)
+        merged = self.map.transposed(rows.flatten(0, 1), tuple(value.lower.shape[1:]))
+        descent.send(self.input, merged.reshape(*rows.shape[:2], *value.lower.shape[1:]))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Shift(Step):
+    """sign * x + b, entry by entry, with a constant b or none."""
+
+    output: str
+    input: str
+    sign: int
+    bias: Enclosure | None
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        value = values[self.input]
+        if self.sign < 0:
+            value = value.negated()
+        return value if self.bias is None else total(value, self.bias)
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        if self.bias is not None:
+            like = descent.values[self.output].lower
+            descent.add(descent.dot(rows, (self.bias.lower / 2 + self.bias.upper / 2).expand_as(like)))
+            width = (self.bias.upper - self.bias.lower) / 2 + arithmetic.own_gamma(4) * self.bias.magnitude
+            descent.lose(rows, width.expand_as(like))
+        descent.account(rows, descent.values[self.output].magnitude)
+        descent.send(self.input, rows * self.sign)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Join(Step):
+    """first + sign * second, neither of them a constant."""
+
+    output: str
+    first: str
+    second: str
+    sign: int
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.first, self.second)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        second = values[self.second]
+        return total(values[self.first], second.negated() if self.sign < 0 else second)
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.account(rows, descent.values[self.output].magnitude)
+        descent.send(self.first, rows)
+        descent.send(self.second, rows * self.sign)
+
+
+def total(first: Enclosure, second: Enclosure) -> Enclosure:
+    """Return the enclosure of a sum; shapes go together by broadcasting."""
+    own = arithmetic.own_gamma(_FEW)
+    magnitude = (first.magnitude + second.magnitude) * (1 + own)
+    slack = own * magnitude
+    lower, upper = clipped(first.lower + second.lower - slack, first.upper + second.upper + slack, magnitude)
+    carried = first.underflow + second.underflow + arithmetic.underflow(8.0)
+    reach = (first.reach + second.reach).clamp(min=1.0)
+    top = magnitude.amax().reshape(1) if len(reach) == 1 else largest(magnitude)
+    return Enclosure(
+        lower,
+        upper,
+        magnitude,
+        first.roundings + second.roundings + 1,
+        carried * (1 + arithmetic.gamma(2)) * (1 + own),
+        torch.maximum(reach, top),
+        max(first.gain, second.gain),
+    ).checked()

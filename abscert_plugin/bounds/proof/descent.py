@@ -1,0 +1,129 @@
+"""One pass backward: rows over computed values become lower bounds of their products with them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+
+
+class Step(ABC):
+    """A node of the graph, forward on enclosures and backward on rows."""
+
+    output: str
+
+    @property
+    @abstractmethod
+    def inputs(self) -> Sequence[str]:
+        """Names of what it reads and depends on the network's input."""
+
+    @abstractmethod
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        """Return the enclosure of what it gives."""
+
+    @abstractmethod
+    def backward(self, rows: Tensor, descent: "Descent") -> None:
+        """Hand rows over its output, [batch, row, *shape], on to its inputs, and take off what may be lost."""
+
+
+Slopes = Mapping[str, Tensor]
+"""Lower slopes of activations by the name of what they read, [batch, *shape] or [batch, row, *shape]."""
+
+
+@final
+class Descent:
+    """Lower bounds of rows @ value, in the making.
+
+    Rows are sent from a step to the steps before it. They stand for *ideal* values of chains; a step that reads the
+    computed one takes off its error first (`read`). `add` and `lose` change the bounds; `account` notes the size of
+    what float64 has rounded: the products and sums of a step have at most as many terms as its output has entries, and
+    |rows| M bounds the sum of their absolute values, as M bounds |W| |x| + |b|.
+
+    Args:
+        values: enclosures of all tensors.
+        slopes: lower slopes that someone found, by the name of what an activation reads; any are sound.
+    """
+
+    def __init__(self, values: Mapping[str, Enclosure], slopes: Slopes) -> None:
+        self.values = values
+        self.slopes = slopes
+        self._pending: dict[str, Tensor] = {}
+        self._bounds: Tensor | float = 0.0
+        self._sizes: Tensor | float = 0.0
+        self._terms = 64
+
+    @staticmethod
+    def dot(rows: Tensor, values: Tensor) -> Tensor:
+        """Return the product of each row with the values of its image: [batch, row]."""
+        return (rows.flatten(2) @ values.flatten(1).unsqueeze(2)).squeeze(2)
+
+    def add(self, amount: Tensor) -> None:
+        """Add to the bounds, [batch, row]; the caller accounts for its terms."""
+        self._bounds = self._bounds + amount
+
+    def lose(self, rows: Tensor, error: Tensor) -> None:
+        """Take off what an error of each entry can do to the rows."""
+        amount = self.dot(rows.abs(), error)
+        self._bounds = self._bounds - amount
+        self._sizes = self._sizes + amount
+        self._terms += 4 + error[0].numel()
+
+    def account(self, rows: Tensor, size: Tensor) -> None:
+        """Note that terms of at most |rows| size were multiplied and added in float64."""
+        self._sizes = self._sizes + self.dot(rows.abs(), size)
+        self._terms += 8 + size[0].numel()
+
+    def send(self, name: str, rows: Tensor) -> None:
+        """Hand rows over ideal values on."""
+        self._pending[name] = self._pending[name] + rows if name in self._pending else rows
+
+    def read(self, name: str, rows: Tensor) -> None:
+        """Hand rows over computed values on, after taking off what these may differ by from the ideal ones."""
+        error = self.values[name].error()
+        if error is not None:
+            self.lose(rows, error)
+        self.account(rows, self.values[name].size())
+        self.send(name, rows)
+
+    def finish(self, name: str, rows: Tensor) -> None:
+        """Concretise rows over held values by their ends."""
+        value = self.values[name]
+        self.add(self.dot(rows.clamp(min=0), value.lower) + self.dot(rows.clamp(max=0), value.upper))
+        self.account(rows, value.magnitude)
+
+    def run(
+        self, steps: Sequence[Step], name: str, rows: Tensor, stops: Collection[str]
+    ) -> Float64[Tensor, "batch row"]:
+        """Return lower bounds of rows @ the computed value of a tensor, -inf where nothing is known.
+
+        Args:
+            steps: those that the tensor needs, in order.
+            name: the tensor.
+            rows: [batch, row, *shape].
+            stops: held tensors at whose ends to stop.
+        """
+        self.read(name, rows)
+        return self._descend(steps, stops)
+
+    def run_ideal(
+        self, steps: Sequence[Step], name: str, rows: Tensor, stops: Collection[str]
+    ) -> Float64[Tensor, "batch row"]:
+        """Return lower bounds of rows @ the ideal value of a tensor, as `run` does of the computed one."""
+        self.account(rows, self.values[name].magnitude)
+        self.send(name, rows)
+        return self._descend(steps, stops)
+
+    def _descend(self, steps: Sequence[Step], stops: Collection[str]) -> Tensor:
+        for step in reversed(steps):
+            if step.output in self._pending and step.output not in stops:
+                step.backward(self._pending.pop(step.output), self)
+        for source in list(self._pending):
+            self.finish(source, self._pending.pop(source))
+        assert isinstance(self._bounds, Tensor)
+        bounds = self._bounds - 2 * arithmetic.own_gamma(self._terms) * self._sizes
+        return torch.where(bounds.isfinite(), bounds, -torch.inf)

@@ -1,0 +1,182 @@
+"""Linear maps of the graph, x -> W x in float64: with |W|, the radius of weights not known exactly, and W^T."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import override
+
+from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Constant weights: the middle of the ideal ones, what bounds them, and what each differs by.
+
+    Args:
+        center: float64.
+        absolute: bounds of the sum of absolute terms of each; |center| where it is known exactly.
+        radius: how far the ideal weight may lie from the center; None where it is the center.
+        roundings: of the computed weights.
+        underflow: what underflow adds to a computed weight.
+        gain: largest product of absolute weights that made one of them, at least 1.
+    """
+
+    center: Tensor
+    absolute: Tensor
+    radius: Tensor | None
+    roundings: int = 0
+    underflow: float = 0.0
+    gain: float = 1.0
+
+    @classmethod
+    def of(cls, constant: Enclosure, change: Callable[[Tensor], Tensor] = lambda values: values) -> "Weights":
+        """Return the weights that a constant holds, with its axes changed."""
+        if constant.is_point:
+            center = change(constant.lower)
+            return cls(center, center.abs(), None, gain=_gain(center.abs()))
+        center = constant.lower / 2 + constant.upper / 2
+        radius = (constant.upper - constant.lower) / 2 + arithmetic.own_gamma(8) * constant.magnitude
+        absolute = change(constant.magnitude)
+        gain = max(constant.gain, _gain(absolute))
+        underflow = float(constant.underflow.max())
+        return cls(change(center), absolute, change(radius), constant.roundings, underflow, gain)
+
+
+def _gain(absolute: Tensor) -> float:
+    top = float(absolute.max()) if absolute.numel() else 0.0
+    return max(1.0, top) if top == top else torch.inf  # NaN claims nothing
+
+
+class LinearMap(ABC):
+    """A linear map between tensors whose first axis is the batch."""
+
+    weights: Weights
+    products: int
+    """Most products in a sum."""
+    row_sum: float
+    """Largest sum of absolute weights of an output."""
+
+    @abstractmethod
+    def apply(self, weight: Tensor, values: Tensor) -> Tensor:
+        """Return the map of some values, with these weights in place of its own."""
+
+    @abstractmethod
+    def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return W^T rows, for rows [many, *output shape]; `shape` is that of an input, without the batch."""
+
+
+@final
+class Convolution(LinearMap):
+    """A convolution over 1 to 3 axes, with the same padding on both sides.
+
+    Args:
+        weights: [outputs, inputs of a group, *kernel].
+        options: stride, padding, dilation and groups, as torch takes them.
+    """
+
+    def __init__(self, weights: Weights, options: dict[str, Any]) -> None:
+        self.weights = weights
+        self.products = weights.center[0].numel()
+        self.row_sum = float(weights.absolute.flatten(1).sum(1).max())
+        self._options = options
+        rank = weights.center.ndim - 2
+        self._forward = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+        self._backward = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[
+            rank - 1
+        ]
+
+    @override
+    def apply(self, weight: Tensor, values: Tensor) -> Tensor:
+        return self._forward(values, weight, **self._options)
+
+    @override
+    def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        options, kernel = self._options, self.weights.center.shape[2:]
+        smallest = [
+            (size - 1) * step - 2 * pad + apart * (side - 1) + 1
+            for size, step, pad, apart, side in zip(
+                rows.shape[2:], options["stride"], options["padding"], options["dilation"], kernel, strict=True
+            )
+        ]
+        left_over = [size - reached for size, reached in zip(shape[1:], smallest, strict=True)]
+        return self._backward(rows, self.weights.center, output_padding=left_over, **options)
+
+
+@final
+class Matrix(LinearMap):
+    """values @ W.
+
+    Args:
+        weights: [inputs, outputs].
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.products = weights.center.shape[0]
+        self.row_sum = float(weights.absolute.sum(0).max())
+
+    @override
+    def apply(self, weight: Tensor, values: Tensor) -> Tensor:
+        return values @ weight
+
+    @override
+    def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return rows @ self.weights.center.T
+
+
+@final
+class Scale(LinearMap):
+    """Entry by entry: values * W; W goes with the values by broadcasting and does not enlarge them."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.products = 1
+        self.row_sum = float(weights.absolute.max())
+
+    @override
+    def apply(self, weight: Tensor, values: Tensor) -> Tensor:
+        return values * weight
+
+    @override
+    def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return rows * self.weights.center
+
+
+@final
+class Mean(LinearMap):
+    """Means or sums of entries: a sum with equal weights, and one factor for each output.
+
+    Args:
+        summed: sums of entries, without weights.
+        weights: the factor of each output, [1, *output shape] or a single one.
+        products: most entries in a sum.
+    """
+
+    def __init__(self, summed: Callable[[Tensor], Tensor], weights: Weights, products: int) -> None:
+        self.weights = weights
+        self.products = products
+        self.row_sum = float(weights.absolute.max()) * products
+        self._summed = summed
+
+    @override
+    def apply(self, weight: Tensor, values: Tensor) -> Tensor:
+        return self._summed(values) * weight
+
+    @override
+    def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return pulled_back(self._summed, rows * self.weights.center, shape)
+
+
+def pulled_back(function: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return W^T rows of a linear function without constants, by automatic differentiation."""
+    with torch.enable_grad():
+        point = torch.zeros((len(rows), *shape), dtype=rows.dtype, requires_grad=True)
+        (found,) = torch.autograd.grad(function(point), point, rows)
+    return found

@@ -1,0 +1,94 @@
+"""Nonlinear nodes, whose outputs a runtime has to hold: a chain ends at what they read and a new one begins."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from abscert_plugin.bounds.proof.activations import Function, flushed
+from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Activation(Step):
+    """A function of each entry."""
+
+    output: str
+    input: str
+    function: Function
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        lower, upper = values[self.input].computed()
+        return _held_unless_unknown(*self.function.interval(*flushed(lower, upper)), lower, upper)
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        lower, upper = flushed(*descent.values[self.input].computed())
+        below, above = self.function.slopes(lower, upper)
+        given = descent.slopes.get(self.input)
+        if given is not None:
+            below = given.to(below.dtype)
+        if below.ndim > lower.ndim:  # slopes of each row
+            lower, upper, above = lower.unsqueeze(1), upper.unsqueeze(1), above.unsqueeze(1)
+        offset_below, offset_above = self.function.offsets(lower, upper, below, above)
+        if below.ndim == rows.ndim - 1:
+            below, above = below.unsqueeze(1), above.unsqueeze(1)
+            offset_below, offset_above = offset_below.unsqueeze(1), offset_above.unsqueeze(1)
+        is_positive = rows > 0
+        offset = torch.where(is_positive, offset_below, offset_above)
+        terms = (rows * offset).flatten(2)
+        descent.add(terms.sum(2))
+        descent.account(terms.abs().reshape(rows.shape), torch.ones_like(descent.values[self.input].lower))
+        descent.read(self.input, rows * torch.where(is_positive, below, above))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Largest(Step):
+    """The largest of the entries of each window; padding never wins.
+
+    Args:
+        output: name of what it gives.
+        input: name of what it reads.
+        pool: the function, monotone in each entry.
+    """
+
+    output: str
+    input: str
+    pool: Callable[[Tensor], Tensor]
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        lower, upper = values[self.input].computed()
+        # what is unknown makes the windows unknown that hold it
+        size = self.pool(values[self.input].magnitude)
+        lower, upper = self.pool(lower), self.pool(upper)
+        is_known = size < torch.inf
+        lower, upper = lower.where(is_known, -torch.inf), upper.where(is_known, torch.inf)
+        return _held_unless_unknown(*flushed(lower, upper), lower, upper)
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.finish(self.output, rows)
+
+
+def _held_unless_unknown(least: Tensor, most: Tensor, lower: Tensor, upper: Tensor) -> Enclosure:
+    """Return the enclosure of held values; unknown wherever the input (`lower`, `upper`) is, which may be NaN."""
+    is_known = (lower > -torch.inf) & (upper < torch.inf)
+    return held(least.where(is_known, -torch.inf), most.where(is_known, torch.inf))

@@ -1,0 +1,202 @@
+"""Lower bounds of margins that hold for every evaluation of a file in float32."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, final
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.proof.descent import Descent, Slopes
+from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+from abscert_plugin.bounds.proof.ends import EndsPass
+from abscert_plugin.bounds.proof.nonlinear import Activation
+from abscert_plugin.bounds.proof.plan import plan
+from abscert_plugin.errors import VerifierError
+from abscert_plugin.graph.nodes import Graph
+
+_ENTRIES: Final = 2**24  # of rows at once, in a backward pass for hidden values
+METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
+
+
+@final
+class Proof:
+    """Enclosures of every value that a file may compute in float32, and margins that follow from them.
+
+    Soundness: for every evaluation of the graph between the source and the output in binary32, rounded to nearest, in
+    any order of its sums, as `enclosure` says; the source's tensor is taken as it is.
+
+    Args:
+        graph: the file's graph.
+        source: name of the tensor that boxes are of, such as `interval` or `scaled`.
+        input_shape: its shape without the batch.
+        classes: number of logits.
+        quick: float64, or float32 where intervals are to be quick at the price of twice the error: see `ends`.
+
+    Raises:
+        UnsupportedModelError: if the graph has a node that is not known here; names all of them.
+    """
+
+    def __init__(
+        self, graph: Graph, source: str, input_shape: tuple[int, ...], classes: int, quick: torch.dtype = torch.float64
+    ) -> None:
+        self._shape = input_shape
+        self._classes = classes
+        self._plan = plan(graph, source, input_shape, classes)
+        self._ends = EndsPass(self._plan.steps, quick)
+        self._quick = quick
+        self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
+
+    @torch.no_grad()
+    def intervals(
+        self,
+        lower: Float[Tensor, "batch *shape"],
+        upper: Float[Tensor, "batch *shape"],
+        refined: bool = False,
+    ) -> dict[str, Enclosure]:
+        """Return what is known of each tensor over boxes, by its name in the file.
+
+        Args:
+            lower: lower ends of the boxes.
+            upper: upper ends.
+            refined: whether the inputs of activations are bounded by backward passes too, where it helps.
+
+        Raises:
+            VerifierError: if a box is empty or not finite, or has another shape.
+        """
+        lower, upper = lower.double(), upper.double()
+        self._check(lower, upper)
+        values = {self._plan.source: held(lower, upper)}
+        for step in self._plan.steps:
+            if refined and isinstance(step, Activation):
+                values[step.input] = self._refined(step, values)
+            values[step.output] = step.forward(values)
+        return values
+
+    @torch.no_grad()
+    def margins(
+        self,
+        lower: Float[Tensor, "batch *shape"],
+        upper: Float[Tensor, "batch *shape"],
+        labels: Int64[Tensor, "batch"],
+        method: BoundMethod,
+        slopes: Slopes | None = None,
+    ) -> Float64[Tensor, "batch others"]:
+        """Return lower bounds of logit[label] - logit[j] over boxes, for all j other than the label, ascending.
+
+        The logits are those that any evaluation computes, their difference is exact: above 0, every evaluation gives
+        the label the larger logit. -inf claims nothing.
+
+        Args:
+            lower: lower ends of the boxes.
+            upper: upper ends; equal to the lower ones where nothing is free.
+            labels: the class whose margins are bounded, for each box.
+            method: ibp, crown-ibp or crown.
+            slopes: lower slopes of activations, by the name of what each reads; any are sound.
+
+        Raises:
+            VerifierError: as `intervals`, or if the method is another, or a label is no class.
+        """
+        if method not in METHODS:
+            raise VerifierError(f"expected a proof by {', '.join(METHODS)}, got {method}")
+        if not bool(((labels >= 0) & (labels < self._classes)).all()) or len(labels) != len(lower):
+            raise VerifierError(f"expected a label from 0 to {self._classes - 1} for each box, got {labels.tolist()}")
+        if not len(lower):
+            return torch.zeros((0, self._classes - 1), dtype=torch.float64)
+        rows = margin_rows(labels, self._classes)
+        if method is BoundMethod.IBP:
+            return self.lower_bounds(self._held(lower, upper), rows, method)
+        values = self.intervals(lower, upper, refined=method is BoundMethod.CROWN)
+        return self.lower_bounds(values, rows, method, slopes)
+
+    @torch.no_grad()
+    def lower_bounds(
+        self,
+        values: Mapping[str, Enclosure],
+        rows: Float64[Tensor, "batch row classes"],
+        method: BoundMethod,
+        slopes: Slopes | None = None,
+    ) -> Float64[Tensor, "batch row"]:
+        """Return lower bounds of rows @ logits, from enclosures of all tensors; the best of those of weaker methods."""
+        steps, output = self._before.get(self._plan.output, ()), self._plan.output
+        bounds = Descent(values, {}).run(steps, output, rows, self._plan.held)
+        if method is BoundMethod.IBP:
+            return bounds
+        return torch.maximum(bounds, Descent(values, slopes or {}).run(steps, output, rows, {self._plan.source}))
+
+    def _held(self, lower: Tensor, upper: Tensor) -> dict[str, Enclosure]:
+        """Return enclosures of all that a proof by intervals reads: the output's chain, back to held values."""
+        self._check(lower, upper)
+        if self._quick is torch.float32 and torch.get_float32_matmul_precision() != "highest":
+            raise VerifierError("expected float32 products of full precision; set_float32_matmul_precision('highest')")
+        is_wider = lower.dtype is not torch.float32 or upper.dtype is not torch.float32
+        if (
+            self._quick is torch.float32
+            and is_wider
+            and not (
+                torch.equal(lower.float().double(), lower.double())
+                and torch.equal(upper.float().double(), upper.double())
+            )
+        ):
+            raise VerifierError("expected boxes whose ends are float32")
+        return self._ends.run(self._plan.source, lower, upper, frozenset(self._last_chain))
+
+    @property
+    def _last_chain(self) -> set[str]:
+        """Return the tensors between the output and the held ones before it, these included."""
+        names, found = [self._plan.output], set()
+        by_output = {step.output: step for step in self._plan.steps}
+        while names:
+            name = names.pop()
+            if name not in found:
+                found.add(name)
+                if name not in self._plan.held:
+                    names += by_output[name].inputs
+        return found
+
+    def _refined(self, step: Activation, values: Mapping[str, Enclosure]) -> Enclosure:
+        """Return the enclosure of what an activation reads, tightened by backward passes where the activation bends."""
+        name, value = step.input, values[step.input]
+        is_open = (step.function.is_bent(*value.computed()) & value.magnitude.isfinite()).flatten(1)
+        before = self._before.get(name, ())
+        if not any(isinstance(step, Activation) for step in before) or not bool(is_open.any()):
+            return value
+        bounds = self._bounds_of(name, values, is_open)
+        shape = value.lower.shape
+        lower = torch.maximum(value.lower, bounds[0].reshape(shape))
+        upper = torch.minimum(value.upper, -bounds[1].reshape(shape))
+        return replace(value, lower=lower, upper=upper).checked()
+
+    def _bounds_of(self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch entries"]) -> Tensor:
+        """Return lower bounds of the ideal entries, and of their negatives, -inf where none are asked for."""
+        images, entries = is_open.shape
+        found = torch.full((2, images, entries), -torch.inf, dtype=torch.float64)
+        most = int(is_open.sum(1).max())
+        order = is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        largest = max(value.lower[0].numel() for value in values.values())
+        chunk = max(1, _ENTRIES // (2 * images * largest))
+        shape = values[name].lower.shape[1:]
+        for start in range(0, most, chunk):
+            places = order[:, start : start + chunk]
+            rows = torch.zeros((images, places.shape[1], entries), dtype=torch.float64)
+            rows.scatter_(2, places.unsqueeze(2), 1.0)
+            both = torch.cat([rows, -rows], 1).reshape(images, -1, *shape)
+            bounds = Descent(values, {}).run_ideal(self._before[name], name, both, {self._plan.source})
+            for side, part in enumerate(bounds.chunk(2, 1)):
+                found[side].scatter_(1, places, part)
+        return found
+
+    def _check(self, lower: Tensor, upper: Tensor) -> None:
+        if lower.shape[1:] != self._shape or upper.shape != lower.shape:
+            raise VerifierError(f"expected boxes of shape {self._shape}, got {(*lower.shape,)} and {(*upper.shape,)}")
+        if not bool(((lower <= upper) & (upper - lower < torch.inf)).all()):
+            raise VerifierError("expected boxes with finite ends, lower <= upper; got one that is not")
+
+
+def margin_rows(labels: Int64[Tensor, "batch"], classes: int) -> Float64[Tensor, "batch others classes"]:
+    """Return the rows that take logits to logit[label] - logit[j], for all j other than the label, ascending."""
+    unit = torch.eye(classes, dtype=torch.float64)
+    others = torch.stack([torch.cat([torch.arange(k), torch.arange(k + 1, classes)]) for k in range(classes)])
+    return unit[labels].unsqueeze(1) - unit[others[labels]]
