@@ -8,6 +8,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import cast
 
 import numpy as np
 import onnxruntime
@@ -121,7 +122,7 @@ class Tiny:
 
     @property
     def grid(self) -> Grid:
-        return self.artifact.metadata.grid
+        return cast(Grid, self.artifact.metadata.grid)
 
     def verifier(self, ball: Ball, budget: Budget | None = None, *, white_box: bool = True) -> BallVerifier:
         return BallVerifier(self.deployed, self.white_box if white_box else None, ball, budget or Budget(60.0))

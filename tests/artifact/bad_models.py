@@ -1,6 +1,6 @@
 """Files that `wrap` has to refuse: by name, a function that makes one in a folder, and what the refusal says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,11 @@ def with_nodes(*nodes: tuple[str, list[str], list[str], dict[str, Any]], **optio
     return saved(lambda: graphs.linear(before=nodes, source="z", **options))
 
 
-def with_input(kind: int, shape: list[int | str]) -> Maker:
-    nodes = [("Cast", ["x"], ["z"], {"to": TensorProto.FLOAT}), ("Flatten", ["z"], ["y"], {"axis": 1})]
+def with_input(kind: int, shape: Sequence[int | str]) -> Maker:
+    nodes: list[graphs.Node] = [
+        ("Cast", ["x"], ["z"], {"to": TensorProto.FLOAT}),
+        ("Flatten", ["z"], ["y"], {"axis": 1}),
+    ]
     return saved(lambda: graphs.make(nodes, [graphs.value("x", shape, kind)], [graphs.value("y", ["batch", 48])]))
 
 
@@ -98,7 +101,7 @@ def random_in_a_function() -> onnx.ModelProto:
 def dropout(training: bool, by_node: bool = False) -> onnx.ModelProto:
     """Return a classifier that drops so few values, in training mode, that two runs of it are most often equal."""
     flag = graphs.constant("training", np.array(training))
-    nodes = [("Constant", [], ["training"], {"value": flag})] if by_node else []
+    nodes: list[graphs.Node] = [("Constant", [], ["training"], {"value": flag})] if by_node else []
     nodes.append(("Dropout", ["x", "ratio", "training"], ["z"], {}))
     constants = [graphs.constant("ratio", np.float32(1e-4)), *([] if by_node else [flag])]
     return graphs.linear(before=nodes, source="z", constants=constants)

@@ -1,7 +1,8 @@
 """Small ONNX classifiers, made with onnx.helper alone, and onnxruntime without this project in between."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,21 +16,30 @@ from abscert_plugin.grid import Grid
 
 SHAPE = (3, 4, 4)
 CLASSES = 5
+Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]  # operator, inputs, outputs, attributes
 
 
-def value(name, shape, kind=TensorProto.FLOAT):
+def value(name: str, shape: Sequence[int | str] | None, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def constant(name, values):
+def constant(name: str, values: Any) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(values), name)
 
 
-def weights(inputs=48, classes=CLASSES, seed=0):
+def weights(inputs: int = 48, classes: int = CLASSES, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((inputs, classes)).astype(np.float32)
 
 
-def make(nodes, inputs, outputs, constants=(), opset=13, ir_version=8, domains: Mapping[str, int] | None = None):
+def make(
+    nodes: Iterable[Node],
+    inputs: Iterable[onnx.ValueInfoProto],
+    outputs: Iterable[onnx.ValueInfoProto],
+    constants: Iterable[onnx.TensorProto] = (),
+    opset: int = 13,
+    ir_version: int = 8,
+    domains: Mapping[str, int] | None = None,
+) -> onnx.ModelProto:
     """Return a model; nodes are (operator, inputs, outputs, attributes)."""
     built = [
         helper.make_node(operator, sources, targets, f"{operator}_{index}", **attributes)
@@ -40,7 +50,14 @@ def make(nodes, inputs, outputs, constants=(), opset=13, ir_version=8, domains: 
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
 
 
-def linear(batch="batch", shape=SHAPE, before=(), after=(), source="x", **options):
+def linear(
+    batch: int | str = "batch",
+    shape: Sequence[int] = SHAPE,
+    before: Sequence[Node] = (),
+    after: Sequence[Node] = (),
+    source: str = "x",
+    **options: Any,
+) -> onnx.ModelProto:
     """Return a linear classifier of images; `before` and `after` are nodes from `x` to `source` and after `y`."""
     inputs = int(np.prod(shape))
     nodes = [
@@ -54,13 +71,15 @@ def linear(batch="batch", shape=SHAPE, before=(), after=(), source="x", **option
     return make(nodes, [value("x", [batch, *shape])], [value(last, [batch, CLASSES])], constants, **options)
 
 
-def save(model, folder, name="model.onnx"):
+def save(model: onnx.ModelProto, folder: str | Path, name: str = "model.onnx") -> Path:
     path = Path(folder) / name
     path.write_bytes(model.SerializeToString())
     return path
 
 
-def run(model, feed, outputs=None):
+def run(
+    model: onnx.ModelProto | Path, feed: np.ndarray | dict[str, np.ndarray], outputs: list[str] | None = None
+) -> list[np.ndarray]:
     """Return what onnxruntime gives; `model` is a ModelProto or a path."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -71,7 +90,7 @@ def run(model, feed, outputs=None):
     return session.run(outputs, feed)
 
 
-def phi_model(grid, opset=13):
+def phi_model(grid: Grid, opset: int = 13) -> onnx.ModelProto:
     """Return a model that gives the interval image itself."""
     phi = phi_graph(grid)
     graph = helper.make_graph(
@@ -84,7 +103,7 @@ def phi_model(grid, opset=13):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def deployed(cells=5):
+def deployed(cells: int = 5) -> onnx.ModelProto:
     """Return a deployed classifier as `abscert export` writes it."""
     interval_shape = (2 * SHAPE[0], *SHAPE[1:])
     model = make(
@@ -98,11 +117,11 @@ def deployed(cells=5):
     return model
 
 
-def cells_and_midpoints(images, cells):
+def cells_and_midpoints(images: np.ndarray, cells: int) -> np.ndarray:
     """Return the mid-point (pixel scale) of each pixel's cell, in float64, without `Grid`."""
     index = np.minimum(np.floor(images.astype(np.float64) * cells), cells - 1)
     return (index + 0.5) / cells
 
 
-def random_images(count, shape=SHAPE, seed=7):
+def random_images(count: int, shape: tuple[int, ...] = SHAPE, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)

@@ -1,6 +1,7 @@
 """Metadata of an ONNX file, and files that are not what they should be."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def _refused(path, match, read=read_model):
+def _refused(path: Path, match: str, read: Callable[[Path], object] = read_model) -> None:
     with pytest.raises(UnsupportedModelError, match=match) as error:
         read(path)
     assert "\n" not in str(error.value)
@@ -47,14 +48,14 @@ def _refused(path, match, read=read_model):
     )
 )
 @example(replace(METADATA, front=Cells(Grid.from_inner_edges([]))))
-def test_metadata_come_back_from_the_file_as_they_were(metadata):
+def test_metadata_come_back_from_the_file_as_they_were(metadata: Metadata) -> None:
     model = graphs.linear()
     write_metadata(model, metadata)
     stored = onnx.load_model_from_string(model.SerializeToString())
     assert read_metadata(stored, PATH) == metadata
 
 
-def test_writing_replaces_ours_and_keeps_others():
+def test_writing_replaces_ours_and_keeps_others() -> None:
     model = graphs.linear()
     helper.set_model_props(model, {"author": "someone", "abscert.cells": "3"})
     write_metadata(model, METADATA)
@@ -66,7 +67,7 @@ def test_writing_replaces_ours_and_keeps_others():
 
 
 @pytest.mark.parametrize("key", METADATA.as_properties())
-def test_a_missing_key_is_named(key):
+def test_a_missing_key_is_named(key: str) -> None:
     model = graphs.linear()
     write_metadata(model, METADATA)
     kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != key}
@@ -74,7 +75,7 @@ def test_a_missing_key_is_named(key):
     _refused(PATH, f"lacks the metadata {key}: .*abscert wrap", lambda path: read_metadata(model, path))
 
 
-def test_a_foreign_file_is_told_about_wrap():
+def test_a_foreign_file_is_told_about_wrap() -> None:
     _refused(PATH, "put any other classifier under abstraction", lambda path: read_metadata(graphs.linear(), path))
 
 
@@ -93,21 +94,21 @@ def test_a_foreign_file_is_told_about_wrap():
         ("abscert.classes", "", "not valid"),
     ],
 )
-def test_metadata_without_meaning_are_refused(key, value, match):
+def test_metadata_without_meaning_are_refused(key: str, value: str, match: str) -> None:
     model = graphs.linear()
     helper.set_model_props(model, {**METADATA.as_properties(), key: value})
     _refused(PATH, match, lambda path: read_metadata(model, path))
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file(tmp_path: Path) -> None:
     _refused(tmp_path / "model.onnx", "is not there")
 
 
-def test_a_folder(tmp_path):
+def test_a_folder(tmp_path: Path) -> None:
     _refused(tmp_path, "is not a file")
 
 
-def test_an_empty_file(tmp_path):
+def test_an_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.touch()
     _refused(path, "is empty")
@@ -118,7 +119,7 @@ def test_an_empty_file(tmp_path):
     [b"import torch\n", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"PK\x03\x04archive", bytes(1000), b"\xff" * 1000],
     ids=["text", "png", "zip", "zeros", "ones"],
 )
-def test_a_file_of_another_kind(tmp_path, content):
+def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     _refused(path, "is not an ONNX model")
@@ -126,13 +127,13 @@ def test_a_file_of_another_kind(tmp_path, content):
 
 @in_one_folder
 @given(content=st.binary(min_size=1, max_size=200))
-def test_random_bytes_are_refused(tmp_path, content):
+def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     _refused(path, "is not an ONNX model")
 
 
-def test_a_file_cut_short_anywhere_is_refused(tmp_path):
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     whole = graphs.deployed().SerializeToString()
     path = tmp_path / "model.onnx"
     for length in range(1, len(whole)):
@@ -142,7 +143,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path):
 
 @in_one_folder
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255))
-def test_one_wrong_byte_never_raises_anything_but_our_error(tmp_path, place, value):
+def test_one_wrong_byte_never_raises_anything_but_our_error(tmp_path: Path, place: int, value: int) -> None:
     content = bytearray(graphs.deployed().SerializeToString())
     content[place % len(content)] = value
     path = tmp_path / "model.onnx"
@@ -151,13 +152,13 @@ def test_one_wrong_byte_never_raises_anything_but_our_error(tmp_path, place, val
         check_artifact(read_model(path), path)
 
 
-def test_a_name_that_is_not_text_is_refused(tmp_path):
+def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(graphs.linear().SerializeToString().replace(b"flat", b"fl\xd4t"))
     _refused(path, "not UTF-8")
 
 
-def _external(location, **more):
+def _external(location: str, **more: object) -> onnx.ModelProto:
     """Return a model that keeps its weights at `location`."""
     model = graphs.linear()
     (tensor,) = (item for item in model.graph.initializer if item.name == "w")
@@ -165,20 +166,20 @@ def _external(location, **more):
     return model
 
 
-def _move_out(tensor, location, **more):
+def _move_out(tensor: onnx.TensorProto, location: str, **more: object) -> None:
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in {"location": location, **more}.items():
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _weights_file(path):
+def _weights_file(path: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(graphs.weights().tobytes())
     return path
 
 
-def test_tensors_beside_the_model_are_allowed(tmp_path):
+def test_tensors_beside_the_model_are_allowed(tmp_path: Path) -> None:
     _weights_file(tmp_path / "model.onnx.data")
     _weights_file(tmp_path / "inner" / "model.data")
     for location in ("model.onnx.data", "inner/model.data"):
@@ -187,7 +188,7 @@ def test_tensors_beside_the_model_are_allowed(tmp_path):
 
 
 @pytest.mark.parametrize("location", ["../secret.data", "inner/../../secret.data", "inner/../model.data"])
-def test_tensors_behind_two_dots_are_refused(tmp_path, location):
+def test_tensors_behind_two_dots_are_refused(tmp_path: Path, location: str) -> None:
     folder = tmp_path / "models"
     _weights_file(tmp_path / "secret.data")
     _weights_file(folder / "model.data")
@@ -195,14 +196,14 @@ def test_tensors_behind_two_dots_are_refused(tmp_path, location):
     _refused(graphs.save(_external(location), folder), "outside its own folder; this is refused")
 
 
-def test_tensors_at_an_absolute_path_are_refused(tmp_path):
+def test_tensors_at_an_absolute_path_are_refused(tmp_path: Path) -> None:
     secret = _weights_file(tmp_path / "elsewhere" / "secret.data")
     folder = tmp_path / "models"
     folder.mkdir()
     _refused(graphs.save(_external(str(secret)), folder), "outside its own folder")
 
 
-def test_tensors_behind_a_link_are_refused(tmp_path):
+def test_tensors_behind_a_link_are_refused(tmp_path: Path) -> None:
     secret = _weights_file(tmp_path / "elsewhere" / "secret.data")
     folder = tmp_path / "models"
     folder.mkdir()
@@ -212,11 +213,11 @@ def test_tensors_behind_a_link_are_refused(tmp_path):
         _refused(graphs.save(_external(location), folder), "outside its own folder")
 
 
-def test_tensors_that_are_not_there(tmp_path):
+def test_tensors_that_are_not_there(tmp_path: Path) -> None:
     _refused(graphs.save(_external("lost.data"), tmp_path), "'lost.data', which is not there; copy it")
 
 
-def test_locations_are_found_wherever_a_graph_keeps_tensors():
+def test_locations_are_found_wherever_a_graph_keeps_tensors() -> None:
     model = graphs.linear()
     names = [f"part{number}" for number in range(6)]
     tensors = [numpy_helper.from_array(np.zeros(3, dtype=np.float32), name) for name in names]
@@ -234,7 +235,7 @@ def test_locations_are_found_wherever_a_graph_keeps_tensors():
     assert external_locations(model) == names
 
 
-def test_checksum_covers_the_file_and_its_tensors(tmp_path):
+def test_checksum_covers_the_file_and_its_tensors(tmp_path: Path) -> None:
     data = _weights_file(tmp_path / "model.data")
     path = graphs.save(_external("model.data"), tmp_path)
     model = read_model(path)

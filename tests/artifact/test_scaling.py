@@ -164,7 +164,9 @@ REFUSED: dict[str, Edit] = {
     "a node that is missing": drop_node,
     "a second definition of scaled": add(helper.make_node("Identity", [IMAGE], [SCALED], "again")),
     "a second definition of doubled": add(helper.make_node("Identity", [SCALED], ["scaling/doubled"], "again")),
-    "scaled as a constant": lambda model: model.graph.initializer.append(graphs.constant(SCALED, np.float32([1]))),
+    "scaled as a constant": lambda model: model.graph.initializer.append(
+        graphs.constant(SCALED, np.array([1], np.float32))
+    ),
     "a second reader of the image": add(helper.make_node("Relu", [IMAGE], ["peek"], "peek")),
     "a reader of what lies between": add(helper.make_node("Relu", ["scaling/doubled"], ["peek"], "peek")),
     "a reader of the image in a branch": branch,

@@ -133,7 +133,7 @@ def test_the_classifier_reads_midpoints_on_its_own_scale(tmp_path: Path, scale: 
 def test_channels_last_are_read_channels_last(tmp_path: Path, rank: int) -> None:
     height, width, channels = 4, 6, 3  # three sizes, so that no two axes can be mistaken
     shape, weights = (channels, height, width), graphs.weights(72)
-    sizes = ["batch", height, width, channels] if rank == 4 else ["batch", 72]
+    sizes: list[int | str] = ["batch", height, width, channels] if rank == 4 else ["batch", 72]
     model = graphs.make(
         [("Flatten", ["x"], ["flat"], {"axis": 1}), ("MatMul", ["flat", "w"], ["y"], {})],
         [graphs.value("x", sizes)],

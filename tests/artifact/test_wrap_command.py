@@ -81,7 +81,7 @@ class Answer(NamedTuple):
 
 def cases(folder: Path) -> dict[str, Case]:
     """Return what to run, by name."""
-    found = {}
+    found: dict[str, Case] = {}
     for kind, (make, match) in bad.BAD_FILES.items():
         own = folder / f"file-{len(found)}"
         own.mkdir()
@@ -119,7 +119,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Case, l
         Answer(status, *((folder / f"{place}.{name}").read_text() for name in ("out", "err")))
         for place, status in enumerate(statuses)
     ]
-    return {name: found for name, *found in zip(todo, todo.values(), before, answered, strict=True)}
+    return dict(zip(todo, zip(todo.values(), before, answered, strict=True), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)

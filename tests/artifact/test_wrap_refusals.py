@@ -121,7 +121,7 @@ def test_a_free_batch_that_mixes_images_is_fixed_to_1(tmp_path: Path) -> None:
 
 # options
 
-NCHW = ["batch", 3, 4, 4]
+NCHW: list[int | str] = ["batch", 3, 4, 4]
 FREE = ["batch", "c", "h", "w"]
 FLAT = ["batch", 48]
 LAST = ["batch", 32, 32, 3]

@@ -242,7 +242,9 @@ def test_a_fixed_batch_is_verified_image_by_image(
     assert [row.verdict for row in rows] == ["certified" if place < 3 else "falsified" for place in places]
     best_other = np.where(labels == first, expected[np.arange(5), second], expected[np.arange(5), first])
     margins = expected[np.arange(5), labels] - best_other
-    assert np.allclose([row.margin for row in rows], margins[places], rtol=0, atol=1e-4 * expected.max())
+    assert np.allclose(
+        np.array([row.margin for row in rows], float), margins[places], rtol=0, atol=1e-4 * expected.max()
+    )
     assert np.abs(margins).min() > 1e-3 * expected.max()
 
 

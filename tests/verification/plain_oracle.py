@@ -118,7 +118,9 @@ def images_of(ball: Ball, center: np.ndarray, random: np.random.Generator) -> np
     return np.clip(images, low, high).reshape(-1, *center.shape)
 
 
-def check_decided(case: Plain, ball: Ball, images: np.ndarray, labels: np.ndarray, decided: list[Decided]) -> Counter:
+def check_decided(
+    case: Plain, ball: Ball, images: np.ndarray, labels: np.ndarray, decided: list[Decided]
+) -> Counter[tuple[str, str | None]]:
     """Assert that every verdict is true; return how many there are of each kind and method."""
     assert len(decided) == len(images)
     random = np.random.default_rng(0)
@@ -147,7 +149,9 @@ def batch_of(case: Plain, ball: Ball, seed: int, count: int = BATCH) -> tuple[np
     return images, np.where(random.random(count) < 1 / 8, anything, predictions).astype(np.int64)
 
 
-def check(case: Plain, ball: Ball, seed: int, budget: Budget = LONG, *, white_box: bool = True) -> Counter:
+def check(
+    case: Plain, ball: Ball, seed: int, budget: Budget = LONG, *, white_box: bool = True
+) -> Counter[tuple[str, str | None]]:
     images, labels = batch_of(case, ball, seed)
     verifier = case.verifier(ball, budget, white_box=white_box)
     return check_decided(case, ball, images, labels, verifier.decide(images, labels, np.arange(len(images))))

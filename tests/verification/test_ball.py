@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -47,7 +48,9 @@ def decide(verifier: BallVerifier, images: np.ndarray, labels: np.ndarray) -> li
     return verifier.decide(images, labels, np.arange(len(images)))
 
 
-def check(case: Tiny, ball: Ball, seed: int, budget: Budget, *, white_box: bool = True, count: int = BATCH) -> Counter:
+def check(
+    case: Tiny, ball: Ball, seed: int, budget: Budget, *, white_box: bool = True, count: int = BATCH
+) -> Counter[tuple[str, str | None]]:
     """Assert that the verdicts on a batch are true, and return how many of each kind came from each method."""
     images, labels = batch_of(case, ball, seed, count)
     verifier = case.verifier(ball, budget, white_box=white_box)
@@ -91,7 +94,7 @@ def test_verdicts_of_the_search_alone_are_those_of_running_every_combination(num
 
 def test_each_step_decides_some_images_of_the_oracle() -> None:
     """Without this, the properties above might only ever see one step."""
-    total: Counter = Counter()
+    total = Counter[tuple[str, str | None]]()
     for number in (2, 3):
         for radius in ("0.05", "0.2"):
             ball = Ball(Radius.parse(radius))
@@ -112,7 +115,7 @@ def test_the_search_splits_more_than_once() -> None:
     results = []
     search = Search.run
 
-    def remember(self: Search, *arguments: object) -> object:
+    def remember(self: Search, *arguments: Any) -> object:
         results.append(search(self, *arguments))
         return results[-1]
 
@@ -123,7 +126,7 @@ def test_the_search_splits_more_than_once() -> None:
     assert sum(found.certified and found.branches > 7 for found in result.values()) > 3
 
 
-def facts(decided: list[Decided]) -> list[tuple]:
+def facts(decided: list[Decided]) -> list[tuple[Any, ...]]:
     return [(item.record.verdict, item.record.label, item.record.reachable_log2) for item in decided]
 
 
@@ -168,7 +171,7 @@ def test_a_falsified_row_names_its_image() -> None:
         )
         assert record.counterexample in (None, "itself", f"counterexamples/{5 + 2 * place:08d}.npy")
         if record.counterexample == "itself":
-            assert np.array_equal(item.counterexample, images[place])
+            assert np.array_equal(cast(np.ndarray, item.counterexample), images[place])
 
 
 def test_records_say_what_they_are_about() -> None:
@@ -199,7 +202,7 @@ def test_records_say_what_they_are_about() -> None:
         ({"branches_at_once": 0}, "branches_at_once of at least 1"),
     ],
 )
-def test_budgets_without_meaning_are_refused(options: dict[str, float], words: str) -> None:
+def test_budgets_without_meaning_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Budget(**options)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -122,7 +123,9 @@ def test_a_failing_backend_is_unknown_with_its_reason(
 
 
 def test_the_interval_network_is_refused(tmp_path: Path) -> None:
-    artifact = Artifact.open(export_tiny(tiny_network(0), 3, tmp_path).abstract, Provider.CPU)
+    abstract = export_tiny(tiny_network(0), 3, tmp_path).abstract
+    assert abstract is not None
+    artifact = Artifact.open(abstract, Provider.CPU)
     with pytest.raises(UnsupportedModelError, match=r"expected a deploy\.onnx"):
         Deployed(artifact)
 
@@ -132,7 +135,7 @@ def limited(most: int, sizes: list[int]) -> dict[str, Callable[..., object]]:
     former = {name: getattr(LirpaBounder, name) for name in ("margins", "linear_margins")}
 
     def limit(name: str) -> Callable[..., object]:
-        def bound(self: LirpaBounder, lower: torch.Tensor, *arguments: object) -> object:
+        def bound(self: LirpaBounder, lower: torch.Tensor, *arguments: Any) -> object:
             sizes.append(len(lower))
             if len(lower) > most:
                 raise BoundMemoryError("memory does not suffice; try fewer at once")
@@ -161,7 +164,9 @@ def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
     assert min(sizes) == 1 or most > 1
     unknown = [item.record.reason for item in decided if item.record.verdict == "unknown"]
     if most:
-        assert any(item.record.verdict == "certified" and item.record.reachable_log2 > 0 for item in decided)
+        assert any(
+            item.record.verdict == "certified" and cast(float, item.record.reachable_log2) > 0 for item in decided
+        )
         check_decided(case, BALL, images, labels, decided, 2 * verifier.bound_floor)
     else:
         assert unknown
@@ -189,7 +194,7 @@ def test_more_images_than_are_searched_at_once_are_all_bounded_when_memory_ends(
 
 
 def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: LirpaBounder, *arguments: object) -> object:
+    def fail(self: LirpaBounder, *arguments: Any) -> object:
         raise VerifierError("auto_LiRPA failed")
 
     monkeypatch.setattr(LirpaBounder, "margins", fail)
@@ -226,7 +231,8 @@ def test_a_reachable_cell_that_is_dropped_is_seen(monkeypatch: pytest.MonkeyPatc
 
     def dropping(self: Cells, ball: Ball, images: np.ndarray) -> Reach:
         whole = reach(self, ball, images)
-        return replace(whole, **{end: whole.own})
+        ends: dict[str, Any] = {end: whole.own}
+        return replace(whole, **ends)
 
     monkeypatch.setattr(Cells, "reach", dropping)
     assert seen(BALL, budget)
@@ -237,9 +243,9 @@ def nearly_right(worst: float) -> tuple[Tiny, np.ndarray]:
     network = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
     ends = Grid(3).ends(Grid(3).reachable(GRAY, 0.2)[0])
     with torch.no_grad():
-        network[1].weight.zero_()
-        network[1].weight[0] = 0.25
-        network[1].bias.copy_(torch.tensor([worst - 0.25 * float(ends.sum()), 0.0]))
+        cast(nn.Linear, network[1]).weight.zero_()
+        cast(nn.Linear, network[1]).weight[0] = 0.25
+        cast(nn.Linear, network[1]).bias.copy_(torch.tensor([worst - 0.25 * float(ends.sum()), 0.0]))
     return tiny(network, Grid(3), classes=2), np.array([0])
 
 
@@ -255,7 +261,7 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_s
 
     monkeypatch.setattr(LirpaBounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
 
-    def raised_linear(self: LirpaBounder, *rest: object) -> LinearMargins:
+    def raised_linear(self: LirpaBounder, *rest: Any) -> LinearMargins:
         found = linear(self, *rest)
         return LinearMargins(raised(found.bounds), found.coefficients)
 
@@ -271,9 +277,9 @@ def test_an_end_of_the_ball_that_is_rounded_inward_is_seen(monkeypatch: pytest.M
     ball = Ball(Radius.parse("0.125"))
     weights = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
     with torch.no_grad():  # class 1 as soon as one pixel leaves the first cell
-        weights[1].weight.zero_()
-        weights[1].weight[1] = 1.0
-        weights[1].bias.copy_(torch.tensor([0.0, 5.0]))
+        cast(nn.Linear, weights[1]).weight.zero_()
+        cast(nn.Linear, weights[1]).weight[1] = 1.0
+        cast(nn.Linear, weights[1]).bias.copy_(torch.tensor([0.0, 5.0]))
     case = tiny(weights, Grid(3), classes=2)
     check(case, ball, images, np.array([0]), Budget(60.0))
 
@@ -311,9 +317,10 @@ def test_only_rounding_that_reaches_a_mislabelled_combination_is_unknown() -> No
     """No float32 lies between the ball's end and the edge: the edge's cell is not reached, but not left out either."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
     with torch.no_grad():
-        network[1].weight.zero_()
-        network[1].weight[1] = 1.0
-        network[1].bias.copy_(torch.tensor([0.0, 3.0]))  # class 1 as soon as one pixel is in the last cell
+        cast(nn.Linear, network[1]).weight.zero_()
+        cast(nn.Linear, network[1]).weight[1] = 1.0
+        # class 1 as soon as one pixel is in the last cell
+        cast(nn.Linear, network[1]).bias.copy_(torch.tensor([0.0, 3.0]))
     case = tiny(network, Grid(2), classes=2)
     ball = Ball(Radius.parse("0.249999999999"))
     images = np.full((1, *SHAPE), 0.25, dtype=np.float32)

@@ -1,5 +1,6 @@
 """Certified balls of a trained network, against millions of random images of them."""
 
+import operator
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +27,7 @@ def float32_ends(centers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for value in np.unique(centers):
         low, high = max(Fraction(0), Fraction(float(value)) - RADIUS), min(Fraction(1), Fraction(float(value)) + RADIUS)
         ends = []
-        for end, inward, is_outside in ((low, 2, lambda x, y: x < y), (high, -2, lambda x, y: x > y)):
+        for end, inward, is_outside in ((low, 2, operator.lt), (high, -2, operator.gt)):
             found = np.float32(float(end))
             while is_outside(Fraction(float(found)), end):
                 found = np.nextafter(found, np.float32(inward))

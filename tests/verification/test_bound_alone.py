@@ -1,6 +1,7 @@
 """Deciding by one bound alone, as papers report a method: true verdicts, tighter from bound to bound, no other step."""
 
 from collections import Counter
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from plain_oracle import Plain, batch_of, check, check_decided, falling, plain_c
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.forward import crown_lbp_margins
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import BoundDefectError
 from abscert_plugin.lirpa import bounds as bounds_module
@@ -49,7 +51,7 @@ def test_no_image_of_a_ball_that_a_bound_certifies_is_mislabelled(
 
 @pytest.mark.parametrize("method", list(BoundMethod))
 def test_each_bound_certifies_some_and_leaves_some_open(method: BoundMethod) -> None:
-    total: Counter = Counter()
+    total = Counter[tuple[str, str | None]]()
     for number in range(6):
         total += check(plain_case(number), BALL, number, alone(method))
     assert total["certified", str(method)] > 5
@@ -64,7 +66,7 @@ def test_no_tighter_bound_is_below_a_looser_one() -> None:
         for place, crown in enumerate(rows[BoundMethod.CROWN]):
             if crown.record.method == "forward":
                 continue
-            margins = {method: rows[method][place].record.margin for method in BoundMethod}
+            margins = {method: cast(float, rows[method][place].record.margin) for method in BoundMethod}
             slack = 2e-5 * max(1, *map(abs, margins.values()))
             assert margins[BoundMethod.CROWN_LBP] == pytest.approx(margins[BoundMethod.CROWN], abs=slack)
             assert margins[BoundMethod.CROWN] <= margins[BoundMethod.OPTIMISED] + slack
@@ -96,18 +98,18 @@ def test_a_bound_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method:
     gray = np.full((1, 1, 1, 2), 128 / 255, dtype=np.float32)
     case, ball, label = falling(-5e-4, 138 / 255), Ball(Radius.parse("10/255")), np.array([0])
 
-    def decided() -> Counter:
+    def decided() -> Counter[tuple[str, str | None]]:
         rows = case.verifier(ball, alone(method)).decide(gray, label, np.array([0]))
         return check_decided(case, ball, gray, label, rows)
 
     assert decided() == {("unknown", str(method)): 1}
     if method is BoundMethod.CROWN_LBP:
-        margins = bounds_module.crown_lbp_margins
+        margins = crown_lbp_margins
         monkeypatch.setattr(bounds_module, "crown_lbp_margins", lambda *given: margins(*given) + 1e-3)
     else:
         compute = LirpaBounder._compute
 
-        def raised(self: LirpaBounder, *rest: object) -> tuple[object, object]:
+        def raised(self: LirpaBounder, *rest: Any) -> tuple[object, object]:
             bounds, slopes = compute(self, *rest)
             return bounds + 1e-3, slopes
 

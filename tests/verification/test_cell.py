@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -21,6 +22,7 @@ from tiny_networks import (
     tiny_network,
     with_weight,
 )
+from torch import nn
 
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_metadata, write_metadata
 from abscert_plugin.artifact.opened import Artifact
@@ -82,6 +84,7 @@ def test_verdicts_hold_for_every_image_of_the_cells(
     check_verdicts(records, predictions, labels)
     # complete: random weights give no ties
     assert verdicts(records) == np.where(predictions[:, 0] == labels, "certified", "falsified").tolist()
+    assert exported.abstract is not None
     assert verdicts(verify(exported.abstract, images[:, 0], labels)) == verdicts(records)
 
 
@@ -91,7 +94,7 @@ def tampered_pair(folder: Path) -> tuple[Path, np.ndarray]:
     The network asks whether the first pixel's lower end is at least -0.75, so it tells the two images apart.
     """
     network = constant_network([0.0, 0.75, -9.0])
-    network[1].weight.data[1, 0] = 1
+    cast(nn.Linear, network[1]).weight.data[1, 0] = 1
     path = export_tiny(network, 4, folder).deploy
     model = onnx.load_model(str(path))
     honest = read_metadata(model, path)
@@ -139,6 +142,7 @@ def test_ties_are_unknown_and_nothing_else_is(
 ) -> None:
     exported = export_tiny(constant_network(logits), 2, tmp_path)
     for path in (exported.deploy, exported.abstract):
+        assert path is not None
         (record,) = verify(path, np.zeros((1, *SHAPE), dtype=np.float32), np.array([label]))
         assert (record.verdict, record.prediction) == (verdict, prediction)
         assert ("equal" in record.reason) == (verdict == "unknown")
@@ -213,7 +217,7 @@ def failing_file(folder: Path) -> Path:
         numpy_helper.from_array(np.array([1]), "axes"),
         numpy_helper.from_array(np.array(9), "nine"),
     ]
-    shapes = {INTERVAL: ["batch", 2, 2, 2], LOGITS: ["batch", CLASSES]}
+    shapes: dict[str, list[int | str]] = {INTERVAL: ["batch", 2, 2, 2], LOGITS: ["batch", CLASSES]}
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(nodes, "failing", ports[:1], ports[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -247,6 +251,7 @@ def test_margins_of_deploy_and_abstract_are_the_same_bits(
     exported = export_tiny(tiny_network(1), grid.cells, tmp_path_factory.mktemp("tiny"))
     images = data.draw(uint8_images((4, *SHAPE))) / np.float32(255)
     labels = np.zeros(4, dtype=np.int64)
+    assert exported.abstract is not None
     deployed, abstract = (verify(path, images, labels) for path in (exported.deploy, exported.abstract))
     assert [record.margin for record in deployed] == [record.margin for record in abstract]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -175,7 +176,7 @@ def test_a_sample_is_the_same_for_a_seed(ball: Case) -> None:
     class Watched:
         configuration = versions = property(lambda self: {})
 
-        def decide(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> list:
+        def decide(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> list[Any]:
             seen[-1] += index.tolist()
             return list(ball.replay.decider.decide(images, labels, index))
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import onnx
@@ -67,7 +68,7 @@ def test_no_8_bit_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ba
 
 @pytest.mark.parametrize("inputs", list(Inputs))
 def test_verdicts_of_the_search_alone_are_true(inputs: Inputs) -> None:
-    total: Counter = Counter()
+    total = Counter[tuple[str, str | None]]()
     for number in range(6):
         for radius in ("2/255", "0.05"):
             total += check(plain_case(number), Ball(Radius.parse(radius), inputs), number, ONLY_SEARCH)
@@ -78,7 +79,7 @@ def test_verdicts_of_the_search_alone_are_true(inputs: Inputs) -> None:
 
 def test_with_time_most_balls_are_decided_and_by_each_step() -> None:
     """Without this, the properties above might hold of verdicts that are all unknown."""
-    total: Counter = Counter()
+    total = Counter[tuple[str, str | None]]()
     for number in range(7):
         for radius in ("0", "1/255", "0.1", "0.25"):
             total += check(plain_case(number), Ball(Radius.parse(radius)), number)
@@ -170,7 +171,7 @@ HIGH = 138 / 255
 BALLS = [Ball(Radius.parse("10/255"), inputs) for inputs in Inputs]
 
 
-def on_gray(case: Plain, ball: Ball, budget: Budget = LONG) -> Counter:
+def on_gray(case: Plain, ball: Ball, budget: Budget = LONG) -> Counter[tuple[str, str | None]]:
     label = np.array([0])
     return check_decided(case, ball, GRAY, label, case.verifier(ball, budget).decide(GRAY, label, np.array([0])))
 
@@ -183,7 +184,7 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
     assert on_gray(case, ball, budget) == {("falsified", "branch and bound"): 1}
     margins, split_margins = LirpaBounder.margins, LirpaBounder.split_margins
 
-    def raised(self: LirpaBounder, *rest: object) -> SplitMargins:
+    def raised(self: LirpaBounder, *rest: Any) -> SplitMargins:
         return replace(found := split_margins(self, *rest), bounds=found.bounds + 1e-3)
 
     monkeypatch.setattr(LirpaBounder, "margins", lambda *arguments: margins(*arguments) + 1e-3)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import product
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def crown(seed: int, problems: dict[int, Problem]) -> dict[int, float]:
 
 
 def test_certified_boxes_hold_no_mislabelled_point_and_most_boxes_are_decided() -> None:
-    total: Counter = Counter()
+    total = Counter[tuple[str, bool]]()
     for seed in SEEDS:
         for width in WIDTHS:
             problems = boxes(seed, width)
@@ -199,7 +200,7 @@ def test_each_box_has_its_own_time() -> None:
 
 def test_a_network_without_relu_ends_with_a_reason() -> None:
     network = randomised(nn.Sequential(nn.Flatten(), nn.Linear(3, CLASSES)), 0)
-    bounder, kinds = LirpaBounder(network, SHAPE, CLASSES, CPU), Counter()
+    bounder, kinds = LirpaBounder(network, SHAPE, CLASSES, CPU), Counter[str]()
     for label in range(CLASSES):
         box = {0: Problem(np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32), label, LONG)}
         outcomes, found = search(network, bounder, box)
@@ -233,7 +234,7 @@ def memory_for(count: int) -> Callable[..., SplitMargins]:
     """Return bounds that fit into memory for so many boxes at once."""
     whole = LirpaBounder.split_margins
 
-    def limited(self: LirpaBounder, lower: torch.Tensor, *rest: object) -> SplitMargins:
+    def limited(self: LirpaBounder, lower: torch.Tensor, *rest: Any) -> SplitMargins:
         if len(lower) > count:
             raise BoundMemoryError(f"memory does not suffice for {len(lower)} boxes")
         return whole(self, lower, *rest)
@@ -278,7 +279,7 @@ def test_more_boxes_than_a_batch_are_all_bounded_when_memory_ends(monkeypatch: p
 def test_bounds_that_fail_are_unknown_with_their_reason(monkeypatch: pytest.MonkeyPatch, works: int) -> None:
     whole, calls = LirpaBounder.split_margins, []
 
-    def fail(self: LirpaBounder, *arguments: object) -> SplitMargins:
+    def fail(self: LirpaBounder, *arguments: Any) -> SplitMargins:
         calls.append(1)
         if len(calls) > works:
             raise VerifierError("auto_LiRPA failed")
@@ -297,7 +298,7 @@ def test_bounds_that_fail_are_unknown_with_their_reason(monkeypatch: pytest.Monk
 def test_bounds_that_are_no_numbers_certify_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     run = LirpaBounder._run
 
-    def not_numbers(self: LirpaBounder, *arguments: object) -> tuple[torch.Tensor, object]:
+    def not_numbers(self: LirpaBounder, *arguments: Any) -> tuple[torch.Tensor, object]:
         bounds, slopes = run(self, *arguments)
         return bounds * torch.nan, slopes
 
@@ -336,10 +337,10 @@ def bump(biases: list[float], weights: list[float]) -> nn.Sequential:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        network[1].weight[:, 0] = 1
-        network[1].bias.copy_(torch.tensor(biases))
-        network[3].weight[1] = torch.tensor(weights)
-        network[3].bias.copy_(torch.tensor([0.25, 0.0, -1.0]))
+        cast(nn.Linear, network[1]).weight[:, 0] = 1
+        cast(nn.Linear, network[1]).bias.copy_(torch.tensor(biases))
+        cast(nn.Linear, network[3]).weight[1] = torch.tensor(weights)
+        cast(nn.Linear, network[3]).bias.copy_(torch.tensor([0.25, 0.0, -1.0]))
     return network
 
 
@@ -373,7 +374,7 @@ def test_a_half_that_is_dropped_is_seen(
 def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     split_margins = LirpaBounder.split_margins
 
-    def raised(self: LirpaBounder, *arguments: object) -> SplitMargins:
+    def raised(self: LirpaBounder, *arguments: Any) -> SplitMargins:
         return replace(found := split_margins(self, *arguments), bounds=found.bounds + 1e-3)
 
     monkeypatch.setattr(LirpaBounder, "split_margins", raised)

@@ -88,12 +88,12 @@ def right() -> Tiny:
 
 def threshold(at: float) -> Tiny:
     """Return a classifier of 3 cells whose margin of label 0 is `at` - sum of the lower edges (training scale)."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
-    network.requires_grad_(False)
-    network[1].weight.zero_()
-    network[1].bias.zero_()
-    network[1].bias[0], network[1].bias[2] = at, -100.0
-    network[1].weight[1, :4] = 1.0
+    last = nn.Linear(8, 3)
+    network = nn.Sequential(nn.Flatten(), last).requires_grad_(False)
+    last.weight.zero_()
+    last.bias.zero_()
+    last.bias[0], last.bias[2] = at, -100.0
+    last.weight[1, :4] = 1.0
     return tiny(network, Grid(3))
 
 
@@ -159,7 +159,8 @@ def test_no_finite_logits_at_a_point_certify_nothing(
     run = BlackBox.run
 
     def run_with_nan(self: BlackBox, images: np.ndarray) -> np.ndarray:
-        return np.where((images > 0.6).all(axis=(1, 2, 3))[:, None], np.float32(np.nan), run(self, images))
+        bright = np.asarray((images > 0.6).all(axis=(1, 2, 3)))
+        return np.where(bright[:, None], np.float32(np.nan), run(self, images))
 
     monkeypatch.setattr(BlackBox, "run", run_with_nan)
     batch = BallBatch(right.deployed, right.deployed.front.reach(BALL, GRAY), np.array([0]), np.array([7]), 60.0)
@@ -185,8 +186,8 @@ def test_a_certificate_that_a_point_contradicts_stops_the_run(corner: Tiny, marg
 def test_points_around_the_ball_contradict_nothing() -> None:
     # 8-bit images within 1/255 of 115/255 have pixels in cells 0 and 2; images with one in cell 1 are mislabelled
     grid = Grid.from_inner_edges([114.2 / 255, 114.8 / 255])
-    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 3)).requires_grad_(False)
-    first, last, edge = network[1], network[3], float(grid.training_edges[1])
+    first, last, edge = nn.Linear(8, 3), nn.Linear(3, 3), float(grid.training_edges[1])
+    network = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last).requires_grad_(False)
     for tensor in (first.weight, last.weight, first.bias, last.bias):
         tensor.zero_()
     first.weight[:, 0] = 400.0
