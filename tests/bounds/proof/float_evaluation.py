@@ -158,7 +158,7 @@ class Single:
         return terms[0]
 
 
-def affine_form(layer: Layer, arithmetic: Any, width: int) -> tuple[list, list]:
+def affine_form(layer: Layer, arithmetic: Any, width: int) -> tuple[list[Any], list[Any]]:
     """Return factor and offset of each feature of a layer that acts entry by entry."""
     number = arithmetic.number
     constants = [[number(value) for value in np.broadcast_to(array.ravel(), width)] for array in layer.constants]
@@ -178,7 +178,7 @@ def affine_form(layer: Layer, arithmetic: Any, width: int) -> tuple[list, list]:
     return factors, [arithmetic.add(a, -b) for a, b in zip(shift, taken, strict=True)]
 
 
-def apply(layer: Layer, values: list, arithmetic: Any) -> list:
+def apply(layer: Layer, values: list[Any], arithmetic: Any) -> list[Any]:
     """Return what a layer gives, evaluated as it stands."""
     number = arithmetic.number
     if layer.kind == "dense":
@@ -206,7 +206,7 @@ def apply(layer: Layer, values: list, arithmetic: Any) -> list:
 
 def evaluate(
     layers: Sequence[Layer], point: np.ndarray, arithmetic: Any, folds: Sequence[bool] = ()
-) -> dict[str, list]:
+) -> dict[str, list[Any]]:
     """Return all values that a net's evaluation holds, by name; a folded layer's input has no value of its own.
 
     Args:
@@ -237,12 +237,12 @@ def _can_join(group: Sequence[Layer], layer: Layer) -> bool:
     return not set(kinds) & set(HELD) and kinds.count("dense") <= 1
 
 
-def _folded(group: Sequence[Layer], values: list, arithmetic: Any) -> list:
+def _folded(group: Sequence[Layer], values: list[Any], arithmetic: Any) -> list[Any]:
     """Evaluate layers as one, with weights that are multiplied beforehand."""
     number, dense = arithmetic.number, [layer.kind for layer in group].count("dense")
     width = len(values)
     factors, offsets = [number(1)] * width, [None] * width
-    weight: list[list] | None = None
+    weight: list[list[Any]] | None = None
     for layer in group:
         if layer.kind == "dense":
             matrix, bias = layer.constants

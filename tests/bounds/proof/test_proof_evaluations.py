@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from typing import Any
 
 import float_evaluation as net
 import numpy as np
@@ -51,7 +52,7 @@ def random_layers(chance: np.random.Generator, scale: float, inputs: int) -> lis
 
 def evaluations(
     layers: Sequence[Layer], points: Sequence[np.ndarray], choices: random.Random, count: int
-) -> Iterator[dict[str, list]]:
+) -> Iterator[dict[str, list[Any]]]:
     """Yield the values of exact evaluations and of random ones in float32."""
     for place in range(count):
         point = points[place % len(points)]
@@ -64,7 +65,7 @@ def evaluations(
             yield net.evaluate(layers, point, single, folds)
 
 
-def escapes(values: dict[str, list], enclosures: dict[str, Enclosure]) -> list[str]:
+def escapes(values: dict[str, list[Any]], enclosures: dict[str, Enclosure]) -> list[str]:
     """Return the names of values that lie outside their enclosures."""
     outside = []
     for name, entries in values.items():
@@ -87,7 +88,7 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
         low,
         high,
         center,
-        *(np.float32([choices.choice(ends) for ends in zip(low, high, strict=True)]) for _ in range(2)),
+        *(np.array([choices.choice(ends) for ends in zip(low, high, strict=True)], dtype=np.float32) for _ in range(2)),
     ]
     proof, quick = (
         Proof(net.graph_of(layers, len(center)), net.SOURCE, center.shape, CLASSES, dtype)
@@ -268,7 +269,7 @@ def line_oracle() -> None:
 def test_the_oracle_sees_lines_without_their_offset(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     right = activations.Piecewise.offsets
 
-    def wrong(*arguments: object) -> list[torch.Tensor]:
+    def wrong(*arguments: Any) -> list[torch.Tensor]:
         found = list(right(*arguments))
         found[side] = torch.zeros_like(found[side])
         return found

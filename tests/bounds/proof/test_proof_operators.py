@@ -245,6 +245,7 @@ def test_a_parametrised_ramp_is_enclosed_operator_by_operator(tmp_path: Path) ->
         ramp.begin_bend()
     probes = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
     path = export(network.eval(), config, Grid(5), "none", probes, tmp_path).abstract
+    assert path is not None
     model = onnx.load(path)
     proof = Proof(read_graph(model, path), "interval", (2, 4, 4), 3)
     low = np.random.default_rng(1).uniform(-1, 0.5, (1, 2, 4, 4)).astype(np.float32)
