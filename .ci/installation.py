@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = re.compile(r"^## Installation without make\n(.*?)^#+ ", re.DOTALL | re.MULTILINE)
 NAME = "abscert-plugin"
+PACKAGES = ("abscert_plugin", "baselines", "compare")
 
 
 def documented() -> list[list[str]]:
@@ -32,14 +34,24 @@ def run(*words: object, cwd: Path) -> str:
     return done.stdout
 
 
+def source(into: Path) -> Path:
+    """Return a copy of what is packaged: building leaves metadata beside the code, which would hide those of .venv."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, into / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, into)
+    return into
+
+
 def main() -> None:
     """Carry out the commands, of this checkout in place of the published package, and use what they installed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         venv.create(folder / "venv", with_pip=True)
         python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+        checkout = source(folder / "source")
         for _, *words in documented():
-            here = [re.sub(f"^{NAME}", lambda _: str(ROOT), word) for word in words]
+            here = [re.sub(f"^{NAME}", lambda _: str(checkout), word) for word in words]
             run(python, "-m", "pip", "--quiet", *here, "--constraint", ROOT / "requirements.txt", cwd=folder)
         abscert = python.with_name("abscert")
         training = shlex.split("train --data digits --network fc-3 --cells 2 --epochs 2 --device cpu --out run")
