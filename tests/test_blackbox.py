@@ -54,6 +54,7 @@ def save_graph(folder: Path, nodes: list[onnx.NodeProto], inputs: dict[str, int]
     return folder / "graph.onnx"
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(1, 5), st.integers(1, 12))
 def test_a_fixed_batch_gives_what_a_free_one_gives(deploy: Path, size: int, count: int) -> None:

@@ -170,6 +170,7 @@ def test_a_network_that_cannot_be_opened_is_run_alone_and_that_is_said(deploy: P
     assert json.loads((tmp_path / "out" / "run.json").read_text())["configuration"]["white_box"] is False
 
 
+@pytest.mark.slow
 def test_the_network_of_the_checkpoint_gives_the_verdicts_of_the_files_own(
     deploy: Path, tmp_path: Path, tenth: tuple[dict[str, Any], list[Record], Path]
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_file_that_cannot_be_read_is_opened_by_its_checkpoint(deploy: Path, tm
     assert json.loads((tmp_path / "opened" / "run.json").read_text())["configuration"]["white_box"] is True
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_the_files_is_refused(deploy: Path, tmp_path: Path) -> None:
     of_seed = train(tmp_path / "seed", "--cells", 2, "--seed", 1)
     of_size = train(tmp_path / "size", "--cells", 2, "--network", "fc-5")
@@ -214,6 +216,7 @@ def test_a_checkpoint_that_is_not_the_files_is_refused(deploy: Path, tmp_path: P
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [

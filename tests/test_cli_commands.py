@@ -285,6 +285,7 @@ def test_data_describes_one_set() -> None:
     assert all(part["sha256"][:16] in text for part in facts["splits"])
 
 
+@pytest.mark.slow
 def test_demo_does_the_whole_job_and_sets_a_former_one_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import abscert_plugin.training.config as config
 

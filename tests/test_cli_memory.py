@@ -28,6 +28,7 @@ def _faults(keeps: bool) -> int:
     return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of other C libraries is left alone")
 def test_freed_pages_are_not_asked_for_again() -> None:
     assert _faults(keeps=True) * 4 < _faults(keeps=False)

@@ -46,6 +46,7 @@ def test_each_stored_counterexample_is_shown_with_the_label_that_the_file_gives_
     assert "cannot be shown" not in text
 
 
+@pytest.mark.slow
 def test_without_the_model_of_the_run_the_labels_are_left_out(run: Path, tmp_path: Path) -> None:
     for place, folder in (
         ("away", copied(run, tmp_path / "away")),

@@ -56,6 +56,7 @@ def shapes(ports: object) -> dict[str, list[str | int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "activation", "shape"), CASES)
 def test_files_compute_what_torch_computes(
     tmp_path: Path, name: str, activation: Activation, shape: tuple[int, int, int]

@@ -72,6 +72,7 @@ def reach_of(grid: Grid, pixel: np.float32, ball: Ball) -> Reach:
     return Cells(grid).reach(ball, np.full((1, 1, 1, 1), pixel, dtype=np.float32))
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.data(), small_grids)
 def test_every_float32_image_of_the_ball_lies_in_a_reached_cell(data: st.DataObject, grid: Grid) -> None:
@@ -79,6 +80,7 @@ def test_every_float32_image_of_the_ball_lies_in_a_reached_cell(data: st.DataObj
     check_reach(reach_of(grid, pixel, data.draw(float_balls(grid, pixel))), pixel)
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.data(), small_grids, st.sampled_from(LEVELS))
 def test_8_bit_images_reach_exactly_the_cells_of_their_values(
@@ -118,6 +120,7 @@ def check_images(reach: Reach) -> None:
             assert [exact_cell(reach.front.grid, exact(value)) for value in image.ravel()] == list(choice)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data(), grids(6))
 def test_an_image_is_found_in_just_the_cells_that_hold_one(data: st.DataObject, grid: Grid) -> None:
@@ -159,6 +162,7 @@ def test_8_bit_images_jump_over_a_cell_between_two_levels() -> None:
     assert [image if image is None else image.item() for image in found] == [LEVELS[100], None, LEVELS[101]]
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data(), grids(6))
 def test_contains_agrees_with_exact_arithmetic(data: st.DataObject, grid: Grid) -> None:

@@ -69,12 +69,14 @@ def check_reachable(reach: Reach, grid: Grid, pixel: np.float32, radius: float, 
     assert highest <= one_cell(grid, float32_above(high))
 
 
+@pytest.mark.slow
 @given(st.data(), grids(), st.lists(st.fractions(0, 1), max_size=5))
 def test_reachable_cells_are_those_of_the_ball(data: st.DataObject, grid: Grid, shares: list[Fraction]) -> None:
     pixel = data.draw(pixels(grid))
     check_reachable(Grid.reachable, grid, pixel, data.draw(radii(grid, pixel)), shares)
 
 
+@pytest.mark.slow
 @given(st.data(), grids(16))
 def test_reachable_cells_hold_every_float_next_to_an_edge_in_the_ball(data: st.DataObject, grid: Grid) -> None:
     pixel = data.draw(pixels(grid))
@@ -170,6 +172,7 @@ def test_radius_zero_reaches_the_pixels_own_cell(data: st.DataObject, grid: Grid
     assert np.array_equal(highest, lowest)
 
 
+@pytest.mark.slow
 @given(st.data(), st.floats(1, 1.7976931348623157e308) | st.just(1.0))
 def test_a_radius_of_one_or_more_reaches_every_cell(data: st.DataObject, radius: float) -> None:
     grid = data.draw(grids())
@@ -185,6 +188,7 @@ def test_one_cell_is_all_that_one_cell_reaches(image: np.ndarray, radius: float)
     assert not highest.any()
 
 
+@pytest.mark.slow
 @given(st.data(), grids(), st.floats(0, 1), st.floats(0, 1))
 def test_a_greater_ball_reaches_no_fewer_cells(data: st.DataObject, grid: Grid, first: float, second: float) -> None:
     image = data.draw(pixel_images(grid))
@@ -200,6 +204,7 @@ def test_a_radius_that_is_no_size_is_refused(radius: float) -> None:
         Grid(2).reachable(np.zeros((1, 1, 1), dtype=np.float32), radius)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_log2_count_equals_counting(data: st.DataObject) -> None:
     grid = data.draw(grids(9))

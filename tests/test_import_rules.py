@@ -272,6 +272,7 @@ def modules() -> list[Module]:
     return [Module(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_every_module_keeps_the_rule(rule: Rule) -> None:
     found = {module.path: wrong for module in modules() if (wrong := rule(module))}
@@ -333,6 +334,7 @@ def test_verify_runs_without_torch(tmp_path: Path) -> None:
     assert len((tmp_path / "out" / "records.jsonl").read_text().splitlines()) == 20
 
 
+@pytest.mark.slow
 def test_the_check_for_torch_sees_torch() -> None:
     done = run_python("import sys, abscert_plugin.abstraction\nassert 'torch' not in sys.modules")
     assert done.returncode == 1

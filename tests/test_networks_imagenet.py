@@ -118,6 +118,7 @@ def test_every_image_from_the_least_size_gives_one_logit_per_class(name: str, ac
         assert (nn.ReLU in kinds) == (activation is Activation.RELU)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.sampled_from(sorted(PUBLISHED)), st.tuples(st.integers(1, 150), st.integers(1, 150)))
 def test_an_image_is_refused_just_where_torch_cannot_pool_it(name: str, size: tuple[int, int]) -> None:
@@ -233,6 +234,7 @@ NARROW = {  # the stages of AlexNet and VGG11, with few filters, so that they ar
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "activation", "size"),
     [

@@ -20,6 +20,8 @@ from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.records import read_records
 from abscert_plugin.verification.run import Artifact, Verification
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-c", "from abscert_plugin.cli import main; main()"]
 TRAIN = ["train", "--data", "digits", "--cells", "4", "--epochs", "6", "--network", "dm-small", "--seed", "3"]
 
@@ -37,7 +39,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_killed_training_resumes_to_the_same_weights(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     process = subprocess.Popen(

@@ -88,6 +88,7 @@ def disk_with_room_for(size: int) -> Iterator[None]:
 # --- records ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(records, max_size=4), max_size=3))
 def test_record_to_file_to_record_is_the_identity(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Record]]

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_page_of_results_is_what_its_records_and_words_give(tmp_path: Path) -> None:
     made = tmp_path / "RESULTS.md"
     command = [sys.executable, str(ROOT / "benchmarks/results.py"), "--into", str(made)]

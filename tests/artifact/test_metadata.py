@@ -133,6 +133,7 @@ def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     _refused(path, "is not an ONNX model")
 
 
+@pytest.mark.slow
 def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     whole = graphs.deployed().SerializeToString()
     path = tmp_path / "model.onnx"

@@ -171,6 +171,7 @@ def sizes(value: onnx.ValueInfoProto) -> list[int]:
     return [size.dim_value for size in value.type.tensor_type.shape.dim]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in ("vgg19", "zfnet512") else ()) for name in light.NAMES],
@@ -248,6 +249,7 @@ def test_a_fixed_batch_is_verified_image_by_image(
     assert np.abs(margins).min() > 1e-3 * expected.max()
 
 
+@pytest.mark.slow
 def test_wrap_on_the_command_line_says_what_it_wrote_and_noted(tmp_path: Path) -> None:
     source = light.shipped("squeezenet")
     out = tmp_path / "out"

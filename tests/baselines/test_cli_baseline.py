@@ -128,6 +128,7 @@ def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "at_step"), [("ibp", 5), ("pgd", 5)])  # of 3 steps an epoch
 def test_a_resumed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, at_step: int

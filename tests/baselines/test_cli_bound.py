@@ -20,6 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(BoundMethod))
 def test_a_bound_alone_certifies_no_more_than_all_steps(trained: Path, tmp_path: Path, method: BoundMethod) -> None:
     command = ("baseline", "certify", trained, *BALL, "--json")
@@ -33,6 +34,7 @@ def test_a_bound_alone_certifies_no_more_than_all_steps(trained: Path, tmp_path:
     assert "bound" not in RunInfo.read(tmp_path / "every" / "run.json").configuration
 
 
+@pytest.mark.slow
 def test_the_file_alone_is_bounded_as_the_training_is(trained: Path, tmp_path: Path) -> None:
     options = ("--bound", "crown-lbp", "--json")
     folder = abscert("baseline", "certify", trained, *BALL, *options, "--out", tmp_path / "a").json
@@ -40,6 +42,7 @@ def test_the_file_alone_is_bounded_as_the_training_is(trained: Path, tmp_path: P
     assert abscert(*alone).json["certified"] == folder["certified"]
 
 
+@pytest.mark.slow
 def test_records_of_one_bound_are_not_gone_on_with_by_another(trained: Path, tmp_path: Path) -> None:
     abscert("baseline", "certify", trained, *BALL, "--bound", "ibp", "--out", tmp_path / "out")
     line = refused("baseline", "certify", trained, *BALL, "--bound", "crown", "--out", tmp_path / "out")
@@ -61,6 +64,7 @@ def test_a_bound_without_meaning_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_network_that_a_bound_is_not_written_for_is_refused_before_it_runs(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     options = (*FAST, "--activation", "sigmoid", "--radius", RADIUS)

@@ -132,6 +132,7 @@ def test_the_slope_goes_from_its_first_to_its_last_value_from_epoch_70_to_140_of
     assert 0.1 < slopes[(before + after) // 2] < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [4, 10, 14, 31])
 def test_a_training_that_is_resumed_ends_as_one_that_is_not(stop: int) -> None:
     """Stopped before anything is collected, in the midst of it, after the bend, and while eta falls."""

@@ -142,6 +142,7 @@ def digits() -> DataSet:
     return load_data("digits", Split.TRAIN).first(8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", ["0", "0.1", "1"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_takes_steps_and_judges_at_any_radius(name: str, radius: str, digits: DataSet) -> None:

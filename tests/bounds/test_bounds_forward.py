@@ -99,6 +99,7 @@ def are_sound(made: nn.Sequential, lower: Tensor, upper: Tensor, labels: Tensor)
 # --- soundness -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     st.integers(0, 2**16), st.sampled_from(["relu", "straight", "bent"]), st.booleans(), st.sampled_from([0.05, 0.8])
@@ -137,6 +138,7 @@ def test_bounds_of_a_point_are_what_the_network_computes(activation: str) -> Non
 # --- tightness -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.integers(0, 2**16), st.booleans())
 def test_bounds_of_an_affine_network_are_exact(seed: int, bias: bool) -> None:

@@ -192,6 +192,7 @@ def test_gradients_of_the_regulariser_are_finite(radius: float) -> None:
     assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
+@pytest.mark.slow
 def test_the_same_step_has_the_same_bits_on_several_threads() -> None:
     """Gradients that threads add up in any order make a resumed training another one."""
     threads = torch.get_num_threads()

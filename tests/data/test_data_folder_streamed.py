@@ -81,6 +81,7 @@ def traced_peak(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_an_epoch_holds_few_images_at_a_time(folder: Path) -> None:
     data = load_data("folder", Split.TRAIN, folder)
     everything = len(data) * 3 * SIDE * SIDE
@@ -90,6 +91,7 @@ def test_an_epoch_holds_few_images_at_a_time(folder: Path) -> None:
     assert traced_peak(lambda: data.take(np.arange(len(data)))) > everything
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_epochs(folder: Path) -> None:
     data = load_data("folder", Split.TRAIN, folder)
     tracemalloc.start()

@@ -55,6 +55,7 @@ def margins_or_skip(bounder: LirpaBounder, lower: Tensor, upper: Tensor, labels:
 # --- soundness -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("method", BoundMethod)
 def test_no_point_of_a_box_has_a_margin_below_the_bound(name: str, method: BoundMethod) -> None:
@@ -67,6 +68,7 @@ def test_no_point_of_a_box_has_a_margin_below_the_bound(name: str, method: Bound
         assert_below(bounds, sampled_least_margins(net, lower, upper, labels))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(grid=grids(most=6), seed=st.integers(0, 2**16), data=st.data())
 def test_no_reachable_combination_of_cells_has_a_margin_below_the_bound(

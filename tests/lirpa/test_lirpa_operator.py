@@ -111,6 +111,7 @@ def test_two_grids_in_one_process_keep_their_own_edges() -> None:
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(grid=grids(most=8) | st.just(UNEVEN), seed=st.integers(0, 2**16), radius=st.sampled_from([0.01, 0.1, 0.25]))
 def test_bounds_enclose_the_logits_of_every_reachable_combination(grid: Grid, seed: int, radius: float) -> None:

@@ -97,6 +97,7 @@ def margins_over(made: nn.Module, method: BoundMethod, free: float, seed: int) -
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(ends, ends, bend_points, etas, st.booleans())
 @example(0.0, 0.0, 0.0, 0.01, True)
@@ -166,6 +167,7 @@ def test_gradients_of_lines_are_numbers_in_every_case() -> None:
 # --- bounds of networks ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_bend", [False, True])
 @pytest.mark.parametrize("method", [*METHODS, BoundMethod.OPTIMISED])
 def test_bounds_are_below_every_sampled_margin(method: BoundMethod, with_bend: bool) -> None:

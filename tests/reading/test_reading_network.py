@@ -394,6 +394,7 @@ def test_a_file_without_our_metadata_is_refused(tmp_path: Path) -> None:
         convert(opened(read_model(path), path))
 
 
+@pytest.mark.slow
 def test_reading_a_file_needs_no_auto_lirpa(tmp_path: Path) -> None:
     path = abstract_file(LINEAR, WEIGHT, tmp_path)
     code = """

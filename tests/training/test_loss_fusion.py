@@ -56,6 +56,7 @@ def greatest_seen(net: nn.Module, box: Box, labels: Tensor, seed: int) -> float:
     return float(greatest.mean())
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**16),

@@ -111,6 +111,7 @@ def sampled_margins(made: nn.Sequential, low: Tensor, high: Tensor, labels: Tens
 # --- evaluation ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_bounds_in_evaluation_are_those_of_folded_layers_and_hold_for_samples(seed: int) -> None:

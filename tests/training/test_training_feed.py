@@ -63,6 +63,7 @@ def test_order_depends_on_the_seed_and_the_epoch_alone(tmp_path: Path) -> None:
     assert list(range(COUNT)) not in first + second
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 30).flatmap(lambda count: st.tuples(st.just(count), st.permutations(range(count)))),
     st.integers(1, 35),

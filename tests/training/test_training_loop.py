@@ -191,6 +191,7 @@ def test_images_from_files_train_as_those_in_memory(tmp_path: Path) -> None:
 # --- the best epoch --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=6))
 def test_the_best_epoch_is_the_first_of_least_validation_error(
@@ -245,6 +246,7 @@ def epochs_until_stale(losses: list[float], patience: int) -> int:
     return len(losses)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 6).map(float), min_size=1, max_size=9), st.integers(0, 4))
 def test_the_training_ends_when_the_loss_stops_falling(

@@ -125,6 +125,7 @@ def test_the_moment_does_not_matter() -> None:
     assert objective.name == "abstrain"
 
 
+@pytest.mark.slow
 @given(grids(), uint8_images((6, *SHAPE)), st.lists(st.integers(0, CLASSES - 1), min_size=6, max_size=6))
 def test_error_rate_counts_wrong_labels(grid: Grid, images: np.ndarray, labels: list[int]) -> None:
     network = softmax_network(36, CLASSES)

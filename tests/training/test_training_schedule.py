@@ -57,6 +57,7 @@ def test_the_linear_rise_is_the_share_of_its_steps(span: tuple[int, int], step: 
     assert ramp_of(span, smooth=False).progress(moment(step)) == pytest.approx(expected, abs=ROUNDING)
 
 
+@pytest.mark.slow
 @given(spans(), st.booleans())
 def test_a_rise_is_monotone_from_0_to_1(span: tuple[int, int], smooth: bool) -> None:
     ramp, (first, last) = ramp_of(span, smooth), span

@@ -63,6 +63,7 @@ least_steps = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(radii, least_steps, st.none() | st.integers(1, 6), st.data())
 def test_cell_counts_are_those_of_the_exact_algorithm(
     radius: Fraction, least_step: Fraction, most_steps: int | None, data: st.DataObject

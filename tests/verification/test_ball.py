@@ -65,12 +65,14 @@ balls = st.builds(Ball, radii.map(Radius) | st.floats(0, 0.6).map(Fraction).map(
 seeds = st.integers(0, 2**32)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(cases, balls, seeds)
 def test_verdicts_are_those_of_running_every_combination(case: Tiny, ball: Ball, seed: int) -> None:
     check(case, ball, seed, DEFAULT)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(cases, balls, seeds)
 def test_verdicts_of_bounds_and_search_are_those_of_running_every_combination(
@@ -79,6 +81,7 @@ def test_verdicts_of_bounds_and_search_are_those_of_running_every_combination(
     check(case, ball, seed, NOT_RUN_WHOLE)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(cases, balls, seeds)
 def test_verdicts_without_the_network_are_those_of_running_every_combination(case: Tiny, ball: Ball, seed: int) -> None:
@@ -92,6 +95,7 @@ def test_verdicts_of_the_search_alone_are_those_of_running_every_combination(num
         check(tiny_case(number), Ball(Radius.parse(radius), inputs), number, ONLY_SEARCH)
 
 
+@pytest.mark.slow
 def test_each_step_decides_some_images_of_the_oracle() -> None:
     """Without this, the properties above might only ever see one step."""
     total = Counter[tuple[str, str | None]]()
@@ -130,6 +134,7 @@ def facts(decided: list[Decided]) -> list[tuple[Any, ...]]:
     return [(item.record.verdict, item.record.label, item.record.reachable_log2) for item in decided]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [DEFAULT, NOT_RUN_WHOLE])
 @pytest.mark.parametrize("white_box", [True, False])
 def test_no_verdict_depends_on_the_batch(budget: Budget, white_box: bool) -> None:

@@ -146,6 +146,7 @@ def limited(most: int, sizes: list[int]) -> dict[str, Callable[..., object]]:
     return {name: limit(name) for name in former}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3, 0])
 @pytest.mark.parametrize("only_search", [True, False])
 def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
@@ -173,6 +174,7 @@ def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
         assert all("memory does not suffice" in reason for reason in unknown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 5, 20])
 def test_more_images_than_are_searched_at_once_are_all_bounded_when_memory_ends(
     monkeypatch: pytest.MonkeyPatch, most: int

@@ -35,6 +35,7 @@ def decided_by(case: Plain, method: BoundMethod, seed: int, ball: Ball = BALL) -
     return case.verifier(ball, alone(method)).decide(images, labels, np.arange(len(images)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(BoundMethod))
 @settings(max_examples=8)
 @given(
@@ -49,6 +50,7 @@ def test_no_image_of_a_ball_that_a_bound_certifies_is_mislabelled(
     assert {name for _, name in kinds} <= {"forward", str(method)}  # no attack, no search, no other bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(BoundMethod))
 def test_each_bound_certifies_some_and_leaves_some_open(method: BoundMethod) -> None:
     total = Counter[tuple[str, str | None]]()
@@ -58,6 +60,7 @@ def test_each_bound_certifies_some_and_leaves_some_open(method: BoundMethod) -> 
     assert total["unknown", str(method)] > 5
 
 
+@pytest.mark.slow
 def test_no_tighter_bound_is_below_a_looser_one() -> None:
     """With two hidden layers at most, the planes of LBP are CROWN's own, and both beat intervals."""
     gains = Counter[BoundMethod]()

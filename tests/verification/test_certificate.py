@@ -114,6 +114,7 @@ def test_a_certificate_is_read_back_as_it_was_written_and_holds(name: str, reque
     assert [path.name for path in case.path.parent.glob("*.part")] == []
 
 
+@pytest.mark.slow
 def test_every_flipped_verdict_is_found_out(ball: Case, cell: Case) -> None:
     for case in (ball, cell):
         for place, row in enumerate(case.certificate.rows):
@@ -129,6 +130,7 @@ def test_every_flipped_verdict_is_found_out(ball: Case, cell: Case) -> None:
                 assert case.failed(with_row(case.certificate, place, Row(record, None))) == {COUNTEREXAMPLES}
 
 
+@pytest.mark.slow
 @given(
     pixel=st.integers(0, 3), beyond=st.floats(0.2 - 1e-8, 0.2 + 1e-7) | st.floats(0, 5), sign=st.sampled_from([-1, 1])
 )

@@ -54,18 +54,21 @@ uint8_balls = small.map(lambda radius: Ball(Radius(radius), Inputs.UINT8))
 seeds = st.integers(0, 2**32)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(cases, float_balls, seeds)
 def test_no_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ball, seed: int) -> None:
     check(case, ball, seed)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(cases, uint8_balls, seeds)
 def test_no_8_bit_image_of_a_certified_ball_is_mislabelled(case: Plain, ball: Ball, seed: int) -> None:
     check(case, ball, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", list(Inputs))
 def test_verdicts_of_the_search_alone_are_true(inputs: Inputs) -> None:
     total = Counter[tuple[str, str | None]]()
@@ -77,6 +80,7 @@ def test_verdicts_of_the_search_alone_are_true(inputs: Inputs) -> None:
     assert total["falsified", "branch and bound"] > 5
 
 
+@pytest.mark.slow
 def test_with_time_most_balls_are_decided_and_by_each_step() -> None:
     """Without this, the properties above might hold of verdicts that are all unknown."""
     total = Counter[tuple[str, str | None]]()

@@ -144,6 +144,7 @@ def crown(seed: int, problems: dict[int, Problem]) -> dict[int, float]:
     return dict(zip(problems, least.tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_certified_boxes_hold_no_mislabelled_point_and_most_boxes_are_decided() -> None:
     total = Counter[tuple[str, bool]]()
     for seed in SEEDS:
@@ -242,6 +243,7 @@ def memory_for(count: int) -> Callable[..., SplitMargins]:
     return limited
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [1, 3, 5])
 def test_too_little_memory_halves_the_batches(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
     problems = boxes(4, 0.3, count=30)
@@ -264,6 +266,7 @@ def test_no_memory_at_all_is_unknown_with_its_reason(monkeypatch: pytest.MonkeyP
     assert {outcome.failure for outcome in outcomes.values()} == {"memory does not suffice for 1 boxes"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [1, 20, 32])
 def test_more_boxes_than_a_batch_are_all_bounded_when_memory_ends(monkeypatch: pytest.MonkeyPatch, fits: int) -> None:
     count = 2 * Budget().branches_at_once
@@ -322,6 +325,7 @@ def in_other_batches(seed: int, problems: dict[int, Problem]) -> list[set[str]]:
     return [{kinds[number] for kinds in found} for number in numbers]
 
 
+@pytest.mark.slow
 def test_no_order_or_batch_turns_a_verdict_round() -> None:
     kinds = [kind for seed in (0, 3, 5) for kind in in_other_batches(seed, boxes(seed, 0.3))]
     assert {frozenset({"certified"}), frozenset({"falsified"})} <= {frozenset(kind) for kind in kinds}

@@ -158,6 +158,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return train(home / "cells-2", "--cells", 2), train(home / "cells-10", "--cells", 10)
 
 
+@pytest.mark.slow
 @needs_matplotlib
 @pytest.mark.parametrize("space", ["weights", "inputs"])
 def test_the_command_draws_trainings_side_by_side(runs: tuple[Path, Path], tmp_path: Path, space: str) -> None:
@@ -168,6 +169,7 @@ def test_the_command_draws_trainings_side_by_side(runs: tuple[Path, Path], tmp_p
     assert list(tmp_path.iterdir()) == [into]
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_a_results_folder_keeps_picture_and_figures(runs: tuple[Path, Path], tmp_path: Path) -> None:
     facts = abscert("compare", "landscape", *runs, *FEW, "--out", tmp_path, "--seed", 3, "--json").json
@@ -183,6 +185,7 @@ def test_a_results_folder_keeps_picture_and_figures(runs: tuple[Path, Path], tmp
     assert [one.picture.stem for one in stored_landscapes(tmp_path)] == ["landscape-weights", "mine"]
 
 
+@pytest.mark.slow
 @needs_matplotlib
 def test_a_plan_is_drawn_with_all_runs_that_are_done(tmp_path: Path) -> None:
     plan = tmp_path / "small.toml"
@@ -206,6 +209,7 @@ def test_figure_3_differs_in_the_width_of_cells_alone() -> None:
     assert len(same) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert "weights or inputs" in refused("compare", "landscape", runs[0], "--space", "time")
     assert "odd number of points" in refused("compare", "landscape", runs[0], "--points", 4)

@@ -226,6 +226,7 @@ def test_a_damaged_record_of_a_landscape_is_named(results: Path, tmp_path: Path)
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_or_says_why_not(results: Path, tmp_path: Path) -> None:
     into = tmp_path / "page.html"
     abscert("compare", "report", "--out", results, "--into", into)
@@ -247,6 +248,7 @@ def test_a_plan_gives_its_title_and_its_runs_alone_also_those_to_do(results: Pat
     assert RUN.key[:8] not in text
 
 
+@pytest.mark.slow
 def test_the_page_is_made_without_torch(results: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from pathlib import Path; "
     code += "from compare.page.comparison_page import ComparisonContent, render_report; "

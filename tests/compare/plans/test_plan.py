@@ -155,6 +155,7 @@ def test_what_cannot_be_carried_out_is_refused_before_anything_is(
         read_plan(str(plan_of(tmp_path, 'title = "a"\n' + PART.replace(old, new)))).runs()
 
 
+@pytest.mark.slow
 def test_table_2_is_of_the_runs_of_table_1() -> None:
     assert read_plan("paper-table2").runs() == read_plan("paper-table1").runs()
 
@@ -178,6 +179,7 @@ def sweep(least: str, step: str) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "least"), [("mnist", "1/10"), ("cifar10", "2/255")])
 def test_table_1_sweeps_the_cells_as_the_code_of_the_paper_does(data: str, least: str) -> None:
     radii = {"mnist": ("0.1", "0.2", "0.3", "0.4"), "cifar10": ("2/255", "4/255", "6/255", "8/255", "16/255")}[data]
@@ -214,6 +216,7 @@ def fills(run: Run, figure: PublishedFigure) -> bool:
     return run.trained_for.pixel == figure.radius.pixel and run.certify == (run.radius,) and "ball" in run.claims
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [1, 4, 5])
 def test_every_printed_error_has_a_run(table: int) -> None:
     runs = read_plan(f"paper-table{table}").runs()

@@ -161,6 +161,7 @@ def test_an_address_where_nothing_is_is_refused_at_once(plan: Path, tmp_path: Pa
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 @needs_ray
 def test_what_listens_and_is_no_ray_is_refused_in_the_end(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -171,6 +172,7 @@ def test_what_listens_and_is_no_ray_is_refused_in_the_end(
         assert f"no Ray cluster answers at {address}" in refusal(plan, tmp_path, "--address", address)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_auto_without_a_cluster_is_refused_in_one_line(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -201,6 +203,7 @@ def test_options_without_meaning_are_refused(
     assert words in refusal(plan, tmp_path, *arguments)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_node_that_does_not_see_the_results_folder_says_so(plan: Path, tmp_path: Path) -> None:
     from compare.running.ray_driver import _carry_out

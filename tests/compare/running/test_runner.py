@@ -18,6 +18,8 @@ from compare.plans.plan import read_plan
 from compare.results.stored_run import FAILURE, RUNS, State, stored_run, stored_runs_of
 from compare.running.runner import held
 
+pytestmark = pytest.mark.slow
+
 COMMAND = "from abscert_plugin.cli import main; main()"
 
 

@@ -87,6 +87,7 @@ def test_what_another_process_has_done_is_left_as_it_is(stored: StoredRun) -> No
     assert {path.name for path in stored.folder.iterdir()} == {CONFIG, DONE, LOCK}
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_parent_and_lets_go(stored: StoredRun, started: subprocess.Popen[bytes]) -> None:
     lock = stored.folder / LOCK
     wait_for(lambda: lock.exists() and lock.read_text() != "")

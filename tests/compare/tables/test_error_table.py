@@ -265,6 +265,7 @@ def test_tables_are_made_without_torch(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_prints_and_refuses_what_cannot_be(tmp_path: Path) -> None:
     store(tmp_path, RUN, {"ball": 50})
     for form in FORMATS:

@@ -255,6 +255,7 @@ SWEEPS = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["paper", "sound"])
 @given(sweep=SWEEPS)
 def test_the_cells_shown_are_the_best_of_those_that_count(protocol: str, sweep: list[tuple[int, int, int]]) -> None:
@@ -295,6 +296,7 @@ def test_a_run_on_fewer_images_does_not_beat_one_on_more() -> None:
 # --- what is kept apart --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     balls=st.lists(st.integers(0, 200), min_size=4, max_size=4),
