@@ -1,4 +1,4 @@
-"""Export: both ONNX files compute what torch computes, carry what design.md says, or are not written at all."""
+"""Export: both ONNX files compute what torch computes, carry what they promise, or are not written at all."""
 
 from collections.abc import Callable
 from pathlib import Path

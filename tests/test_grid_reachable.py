@@ -220,7 +220,7 @@ def test_log2_count_equals_counting(data: st.DataObject) -> None:
 def test_mnist_pixels_straddle_as_often_as_was_counted(
     mnist_dir: Any, cells: int, radius: float, straddling: int
 ) -> None:
-    """The counts are design.md's, measured over the whole test set with other code."""
+    """The counts were measured over the whole test set with other code."""
     data = load_data("mnist", Split.TEST, mnist_dir)
     (batch,) = data.first(1000).batches(1000)
     lowest, highest = Grid(cells).reachable(data.pixels(batch.images), radius)

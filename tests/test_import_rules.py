@@ -1,4 +1,4 @@
-"""The rules of style.md and design.md that a reviewer would have to remember: who imports, prints and loads what."""
+"""The rules that a reviewer would have to remember: who imports, prints and loads what."""
 
 import ast
 import subprocess

@@ -20,7 +20,7 @@ from abscert_plugin.training.objective import Moment, Objective
 class Abstrain:
     """Cross-entropy of the interval network on phi(image).
 
-    By design.md section 1, the training interval of a perturbed pixel (Algorithm 1) is the cell that holds the pixel
+    By docs/METHOD.md, the training interval of a perturbed pixel (Algorithm 1) is the cell that holds the pixel
     for every radius with d >= 2 epsilon, so the radius does not enter.
 
     Args:

@@ -111,7 +111,7 @@ def default_config(data: str, network: str) -> TrainingConfig:
     networks at a rate of 1e-2; ours is 1e-3 (docs/RESULTS.md has what comes out). On ImageNet its rate falls tenfold
     four times, ours by the schedule that all trainings share.
 
-    Source: AbsCert's code, as section 0 of the baselines notes lists it.
+    Source: the configuration files of AbsCert's released code.
     """
     if data == "imagenet" and network in _IMAGENET:
         return _IMAGENET[network]

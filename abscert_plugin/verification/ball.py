@@ -48,7 +48,7 @@ class BallVerifier:
         ball: radius and kind of images.
         budget: what may be spent on an image.
 
-    Source: AbsCert paper, sections 2 and 4.1; design.md section 1.
+    Source: AbsCert paper, sections 2 and 4.1; docs/METHOD.md on the two claims.
     """
 
     def __init__(self, deployed: Deployed, white_box: WhiteBox | None, ball: Ball, budget: Budget) -> None:

@@ -35,7 +35,7 @@ class CellDecider:
     Raises:
         UnsupportedModelError: if the file has no cells.
 
-    Source: AbsCert paper, section 4.1; design.md section 1 on what it covers.
+    Source: AbsCert paper, section 4.1; docs/METHOD.md on what it covers.
     """
 
     artifact: Artifact
