@@ -13,6 +13,7 @@ import pytest
 import torch
 from box_oracle import BUILDERS, lirpa_or_skip, network
 from onnx import TensorProto, helper, numpy_helper
+from other_tools import CLASSES, IMAGE_SHAPE, THIRD_PARTIES, Node, weights
 from torch import Tensor, nn
 
 from abscert_plugin.abstraction import Abstraction
@@ -34,11 +35,8 @@ from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.reading.network import convert
 
 GRID = Grid.from_inner_edges([0.2, 0.5, 0.55])
-IMAGE_SHAPE = (1, 6, 6)
 INTERVAL_SHAPE = (2, 6, 6)
-CLASSES = 4
 CPU = torch.device("cpu")
-Node = tuple[str, Sequence[str], Sequence[str], Mapping[str, Any]]  # operator, inputs, outputs, attributes
 Port = tuple[str, Sequence[int | str]]  # name and shape
 TOLERANCE = 1e-5  # float32 logits of order 1, sums in another order
 
@@ -93,10 +91,6 @@ def abstract_file(nodes: Sequence[Node], constants: Mapping[str, np.ndarray], fo
     """Write an interval network of these nodes from `interval` to `logits`, as a file of this project."""
     source: Port = (INTERVAL, ["batch", *INTERVAL_SHAPE])
     return graph_file(nodes, constants, source, (LOGITS, ["batch", CLASSES]), folder / "abstract.onnx")
-
-
-def weights(*shape: int, seed: int = 0) -> np.ndarray:
-    return (np.random.default_rng(seed).standard_normal(shape) / 8).astype(np.float32)
 
 
 # --- exported networks -----------------------------------------------------------------------------------------------
@@ -185,79 +179,6 @@ def third_party(
     """Write a classifier of these nodes from `x` to the last one's output."""
     ports = ("x", inputs), (nodes[-1][2][0], [inputs[0], CLASSES])
     return graph_file(nodes, constants, *ports, folder / "third.onnx")
-
-
-PLANES: list[int | str] = ["batch", *IMAGE_SHAPE]
-DENSE: list[Node] = [("MatMul", ["h", "v"], ["o"], {}), ("Add", ["c", "o"], ["y"], {})]
-DENSE_CONSTANTS = {"v": weights(9, CLASSES), "c": weights(CLASSES)}
-CONVOLUTION: list[Node] = [
-    ("Conv", ["n", "k", "kb"], ["conv"], {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
-    ("Relu", ["conv"], ["relu"], {}),
-    ("Flatten", ["relu"], ["flat"], {}),
-    ("Gemm", ["flat", "v", "c"], ["y"], {"alpha": 0.5, "beta": 2.0}),
-]
-CONVOLUTION_CONSTANTS = {"k": weights(3, 1, 3, 3), "kb": weights(3), "v": weights(27, CLASSES), "c": weights(CLASSES)}
-THIRD_PARTIES: dict[str, tuple[list[Node], dict[str, np.ndarray], list[int | str], list[str]]] = {
-    "matmul-add": (
-        [
-            ("Flatten", ["x"], ["f"], {}),
-            ("MatMul", ["f", "w"], ["m"], {}),
-            ("Add", ["m", "b"], ["a"], {}),
-            ("Relu", ["a"], ["h"], {}),
-            *DENSE,
-        ],
-        {"w": weights(36, 9), "b": weights(9), **DENSE_CONSTANTS},
-        PLANES,
-        ["Conv2d", "Flatten", "Linear", "ReLU", "Linear"],
-    ),
-    "flat-input": (
-        [("MatMul", ["x", "w"], ["m"], {}), ("Tanh", ["m"], ["h"], {}), *DENSE],
-        {"w": weights(36, 9), **DENSE_CONSTANTS},
-        ["batch", 36],
-        ["Conv2d", "Flatten", "Linear", "Tanh", "Linear"],
-    ),
-    "reshape": (
-        [
-            ("Reshape", ["x", "s"], ["f"], {}),
-            ("MatMul", ["f", "w"], ["m"], {}),
-            ("Sigmoid", ["m"], ["h"], {}),
-            *DENSE,
-        ],
-        {"s": np.array([-1, 36]), "w": weights(36, 9), **DENSE_CONSTANTS},
-        PLANES,
-        ["Conv2d", "Flatten", "Linear", "Sigmoid", "Linear"],
-    ),
-    "fixed-batch": (
-        [("Reshape", ["x", "s"], ["f"], {}), ("Gemm", ["f", "w"], ["m"], {}), ("Relu", ["m"], ["h"], {}), *DENSE],
-        {"s": np.array([1, 36]), "w": weights(36, 9), **DENSE_CONSTANTS},
-        [1, *IMAGE_SHAPE],
-        ["Conv2d", "Flatten", "Linear", "ReLU", "Linear"],
-    ),
-    "normalised": (
-        [("Sub", ["x", "mean"], ["s"], {}), ("Div", ["s", "std"], ["n"], {}), *CONVOLUTION],
-        {"mean": np.array([[[0.4]]], np.float32), "std": np.array([[[0.3]]], np.float32), **CONVOLUTION_CONSTANTS},
-        PLANES,
-        ["Conv2d", "Conv2d", "ReLU", "Flatten", "Linear"],
-    ),
-    "channels-last": (
-        [("Transpose", ["x"], ["n"], {"perm": [0, 3, 1, 2]}), *CONVOLUTION],
-        CONVOLUTION_CONSTANTS,
-        ["batch", 6, 6, 1],
-        ["Conv2d", "Conv2d", "ReLU", "Flatten", "Linear"],
-    ),
-    "transposed-weights": (
-        [
-            ("Flatten", ["x"], ["f"], {}),
-            ("Transpose", ["wt"], ["w"], {"perm": [1, 0]}),
-            ("MatMul", ["f", "w"], ["m"], {}),
-            ("Relu", ["m"], ["h"], {}),
-            *DENSE,
-        ],
-        {"wt": weights(9, 36), **DENSE_CONSTANTS},
-        PLANES,
-        ["Conv2d", "Flatten", "Linear", "ReLU", "Linear"],
-    ),
-}
 
 
 @pytest.mark.parametrize("name", THIRD_PARTIES)
