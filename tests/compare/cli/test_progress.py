@@ -7,8 +7,8 @@ from command_line import abscert
 from rich.console import Console
 
 from abscert_plugin.files import write_json
-from compare.cli import runs
 from compare.cli.progress import PlanProgress
+from compare.plans.plan import read_plan
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, StoredRun
 
@@ -106,7 +106,7 @@ def test_costly_runs_that_are_done_are_not_named(tmp_path: Path, monkeypatch: py
     plan = tmp_path / "costly.toml"
     plan.write_text(COSTLY)
     monkeypatch.setattr("compare.running.runner.carry_out", lambda *_: None)
-    for run in runs.read_plan(str(plan)).runs():
+    for run in read_plan(str(plan)).runs():
         folder = tmp_path / "results" / RUNS / run.key
         folder.mkdir(parents=True)
         write_json(folder / DONE, {})

@@ -1,7 +1,9 @@
 """Loss landscapes: scaled directions, the loss at the middle, networks as they were, and what is refused."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -45,7 +47,7 @@ def batch(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("grid", [None, Grid(3)])
 @pytest.mark.parametrize("of", [weight_landscape, input_landscape])
-def test_the_middle_is_the_loss_of_the_network_itself(of, grid: Grid | None) -> None:
+def test_the_middle_is_the_loss_of_the_network_itself(of: Callable[..., Any], grid: Grid | None) -> None:
     made, (images, labels) = network(1 if grid is None else 2), batch()
     inputs = 2 * images - 1 if grid is None else Abstraction(grid)(images)
     with torch.no_grad():
@@ -85,9 +87,9 @@ def test_a_landscape_does_not_change_with_the_size_of_the_filters() -> None:
     """What scaling a ReLU network's layers up and down again does not change: why filters are normalised."""
     made, scaled, (images, labels) = network(), network(), batch()
     with torch.no_grad():
-        scaled[0].weight.mul_(4)
-        scaled[0].bias.mul_(4)
-        scaled[3].weight.div_(4)
+        cast(torch.Tensor, scaled[0].weight).mul_(4)
+        cast(torch.Tensor, scaled[0].bias).mul_(4)
+        cast(torch.Tensor, scaled[3].weight).div_(4)
     one, other = (weight_landscape(net, None, images, labels, 0.5, 5, 0).losses for net in (made, scaled))
     np.testing.assert_allclose(one, other, rtol=1e-4)
 

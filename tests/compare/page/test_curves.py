@@ -5,6 +5,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
@@ -131,7 +132,7 @@ def test_records_of_two_versions_are_not_averaged(tmp_path: Path) -> None:
 
 
 def test_settings_have_charts_of_their_own(tmp_path: Path) -> None:
-    others = (
+    others: tuple[dict[str, Any], ...] = (
         {},
         {"network": "dm-large"},
         {"data": "digits"},

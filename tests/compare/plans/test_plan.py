@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -83,7 +84,7 @@ def test_every_part_of_a_run_is_in_its_key(field: str, value: object) -> None:
 
 
 def test_every_part_of_a_run_is_under_test_above() -> None:
-    (marked,) = test_every_part_of_a_run_is_in_its_key.pytestmark
+    (marked,) = cast(Any, test_every_part_of_a_run_is_in_its_key).pytestmark
     assert {field for field, _ in marked.args[1]} == set(Run.__struct_fields__)
 
 

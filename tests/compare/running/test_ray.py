@@ -52,7 +52,7 @@ def _heed_interrupts() -> None:
 def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Start `abscert compare run`, and kill it on leaving."""
     command = abscert_command("run", *map(str, arguments), "--engine", "ray", "--json")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # a job in the background of a shell, as tests may be, ignores Ctrl-C, and so would what it starts
     with subprocess.Popen(command, **pipes, preexec_fn=_heed_interrupts) as process:
         try:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from importlib import resources
+from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -293,8 +295,9 @@ def test_a_wrong_number_in_table_1_contradicts_a_gain(method: str) -> None:
         and figure.method == method
         and figure.against is None
     )
+    assert wrong.value is not None
     changed = tuple(
-        replace(figure, value=figure.value + Decimal("0.1")) if figure is wrong else figure for figure in figures
+        replace(figure, value=wrong.value + Decimal("0.1")) if figure is wrong else figure for figure in figures
     )
     assert impossible_gains(changed)
 
@@ -325,8 +328,8 @@ def test_a_greater_radius_never_has_a_smaller_error() -> None:
     for one in errors:
         for other in errors:
             same = [(f.table, f.data, f.network, f.activation, f.method) for f in (one, other)]
-            if same[0] == same[1] and one.radius.given < other.radius.given:
-                assert one.value <= other.value, (place(one), place(other))
+            if same[0] == same[1] and cast(Radius, one.radius).given < cast(Radius, other.radius).given:
+                assert cast(Decimal, one.value) <= cast(Decimal, other.value), (place(one), place(other))
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -368,7 +371,7 @@ def test_a_broken_file_is_one_line_of_error(old: str, new: str, message: str) ->
     assert str(caught.value).startswith(f"compare/tables/{FILE} is broken: ")
 
 
-def test_a_missing_file_is_one_line_of_error(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_a_missing_file_is_one_line_of_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     published.cache_clear()
     with pytest.raises(ConfigError, match="install the package again"):

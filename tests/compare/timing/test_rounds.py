@@ -216,9 +216,9 @@ def test_ratios_are_of_one_round_and_seconds_of_an_epoch_and_the_test_set(tmp_pa
     sums = [epoch + one for epoch, one in zip(epochs, passes, strict=True)]
     assert found["ibp", Kind.TOTAL].seconds == pytest.approx(statistics.median(sums))
     ratios = sorted(b / a for (a, _), (b, _) in zip(own, others, strict=True))  # 1, 2, 3, 4, 5
-    training = found["ibp", Kind.TRAINING]
-    assert (training.ratio_low, training.ratio, training.ratio_high) == pytest.approx((ratios[1], ratios[2], ratios[3]))
-    assert training.ratio != pytest.approx(statistics.median(epochs) / found["abstrain", Kind.TRAINING].seconds)
+    trained = found["ibp", Kind.TRAINING]
+    assert (trained.ratio_low, trained.ratio, trained.ratio_high) == pytest.approx((ratios[1], ratios[2], ratios[3]))
+    assert trained.ratio != pytest.approx(statistics.median(epochs) / found["abstrain", Kind.TRAINING].seconds)
     totals = [(2.5 * b + 10 * d) / (2.5 * a + 10 * c) for (a, c), (b, d) in zip(own, others, strict=True)]
     assert found["ibp", Kind.TOTAL].ratio == pytest.approx(statistics.median(totals))
     assert found["abstrain", Kind.TRAINING].ratio == 1
