@@ -145,7 +145,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(
 def test_missing_data_files_are_named_with_where_to_put_them(
     trained: Path, tmp_path: Path, name: str, command: str
 ) -> None:
-    before = {
+    before: dict[str, list[Any]] = {
         "data": ["data", name],
         "train": ["train", "--data", name, "--out", tmp_path / "out"],
         "verify": ["verify", trained / "deploy.onnx", "--data", name, "--out", tmp_path / "out"],
@@ -199,6 +199,11 @@ def with_external_location(path: Path, location: str) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda path: path.write_bytes(b""), "is empty"),
     (lambda path: path.write_bytes(b"not a model\n" * 50), "not an ONNX model"),
@@ -206,7 +211,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (truncated, "cut short"),
     (half, "cut short"),
     (Path.unlink, "is not there"),
-    (lambda path: (path.unlink(), path.mkdir()), "not a file"),
+    (folder_instead, "not a file"),
     (lambda path: with_external_location(path, "weights\0.bin"), "names no file"),
     (lambda path: without_key(path, "abscert.cells"), "lacks the metadata abscert.cells"),
     (lambda path: without_key(path, "abscert.classes"), "lacks the metadata abscert.classes"),
@@ -317,7 +322,7 @@ def test_a_run_json_of_another_kind_is_refused(trained: Path, tmp_path: Path, ch
 def test_a_place_below_a_file_cannot_be_written(trained: Path, tmp_path: Path, command: str, option: str) -> None:
     (tmp_path / "file").write_text("kept")
     abscert("verify", trained / "deploy.onnx", "--limit", 30, "--out", tmp_path / "records")
-    before = {
+    before: dict[str, list[Any]] = {
         "train": [],
         "tune": ["--radius", "0.2"],
         "export": [trained],

@@ -29,7 +29,7 @@ def verify(model: Path, out: Path, *options: object) -> tuple[dict[str, Any], li
     return found, read_records(out / RECORDS)
 
 
-def rows(records: list[Record]) -> list[tuple]:
+def rows(records: list[Record]) -> list[tuple[Any, ...]]:
     return [(row.index, row.label, row.prediction, row.verdict, row.reachable_log2) for row in records]
 
 

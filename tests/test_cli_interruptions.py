@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import FAST, TEST_IMAGES, abscert, contents, disk_with_room_for, refused, train
 
@@ -69,7 +70,7 @@ def test_ctrl_c_says_how_to_go_on(trained: Path, tmp_path: Path, monkeypatch: py
     calls = 0
     run = BlackBox.run
 
-    def interrupted(box: BlackBox, inputs: object) -> object:
+    def interrupted(box: BlackBox, inputs: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls == 5:

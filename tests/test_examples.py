@@ -16,7 +16,7 @@ EXAMPLES: Final = ROOT / "examples"
 
 def run(name: str, *arguments: object) -> str:
     """Return what an example prints."""
-    command = [sys.executable, EXAMPLES / f"{name}.py", *map(str, arguments)]
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -69,6 +69,7 @@ def test_files_compute_what_torch_computes(
         images = probes(shape, count, seed=2)
         expected = torch_logits(network, grid, images)
         for path, inputs in ((exported.deploy, images), (exported.abstract, grid.interval_image(images))):
+            assert path is not None
             (logits,) = run_onnx(path, inputs)
             assert logits.shape == (count, 10)
             assert np.allclose(logits, expected, rtol=0, atol=TOLERANCE)
@@ -119,6 +120,7 @@ def test_files_carry_the_metadata_of_the_contract(exported: Exported) -> None:
             "abscert.network": "dm-small-tanh",
             "abscert.training": "method=abscert;seed=0",
         }
+        assert path is not None
         assert check_artifact(model, path) == read_metadata(model, path)
 
 
@@ -188,6 +190,7 @@ def test_files_that_compute_something_else_are_not_written(
 ) -> None:
     former = export_tiny(tiny_network(5), 3, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert former.abstract is not None
     assert set(before) == {former.abstract.name, former.deploy.name}
     monkeypatch.setattr(export_module, "traced", exported_with(change))
     with pytest.raises(ExportError, match=r"within 0\.0001 of torch's, got a difference of .*nothing was written"):
@@ -201,7 +204,7 @@ def test_files_that_compute_something_else_are_not_written(
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_network_whose_logits_are_no_numbers_is_not_written(tmp_path: Path, bad: float) -> None:
     network = tiny_network(0)
-    network[3].bias.data[1] = bad
+    cast(nn.Linear, network[3]).bias.data[1] = bad
     with pytest.raises(ExportError, match="nothing was written"):
         export_tiny(network, 3, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -218,7 +221,7 @@ def test_torch_without_a_number_is_not_excused_by_a_file_with_one(
 
     monkeypatch.setattr(export_module, "traced", exported_with(heal))
     network = tiny_network(0)
-    network[3].bias.data[1] = float("inf")
+    cast(nn.Linear, network[3]).bias.data[1] = float("inf")
     with pytest.raises(ExportError, match="nothing was written"):
         export_tiny(network, 3, tmp_path)
 

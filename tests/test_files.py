@@ -78,11 +78,13 @@ def test_a_lock_whose_file_was_removed_meanwhile_guards_nothing_and_is_taken_ane
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
-    take, removed = fcntl.flock, []
+    take = fcntl.flock
+    removed: list[Path] = []
 
     def removed_first(file: object, how: int) -> None:
         if not removed:
-            removed.append((tmp_path / LOCK).unlink())
+            (tmp_path / LOCK).unlink()
+            removed.append(tmp_path / LOCK)
         take(file, how)
 
     monkeypatch.setattr(fcntl, "flock", removed_first)

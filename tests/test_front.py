@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import product
+from typing import cast
 
 import numpy as np
 import pytest
@@ -56,16 +57,17 @@ def near_images(grid: Grid, pixel: np.float32, ball: Ball) -> list[np.float32]:
 
 def check_reach(reach: Reach, pixel: np.float32) -> None:
     """Assert that a pixel's reach holds the cells of all images of the ball, and those that rounding adds at most."""
+    grid = cast(Cells, reach.front).grid
     lowest, highest = int(reach.lowest.item()), int(reach.highest.item())
-    true, outer = (choose(reach.front.grid, pixel, reach.ball) for choose in (true_cells, outer_cells))
+    true, outer = (choose(grid, pixel, reach.ball) for choose in (true_cells, outer_cells))
     assert lowest <= true[0]
     assert true[-1] <= highest
     assert outer[0] <= lowest
     assert highest <= outer[-1]
     assert reach.own.item() in true
     if reach.ball.inputs is Inputs.FLOAT:
-        for value in near_images(reach.front.grid, pixel, reach.ball):
-            assert lowest <= exact_cell(reach.front.grid, exact(value)) <= highest
+        for value in near_images(grid, pixel, reach.ball):
+            assert lowest <= exact_cell(grid, exact(value)) <= highest
 
 
 def reach_of(grid: Grid, pixel: np.float32, ball: Ball) -> Reach:
@@ -107,7 +109,8 @@ def test_8_bit_balls_of_whole_levels_are_exact_for_every_value(cells: int, steps
 
 def check_images(reach: Reach) -> None:
     """Assert, for every combination of reached cells, that an image of the ball comes back just where one exists."""
-    true = [true_cells(reach.front.grid, value, reach.ball) for value in reach.images.ravel()]
+    grid = cast(Cells, reach.front).grid
+    true = [true_cells(grid, value, reach.ball) for value in reach.images.ravel()]
     ends = zip(reach.lowest.ravel().tolist(), reach.highest.ravel().tolist(), strict=True)
     for choice in product(*(range(low, high + 1) for low, high in ends)):
         cells = np.array(choice, dtype=np.uint8).reshape(reach.own.shape[1:])
@@ -117,7 +120,7 @@ def check_images(reach: Reach) -> None:
         if image is not None:
             assert image.dtype == np.float32
             assert in_ball(image, reach.images[0], reach.ball)
-            assert [exact_cell(reach.front.grid, exact(value)) for value in image.ravel()] == list(choice)
+            assert [exact_cell(grid, exact(value)) for value in image.ravel()] == list(choice)
 
 
 @pytest.mark.slow
@@ -147,7 +150,8 @@ def test_a_radius_just_below_some_levels_does_not_hold_them(radius: str, levels:
     for front in (Cells(Grid(255)), Pixels()):
         reach = front.reach(ball, center)
         least, most = (LEVELS[100 + sign * levels] for sign in (-1, 1))
-        assert [reach.image_in(0, end[0]).item() for end in (reach.lowest, reach.highest)] == [least, most]
+        ends = [cast(np.ndarray, reach.image_in(0, end[0])) for end in (reach.lowest, reach.highest)]
+        assert [end.item() for end in ends] == [least, most]
     for steps in range(8):
         image = np.full((1, 1, 1, 1), LEVELS[100 + steps], dtype=np.float32)
         assert ball.contains(center, image) == (steps <= levels)
@@ -199,7 +203,8 @@ def test_boxes_counts_and_rows_are_those_of_the_cells(data: st.DataObject, grid:
         np.prod([int(high) - int(low) + 1 for low, high in zip(lows.flat, highs.flat, strict=True)], dtype=float)
         for lows, highs in zip(reach.lowest, reach.highest, strict=True)
     ]
-    np.testing.assert_allclose(reach.log2_counts, np.log2(counts), rtol=0, atol=1e-9)  # a sum of eight logarithms
+    found = cast(np.ndarray, reach.log2_counts)
+    np.testing.assert_allclose(found, np.log2(counts), rtol=0, atol=1e-9)  # a sum of eight logarithms
     lower, upper = reach.box()
     edges = grid.training_edges
     assert np.array_equal(lower, np.concatenate([edges[reach.lowest], edges[reach.lowest.astype(int) + 1]], axis=1))

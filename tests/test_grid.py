@@ -1,5 +1,6 @@
 """Grid and phi: containment, Algorithm 1, and what is refused, against exact rational arithmetic."""
 
+import functools
 import itertools
 import math
 import operator
@@ -117,9 +118,7 @@ def test_algorithm_1_on_a_point_differs_on_inner_edges_only(data: st.DataObject,
 def test_the_check_of_algorithm_1_sees_ties_that_go_down() -> None:
     grid = Grid(4)
     with pytest.raises(AssertionError):
-        check_algorithm_1(
-            lambda *interval: algorithm_1(*interval, is_upper=operator.gt), grid, np.float32(0.5), Fraction(1, 8)
-        )
+        check_algorithm_1(functools.partial(algorithm_1, is_upper=operator.gt), grid, np.float32(0.5), Fraction(1, 8))
 
 
 # --- cells and their ends --------------------------------------------------------------------------------------------
@@ -188,7 +187,7 @@ def test_refining_a_grid_never_widens_an_interval(data: st.DataObject, cells: in
 def test_edges_cut_the_domain_into_cells_of_one_width() -> None:
     for cells in range(1, MAX_CELLS + 1):
         edges = exact(Grid(cells).edges)
-        assert (edges[0], edges[-1], len(edges)) == (0, 1, cells + 1)
+        assert (edges[0], edges[-1], len(edges)) == (Fraction(0), Fraction(1), cells + 1)
         assert all(0 <= Fraction(k, cells) - edge < Fraction(1, 2**24) for k, edge in enumerate(edges))
         assert exact(Grid(cells).training_edges) == [2 * edge - 1 for edge in edges]
 

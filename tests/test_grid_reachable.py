@@ -62,7 +62,7 @@ def check_reachable(reach: Reach, grid: Grid, pixel: np.float32, radius: float, 
     """
     lowest, highest = (int(cell[0]) for cell in reach(grid, np.array([pixel], dtype=np.float32), radius))
     low, high = ball(pixel, radius)
-    for share in (0, 1, *shares):
+    for share in (Fraction(0), Fraction(1), *shares):
         assert lowest <= exact_cell(grid, low + share * (high - low)) <= highest
     assert lowest <= one_cell(grid, pixel) <= highest
     assert lowest >= one_cell(grid, float32_below(low))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod, sqrt
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ ACTIVATION_LAYERS = {
     Activation.TANH: nn.Tanh,
     Activation.PARAM_RAMP: ParamRamp,
 }
-LAYERS = {  # filters, kernel, stride, padding; a bare number is a fully connected layer
+LAYERS: dict[str, list[Any]] = {  # filters, kernel, stride, padding; a bare number is a fully connected layer
     "dm-small": [(16, 4, 2, 2), (32, 4, 1, 2), 100],
     "dm-medium": [(32, 3, 1, 1), (32, 4, 2, 2), (64, 3, 1, 1), (64, 4, 2, 2), 512, 512],
     "dm-large": [(64, 3, 1, 1), (64, 3, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1), 512],

@@ -2,6 +2,7 @@
 
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,13 +40,15 @@ PUBLISHED = {  # parameters, billions of multiplications and least size, from to
 }
 FIRST_LAYER = {"alexnet": (64, 11), "vgg11": (64, 3), "inception-v1": (64, 7), "resnet18": (64, 7)}  # filters, kernel
 PAPER_RANGE = (11e6, 138e6)
-CLOSE = {"rtol": 0, "atol": 1e-6}  # float32 sums of a few values up to 1, in another order
+CLOSE: dict[str, Any] = {"rtol": 0, "atol": 1e-6}  # float32 sums of a few values up to 1, in another order
 POINT = (1, 1)
 
 
-def build_empty(name: str, size: tuple[int, int] = (224, 224), takes_intervals: bool = True, **other) -> nn.Sequential:
+def build_empty(
+    name: str, size: tuple[int, int] = (224, 224), takes_intervals: bool = True, **other: Any
+) -> nn.Sequential:
     """Return the network for images of this size, without memory for its weights."""
-    options = {"activation": Activation.RELU, "classes": CLASSES, "channels": 3, **other}
+    options: dict[str, Any] = {"activation": Activation.RELU, "classes": CLASSES, "channels": 3, **other}
     shape = (options["channels"], *size)
     config = NetworkConfig(name, options["activation"], shape, options["classes"], takes_intervals)
     with torch.device("meta"):

@@ -114,7 +114,8 @@ def test_bend_points_begin_at_the_mean_activation_negatives_included() -> None:
     for batch in batches:
         with collecting(layer):
             layer(batch)
-    assert not layer.is_bent
+    was_bent = layer.is_bent
+    assert not was_bent
     layer.begin_bend()
     assert layer.is_bent
     assert bool(layer.bends)

@@ -70,6 +70,7 @@ def test_deploy_and_abstract_give_the_verdicts_of_running_the_image(trained: Pat
     assert [row.verdict for row in rows["deploy"]] == [row.verdict for row in rows["abstract"]]
     deploy = Artifact.open(trained / "deploy.onnx", Provider.CPU)
     grid = deploy.metadata.grid
+    assert grid is not None
     batch = data.take(np.arange(len(data)))
     cells = grid.cell(data.pixels(batch.images))
     draws = np.random.default_rng(0)
@@ -77,7 +78,7 @@ def test_deploy_and_abstract_give_the_verdicts_of_running_the_image(trained: Pat
         low, high = grid.edges[:-1][cells], grid.edges[1:][cells]
         inside = low + (high - low) * draws.random(cells.shape, dtype=np.float32)
         inside = np.where(grid.cell(inside) == cells, inside, low)
-        predictions = deploy.classifier.run(inside).argmax(axis=1)
+        predictions = deploy.classifier.run(np.asarray(inside)).argmax(axis=1)
         for row, label, prediction in zip(rows["deploy"], batch.labels, predictions, strict=True):
             assert (row.verdict == "certified") == (prediction == label)
 
