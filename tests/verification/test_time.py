@@ -99,7 +99,7 @@ def test_a_bound_that_fails_is_charged_too(
 ) -> None:
     cells = np.zeros(SHAPE, dtype=np.uint8)
     problems = {number: Problem(cells, cells, 0, 60.0) for number in range(2)}
-    search = Search(FailingCut(Clock(monkeypatch), error), 0.0, lambda number, point: False, Budget())
+    search = Search(FailingCut(Clock(monkeypatch), error), lambda number, point: False, Budget())
     for outcome in search.run(problems).values():
         assert not outcome.certified
         assert outcome.seconds == seconds
