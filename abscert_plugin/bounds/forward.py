@@ -100,7 +100,7 @@ def crown_lbp_margins(
                 offset = offset + _dot(slopes, bias.expand(batch, *bias.shape[1:]))
             slopes = _transposed(layer)(layer, slopes.flatten(0, 1), shape).unflatten(0, (batch, classes))
     bounds = offset + _dot(slopes, (lower + upper) / 2) - _dot(slopes.abs(), (upper - lower) / 2)
-    return bounds.nan_to_num(nan=-torch.inf).scatter(1, labels[:, None], 0.0)
+    return bounds.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).scatter(1, labels[:, None], 0.0)
 
 
 class _Planes(NamedTuple):

@@ -212,7 +212,7 @@ class LirpaBounder:
         except LIRPA_FAILURES as error:
             failure = _as_verifier_error(error, method, len(lower))
         else:
-            return bounds.detach().nan_to_num(nan=-torch.inf), slopes
+            return bounds.detach().nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf), slopes
         # Here, not above: the error that was caught holds on to the tensors of the batch.
         self._bounded = None
         raise failure

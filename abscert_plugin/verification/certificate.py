@@ -32,16 +32,16 @@ FLOATING_POINT: Final[Mapping[int, Mapping[Claim, str]]] = MappingProxyType(
     {
         1: {
             Claim.CELL: (
-                "The sign of the margin that the file gave on the interval image decides; that input is an exact float32 "
-                "one. No floor is taken off: where a margin is as small as rounding, another provider or batch size may "
-                "give it another sign."
+                "The sign of the margin that the file gave on the interval image decides; that input is an exact "
+                "float32 one. No floor is taken off: where a margin is as small as rounding, another provider or "
+                "batch size may give it another sign."
             ),
             Claim.BALL: (
-                "A margin within `floor` of 0 decides nothing: it is at least twice the largest difference of logits that "
-                "was seen between batch sizes. Combinations of cells that were run are exact float32 inputs of the file "
-                "itself. Bounds were computed in float32 without outward rounding; a share of each was taken off, and it "
-                "had to exceed `bound_floor`, which adds twice the largest difference seen between the bounded network "
-                "and onnxruntime. Both stand in `configuration`."
+                "A margin within `floor` of 0 decides nothing: it is at least twice the largest difference of "
+                "logits that was seen between batch sizes. Combinations of cells that were run are exact float32 "
+                "inputs of the file itself. Bounds were computed in float32 without outward rounding; a share of "
+                "each was taken off, and it had to exceed `bound_floor`, which adds twice the largest difference "
+                "seen between the bounded network and onnxruntime. Both stand in `configuration`."
             ),
         },
         2: dict.fromkeys(Claim, f"Each verdict names its arithmetic. {_ANY_ORDER}"),

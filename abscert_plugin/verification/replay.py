@@ -154,6 +154,8 @@ def check_verdicts(
         if data.labels[places[record.index]] != record.label
     ]
     yield _check("labels", _listed(wrong), "all as in the data set")
+    if wrong:
+        return
     counts: list[str] = []
     for part, _, pixels in _batches(records, data, places):
         pairs = zip(part, replay.log2_counts(pixels), strict=True)
