@@ -1,6 +1,5 @@
 """What a certificate keeps proves its images again, without auto_LiRPA; what was forged does not."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,13 +77,12 @@ def signs() -> Proven:
 
 
 @pytest.fixture
-def no_lirpa(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_lirpa(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("auto_LiRPA was asked")
 
     for name in ("margins", "linear_margins", "split_margins", "optimised_margins"):
         monkeypatch.setattr(LirpaBounder, name, never)
-    return
 
 
 @pytest.mark.usefixtures("no_lirpa")
