@@ -172,15 +172,14 @@ class TrainedRun:
 
 
 def prepare_folder(out: Path, resume: bool) -> None:
-    """Make the folder of a run and see that files can be written there.
+    """See that the files of a run can be written in a folder; it is made once there is something to write.
 
     Raises:
         CheckpointError: if a training is there already and it is not to be resumed.
         RecordError: if the folder cannot be written.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
+        probe = next(place for place in (out, *out.parents) if place.exists()) / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -302,6 +301,7 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoin
         grid = None if cells is None else Grid(cells, None if edges is None else tuple(edges))
         activation, shape = Activation(stored["activation"]), (channels, height, width)
         config = NetworkConfig(stored["network"], activation, shape, stored["classes"], grid is not None)
+        training_note(checkpoint)  # what an export of it says
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {error}") from error
     network = config.build(seed=0)
