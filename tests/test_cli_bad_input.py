@@ -300,6 +300,7 @@ def test_a_checkpoint_that_does_not_say_what_it_holds_is_not_exported(trained: P
     path = tmp_path / "run" / "checkpoint.json"
     stored = json.loads(path.read_text())
     damages: tuple[dict[str, Any], ...] = (
+        {**stored["description"], key: ["1", 2**40, 2**40]},
         {name: value for name, value in stored["description"].items() if name != key},
         {key: [{}]},
     )
