@@ -15,9 +15,9 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import read_array, write_json
+from abscert_plugin.files import read_array, read_text, write_json
 from abscert_plugin.front import Images
-from abscert_plugin.records import Record, RunInfo
+from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
 
@@ -223,11 +223,9 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{constant} is not a number of JSON")
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(read_text(path, ROWS_LIMIT), object_pairs_hook=unique, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()  # a half of a surrogate pair is no text
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON
         raise RecordError(f"{path} is not a certificate: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"{path} is not a certificate: expected a JSON object, got {type(value).__name__}")
