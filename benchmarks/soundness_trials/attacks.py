@@ -243,9 +243,10 @@ def run_attacks(seed: int, count: int, progress: Callable[[int], None]) -> dict[
             for number in range(count):
                 one = try_attack(name, seed + number, False, Path(folder))
                 counts.update({key: int(value) for key, value in one.items()})
-                if one["mislabelled"]:
-                    counts["proof_wrong"] += one["proof"]
-                    counts["lirpa_wrong"] += any(value for key, value in one.items() if key.startswith("lirpa"))
+                by_lirpa = any(value for key, value in one.items() if key.startswith("lirpa"))
+                counts["lirpa"] += by_lirpa
+                counts["lirpa_wrong"] += by_lirpa and one["mislabelled"]
+                counts["proof_wrong"] += one["proof"] and one["mislabelled"]
                 tame = try_attack(name, seed + number, True, Path(folder))
                 counts["tame_mislabelled"] += tame["mislabelled"]
                 counts["tame_proof"] += tame["proof"]

@@ -1,8 +1,11 @@
 """The soundness experiment in short; benchmarks/soundness.py runs it at length."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
+import soundness
 from soundness_trials import attacks
 from soundness_trials.nets import Experiment
 from soundness_trials.traps import KINDS, Traps
@@ -49,3 +52,21 @@ def test_published_attacks_are_not_proven_but_when_tame(name: str, tmp_path: Pat
     tame = attacks.try_attack(name, 0, True, tmp_path)
     assert tame["proof"]
     assert not tame["mislabelled"]
+
+
+def test_the_script_ends_with_a_line_for_the_records(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["soundness.py", "nets", "--count", "1", "--ways", "1"])
+    with pytest.raises(SystemExit) as ended:
+        soundness.main()
+    assert not ended.value.code
+    record = json.loads(capsys.readouterr().out)
+    assert record["command"] == "python benchmarks/soundness.py nets --count 1 --ways 1"
+    assert record["counts"]["nets"] == 1
+    assert " 0 margins below their bounds" in record["figure"]
+
+
+def test_the_script_fails_where_there_are_faults() -> None:
+    assert not soundness.faults({"an attack": {"proof_wrong": 0}, "values_outside": 0})
+    assert soundness.faults({"an attack": {"proof_wrong": 2}, "values_outside": 1}) == 3
