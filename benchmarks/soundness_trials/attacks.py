@@ -1,8 +1,8 @@
 """Published attacks on verifiers by their arithmetic, rebuilt in small form from their descriptions.
 
-Each is a classifier of plain images, and one of its images. In real arithmetic no image of the ball loses its label, but
-for those at the boundary, whose least margin is about 0. A tame one has small numbers in place of the large ones, or a
-margin, so that it keeps its label in float32 too.
+Each is a classifier of plain images, and one of its images. In real arithmetic no image of the ball loses its label,
+but for those at the boundary, whose least margin is about 0. A tame one has small numbers in place of the large ones,
+or a margin, so that it keeps its label in float32 too.
 """
 
 import tempfile
