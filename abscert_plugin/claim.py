@@ -30,6 +30,21 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
+class Arithmetic(StrEnum):
+    """What evaluations of a file a verdict holds for. A verdict of one kind says nothing of another.
+
+    `ANY_ORDER`: every evaluation in binary32 rounded to nearest, whatever the order of its sums (docs/METHOD.md).
+    `THIS_RUNTIME`: the runtime, provider and machine that ran the file.
+    `REAL`: exact real numbers, which no runtime computes with; what another solver says.
+    `UNPROVEN`: a bound in float32 whose own rounding was guessed at, as versions before 0.2 wrote them.
+    """
+
+    ANY_ORDER = "any-order"
+    THIS_RUNTIME = "this-runtime"
+    REAL = "real"
+    UNPROVEN = "unproven"
+
+
 SCOPE: Final[Mapping[Claim, str]] = MappingProxyType(
     {
         Claim.CELL: (

@@ -8,6 +8,7 @@ from typing import IO, Any, Final, Literal, final
 
 import msgspec
 
+from abscert_plugin.claim import Arithmetic, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, read_packed, write_json
 
@@ -35,6 +36,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         seconds: time spent on this image (a batch's time is shared equally).
         counterexample: `itself` where the clean image is one, the name of a stored one, or None.
         schema: version of this row's layout; it has no default, so that no row can be read that does not say it.
+        arithmetic: what evaluations of the file the verdict holds for (`Arithmetic`); None of `unknown`, and of rows
+            that were written before they said so: see `holds_for`.
     """
 
     index: int
@@ -52,8 +55,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     counterexample: str | None
     schema: Literal[1]
     inputs: str | None = None
+    arithmetic: str | None = None
+
+    @property
+    def holds_for(self) -> str | None:
+        """What evaluations of the file the verdict holds for, of older rows too; None of `unknown`.
+
+        Older rows were run where they are falsified, or certified by a pass or an enumeration; their bounds took off a
+        guess at their own rounding, so prove nothing.
+        """
+        if self.arithmetic is not None or self.verdict == Verdict.UNKNOWN:
+            return self.arithmetic
+        was_run = self.verdict == Verdict.FALSIFIED or self.method in _RUNS
+        return Arithmetic.THIS_RUNTIME if was_run else Arithmetic.UNPROVEN
 
 
+_RUNS: Final = ("forward", "exhaustive")
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Record)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from tempfile import mkdtemp
@@ -125,7 +125,12 @@ class Tiny:
         return cast(Grid, self.artifact.metadata.grid)
 
     def verifier(self, ball: Ball, budget: Budget | None = None, *, white_box: bool = True) -> BallVerifier:
-        return BallVerifier(self.deployed, self.white_box if white_box else None, ball, budget or Budget(60.0))
+        deployed = self.deployed if white_box else self.black_box
+        return BallVerifier(deployed, self.white_box if white_box else None, ball, budget or Budget(60.0))
+
+    @cached_property
+    def black_box(self) -> Deployed:
+        return Deployed(self.artifact, is_black_box=True)
 
     def labels(self, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Return what the file predicts, and every eighth time any class."""
@@ -168,8 +173,11 @@ def margins(logits: np.ndarray, label: int) -> np.ndarray:
     return logits[..., label] - others.max(axis=-1)
 
 
+ROOM = 1e-3  # of margins of order 1: what rounding in any order may undo, and more
+
+
 def check_decided(
-    case: Tiny, ball: Ball, images: np.ndarray, labels: np.ndarray, decided: Sequence[Decided], floor: float
+    case: Tiny, ball: Ball, images: np.ndarray, labels: np.ndarray, decided: Sequence[Decided], floor: float = ROOM
 ) -> None:
     """Assert that every verdict is true, and that none is `unknown` without need."""
     assert len(decided) == len(images)

@@ -1,10 +1,14 @@
-"""What bounds margins over boxes, to the code that decides claims by it."""
+"""What bounds margins over boxes in float32, to the code that steers by it.
+
+Nothing is certified by these bounds: their sums are not rounded outward. `bounds.proof` proves what they found.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeAlias, final, runtime_checkable
+from typing import Final, Protocol, TypeAlias, final, runtime_checkable
 
+import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
@@ -27,6 +31,31 @@ HiddenBounds: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 class BoundMemoryError(VerifierError):
     """Memory did not suffice for the bounds of a batch; a smaller batch may fit."""
+
+
+_NO_MEMORY: Final = ("out of memory", "defaultcpuallocator", "can't allocate memory", "alloc_failed")
+
+
+def as_memory_error(error: Exception, method: BoundMethod, batch: int) -> BoundMemoryError | None:
+    """Return what to raise in place of an error where memory did not suffice; None where it was something else."""
+    is_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if not is_of_memory and not any(part in str(error).lower() for part in _NO_MEMORY):
+        return None
+    return BoundMemoryError(f"memory does not suffice for bounds by {method} of {batch} boxes; try fewer at once")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OptimisedMargins:
+    """Lower bounds of margins by optimised slopes, and the slopes.
+
+    Args:
+        bounds: as `Bounder.margins` returns them.
+        slopes: of the lower line of each ReLU, in order, for each margin; none where none were optimised.
+    """
+
+    bounds: Float32[Tensor, "batch others"]
+    slopes: tuple[Float32[Tensor, "batch others ..."], ...]
 
 
 @final
@@ -76,7 +105,7 @@ class Bounder(Protocol):
     ) -> Float32[Tensor, "batch others"]:
         """Return lower bounds of logit[label] - logit[j] over each box, for all j other than the label, ascending.
 
-        Soundness: every input between `lower` and `upper` has margins at least these; -inf claims nothing.
+        In exact arithmetic every input between `lower` and `upper` has margins at least these; -inf claims nothing.
 
         Args:
             lower: lower ends of the boxes, on the training scale.
@@ -113,7 +142,20 @@ class Bounder(Protocol):
     ) -> SplitMargins:
         """Return linear bounds of `margins` from given bounds of hidden layers, for cutting by their signs.
 
-        Soundness: for all inputs of a box whose hidden values lie within `hidden`; empty to have them computed.
+        They are of the inputs of a box whose hidden values lie within `hidden`; empty to have these computed.
+
+        Raises:
+            VerifierError: as `margins`.
+        """
+        ...
+
+    def optimised_margins(
+        self,
+        lower: Float32[Tensor, "batch inputs height width"],
+        upper: Float32[Tensor, "batch inputs height width"],
+        labels: Int64[Tensor, "batch"],
+    ) -> OptimisedMargins:
+        """Return the bounds of `margins` by optimised slopes of ReLUs, and these; none where CROWN was enough.
 
         Raises:
             VerifierError: as `margins`.

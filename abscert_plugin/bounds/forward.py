@@ -21,7 +21,6 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from abscert_plugin.bounds.lines import Lines, ramp_lines
-from abscert_plugin.bounds.rounding import lowered
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks.param_ramp import ParamRamp
 
@@ -72,8 +71,7 @@ def crown_lbp_margins(
 ) -> Float[Tensor, "batch classes"]:
     """Return CROWN-LBP's lower bounds of the label's logit minus each logit over the boxes; 0 at the label itself.
 
-    Soundness: every input between the ends has margins at least these, up to float32 rounding, for which `ROUNDING`
-    is taken off. What is not a number becomes -inf, which claims nothing.
+    In exact arithmetic every input between the ends has margins at least these.
 
     Args:
         network: as in `lbp_bounds`; its last layer gives logits.
@@ -102,7 +100,7 @@ def crown_lbp_margins(
                 offset = offset + _dot(slopes, bias.expand(batch, *bias.shape[1:]))
             slopes = _transposed(layer)(layer, slopes.flatten(0, 1), shape).unflatten(0, (batch, classes))
     bounds = offset + _dot(slopes, (lower + upper) / 2) - _dot(slopes.abs(), (upper - lower) / 2)
-    return lowered(bounds).scatter(1, labels[:, None], 0.0)
+    return bounds.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).scatter(1, labels[:, None], 0.0)
 
 
 class _Planes(NamedTuple):

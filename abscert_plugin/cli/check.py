@@ -1,6 +1,8 @@
 """`abscert check`."""
 
+import secrets
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +16,9 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
-from abscert_plugin.verification.cell import CellDecider
+from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, read_certificate
+from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
 
 _FAILED = 1
@@ -32,16 +35,17 @@ def check(  # one parameter per option
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
-    sample: Annotated[int, typer.Option("--sample", help="How many certified images are decided anew.")] = 100,
-    everything: Annotated[bool, typer.Option("--all", help="Decide all certified images anew.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample.")] = 0,
+    sample: Annotated[int, typer.Option("--sample", help="How many certified images are proven again.")] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="Prove all certified images again.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sample.  [default: by chance]")] = None,
     timeout: options.Timeout = 10.0,
     black_box: options.BlackBoxOnly = False,
     checkpoint: options.CheckpointFolder = None,
     provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
     json: options.Json = False,
 ) -> None:
-    """Check a certificate: replay its counterexamples, decide its certified images anew; status 1 if one fails."""
+    """Check a certificate: replay its counterexamples, prove its certified images again; status 1 if one fails."""
+    seed = secrets.randbits(31) if seed is None else seed
     if sample < 1 or seed < 0:
         raise ConfigError(f"expected a sample and a seed of at least 1 and 0, got {sample} and {seed}")
     if not 0 <= timeout < float("inf"):
@@ -74,9 +78,11 @@ def check(  # one parameter per option
     if json:
         checked = [{"name": item.name, "holds": item.holds, "detail": item.detail} for item in found]
         counts = {verdict.value: sum(row.record.verdict == verdict for row in stored.rows) for verdict in Verdict}
-        facts = {"claim": stored.claim, "rows": len(stored.rows), **counts, "decided_anew": decided}
+        facts = {"claim": stored.claim, "rows": len(stored.rows), **counts, "decided_anew": decided, "seed": seed}
         print_json({**facts, "holds": holds, "checks": checked})
     else:
+        if decided < certified:
+            OUT.print(f"{decided} of {certified} certified images were drawn with --seed {seed}", highlight=False)
         OUT.print(SCOPE[Claim(stored.claim)], highlight=False)
     if not holds:
         raise typer.Exit(_FAILED)
@@ -96,12 +102,25 @@ def _replay(
     artifact.check_fit(images.shape, images.labels)
     ball = stored.ball
     if ball is None:
-        return Replay(CellDecider(artifact), artifact.run_images, artifact.front, None, 0.0)
+        cells, closed = open_cells(artifact, stored.arithmetic)
+        say_closed(closed)
+        return Replay(lambda: cells, None, artifact.run_images, artifact.front, None, 0.0)
     # torch is imported here: cells are checked without it
     from abscert_plugin.verification.budget import Budget
-    from abscert_plugin.verification.opening import NetworkChoice, open_verifier
+    from abscert_plugin.verification.deployed import Deployed
+    from abscert_plugin.verification.opening import NetworkChoice, check_inputs, open_verifier
+    from abscert_plugin.verification.reproof import Reproof
 
     choice = NetworkChoice(black_box, checkpoint)
-    verifier, closed = open_verifier(artifact, images, ball, Budget(seconds=timeout), choice)
-    say_closed(closed)
-    return Replay(verifier, verifier.run, artifact.front, ball, verifier.floor)
+    check_inputs(images, ball)
+    deployed = Deployed(artifact, stored.arithmetic, black_box)
+
+    @cache
+    def verifier() -> Decider:
+        """Return what searches again: opened where a row asks for it alone, since auto_LiRPA may not be there."""
+        found, closed = open_verifier(artifact, images, ball, Budget(seconds=timeout), choice, stored.arithmetic)
+        say_closed(closed)
+        return found
+
+    reproof = Reproof(deployed, ball)
+    return Replay(verifier, reproof.fault, deployed.run, artifact.front, ball, deployed.floor)

@@ -52,5 +52,5 @@ def say(note: str) -> None:
 
 
 def say_closed(reason: str) -> None:
-    """Say why a network could not be opened; nothing where it was."""
-    say(f"note: without gradients and bounds, running the file alone: {reason}" if reason else "")
+    """Say what of a file stays closed, and what that means; nothing where nothing does."""
+    say(f"note: {reason}" if reason else "")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias, final
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from abscert_plugin.claim import RadiusScale
+from abscert_plugin.claim import Arithmetic, RadiusScale
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -69,6 +69,14 @@ BoundName: TypeAlias = Annotated[
         "--bound", help="Decide by this bound alone: ibp, crown-ibp, crown-lbp, crown or optimised (claim ball)."
     ),
 ]
+ArithmeticName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--arithmetic",
+        help="What verdicts hold for: any-order of the file's float32 sums, or this-runtime.  [default: any-order "
+        "where the file's graph can be read]",
+    ),
+]
 Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds an image (claim ball).")]
 Exhaustive: TypeAlias = Annotated[
     int, typer.Option("--exhaustive", help="Run all combinations of cells where there are no more than this.")
@@ -102,6 +110,17 @@ class NamesInHelp(TyperCommand):
             for word, those in names.items():
                 option.help = (option.help or "").replace(word, ", ".join(those))
         super().format_help(ctx, formatter)
+
+
+def asked_arithmetic(given: str | None) -> Arithmetic | None:
+    """Return what `--arithmetic` asks for.
+
+    Raises:
+        ConfigError: if it is nothing that can be asked for.
+    """
+    if given not in (None, Arithmetic.ANY_ORDER, Arithmetic.THIS_RUNTIME):
+        raise ConfigError(f"expected --arithmetic any-order or this-runtime, got {given!r}")
+    return None if given is None else Arithmetic(given)
 
 
 def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, str]:

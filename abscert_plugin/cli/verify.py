@@ -19,6 +19,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import set_aside
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
+from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import write_certificate
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import RECORDS, Verification
@@ -45,6 +46,7 @@ def verify(  # one parameter per option
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
     bound: options.BoundName = None,
+    arithmetic: options.ArithmeticName = None,
     timeout: options.Timeout = 10.0,
     exhaustive: options.Exhaustive = 256,
     black_box: options.BlackBoxOnly = False,
@@ -79,8 +81,11 @@ def verify(  # one parameter per option
     for option, given in (("checkpoint", checkpoint), ("bound", bound), ("solver", solver)):
         if given is not None and not is_ball:
             raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
-    decider: Decider | None = None  # the claim cell
-    if radius is not None:
+    asked = options.asked_arithmetic(arithmetic)
+    decider: Decider
+    if radius is None:
+        decider, closed = open_cells(artifact, asked)
+    else:
         # torch is imported here: deciding cells must start without it
         from abscert_plugin.bounds.bounder import BoundMethod
         from abscert_plugin.verification.budget import Budget
@@ -97,10 +102,10 @@ def verify(  # one parameter per option
                 f"expected no --certificate with --solver {solver}: it says how {OWN}'s bounds are computed"
             )
         choice = NetworkChoice(black_box, checkpoint)
-        decider, closed = open_solver(solver or OWN, artifact, images, ball, budget, choice)
-        say_closed(closed)
+        decider, closed = open_solver(solver or OWN, artifact, images, ball, budget, choice, asked)
+    say_closed(closed)
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
-    name += "".join(f"-{given}" for given in (bound, solver) if given is not None)
+    name += "".join(f"-{given}" for given in (bound, solver, arithmetic) if given is not None)
     folder = out or model.parent / name.replace("/", "_")
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     verification = Verification(artifact, images, size, decider)
@@ -134,6 +139,7 @@ def _facts(summary: Summary, info: RunInfo, folder: Path) -> dict[str, Any]:
         "radius": configuration.get("radius"),
         "radius_scale": configuration.get("radius_scale"),
         "inputs": configuration.get("inputs"),
+        "arithmetic": configuration.get("arithmetic"),
         "seconds": info.seconds,
         "images_per_second": summary.images / info.seconds if info.seconds else None,
         "provider": info.provider,

@@ -11,14 +11,14 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
 from abscert_plugin.bounds.bounder import (
-    BoundMemoryError,
     BoundMethod,
     HiddenBounds,
     LinearMargins,
+    OptimisedMargins,
     SplitMargins,
+    as_memory_error,
 )
 from abscert_plugin.bounds.forward import crown_lbp_margins
-from abscert_plugin.bounds.rounding import lowered
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.tracing import (
@@ -29,9 +29,6 @@ from abscert_plugin.lirpa.tracing import (
     one_line,
     quiet,
 )
-
-_NO_MEMORY: Final = ("out of memory", "defaultcpuallocator", "can't allocate memory", "alloc_failed")
-
 
 _NAMES: Final[Mapping[BoundMethod, str]] = MappingProxyType(
     {
@@ -71,6 +68,7 @@ class LirpaBounder:
         self._device = device
         self._margin_rows = margin_rows(classes).to(device)
         self._bounded: Any = self._trace()
+        self._slopes: tuple[Tensor, ...] = ()  # of the last call that optimised any
 
     def margins(
         self,
@@ -81,8 +79,8 @@ class LirpaBounder:
     ) -> Float32[Tensor, "batch others"]:
         """Return lower bounds of logit[label] - logit[j] over each box, for all j other than the label, ascending.
 
-        Soundness: every interval image between `lower` and `upper` has margins at least these, up to float32
-        rounding, for which `ROUNDING` is taken off. What is not a number becomes -inf, which claims nothing.
+        In exact arithmetic every input between `lower` and `upper` has margins at least these; the sums here are in
+        float32 and not rounded outward. What is not a number becomes -inf, which claims nothing.
 
         Args:
             lower: lower ends of the boxes.
@@ -130,7 +128,7 @@ class LirpaBounder:
     ) -> SplitMargins:
         """Return CROWN's bounds of `margins` from given bounds of hidden layers, for branch and bound on ReLU.
 
-        Soundness: for all inputs of a box whose hidden values lie within `hidden`.
+        They are of the inputs of a box whose hidden values lie within `hidden`.
 
         Args:
             lower: as in `margins`.
@@ -146,6 +144,27 @@ class LirpaBounder:
         bounds, slopes = self._compute(lower, upper, labels, method, True, hidden or None)
         at_input = self._input_slopes(bounds, slopes, method)
         return SplitMargins(bounds, at_input, _hidden_bounds(self._bounded), _relu_slopes(self._bounded, bounds))
+
+    def optimised_margins(
+        self,
+        lower: Float32[Tensor, "batch channels height width"],
+        upper: Float32[Tensor, "batch channels height width"],
+        labels: Int64[Tensor, "batch"],
+    ) -> OptimisedMargins:
+        """Return the bounds of `margins` by optimised slopes of ReLUs, and these; none where CROWN was enough.
+
+        Args:
+            lower: as in `margins`.
+            upper: as in `margins`.
+            labels: as in `margins`.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; try fewer boxes at once.
+            VerifierError: as `margins`.
+        """
+        self._slopes = ()
+        bounds = self.margins(lower, upper, labels, BoundMethod.OPTIMISED)
+        return OptimisedMargins(bounds, self._slopes)
 
     def _crown_lbp(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         lower, upper, labels = lower.to(self._device), upper.to(self._device), labels.to(self._device)
@@ -193,7 +212,7 @@ class LirpaBounder:
         except LIRPA_FAILURES as error:
             failure = _as_verifier_error(error, method, len(lower))
         else:
-            return lowered(bounds.detach()), slopes
+            return bounds.detach().nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf), slopes
         # Here, not above: the error that was caught holds on to the tensors of the batch.
         self._bounded = None
         raise failure
@@ -215,6 +234,7 @@ class LirpaBounder:
         # Without these auto_LiRPA computes the bounds of all hidden layers again at each step.
         hidden = _hidden_bounds(self._bounded)
         optimised, slopes = self._run(lower, upper, rows, method, with_slopes, hidden)
+        self._slopes = _lower_slopes(self._bounded, optimised)
         return torch.maximum(bounds, optimised.detach()), slopes
 
     def _run(
@@ -271,6 +291,21 @@ def _relu_slopes(bounded: Any, bounds: Tensor) -> dict[str, Tensor]:
     return found
 
 
+def _lower_slopes(bounded: Any, bounds: Tensor) -> tuple[Tensor, ...]:
+    """Return the optimised slopes of the ReLUs' lower lines in the pass from the margins, in order.
+
+    None where another activation or version of auto_LiRPA keeps them in another way.
+    """
+    found = []
+    for relu in bounded.relus:
+        slopes = (relu.alpha or {}).get(bounded.final_name)
+        if not isinstance(slopes, Tensor) or slopes.shape[1:3] not in (bounds.T.shape, (1, len(bounds))):
+            return ()
+        of_lower = slopes[0].detach().transpose(0, 1)  # margins come first there
+        found.append(of_lower.expand(*bounds.shape, *of_lower.shape[2:]))
+    return tuple(found)
+
+
 def _hidden_bounds(bounded: Any) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the bounds of hidden layers that the last call has left in a bounded module."""
     read = [
@@ -284,7 +319,5 @@ def _hidden_bounds(bounded: Any) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _as_verifier_error(error: Exception, method: BoundMethod, batch: int) -> VerifierError:
-    text = one_line(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in text.lower() for part in _NO_MEMORY):
-        return BoundMemoryError(f"memory does not suffice for bounds by {method} of {batch} boxes; try fewer at once")
-    return VerifierError(f"auto_LiRPA failed to bound by {method}: {text}")
+    failure = as_memory_error(error, method, batch)
+    return failure or VerifierError(f"auto_LiRPA failed to bound by {method}: {one_line(error)}")

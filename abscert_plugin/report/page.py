@@ -196,6 +196,7 @@ def _facts(content: PageContent) -> list[Fact]:
         Fact("Claim", first.claim),
         Fact("Radius", "" if first.radius is None else figures.radius_text(first)),
         Fact("Inputs", figures.inputs_text(first)),
+        Fact("Certified for", summarise(content.records).holds_for),
         _floor(run),
         Fact("Provider", run.provider or ""),
         Fact("Device", run.device),
@@ -219,7 +220,7 @@ def _cells(content: PageContent) -> Fact:
 
 
 def _floor(run: RunInfo) -> Fact:
-    """Return the margin that a verdict needs, and that of a bound."""
+    """Return the margin that a run needs, and that of a bound in runs whose bounds were not proven."""
     floor, bound = (run.configuration.get(name) for name in ("floor", "bound_floor"))
     if not isinstance(floor, int | float):
         return Fact("Floor of the margin", "")

@@ -77,7 +77,8 @@ def summary_table(runs: Sequence[NamedRecords]) -> Table:
         speed = f"{summary.images_per_second:,.1f}" if summary.seconds > 0 else ABSENT
         first = run.records[0]
         radius = "\n".join([*(both_radii(first) or (ABSENT,)), *filter(None, [narrower_inputs(first)])])
-        table.add_row(_plain(run.name), _plain(summary.claim), _plain(radius), *_numbers(summary), speed)
+        claim = "\n".join(filter(None, [summary.claim, summary.holds_for]))
+        table.add_row(_plain(run.name), _plain(claim), _plain(radius), *_numbers(summary), speed)
     return table
 
 
@@ -96,6 +97,8 @@ def run_table(run: NamedRecords) -> Table:
     table.add_row("radius", _plain(", ".join(both_radii(run.records[0]) or (ABSENT,))))
     if narrower_inputs(run.records[0]):
         table.add_row("inputs", _plain(inputs_text(run.records[0])))
+    if summary.holds_for:
+        table.add_row("certified for", _plain(summary.holds_for))
     table.add_row("images", f"{summary.images:,}")
     for verdict, style in _VERDICT_COLUMNS:
         table.add_row(verdict, f"{getattr(summary, verdict):,}", style=style)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, final
@@ -25,26 +25,28 @@ from abscert_plugin.verification.cell_cut import CellCut
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.enumeration import enumerate_cells
+from abscert_plugin.verification.evidence import Evidence
 from abscert_plugin.verification.search import Cut, Problem, Search
 from abscert_plugin.verification.sign_cut import SignCut
 
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 _MOST_SIGNS: Final = 5_000  # branches that are kept: each has the bounds of all hidden layers
-_NO_NETWORK: Final = "the network could not be opened, and running a plain classifier alone certifies nothing"
+_NO_NETWORK: Final = "no proof was found, and running a plain classifier alone certifies nothing"
 
 
 @final
 class BallVerifier:
     """Decides images on the claim `ball`, for a file with cells and for one of plain images alike.
 
-    Sound: `certified` rests on a bound above the floor over all that the ball reaches, or on running every reachable
-    combination of cells. `falsified` rests on an image of the ball that was run through the deployed file and got
-    another label, by more than the floor. Complete for cells, given time, but for margins within the floor; of plain
-    images, what neither attack nor branch and bound decides is `unknown`.
+    Sound: `certified` rests on a proof (`proving`) over all that the ball reaches, or on running every reachable
+    combination of cells, and holds in the arithmetic that is asked for of the deployed file. `falsified` rests on an
+    image of the ball that was run through that file and got another label, by more than the floor. Complete for cells,
+    given time, but for margins that rounding may undo; of plain images, what neither attack nor branch and bound
+    decides is `unknown`.
 
     Args:
         deployed: the deployed classifier.
-        white_box: its network for gradients and bounds; None leaves running it.
+        white_box: its network for gradients, and for the float32 bounds that steer; None leaves proofs and running it.
         ball: radius and kind of images.
         budget: what may be spent on an image.
 
@@ -65,8 +67,9 @@ class BallVerifier:
             "claim": Claim.BALL.value,
             **self.ball.radius.as_options(),
             "inputs": str(self.ball.inputs),
+            "arithmetic": str(self._deployed.arithmetic),
             "floor": self.floor,
-            "bound_floor": self.bound_floor if self._white_box is not None else None,
+            "proofs": self._deployed.prover is not None,
             "white_box": self._white_box is not None,
             **self._budget.described(self._counts_cells),
         }
@@ -78,7 +81,7 @@ class BallVerifier:
 
     @property
     def floor(self) -> float:
-        """What a margin must exceed, or be below 0 by, to decide anything."""
+        """What a margin of a run must exceed, or be below 0 by, to decide anything."""
         return self._deployed.floor
 
     def run(self, images: Images) -> Float32[np.ndarray, "batch classes"]:
@@ -88,14 +91,6 @@ class BallVerifier:
             VerifierError: if the backend fails.
         """
         return self._deployed.run(images)
-
-    @property
-    def bound_floor(self) -> float:
-        """What a bound must exceed: the floor, and twice what onnxruntime and the bounded network were apart.
-
-        Twice, since a margin is a difference of two logits.
-        """
-        return self.floor + (2 * self._white_box.difference if self._white_box is not None else 0.0)
 
     def decide(
         self, images: Images, labels: Int64[np.ndarray, "batch"], index: Int64[np.ndarray, "batch"]
@@ -109,7 +104,7 @@ class BallVerifier:
 
         Raises:
             GridError: if a pixel is NaN or lies outside [0, 1].
-            BoundDefectError: if the file contradicts a bound that is about to certify an image.
+            BoundDefectError: if the file contradicts a proof that is about to certify an image.
         """
         reach = self._deployed.front.reach(self.ball, images)
         batch = BallBatch(self._deployed, reach, labels, index, self._budget.seconds)
@@ -117,36 +112,38 @@ class BallVerifier:
 
     def _steps(self, batch: BallBatch) -> list[Callable[[Rows], None]]:
         """Return the steps after the forward pass: cheap ones first; neither can contradict another."""
-        if self._white_box is None:
-            return self._black_box_steps(batch)
-        bounding = Bounding(self._white_box.bounder, self.bound_floor, self._budget)
+        bounding = self._bounding()
         only = self._budget.only
         if only is not None:
-            return [lambda rows: bounding.alone(batch, rows, only)]
+            return [lambda rows: bounding.alone(batch, rows, only)] if bounding is not None else [self._none(batch)]
 
-        def bound(method: BoundMethod) -> Callable[[Rows], None]:
-            return lambda rows: bounding.bound(batch, rows, method)
+        def bound(methods: Iterable[BoundMethod]) -> list[Callable[[Rows], None]]:
+            return [partial(bounding.bound, batch, method=method) for method in methods] if bounding is not None else []
 
-        first = [bound(method) for method in self._budget.bounds if method is BoundMethod.IBP]
-        linear = [bound(method) for method in self._budget.bounds if method is not BoundMethod.IBP]
-        attacks = [lambda rows: self._attack(batch, rows)] if self._budget.attacks else []
+        first = [method for method in self._budget.bounds if method is BoundMethod.IBP]
+        linear = [method for method in self._budget.bounds if method is not BoundMethod.IBP]
+        can_attack = self._budget.attacks and (self._white_box is not None or self._counts_cells)
         return [
+            *bound(first),
             lambda rows: self._run_small(batch, rows),
-            *first,
-            *attacks,
-            *linear,
-            lambda rows: self._search(batch, rows),
+            *([lambda rows: self._attack(batch, rows)] if can_attack else []),
+            *bound(linear),
+            self._last(batch),
         ]
 
-    def _black_box_steps(self, batch: BallBatch) -> list[Callable[[Rows], None]]:
-        if not self._counts_cells:
-            return [lambda rows: batch.end(rows, Verdict.UNKNOWN, _NO_NETWORK, "none")]
-        attacks = [lambda rows: self._attack(batch, rows)] if self._budget.attacks else []
-        return [
-            lambda rows: self._run_small(batch, rows),
-            *attacks,
-            lambda rows: self._enumerate(batch, rows),
-        ]
+    def _bounding(self) -> Bounding | None:
+        prover, white_box = self._deployed.prover, self._white_box
+        return None if prover is None else Bounding(prover, white_box and white_box.bounder, self._budget)
+
+    def _last(self, batch: BallBatch) -> Callable[[Rows], None]:
+        """Return the step that takes all the time that is left."""
+        if self._deployed.prover is not None and self._white_box is not None:
+            return lambda rows: self._search(batch, rows)
+        return (lambda rows: self._enumerate(batch, rows)) if self._counts_cells else self._none(batch)
+
+    def _none(self, batch: BallBatch) -> Callable[[Rows], None]:
+        reason = self._deployed.note or _NO_NETWORK
+        return lambda rows: batch.end(rows, Verdict.UNKNOWN, reason, "none")
 
     def _run_small(self, batch: BallBatch, rows: Rows) -> None:
         """Run every combination of cells where there are few."""
@@ -166,7 +163,10 @@ class BallVerifier:
                 continue
             batch.margin[row] = found.margin
             reason = found.failure or "every reachable combination of cells was run"
-            batch.end([row], Verdict.UNKNOWN if found.failure else Verdict.CERTIFIED, reason, method)
+            if found.failure:
+                batch.end([row], Verdict.UNKNOWN, reason, method)
+            else:
+                batch.affirm(row, reason, method, self._deployed.arithmetic)
 
     def _attack(self, batch: BallBatch, rows: Rows) -> None:
         reach, labels, index = batch.reach.take(rows), batch.labels[rows], batch.index[rows]
@@ -182,12 +182,10 @@ class BallVerifier:
                 batch.refute(int(rows[place]), found.points[place], method)
 
     def _search(self, batch: BallBatch, rows: Rows) -> None:
-        assert self._white_box is not None
         method = "branch and bound"
         problems = {row: self._problem(batch, row) for row in rows.tolist()}
         search = Search(
             self._cut(batch, rows),
-            self.bound_floor,
             lambda row, point: batch.refute(row, point, method),
             self._budget if self._counts_cells else replace(self._budget, most_open=_MOST_SIGNS),
         )
@@ -201,23 +199,25 @@ class BallVerifier:
                 unbounded.append(row)
             elif outcome.certified:
                 certified[row] = outcome.margin
+                batch.evidence[row] = Evidence.of_tree(outcome.tree)
             else:
                 batch.margin[row] = outcome.margin
                 batch.end([row], Verdict.UNKNOWN, outcome.failure, method)
-        batch.certify(certified, "every branch was bounded or run", method)
+        batch.certify(certified, "every branch was proven or run", method, self._deployed.arithmetic)
         self._enumerate(batch, np.array(unbounded, dtype=np.int64))
 
     def _cut(self, batch: BallBatch, rows: Rows) -> Cut:
         """Return how the search cuts: cells, or signs of hidden values where the front has no cells."""
-        assert self._white_box is not None
-        bounder = self._white_box.bounder
+        prover, white_box = self._deployed.prover, self._white_box
+        assert prover is not None
+        assert white_box is not None
         if not self._counts_cells:
-            return SignCut(bounder, self._deployed)
+            return SignCut(white_box.bounder, prover, self._deployed)
         # the tighter of the two; intervals alone are tighter still on networks that were trained by them
         methods = {
             row: max(_LINEAR, key=lambda kind: batch.bounds.get((row, kind), -math.inf)) for row in rows.tolist()
         }
-        return CellCut(bounder, self._deployed, self.bound_floor, self._budget.leaf, methods)
+        return CellCut(white_box.bounder, prover, self._deployed, self._budget.leaf, methods)
 
     def _problem(self, batch: BallBatch, row: int) -> Problem:
         """Return what is left to decide of a row, and the time that is left for it."""

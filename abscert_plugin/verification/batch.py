@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.claim import Claim, Verdict
+from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.errors import BoundDefectError, VerifierError
 from abscert_plugin.front import Point, Reach
 from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.decision import ITSELF, Decided
-from abscert_plugin.verification.deployed import Deployed, undecided
+from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.evidence import Evidence
 from abscert_plugin.verification.logits import read_logits
 
 FORWARD: Final = "forward"
@@ -54,8 +55,10 @@ class BallBatch:
         self.margin = np.full(count, np.nan)
         self.seconds = np.zeros(count)
         self.bounds: dict[tuple[int, BoundMethod], float] = {}
+        self.evidence: dict[int, Evidence | None] = {}
         self.is_open: Bool[np.ndarray, "batch"] = np.ones(count, dtype=bool)
         self._ends: list[tuple[Verdict, str, str]] = [(Verdict.UNKNOWN, "", "")] * count
+        self._arithmetic: dict[int, Arithmetic] = {}
         self._counterexamples: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -102,7 +105,10 @@ class BallBatch:
             except VerifierError as error:
                 self.end(rows[self.is_open[rows]], Verdict.UNKNOWN, str(error), "none")
         self.end(self.in_time(self.open_rows), Verdict.UNKNOWN, "no step decided it", "none")
-        return [Decided(self._record(row), self._counterexamples.get(row)) for row in range(len(self))]
+        return [
+            Decided(self._record(row), self._counterexamples.get(row), self.evidence.get(row))
+            for row in range(len(self))
+        ]
 
     def end(self, rows: Rows | list[int], verdict: Verdict, reason: str, method: str) -> None:
         """Decide rows."""
@@ -110,7 +116,14 @@ class BallBatch:
             self._ends[row] = (verdict, reason, method)
             self.is_open[row] = False
 
-    def certify(self, bounds: dict[int, float], reason: str, method: str, of_ball_alone: bool = False) -> None:
+    def certify(
+        self,
+        bounds: dict[int, float],
+        reason: str,
+        method: str,
+        arithmetic: Arithmetic,
+        of_ball_alone: bool = False,
+    ) -> None:
         """Decide rows by lower bounds of their margins, after holding them against the file's own.
 
         A row is left undecided where the file gives no finite logits at one of the points.
@@ -122,6 +135,7 @@ class BallBatch:
             bounds: of each row, a lower bound of the margin over all that its ball reaches.
             reason: why that certifies them.
             method: what computed it.
+            arithmetic: what evaluations of the file it holds for.
             of_ball_alone: whether the bounds are of the images of the ball, and not of the whole box around them.
 
         Raises:
@@ -137,7 +151,7 @@ class BallBatch:
             margins = self._deployed.margins(points, np.repeat(self.labels[some], _CHECKED_POINTS))
             for row, least in zip(some, margins.reshape(len(some), -1).min(axis=1).tolist(), strict=True):
                 if np.isnan(least):
-                    self.end([row], Verdict.UNKNOWN, undecided(least, self._deployed.floor), method)
+                    self.end([row], Verdict.UNKNOWN, self._deployed.undecided(least), method)
                     continue
                 if least < bounds[row] - self._deployed.floor:
                     raise BoundDefectError(
@@ -147,7 +161,12 @@ class BallBatch:
                         "--black-box"
                     )
                 self.margin[row] = bounds[row]
-                self.end([row], Verdict.CERTIFIED, reason, method)
+                self.affirm(row, reason, method, arithmetic)
+
+    def affirm(self, row: int, reason: str, method: str, arithmetic: Arithmetic) -> None:
+        """Certify a row of which everything was run, or a bound was held against points."""
+        self._arithmetic[row] = arithmetic
+        self.end([row], Verdict.CERTIFIED, reason, method)
 
     def _points(self, row: int) -> np.ndarray:
         """Return points of a ball, drawn from the image's index: its ends, corners, and points between."""
@@ -186,19 +205,28 @@ class BallBatch:
         floor, alone = self._deployed.floor, self.reach.front.alone
         with self.timed(rows):
             answers = read_logits(self._deployed.run(self.reach.images), self.labels)
+            shown = self._shown_alone(answers.margin)
         self.prediction = answers.prediction
         for row, is_point in enumerate(self.reach.is_point):
             margin = float(answers.margin[row])
             self.margin[row] = margin
             if margin < -floor:
                 self._falsify(row, self.reach.images[row], "the image itself is mislabelled", FORWARD)
-            elif not margin > floor:
-                self.end([row], Verdict.UNKNOWN, undecided(margin, floor), FORWARD)
+            elif not margin > floor or (is_point and not shown[row]):
+                self.end([row], Verdict.UNKNOWN, self._deployed.undecided(margin), FORWARD)
             elif is_point:
-                self.end([row], Verdict.CERTIFIED, alone, FORWARD)
+                self.affirm(row, alone, FORWARD, self._deployed.arithmetic)
+
+    def _shown_alone(self, margins: Float32[np.ndarray, "batch"]) -> Bool[np.ndarray, "batch"]:
+        """Return which balls that reach one point alone are decided by running it."""
+        shown: Bool[np.ndarray, "batch"] = np.zeros(len(self), dtype=bool)
+        rows = np.flatnonzero(self.reach.is_point)
+        shown[rows] = self._deployed.shown(self.reach.own[rows], self.labels[rows], margins[rows])
+        return shown
 
     def _falsify(self, row: int, image: Float32[np.ndarray, "channels height width"], reason: str, method: str) -> None:
         self._counterexamples[int(row)] = image
+        self._arithmetic[int(row)] = Arithmetic.THIS_RUNTIME
         self.end([row], Verdict.FALSIFIED, reason, method)
 
     def _record(self, row: int) -> Record:
@@ -223,6 +251,7 @@ class BallBatch:
             margin=margin if math.isfinite(margin) else None,
             seconds=round(float(self.seconds[row]), 6),
             counterexample=counterexample,
+            arithmetic=self._arithmetic.get(row),
             schema=SCHEMA_VERSION,
         )
 

@@ -1,44 +1,52 @@
-"""The step that bounds balls, from fast and loose to slow and tight."""
+"""The step that bounds balls, from fast and loose to slow and tight: float32 bounds tell what is worth a proof."""
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Final, final
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from abscert_plugin.bounds.bounder import Bounder, BoundMemoryError, BoundMethod
-from abscert_plugin.claim import Verdict
+from abscert_plugin.claim import Arithmetic, Verdict
 from abscert_plugin.errors import VerifierError
+from abscert_plugin.front import Reach
 from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.evidence import Evidence, storable
+from abscert_plugin.verification.proving import Prover
 
 _OPTIMISED_COST: Final = 60  # of one CROWN bound: 20 steps forth and back
-_CERTIFIES: Final = "a lower bound of every margin is above the floor"
+_CERTIFIES: Final = "a proof bounds every margin above 0"
 
 
 @final
 class Bounding:
-    """Bounds of the margins of balls, over boxes that hold all they reach.
+    """Proofs of the margins of balls, over boxes that hold all they reach.
+
+    Soundness: a row is certified by a proof alone. What a bounder says in float32 saves proofs that would fail.
 
     Args:
-        bounder: bounds the network.
-        floor: what a bound must exceed.
+        prover: proves bounds of the file's margins.
+        bounder: bounds its network in float32; None where it is not open: the linear proofs are tried on all rows then.
         budget: what may be spent on an image.
     """
 
-    def __init__(self, bounder: Bounder, floor: float, budget: Budget) -> None:
+    def __init__(self, prover: Prover, bounder: Bounder | None, budget: Budget) -> None:
+        self._prover = prover
         self._bounder = bounder
-        self._floor = floor
         self._budget = budget
         self._pace: dict[BoundMethod, float] = {}  # seconds a box that each method last took
 
     def bound(self, batch: BallBatch, rows: Rows, method: BoundMethod) -> None:
-        """Certify the rows whose bounds of all margins are above the floor.
+        """Certify the rows of which a proof bounds all margins above 0.
 
         A method that fails leaves a row to the next one.
 
         Raises:
-            BoundDefectError: if the file contradicts a bound.
+            BoundDefectError: if the file contradicts a proof.
         """
         if method is BoundMethod.OPTIMISED:
             # its steps each cost about three of CROWN: only where half of the time left suffices, the search is better
@@ -50,14 +58,14 @@ class Bounding:
         """Decide rows by one bound: what it does not certify is unknown.
 
         Raises:
-            BoundDefectError: if the file contradicts a bound.
+            BoundDefectError: if the file contradicts a proof.
         """
         # CROWN-LBP has planes in all pixels for every neuron: more boxes at once take longer, for memory alone
         size = 1 if method is BoundMethod.CROWN_LBP else self._budget.bounds_at_once
         self._bound(batch, rows, method, size)
         for row in rows[batch.is_open[rows]].tolist():
             batch.margin[row] = batch.bounds.get((row, method), batch.margin[row])
-        reason = f"no lower bound by {method} is above the floor"
+        reason = f"no lower bound by {method} is above 0"
         batch.end(batch.in_time(rows), Verdict.UNKNOWN, reason, str(method))
 
     def _bound(self, batch: BallBatch, rows: Rows, method: BoundMethod, size: int) -> None:
@@ -73,16 +81,52 @@ class Bounding:
     def _bound_part(self, batch: BallBatch, part: Rows, method: BoundMethod) -> bool:
         """Bound rows in one call; return whether memory sufficed for it."""
         began = time.perf_counter()
-        lower, upper = batch.reach.take(part).box()
-        labels = torch.from_numpy(batch.labels[part])
+        reach, labels = batch.reach.take(part), batch.labels[part]
         try:
-            margins = self._bounder.margins(torch.from_numpy(lower), torch.from_numpy(upper), labels, method)
+            seen, slopes = self._seen(reach, labels, method)
+            likely = np.flatnonzero(seen > 0)
+            reach, labels, slopes = reach.take(likely), labels[likely], [slope[likely] for slope in slopes]
+            proven = self._prover.least_margins(reach.lowest, reach.highest, labels, method, slopes)
         except BoundMemoryError:
             return False
         except VerifierError:
             return True
         self._pace[method] = (time.perf_counter() - began) / len(part)
-        found = dict(zip(part.tolist(), margins.amin(dim=1).tolist(), strict=True))
-        batch.bounds |= {(row, method): bound for row, bound in found.items()}
-        batch.certify({row: bound for row, bound in found.items() if bound > self._floor}, _CERTIFIES, str(method))
+        seen[likely] = proven
+        batch.bounds |= {(row, method): bound for row, bound in zip(part.tolist(), seen.tolist(), strict=True)}
+        certified = {int(part[place]): float(seen[place]) for place in likely if seen[place] > 0}
+        for place, row in enumerate(part[likely].tolist()):
+            if slopes and row in certified:
+                batch.evidence[row] = Evidence.of_slopes([slope[place] for slope in slopes])
+        batch.certify(certified, _CERTIFIES, str(method), Arithmetic.ANY_ORDER)
         return True
+
+    def _seen(self, reach: Reach, labels: np.ndarray, method: BoundMethod) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return what float32 bounds say of each row, and the slopes they found; infinite where nothing is known.
+
+        Raises:
+            VerifierError: if there are none, and a proof alone will not do.
+        """
+        nothing: tuple[np.ndarray, list[np.ndarray]] = np.full(len(labels), np.inf), []
+        needs_bounder = method in (BoundMethod.OPTIMISED, BoundMethod.CROWN_LBP)
+        if method is BoundMethod.IBP or (self._bounder is None and not needs_bounder):
+            return nothing
+        if self._bounder is None:
+            raise VerifierError(f"expected a network that can be opened, for bounds by {method}")
+        lower, upper = map(torch.from_numpy, reach.box())
+        try:
+            if method is BoundMethod.OPTIMISED:
+                found = self._bounder.optimised_margins(lower, upper, torch.from_numpy(labels))
+                return found.bounds.amin(dim=1).numpy(), self._of_file(found.slopes)
+            return self._bounder.margins(lower, upper, torch.from_numpy(labels), method).amin(dim=1).numpy(), []
+        except BoundMemoryError:
+            raise
+        except VerifierError:
+            if needs_bounder:
+                raise
+            return nothing
+
+    def _of_file(self, slopes: Sequence[Tensor]) -> list[np.ndarray]:
+        """Return slopes as they are kept, [batch, others, size] each; none where they are of other ReLUs."""
+        found = [storable(slope.cpu().flatten(2).numpy()) for slope in slopes]
+        return found if tuple(slope.shape[2] for slope in found) == self._prover.sizes else []

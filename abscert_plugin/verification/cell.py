@@ -2,20 +2,20 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.claim import Claim, Verdict
-from abscert_plugin.errors import VerifierError
+from abscert_plugin.claim import Arithmetic, Claim, Verdict
+from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
 from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.decision import ITSELF, Decided
-from abscert_plugin.verification.logits import Answers, read_logits
+from abscert_plugin.verification.logits import Answers, read_logits, unshown
 
 _METHOD: Final = "forward"
 
@@ -31,6 +31,8 @@ class CellDecider:
 
     Args:
         artifact: the ONNX file, with the input `image` or `interval`.
+        prove: returns lower bounds of the labels' margins on the cells of images that every evaluation in float32
+            keeps: `certified` asks for one above 0. None asks for this runtime alone.
 
     Raises:
         UnsupportedModelError: if the file has no cells.
@@ -39,6 +41,7 @@ class CellDecider:
     """
 
     artifact: Artifact
+    prove: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         self.artifact.cells  # noqa: B018 - raises where there are none
@@ -46,7 +49,8 @@ class CellDecider:
     @property
     def configuration(self) -> Mapping[str, Any]:
         """The claim; it has no radius."""
-        return {"claim": Claim.CELL.value, "radius": None, "radius_scale": None}
+        arithmetic = Arithmetic.THIS_RUNTIME if self.prove is None else Arithmetic.ANY_ORDER
+        return {"claim": Claim.CELL.value, "radius": None, "radius_scale": None, "arithmetic": str(arithmetic)}
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -83,8 +87,40 @@ class CellDecider:
                 for place, label in zip(index, labels, strict=True)
             ]
         answers = read_logits(logits, labels)
+        proven = None if self.prove is None else self.prove(images, labels) > 0
         seconds = round((time.perf_counter() - start) / len(images), 9)
-        return [Decided(record) for record in _rows(index, labels, answers, seconds)]
+        return [Decided(record) for record in _rows(index, labels, answers, proven, seconds)]
+
+
+def open_cells(artifact: Artifact, arithmetic: Arithmetic | None) -> tuple[CellDecider, str]:
+    """Return what decides the claim `cell`, and why for this runtime alone where nobody asked for that.
+
+    Args:
+        artifact: the ONNX file.
+        arithmetic: what verdicts are to hold for; None: any order where the graph can be read, else this runtime.
+
+    Raises:
+        UnsupportedModelError: if the file has no cells, or any order was asked for and its graph cannot be read.
+        ConfigError: if any order was asked for and torch, which proves it, is not installed.
+    """
+    if arithmetic is Arithmetic.THIS_RUNTIME:
+        return CellDecider(artifact), ""
+    try:
+        # torch is imported here: cells are decided without it where it is not installed, or not needed
+        from abscert_plugin.verification.proving import Prover
+
+        prover, cells = Prover(artifact), artifact.cells
+    except (UnsupportedModelError, ImportError) as error:
+        if arithmetic is None:
+            return CellDecider(artifact), f"verdicts hold for this runtime alone: {error}"
+        if isinstance(error, ImportError):
+            raise ConfigError(f"expected torch for --arithmetic any-order, which proves it: {error}") from error
+        raise
+
+    def prove(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return prover.at_points(cells.cell(images), labels)
+
+    return CellDecider(artifact, prove), ""
 
 
 def decide(margin: float) -> tuple[Verdict, str]:
@@ -99,16 +135,32 @@ def decide(margin: float) -> tuple[Verdict, str]:
 
 
 def _rows(
-    index: Int64[np.ndarray, "batch"], labels: Int64[np.ndarray, "batch"], answers: Answers, seconds: float
+    index: Int64[np.ndarray, "batch"],
+    labels: Int64[np.ndarray, "batch"],
+    answers: Answers,
+    proven: Bool[np.ndarray, "batch"] | None,
+    seconds: float,
 ) -> Iterator[Record]:
     columns = (index.tolist(), labels.tolist(), answers.prediction.tolist(), answers.margin.tolist())
-    for place, label, prediction, margin in zip(*columns, strict=True):
+    for row, (place, label, prediction, margin) in enumerate(zip(*columns, strict=True)):
         verdict, reason = decide(margin)
-        yield _record(place, label, prediction, verdict, reason, margin, seconds)
+        arithmetic = None if verdict is Verdict.UNKNOWN else Arithmetic.THIS_RUNTIME
+        if verdict is Verdict.CERTIFIED and proven is not None:
+            arithmetic = Arithmetic.ANY_ORDER if proven[row] else None
+            if not proven[row]:
+                verdict, reason = Verdict.UNKNOWN, unshown(margin)
+        yield _record(place, label, prediction, verdict, reason, margin, seconds, arithmetic)
 
 
 def _record(
-    index: int, label: int, prediction: int, verdict: Verdict, reason: str, margin: float, seconds: float
+    index: int,
+    label: int,
+    prediction: int,
+    verdict: Verdict,
+    reason: str,
+    margin: float,
+    seconds: float,
+    arithmetic: Arithmetic | None = None,
 ) -> Record:
     return Record(
         index=index,
@@ -124,5 +176,6 @@ def _record(
         margin=margin if math.isfinite(margin) else None,
         seconds=seconds,
         counterexample=ITSELF if verdict is Verdict.FALSIFIED else None,
+        arithmetic=arithmetic,
         schema=SCHEMA_VERSION,
     )

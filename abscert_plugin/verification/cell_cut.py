@@ -7,14 +7,14 @@ from typing import Final, final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from abscert_plugin.bounds.bounder import Bounder, BoundMethod
-from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Point, Points, combinations
 from abscert_plugin.grid import log2_count
 from abscert_plugin.verification.batch import Rows
-from abscert_plugin.verification.deployed import Deployed, undecided
+from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.evidence import RUN
+from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.search import Bounded, Branch, Problem
 
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
@@ -27,19 +27,19 @@ class CellCut:
     Complete: each cut makes parts smaller, and there are finitely many combinations.
 
     Args:
-        bounder: bounds of the interval network.
+        bounder: bounds of the interval network in float32.
+        prover: proves what they say.
         deployed: the classifier, for the combinations that are run.
-        floor: what a bound must exceed.
         leaf: parts of no more combinations than this are run.
         methods: the linear bounds that suit each problem, CROWN-IBP or CROWN; intervals are tried before them.
     """
 
     def __init__(
-        self, bounder: Bounder, deployed: Deployed, floor: float, leaf: int, methods: Mapping[int, BoundMethod]
+        self, bounder: Bounder, prover: Prover, deployed: Deployed, leaf: int, methods: Mapping[int, BoundMethod]
     ) -> None:
         self._bounder = bounder
+        self._prover = prover
         self._deployed = deployed
-        self._floor = floor
         self._leaf = math.log2(leaf)
         self._methods = methods
 
@@ -65,13 +65,16 @@ class CellCut:
         leaves, rest = np.flatnonzero(is_leaf), np.flatnonzero(~is_leaf)
         found = self._run(leaves, lowest, highest, labels)
         if len(rest):
-            intervals = self._intervals(lowest[rest], highest[rest], labels[rest])
-            found |= {int(row): Bounded(float(bound)) for row, bound in zip(rest, intervals, strict=True)}
+            intervals = self._prover.least_margins(lowest[rest], highest[rest], labels[rest], BoundMethod.IBP)
+            found |= {
+                int(row): Bounded(float(bound), str(BoundMethod.IBP) if bound > 0 else "")
+                for row, bound in zip(rest, intervals, strict=True)
+            }
         for method in _LINEAR:
             is_next = [
                 row
                 for row in rest.tolist()
-                if not found[row].bound > self._floor and self._methods[branches[row].number] is method
+                if not found[row].closed_by and self._methods[branches[row].number] is method
             ]
             if is_next:
                 rows = np.array(is_next)
@@ -87,49 +90,45 @@ class CellCut:
         sizes = [len(group) for group in groups]
         margins = self._deployed.margins(np.concatenate(groups), np.repeat(labels[leaves], sizes))
         parts = np.split(margins, np.cumsum(sizes)[:-1])
-        return {int(row): self._ran(*pair) for row, pair in zip(leaves, zip(groups, parts, strict=True), strict=True)}
+        return {
+            int(row): self._ran(cells, int(labels[row]), part)
+            for row, cells, part in zip(leaves, groups, parts, strict=True)
+        }
 
-    def _ran(self, cells: Points, margins: np.ndarray) -> Bounded:
-        floor, least = self._deployed.floor, float(margins.min())
-        if least > floor:
-            return Bounded(least)
-        worst = float(margins[np.flatnonzero(~(margins > floor))[-1]])
-        suspects = cells[np.flatnonzero(margins < -floor)]
-        return Bounded(-math.inf if math.isnan(least) else least, suspects, None, undecided(worst, floor))
-
-    def _intervals(self, lowest: Points, highest: Points, labels: np.ndarray) -> np.ndarray:
-        """Return the least bounds by intervals; -inf where there are none: linear bounds may work, or say why not."""
-        lower, upper = self._box(lowest, highest)
-        try:
-            return self._bounder.margins(lower, upper, torch.from_numpy(labels), BoundMethod.IBP).amin(dim=1).numpy()
-        except VerifierError:
-            return np.full(len(lowest), -np.inf)
+    def _ran(self, cells: Points, label: int, margins: np.ndarray) -> Bounded:
+        is_shown = self._deployed.shown(cells, np.full(len(cells), label, dtype=np.int64), margins)
+        least = float(margins.min())
+        if is_shown.all():
+            return Bounded(least, RUN)
+        reason = self._deployed.undecided(float(margins[np.flatnonzero(~is_shown)[-1]]))
+        suspects = cells[np.flatnonzero(margins < -self._deployed.floor)]
+        return Bounded(-math.inf if math.isnan(least) else least, suspects=suspects, reason=reason)
 
     def _linear(self, lowest: Points, highest: Points, labels: np.ndarray, method: BoundMethod) -> list[Bounded]:
-        lower, upper = self._box(lowest, highest)
+        lower, upper = (torch.from_numpy(self._deployed.front.network_input(end)) for end in (lowest, highest))
         linear = self._bounder.linear_margins(lower, upper, torch.from_numpy(labels), method)
         bounds, worst = (value.cpu().numpy() for value in linear.bounds.min(dim=1))
+        likely = np.flatnonzero(bounds > 0)
+        bounds[likely] = self._prover.least_margins(lowest[likely], highest[likely], labels[likely], method)
         slopes = linear.coefficients.cpu().numpy()[np.arange(len(labels)), worst]
         front = self._deployed.front
         change = front.change(slopes, lowest, highest)
         corners = np.where(change < 0, highest, lowest)
         margins = self._deployed.margins(corners, labels)
-        gain = np.where(lowest < highest, np.abs(change), -1.0).reshape(len(labels), -1)
+        places = np.where(lowest < highest, np.abs(change), -1.0).reshape(len(labels), -1).argmax(axis=1)
         return [
             Bounded(
                 float(bounds[row]),
+                str(method) if bounds[row] > 0 else "",
                 corners[row : row + 1] if margins[row] < -self._deployed.floor else (),
-                partial(_halves, lowest[row], highest[row], int(gain[row].argmax())),
+                int(places[row]),
+                partial(halved, lowest[row], highest[row], int(places[row])),
             )
             for row in range(len(labels))
         ]
 
-    def _box(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
-        front = self._deployed.front
-        return torch.from_numpy(front.network_input(lowest)), torch.from_numpy(front.network_input(highest))
 
-
-def _halves(lowest: Point, highest: Point, pixel: int) -> tuple[tuple[Point, Point], tuple[Point, Point]]:
+def halved(lowest: Point, highest: Point, pixel: int) -> tuple[tuple[Point, Point], tuple[Point, Point]]:
     """Cut the reachable cells of one pixel in two."""
     place = np.unravel_index(pixel, lowest.shape)
     middle = (int(lowest[place]) + int(highest[place])) // 2

@@ -12,29 +12,42 @@ import msgspec
 import numpy as np
 
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale, Verdict
+from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale, Verdict
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import read_array, write_json
 from abscert_plugin.records import Record, RunInfo
 from abscert_plugin.verification.decision import ITSELF
+from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
 
-SCHEMA: Final = 1
-FLOATING_POINT: Final[Mapping[Claim, str]] = MappingProxyType(
+SCHEMA: Final = 2
+_ANY_ORDER: Final = (
+    "`any-order`: every evaluation of the file's graph in binary32, rounded to nearest, with sums of products in any "
+    "order and any parentheses, with or without fused multiply-add, subnormal numbers kept or flushed to zero, affine "
+    "nodes folded into their neighbours or not. Not covered: reduced precision (TF32, float16, bfloat16), convolutions "
+    "by Winograd or FFT, faulty hardware. Assumed: sigmoid and tanh are within twice the largest error that was seen "
+    "over all float32 arguments, and a value that a nonlinear node reads is computed once. `this-runtime`: the "
+    "runtime, provider and machine that ran the file; a margin within `floor` of 0 decides nothing there."
+)
+FLOATING_POINT: Final[Mapping[int, Mapping[Claim, str]]] = MappingProxyType(
     {
-        Claim.CELL: (
-            "The sign of the margin that the file gave on the interval image decides; that input is an exact float32 "
-            "one. No floor is taken off: where a margin is as small as rounding, another provider or batch size may "
-            "give it another sign."
-        ),
-        Claim.BALL: (
-            "A margin within `floor` of 0 decides nothing: it is at least twice the largest difference of logits that "
-            "was seen between batch sizes. Combinations of cells that were run are exact float32 inputs of the file "
-            "itself. Bounds were computed in float32 without outward rounding; a share of each was taken off, and it "
-            "had to exceed `bound_floor`, which adds twice the largest difference seen between the bounded network "
-            "and onnxruntime. Both stand in `configuration`."
-        ),
+        1: {
+            Claim.CELL: (
+                "The sign of the margin that the file gave on the interval image decides; that input is an exact "
+                "float32 one. No floor is taken off: where a margin is as small as rounding, another provider or "
+                "batch size may give it another sign."
+            ),
+            Claim.BALL: (
+                "A margin within `floor` of 0 decides nothing: it is at least twice the largest difference of "
+                "logits that was seen between batch sizes. Combinations of cells that were run are exact float32 "
+                "inputs of the file itself. Bounds were computed in float32 without outward rounding; a share of "
+                "each was taken off, and it had to exceed `bound_floor`, which adds twice the largest difference "
+                "seen between the bounded network and onnxruntime. Both stand in `configuration`."
+            ),
+        },
+        2: dict.fromkeys(Claim, f"Each verdict names its arithmetic. {_ANY_ORDER}"),
     }
 )
+"""What rounding can do to verdicts, by the schema of the certificate. Those of schema 1 were not proven."""
 
 
 @final
@@ -44,10 +57,12 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         record: the row of records.jsonl.
         image: the stored counterexample's float32 values, little-endian, in base64; None where there is none.
+        evidence: what proves it besides its method's name; None where that suffices, or it was too long to keep.
     """
 
     record: Record
     image: str | None
+    evidence: Evidence | None = None
 
 
 @final
@@ -57,14 +72,15 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Args:
         claim: `cell` or `ball`.
         says: the claim in a sentence.
-        floating_point: what rounding can do to it.
+        floating_point: what evaluations of the file its verdicts are about.
         configuration: every option that a verdict depends on, the radius exact and with its scale.
         model: name and sha256 of the ONNX file, its grid, network and training.
         data: name, split, count and sha256 of the images.
         versions, provider, device: what it was run on.
         rows: the verdicts.
         digest: sha256 of all else. It finds accidents and edits by hand; whoever can edit the file can write a new
-            one, and then it is deciding the claims anew that finds them.
+            one, and then it is proving the rows again that finds them. What no check can know, and no one should rely
+            on, is what the time, the device and the versions of libraries were, and that `unknown` is no `falsified`.
     """
 
     schema: int
@@ -79,6 +95,20 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     device: str
     rows: tuple[Row, ...]
     digest: str
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """What its verdicts were asked to hold for; None where nothing was proven, as in schema 1.
+
+        Raises:
+            RecordError: if it has no meaning.
+        """
+        if self.schema == 1:
+            return None
+        told = self.configuration.get("arithmetic")
+        if told not in (Arithmetic.ANY_ORDER, Arithmetic.THIS_RUNTIME):
+            raise RecordError(f"expected a certificate of any order or of this runtime, got {told!r}")
+        return Arithmetic(str(told))
 
     @property
     def ball(self) -> Ball | None:
@@ -110,12 +140,15 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
         RecordError: if a counterexample cannot be read or the file cannot be written.
     """
     claim = Claim(run.configuration["claim"])
-    rows = [{"record": msgspec.to_builtins(record), "image": _packed(folder, record)} for record in records]
+    rows = [
+        msgspec.to_builtins(Row(record, _packed(folder, record), read_evidence(folder / evidence_name(record.index))))
+        for record in records
+    ]
     content = {
         "schema": SCHEMA,
         "claim": claim.value,
         "says": SCOPE[claim],
-        "floating_point": FLOATING_POINT[claim],
+        "floating_point": FLOATING_POINT[SCHEMA][claim],
         "configuration": dict(run.configuration),
         "model": dict(run.model or {}),
         "data": dict(run.data or {}),
@@ -134,8 +167,8 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
         RecordError: if it cannot be read, is no certificate, of another schema, or its rows contradict themselves.
     """
     value = _read_object(path)
-    if value.get("schema") != SCHEMA:
-        raise RecordError(f"expected a certificate of schema {SCHEMA} in {path}, got {value.get('schema')}")
+    if value.get("schema") not in FLOATING_POINT:
+        raise RecordError(f"expected a certificate of schema 1 or {SCHEMA} in {path}, got {value.get('schema')}")
     try:
         certificate = msgspec.convert(value, Certificate)
     except msgspec.ValidationError as error:
@@ -145,7 +178,7 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
         raise RecordError(f"{path}: expected the claim {' or '.join(Claim)}, got {certificate.claim!r}")
     if not certificate.rows:
         raise RecordError(f"{path} is not a certificate: it has no verdict")
-    certificate.ball  # noqa: B018 - raises where its radius has no meaning
+    certificate.ball, certificate.arithmetic  # noqa: B018 - raises where its radius or arithmetic has no meaning
     for row in certificate.rows:
         _check_row(row, certificate.claim, path)
     if len({row.record.index for row in certificate.rows}) < len(certificate.rows):
@@ -179,6 +212,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _check_row(row: Row, claim: str, path: Path) -> None:
     record = row.record
+    if record.arithmetic is not None and record.arithmetic not in list(Arithmetic):
+        raise RecordError(f"{path}: image {record.index} has the arithmetic {record.arithmetic!r}")
     if record.claim != claim or record.verdict not in list(Verdict):
         raise RecordError(f"{path}: image {record.index} has the claim {record.claim!r}, verdict {record.verdict!r}")
     if (record.verdict == Verdict.FALSIFIED) != (record.counterexample is not None):

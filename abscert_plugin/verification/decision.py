@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from abscert_plugin.records import Record
+from abscert_plugin.verification.evidence import Evidence
 
 ITSELF: Final = "itself"
 """What a row names as its counterexample where the clean image is one."""
@@ -21,10 +22,12 @@ class Decided:
     Args:
         record: the row.
         counterexample: an image that the deployed file mislabels, where one was found.
+        evidence: what proves it besides its method's name, where that is needed and was kept.
     """
 
     record: Record
     counterexample: Float32[np.ndarray, "channels height width"] | None = None
+    evidence: Evidence | None = None
 
 
 @runtime_checkable

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from abscert_plugin.artifact.metadata import IMAGE
 from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Front, Images, Points
-from abscert_plugin.verification.logits import read_logits
+from abscert_plugin.verification.logits import read_logits, unshown
+from abscert_plugin.verification.proving import Prover
 
 _PROBED_BATCHES: Final = (1, 7, 64)
 _MOST_AT_ONCE: Final = 1024  # images in a forward pass
@@ -28,13 +30,21 @@ class Deployed:
 
     Args:
         artifact: the file, with the input `image`.
+        arithmetic: any order of its sums, or this runtime; None asks for any order where its graph can be read.
+        is_black_box: whether its graph is left alone, and nothing proven of it.
+
+    Attributes:
+        prover: proves margins for any order of the sums; None where nothing is proven.
+        arithmetic: what verdicts are asked to hold for.
+        note: why they hold for this runtime alone where nobody asked for that; empty elsewhere.
 
     Raises:
-        UnsupportedModelError: if the file takes interval images, so that no image can be replayed through it.
+        UnsupportedModelError: if the file takes interval images, so that no image can be replayed through it, or any
+            order was asked for and its graph cannot be read.
         VerifierError: if the file does not run.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, arithmetic: Arithmetic | None = None, is_black_box: bool = False) -> None:
         if artifact.classifier.input_name != IMAGE:
             raise UnsupportedModelError(
                 "expected a deploy.onnx for the claim `ball`, got an interval network: a ball is one of images, and "
@@ -43,9 +53,20 @@ class Deployed:
         self._classifier = artifact.classifier
         self._classes = artifact.metadata.classes
         self.front: Front = artifact.front
-        shape = artifact.metadata.image_shape
+        self.image_shape = shape = artifact.metadata.image_shape
         self.batch_size = max(1, min(_MOST_AT_ONCE, _PIXELS_AT_ONCE // math.prod(shape)))
         self.floor = observed_floor(self.run, self.front.probes(shape))
+        self.prover: Prover | None = None
+        self.note = ""
+        if not is_black_box:
+            try:
+                self.prover = Prover(artifact)
+            except UnsupportedModelError as error:
+                if arithmetic is Arithmetic.ANY_ORDER:
+                    raise
+                self.note = str(error) if arithmetic is None else ""
+        known = Arithmetic.THIS_RUNTIME if self.prover is None else Arithmetic.ANY_ORDER
+        self.arithmetic = arithmetic or known
 
     def run(self, images: Images) -> Float32[np.ndarray, "batch classes"]:
         """Return the logits of images on the pixel scale.
@@ -67,6 +88,31 @@ class Deployed:
         images, size = self.front.images(points), self.batch_size
         parts = [self.run(images[start : start + size]) for start in range(0, len(images), size)]
         return read_logits(np.concatenate(parts), labels).margin
+
+    def shown(
+        self, points: Points, labels: Int64[np.ndarray, "batch"], margins: Float32[np.ndarray, "batch"]
+    ) -> Bool[np.ndarray, "batch"]:
+        """Return at which points the label is shown in the arithmetic that is asked for.
+
+        Args:
+            points: the points.
+            labels: the classes.
+            margins: as `margins` gives them.
+        """
+        is_shown = margins > self.floor
+        if self.arithmetic is Arithmetic.THIS_RUNTIME or self.prover is None:
+            return is_shown
+        rows = np.flatnonzero(is_shown)
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            is_shown[part] = self.prover.at_points(points[part], labels[part]) > 0
+        return is_shown
+
+    def undecided(self, margin: float) -> str:
+        """Return why a point at which the label is not shown leaves an image undecided."""
+        if margin > self.floor:
+            return unshown(margin)
+        return undecided(margin, self.floor)
 
 
 def observed_floor(run: Callable[[np.ndarray], np.ndarray], probes: Images) -> float:

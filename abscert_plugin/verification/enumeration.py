@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from abscert_plugin.front import Point, combinations
-from abscert_plugin.verification.deployed import Deployed, undecided
+from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.search import Problem
 
 
@@ -44,11 +44,12 @@ def enumerate_cells(deployed: Deployed, problem: Problem, refutes: Callable[[Poi
     for cells in combinations(problem.lowest, problem.highest, deployed.batch_size):
         if count and time.perf_counter() - start > problem.seconds:
             return Enumerated(least, count, "time-out of the enumeration")
-        margins = deployed.margins(cells, np.full(len(cells), problem.label, dtype=np.int64))
+        labels = np.full(len(cells), problem.label, dtype=np.int64)
+        margins = deployed.margins(cells, labels)
         count += len(cells)
         least = float(np.minimum(least, margins.min()))  # NaN stays NaN
-        for row in np.flatnonzero(~(margins > deployed.floor)):
-            failure = undecided(float(margins[row]), deployed.floor)
+        for row in np.flatnonzero(~deployed.shown(cells, labels, margins)):
+            failure = deployed.undecided(float(margins[row]))
             if margins[row] < -deployed.floor and refutes(cells[row]):
                 return Enumerated(least, count, failure)
     return Enumerated(least, count, failure)

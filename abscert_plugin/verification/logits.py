@@ -21,6 +21,11 @@ class Answers:
     margin: Float32[np.ndarray, "batch"]
 
 
+def unshown(margin: float) -> str:
+    """Return why a margin that was seen is not enough where every order of the sums is asked for."""
+    return f"a margin of {margin:.3g} is seen in this runtime; another order of the sums may undo it"
+
+
 def read_logits(logits: Float32[np.ndarray, "batch classes"], labels: Int64[np.ndarray, "batch"]) -> Answers:
     """Return predictions and margins of a batch of logits."""
     rows = np.arange(len(labels))

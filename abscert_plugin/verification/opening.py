@@ -9,7 +9,7 @@ import torch
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import LEVELS, Ball
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.claim import Inputs
+from abscert_plugin.claim import Arithmetic, Inputs
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
@@ -41,23 +41,43 @@ class NetworkChoice:
 
 
 def open_verifier(
-    artifact: Artifact, data: DataSet, ball: Ball, budget: Budget, choice: NetworkChoice
+    artifact: Artifact,
+    data: DataSet,
+    ball: Ball,
+    budget: Budget,
+    choice: NetworkChoice,
+    arithmetic: Arithmetic | None = None,
 ) -> tuple[BallVerifier, str]:
-    """Return the verifier of the claim `ball`, and why it runs the file alone; empty where it does not.
+    """Return the verifier of the claim `ball`, and what of the file stays closed to it; empty where nothing does.
+
+    Args:
+        artifact: the file.
+        data: the data set of the images.
+        ball: radius and kind of images.
+        budget: what may be spent on an image.
+        choice: which network serves gradients and float32 bounds.
+        arithmetic: what verdicts are to hold for; None: any order where the graph can be read, else this runtime.
 
     Raises:
-        ConfigError: if 8-bit images are asked for of data that are none, or a bound alone of a network that stays
-            closed.
+        ConfigError: if 8-bit images are asked for of data that are none, a bound alone of a network that stays closed,
+            or any order of what is run alone.
         UnsupportedModelError: if the file is not a deployed classifier, or not that of the checkpoint.
         CheckpointError: if the checkpoint cannot be read.
         VerifierError: if the bound is not written for the network.
     """
     check_inputs(data, ball)
-    deployed = Deployed(artifact)
-    white_box, note = _opened(artifact, choice)
+    if choice.black_box and arithmetic is Arithmetic.ANY_ORDER:
+        raise ConfigError("expected --arithmetic this-runtime with --black-box: of what is run alone nothing is proven")
+    deployed = Deployed(artifact, arithmetic, choice.black_box)
+    white_box, closed = _opened(artifact, choice)
     if budget.only is not None:
-        _check_bound(white_box, artifact, budget.only)
-    return BallVerifier(deployed, white_box, ball, budget), note
+        _check_bound(deployed, white_box, budget.only)
+    notes = []
+    if deployed.note:
+        notes.append(f"nothing is proven, and verdicts hold for this runtime alone: {deployed.note}")
+    if closed:
+        notes.append(f"its network stays closed to gradients and to the search: {closed}")
+    return BallVerifier(deployed, white_box, ball, budget), "; ".join(notes)
 
 
 def check_inputs(data: DataSet, ball: Ball) -> None:
@@ -81,9 +101,13 @@ def _opened(artifact: Artifact, choice: NetworkChoice) -> tuple[WhiteBox | None,
         return None, str(error)
 
 
-def _check_bound(white_box: WhiteBox | None, artifact: Artifact, only: BoundMethod) -> None:
+def _check_bound(deployed: Deployed, white_box: WhiteBox | None, only: BoundMethod) -> None:
     """Refuse a bound that cannot be computed before any image is."""
+    if deployed.prover is None:
+        raise ConfigError(f"expected a file whose graph can be read with --bound; {deployed.note or 'leave one out'}")
+    if only not in (BoundMethod.CROWN_LBP, BoundMethod.OPTIMISED):
+        return
     if white_box is None:
-        raise ConfigError("expected a network that can be opened with --bound; leave --bound out, or --black-box")
-    point = torch.zeros((1, *artifact.front.input_shape(artifact.metadata.image_shape)))
+        raise ConfigError(f"expected a network that can be opened with --bound {only}; leave --bound out")
+    point = torch.zeros((1, *deployed.front.input_shape(deployed.image_shape)))
     white_box.bounder.margins(point, point, torch.zeros(1, dtype=torch.int64), only)

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 import abscert_plugin
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import SCOPE, Claim, Verdict
+from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Cells, Pixels
@@ -19,27 +19,31 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
 from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate, Row
 from abscert_plugin.verification.decision import ITSELF, Decider
+from abscert_plugin.verification.evidence import PROVEN, RESEARCH, Evidence
 from abscert_plugin.verification.logits import read_logits
 from abscert_plugin.verification.run import cell_facts
 
 _AT_ONCE: Final = 50  # images in memory, and decided together
 _NAMED: Final = 5  # images that a failed check names
+_NEAR: Final = 1e-4  # of a margin: what another provider may change
 
 
 @final
 @dataclass(frozen=True)
 class Replay:
-    """What a certificate is checked with: the ONNX file, and what decides the claim on it.
+    """What a certificate is checked with: the ONNX file, and what proves the claim of it.
 
     Args:
-        decider: decides the same claim on the same file.
+        decider: opens what decides the same claim on the same file; of balls only for what has to be searched for.
+        reproof: `Reproof.fault`, which proves balls again; None for the claim `cell`.
         run: the file's logits of images on the pixel scale.
         front: what stands between an image and the file's network.
         ball: the ball of the claim; None for the claim `cell`.
         floor: what a margin must be below 0 by, to count as mislabelled.
     """
 
-    decider: Decider
+    decider: Callable[[], Decider]
+    reproof: Callable[[Record, np.ndarray, Evidence | None], str] | None
     run: Callable[[np.ndarray], np.ndarray]
     front: Cells | Pixels
     ball: Ball | None
@@ -96,7 +100,7 @@ def check_origin(
     yield _check("version", "" if written == here else other, here)
     contradictions = [fault for row in certificate.rows if (fault := _contradiction(certificate, row.record))]
     claim = Claim(certificate.claim)
-    if (certificate.says, certificate.floating_point) != (SCOPE[claim], FLOATING_POINT[claim]):
+    if (certificate.says, certificate.floating_point) != (SCOPE[claim], FLOATING_POINT[certificate.schema][claim]):
         contradictions.insert(0, "its sentences are not those of its claim")
     if certificate.configuration.get("claim") != certificate.claim:
         contradictions.insert(0, "its configuration is of another claim")
@@ -122,14 +126,15 @@ def check_verdicts(
     """Yield the checks of a certificate's verdicts, one by one.
 
     Soundness: a counterexample counts where exact arithmetic finds it in the ball and the file mislabels it by more
-    than the floor; a certified image counts where the decider certifies it again. Of the certified images outside the
-    sample only the label, the count of reachable cells and what their row says of itself are checked.
+    than the floor; a certified image counts where it is proven again from what the certificate keeps of it, or searched
+    for again where nothing was kept. Of the certified images outside the sample only the label, the prediction, the
+    count of reachable cells and what their row says of itself are checked.
 
     Args:
         certificate: what was claimed.
         data: the whole split of the images.
         replay: the file, and what decides the claim on it.
-        sample: how many certified images are decided anew; None decides all.
+        sample: how many certified images are proven again; None proves all.
         seed: of the sample.
         on_images: told how many images have been decided since it was last told.
     """
@@ -149,6 +154,8 @@ def check_verdicts(
         if data.labels[places[record.index]] != record.label
     ]
     yield _check("labels", _listed(wrong), "all as in the data set")
+    if wrong:
+        return
     counts: list[str] = []
     for part, _, pixels in _batches(records, data, places):
         pairs = zip(part, replay.log2_counts(pixels), strict=True)
@@ -158,15 +165,19 @@ def check_verdicts(
             if not _is_same_count(found, record.reachable_log2)
         ]
     yield _check("reachable cells", _listed(counts), "counted again")
+    answers: list[str] = []
+    for part, _, pixels in _batches(records, data, places):
+        answers += _other_answers(part, pixels, replay)
+    yield _check("predictions and margins of the images", _listed(answers), "run again")
     falsified = [row for row in certificate.rows if row.record.verdict == Verdict.FALSIFIED]
     faults = [fault for row in falsified if (fault := _counterexample_fault(row, data, places, replay))]
     name = "counterexamples, replayed through the file"
     yield _check(name, _listed(faults), f"all {len(falsified)} are mislabelled images of their balls or cells")
-    certified = [record for record in records if record.verdict == Verdict.CERTIFIED]
+    certified = [row for row in certificate.rows if row.record.verdict == Verdict.CERTIFIED]
     if sample is not None and sample < len(certified):
         chosen = np.random.default_rng(seed).choice(len(certified), sample, replace=False)
         certified = [certified[place] for place in sorted(chosen.tolist())]
-    yield _decided_anew(certified, data, places, replay.decider, on_images)
+    yield _proven_anew(certified, data, places, replay, on_images)
 
 
 def _is_same_count(first: float | None, second: float | None) -> bool:
@@ -196,11 +207,23 @@ def _contradiction(certificate: Certificate, record: Record) -> str:
     if told != expected:
         return f"image {record.index} is of another radius, scale or kind of images"
     is_right = record.prediction == record.label
+    if record.arithmetic != _arithmetic(certificate, record):
+        return f"image {record.index} is said to hold for {record.arithmetic}, which its method cannot show"
     if record.verdict == Verdict.CERTIFIED and not is_right:
         return f"image {record.index} is certified and mislabelled"
     if record.verdict == Verdict.FALSIFIED and is_right == (record.counterexample == ITSELF):
         return f"image {record.index} has a prediction that its counterexample contradicts"
     return ""
+
+
+def _arithmetic(certificate: Certificate, record: Record) -> Arithmetic | None:
+    """Return the arithmetic that a row should name."""
+    asked = certificate.arithmetic
+    if asked is None or record.verdict == Verdict.UNKNOWN:
+        return None
+    if record.verdict == Verdict.FALSIFIED:
+        return Arithmetic.THIS_RUNTIME
+    return Arithmetic.ANY_ORDER if record.method in PROVEN else asked
 
 
 def _batches(
@@ -226,32 +249,70 @@ def _counterexample_fault(row: Row, data: DataSet, places: Mapping[int, int], re
         margin = replay.margin(image, record.label)
     except VerifierError as error:
         return f"image {record.index}: {error}"
-    is_mislabelled = margin < -replay.floor
-    return (
-        "" if is_mislabelled else f"image {record.index}: its counterexample is not mislabelled (margin {margin:.3g})"
-    )
+    if not margin < -replay.floor:
+        return f"image {record.index}: its counterexample is not mislabelled (margin {margin:.3g})"
+    if not _is_near(record.margin, margin, replay.floor):
+        return f"image {record.index}: its counterexample has a margin of {margin:.6g}, not {record.margin}"
+    return ""
 
 
-def _decided_anew(
-    records: list[Record],
+def _is_near(told: float | None, found: float, floor: float) -> bool:
+    return told is not None and abs(told - found) <= 2 * floor + _NEAR * max(1.0, abs(found))
+
+
+def _other_answers(records: Sequence[Record], pixels: np.ndarray, replay: Replay) -> list[str]:
+    """Return where rows do not say what the file answers to the images themselves, by more than the floor."""
+    labels = np.array([record.label for record in records], dtype=np.int64)
+    try:
+        logits = replay.run(pixels)
+    except VerifierError as error:
+        return [str(error)]
+    answers, faults = read_logits(logits, labels), []
+    top = np.sort(np.nan_to_num(logits), axis=1)
+    is_clear = top[:, -1] - top[:, -2] > replay.floor
+    for record, prediction, margin, clear in zip(
+        records, answers.prediction.tolist(), answers.margin.tolist(), is_clear, strict=True
+    ):
+        if clear and record.prediction != prediction:
+            faults.append(f"image {record.index} is predicted as {prediction}, not {record.prediction}")
+        elif margin < -replay.floor and record.verdict != Verdict.FALSIFIED:
+            faults.append(f"image {record.index} is itself mislabelled, and its row says {record.verdict}")
+        elif replay.ball is None and np.isfinite(margin) and not _is_near(record.margin, margin, replay.floor):
+            faults.append(f"image {record.index} has a margin of {margin:.6g}, not {record.margin}")
+    return faults
+
+
+def _proven_anew(
+    rows: Sequence[Row],
     data: DataSet,
     places: Mapping[int, int],
-    decider: Decider,
+    replay: Replay,
     on_images: Callable[[int], None],
 ) -> Check:
-    falsified: list[str] = []
-    undecided: list[str] = []
-    for part, batch, pixels in _batches(records, data, places):
-        for item in decider.decide(pixels, batch.labels, batch.index):
-            found = item.record
-            if found.verdict == Verdict.FALSIFIED:
-                falsified.append(f"image {found.index} is falsified ({found.reason})")
-            elif found.verdict != Verdict.CERTIFIED:
-                undecided.append(f"image {found.index} is not re-decided: unknown ({found.reason})")
+    faults: list[str] = []
+    searched = 0
+    evidence = {row.record.index: row.evidence for row in rows}
+    for part, batch, pixels in _batches([row.record for row in rows], data, places):
+        again = np.arange(len(part))
+        if replay.reproof is not None:
+            found = [
+                replay.reproof(record, image, evidence[record.index])
+                for record, image in zip(part, pixels, strict=True)
+            ]
+            again = np.array([place for place, fault in enumerate(found) if fault == RESEARCH], dtype=np.int64)
+            faults += [
+                f"image {record.index}: {fault}"
+                for record, fault in zip(part, found, strict=True)
+                if fault not in ("", RESEARCH)
+            ]
+            searched += len(again)
+        if len(again):
+            for item in replay.decider().decide(pixels[again], batch.labels[again], batch.index[again]):
+                if item.record.verdict != Verdict.CERTIFIED:
+                    faults.append(f"image {item.record.index} is {item.record.verdict} ({item.record.reason})")
         on_images(len(part))
-    return _check(
-        "certified images, decided anew", _listed(falsified + undecided), f"{len(records)} are certified again"
-    )
+    more = f", {searched} of them by a new search" if searched else ""
+    return _check("certified images, proven again", _listed(faults), f"all {len(rows)}{more}")
 
 
 def _unpacked(text: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."] | None:

@@ -19,6 +19,7 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import ITSELF, Decider
+from abscert_plugin.verification.evidence import evidence_name, write_evidence
 
 __all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts"]
 
@@ -89,6 +90,8 @@ class Verification:
                     name = item.record.counterexample
                     if item.counterexample is not None and name not in (None, ITSELF):
                         write_array(out / str(name), item.counterexample)
+                    if item.evidence is not None:
+                        write_evidence(out / evidence_name(item.record.index), item.evidence)
                 rows = [item.record for item in decided]
                 writer.write(rows)
                 records += rows

@@ -11,6 +11,7 @@ from abscert_plugin.bounds.bounder import BoundMemoryError
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Point, Points
 from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.evidence import Node
 
 State: TypeAlias = Any
 """What a cut keeps of a branch."""
@@ -42,12 +43,14 @@ class Branch:
         number: the problem's.
         problem: the problem.
         state: what tells this part from the others.
+        node: its node in the problem's tree.
         bound: the best bound known, of a branch that it is cut out of.
     """
 
     number: int
     problem: Problem
     state: State
+    node: Node = field(default_factory=Node)
     bound: float = float("-inf")
 
 
@@ -57,15 +60,19 @@ class Bounded:
     """What is known of a branch after it was bounded.
 
     Args:
-        bound: a lower bound of the label's margin on it; its least margin where all of it was run.
+        bound: a lower bound of the label's margin on it, or a float32 one; its least margin where all of it was run.
+        closed_by: what shows that all of it has the label, one of `evidence.CLOSING`; empty where nothing does.
         suspects: points of it that were seen to be mislabelled.
+        place: where it is cut: a pixel, or a ReLU among all.
         halves: the states of the two parts that it is cut into, computed when it is their turn; None where it cannot be
             cut.
         reason: why it stays open where it cannot be cut.
     """
 
     bound: float
+    closed_by: str = ""
     suspects: Points | tuple[()] = ()
+    place: int = -1
     halves: Callable[[], tuple[State, State]] | None = None
     reason: str = ""
 
@@ -86,7 +93,8 @@ class Cut(Protocol):
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
         """Bound branches, in order.
 
-        Soundness: every point of a problem lies in one of the two halves of each branch that holds it.
+        Soundness: what is closed is proven, or was run; every point of a problem lies in one of the two halves of each
+        branch that holds it.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
@@ -101,7 +109,8 @@ class Outcome:
     """How the search for one problem ended, or how far it is.
 
     Args:
-        certified: whether every branch was bounded above the floor, or run.
+        certified: whether every branch was closed.
+        tree: the branches.
         margin: the least bound or margin that was met and relied on.
         branches: how many were bounded.
         seconds: its share of the time.
@@ -112,6 +121,7 @@ class Outcome:
     """
 
     certified: bool = False
+    tree: Node = field(default_factory=Node)
     margin: float = float("inf")
     branches: int = 0
     seconds: float = 0.0
@@ -136,26 +146,26 @@ class _Open:
 
     bound: float
     order: int
+    place: int = field(compare=False)
     halves: Callable[[], tuple[State, State]] = field(compare=False)
+    node: Node = field(compare=False)
 
 
 @final
 class Search:
     """A search over several problems at once.
 
-    Sound: a branch is left only when its bound is above the floor, and its two halves hold all of it.
+    Sound: a branch is left only when it is closed, and its two halves hold all of it.
 
     Args:
         cut: how branches are cut and bounded.
-        floor: what a bound must exceed.
         refutes: told of a problem's number and a point that looks mislabelled; returns whether an image of the ball
             confirms it, which ends the problem's search.
         budget: how many branches are bounded at once, and kept.
     """
 
-    def __init__(self, cut: Cut, floor: float, refutes: Callable[[int, Point], bool], budget: Budget) -> None:
+    def __init__(self, cut: Cut, refutes: Callable[[int, Point], bool], budget: Budget) -> None:
         self._cut = cut
-        self._floor = floor
         self._refutes = refutes
         self._most_open = budget.most_open
         self._at_once = budget.branches_at_once
@@ -165,7 +175,10 @@ class Search:
         """Return how the search ended for each problem, by its number; one that was refuted is not certified."""
         outcomes = {number: Outcome() for number in problems}
         waiting: dict[int, list[_Open]] = {number: [] for number in problems}
-        todo = [Branch(number, problem, self._cut.root(problem)) for number, problem in problems.items()]
+        todo = [
+            Branch(number, problem, self._cut.root(problem), outcomes[number].tree)
+            for number, problem in problems.items()
+        ]
         while todo:
             size = self._at_once  # which running out of memory makes smaller meanwhile
             for start in range(0, len(todo), size):
@@ -201,7 +214,8 @@ class Search:
         for number in active[: max(1, self._at_once // 2)]:
             for _ in range(min(share, len(waiting[number]))):
                 branch = heapq.heappop(waiting[number])
-                children += [Branch(number, problems[number], half, branch.bound) for half in branch.halves()]
+                pairs = zip(branch.halves(), branch.node.cut(branch.place), strict=True)
+                children += [Branch(number, problems[number], half, node, branch.bound) for half, node in pairs]
         return children
 
     def _bound(
@@ -240,10 +254,11 @@ class Search:
             outcomes[branch.number].seconds += elapsed
 
     def _keep(self, outcome: Outcome, waiting: list[_Open], branch: Branch, bounded: Bounded) -> None:
-        """Leave a branch whose bound is above the floor; look into what is suspect in another, and keep it."""
+        """Leave a branch that is closed; look into what is suspect in another, and keep it."""
         if outcome.is_done:
             return
-        if bounded.bound > self._floor:
+        if bounded.closed_by:
+            branch.node.closed_by = bounded.closed_by
             outcome.saw(bounded.bound)
         elif any(self._refutes(branch.number, suspect) for suspect in bounded.suspects):
             outcome.end()
@@ -251,4 +266,6 @@ class Search:
             outcome.saw(bounded.bound)
             outcome.stuck = bounded.reason
         else:
-            heapq.heappush(waiting, _Open(max(bounded.bound, branch.bound), next(self._order), bounded.halves))
+            order = next(self._order)
+            bound = max(bounded.bound, branch.bound)
+            heapq.heappush(waiting, _Open(bound, order, bounded.place, bounded.halves, branch.node))

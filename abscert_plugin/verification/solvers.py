@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64
 
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import Claim, Verdict
+from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.plugins import Registry
@@ -57,9 +57,15 @@ SOLVERS: Final = Registry(
 
 
 def open_solver(
-    name: str, artifact: Artifact, data: DataSet, ball: Ball, budget: Budget, choice: NetworkChoice
+    name: str,
+    artifact: Artifact,
+    data: DataSet,
+    ball: Ball,
+    budget: Budget,
+    choice: NetworkChoice,
+    arithmetic: Arithmetic | None = None,
 ) -> tuple[Decider, str]:
-    """Return what decides the claim `ball` by a solver, and why our own runs the file alone; empty where it does not.
+    """Return what decides the claim `ball` by a solver, and what stays closed to our own; empty where nothing does.
 
     Raises:
         ConfigError: if there is no such solver, it cannot be opened, or an option is of our own alone.
@@ -68,9 +74,11 @@ def open_solver(
     """
     entry = SOLVERS.named(name)
     if name == OWN:
-        return open_verifier(artifact, data, ball, budget, choice)
-    if choice != NetworkChoice() or budget.only is not None:
-        raise ConfigError(f"expected no --bound, --black-box or --checkpoint with --solver {name}: they are of {OWN}'s")
+        return open_verifier(artifact, data, ball, budget, choice, arithmetic)
+    if choice != NetworkChoice() or budget.only is not None or arithmetic is not None:
+        raise ConfigError(
+            f"expected no --bound, --black-box, --checkpoint or --arithmetic with --solver {name}: they are of {OWN}'s"
+        )
     check_inputs(data, ball)
     deployed = Deployed(artifact)
     try:
@@ -164,7 +172,9 @@ class CheckedSolver:
                 unmeasured += [row] if record.margin is None else []
             if batch.is_open[row] and row not in certified:
                 batch.end([row], Verdict.UNKNOWN, fault or str(record.reason), self.name)
-        batch.certify(certified, f"certified by the solver {self.name}", self.name, of_ball_alone=True)
+        # another solver bounds real numbers, whatever its own rounding does to that
+        reason = f"certified by the solver {self.name}"
+        batch.certify(certified, reason, self.name, Arithmetic.REAL, of_ball_alone=True)
         batch.margin[unmeasured] = np.nan
 
     def _fault(self, batch: BallBatch, row: int, answer: Decided) -> str:

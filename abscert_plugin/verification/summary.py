@@ -1,7 +1,7 @@
 """Rates, computed from rows and never stored."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -24,6 +24,8 @@ class Summary:
         interval: its 95 % Clopper-Pearson interval.
         clean_error: share of images whose clean prediction is not their label, 0 to 1.
         seconds: time spent on these rows.
+        holds_for: what evaluations of the file the certified ones hold for; with counts where they differ, and empty
+            where none is certified.
     """
 
     claim: str
@@ -35,6 +37,7 @@ class Summary:
     interval: tuple[float, float]
     clean_error: float
     seconds: float
+    holds_for: str
 
     @property
     def images_per_second(self) -> float:
@@ -68,7 +71,18 @@ def summarise(records: Sequence[Record]) -> Summary:
         interval=clopper_pearson(failed, images),
         clean_error=sum(record.prediction != record.label for record in records) / images,
         seconds=sum(record.seconds for record in records),
+        holds_for=counted(str(record.holds_for) for record in records if record.verdict == Verdict.CERTIFIED),
     )
+
+
+def counted(names: Iterable[str]) -> str:
+    """Return names with how often each stands among them; a single name alone.
+
+    >>> counted(["real"] * 2), counted(["real", "any-order", "real"]), counted([])
+    ('real', 'any-order 1, real 2', '')
+    """
+    counts = Counter(names)
+    return ", ".join(f"{name} {counts[name]:,}" if len(counts) > 1 else name for name in sorted(counts))
 
 
 def summarise_classes(records: Sequence[Record]) -> Mapping[int, Summary]:

@@ -9,12 +9,13 @@ from typing import Final
 
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import Radius
+from abscert_plugin.claim import Arithmetic, Radius
 from abscert_plugin.data import DataSet
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.run import RunSpec, make_spec
 from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.opening import NetworkChoice, open_verifier
 from compare.plans.planned_run import Run
@@ -66,6 +67,12 @@ def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> D
     ball = Ball(Radius.parse(radius, run.radius_scale))
     choice = network_choice(images.shape, artifact.path.parent)
     return open_verifier(artifact, images, ball, Budget(seconds=run.timeout), choice)[0]
+
+
+def cell_decider(artifact: Artifact) -> Decider:
+    """Return what decides the claim `cell`: in any order of the sums, but for networks of large images."""
+    is_closed = math.prod(artifact.metadata.image_shape) > _LARGEST_OPENED
+    return open_cells(artifact, Arithmetic.THIS_RUNTIME if is_closed else None)[0]
 
 
 def network_choice(image_shape: tuple[int, ...], training: Path) -> NetworkChoice:

@@ -12,7 +12,7 @@ from abscert_plugin.training.run import TrainingData, prepare_folder, run_traini
 from abscert_plugin.verification.run import Artifact, Verification
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, TRAINING
-from compare.running.defaults import DECIDED_AT_ONCE, ball_search, training_spec
+from compare.running.defaults import DECIDED_AT_ONCE, ball_search, cell_decider, training_spec
 
 
 def execute(
@@ -59,5 +59,5 @@ def _verify(
     out: Path,
     on_images: Callable[[int], None],
 ) -> None:
-    decider = ball_search(run, artifact, images, text) if claim == "ball" else None
+    decider = ball_search(run, artifact, images, text) if claim == "ball" else cell_decider(artifact)
     Verification(artifact, images, DECIDED_AT_ONCE[claim], decider).run(out, on_images)

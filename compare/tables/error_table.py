@@ -46,6 +46,7 @@ _COLUMNS: Final = (
     "cell interval",
     "ball error %",
     "ball interval",
+    "certified for",
     "unknown %",
     "attacked %",
     "clean error %",
@@ -55,6 +56,8 @@ _COLUMNS: Final = (
 _READING: Final = (
     "A row is a way to train, verified at one radius. Blank: it does not apply, since a network of plain images has no "
     "cells. Interval: 95 % of one seed's images (Clopper and Pearson), or the standard deviation over seeds.",
+    "Certified for: `any-order` is proven for every evaluation of the file in binary32, `this-runtime` was run here, "
+    "`unproven` are float32 bounds whose own rounding was guessed at (docs/METHOD.md).",
     "Of the ball error, unknown % were neither certified nor falsified, and an attack alone falsified attacked %.",
     "Seconds are of runs that were not timed side by side; Table 3 is made of interleaved timings.",
 )
@@ -144,6 +147,15 @@ def scales(radius: Fraction, printed: str = "") -> str:
     return f"{float(radius):.4g} ({float(2 * radius):.4g})"
 
 
+def arithmetic(*groups: Sequence[VerifiedRun]) -> str:
+    """Return what the certified images of runs hold for, claim by claim."""
+    found = []
+    for group in groups:
+        names = sorted({name.split()[0] for run in group for name in run.summary.holds_for.split(", ") if name})
+        found += [f"{group[0].summary.claim} {' and '.join(names)}"] if names else []
+    return "; ".join(found)
+
+
 def machines(found: Sequence[VerifiedRun]) -> str:
     """Return a note of the machines that trained and verified."""
     trained = sorted({verified.training_device for verified in found} - {""})
@@ -204,6 +216,7 @@ def _figures(run: Run, cells: Sequence[VerifiedRun], balls: Sequence[VerifiedRun
         "" if cell is None else cell.spread,
         NOT_RUN if ball is None else f"{ball.percent:.2f}",
         "" if ball is None else ball.spread,
+        arithmetic(cells, balls),
         _mean(unknown),
         _mean([100 * verified.attacked_error for verified in balls]),
         f"{rate(whole, mislabelled).percent:.2f}",

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
 
+from abscert_plugin.claim import Claim
 from compare.results.verified_run import VerifiedRun
-from compare.tables.error_table import NOT_RUN, Table, TableRow, epochs, machines
+from compare.tables.error_table import NOT_RUN, Table, TableRow, arithmetic, epochs, machines
 from compare.tables.published import MISSING, PublishedFigure
 from compare.tables.selection import Count, not_verified, rate
 
@@ -74,6 +75,8 @@ class PaperTable:
         if counts:
             images = " or ".join(f"{count:,}" for count in counts)
             notes += [f"Images tested: {images}.", epochs(self.runs), machines(self.runs)]
+            claims = [[run for run in self.runs if run.summary.claim == claim] for claim in Claim]
+            notes += [f"Certified for: {arithmetic(*claims)}."] if arithmetic(*claims) else []
         return Table(self.title, self.columns, tuple(rows), tuple(notes))
 
 

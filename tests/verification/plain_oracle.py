@@ -45,7 +45,7 @@ class Plain:
 
     def verifier(self, ball: Ball, budget: Budget = LONG, *, white_box: bool = True) -> BallVerifier:
         opened = self.white_box if white_box else None
-        return BallVerifier(Deployed(self.artifact), opened, ball, budget)
+        return BallVerifier(Deployed(self.artifact, is_black_box=not white_box), opened, ball, budget)
 
     def margins(self, images: np.ndarray, label: int) -> np.ndarray:
         """Return the label's margins, by onnxruntime itself."""

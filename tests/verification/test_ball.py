@@ -55,7 +55,7 @@ def check(
     images, labels = batch_of(case, ball, seed, count)
     verifier = case.verifier(ball, budget, white_box=white_box)
     decided = decide(verifier, images, labels)
-    check_decided(case, ball, images, labels, decided, 2 * verifier.bound_floor)
+    check_decided(case, ball, images, labels, decided)
     return Counter((str(item.record.verdict), item.record.method) for item in decided)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import BlackBox, Provider
-from abscert_plugin.bounds.bounder import BoundMemoryError, LinearMargins
+from abscert_plugin.bounds.bounder import BoundMemoryError
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Reach
@@ -30,6 +30,7 @@ from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.candidates import Candidates
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.proving import Prover
 
 BALL = Ball(Radius.parse("0.2"))
 NOT_RUN_WHOLE = Budget(60.0, exhaustive=1)
@@ -41,7 +42,7 @@ GRAY = np.full((1, *SHAPE), 0.45, dtype=np.float32)  # with BALL and 3 cells: 16
 def check(case: Tiny, ball: Ball, images: np.ndarray, labels: np.ndarray, budget: Budget) -> None:
     verifier = case.verifier(ball, budget)
     decided = verifier.decide(images, labels, np.arange(len(images)))
-    check_decided(case, ball, images, labels, decided, 2 * verifier.bound_floor)
+    check_decided(case, ball, images, labels, decided)
 
 
 # --- failures -----------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def test_too_little_memory_halves_the_batch_and_no_memory_is_unknown(
         assert any(
             item.record.verdict == "certified" and cast(float, item.record.reachable_log2) > 0 for item in decided
         )
-        check_decided(case, BALL, images, labels, decided, 2 * verifier.bound_floor)
+        check_decided(case, BALL, images, labels, decided)
     else:
         assert unknown
         assert all("memory does not suffice" in reason for reason in unknown)
@@ -192,7 +193,7 @@ def test_more_images_than_are_searched_at_once_are_all_bounded_when_memory_ends(
     searched = [item for item in decided if item.record.method == "branch and bound"]
     assert len(searched) > ONLY_SEARCH.branches_at_once
     assert all(item.record.margin is not None for item in searched)
-    check_decided(case, BALL, images, labels, decided, 2 * verifier.bound_floor)
+    check_decided(case, BALL, images, labels, decided)
 
 
 def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +206,7 @@ def test_bounds_that_fail_leave_the_image_to_running_it(monkeypatch: pytest.Monk
     images = np.random.default_rng(1).random((16, *SHAPE), dtype=np.float32)
     check_labels = case.labels(images, np.random.default_rng(0))
     decided = case.verifier(BALL, NOT_RUN_WHOLE).decide(images, check_labels, np.arange(16))
-    check_decided(case, BALL, images, check_labels, decided, 2 * case.verifier(BALL).bound_floor)
+    check_decided(case, BALL, images, check_labels, decided)
     assert all(item.record.reachable_log2 is not None for item in decided)
     # more than the 64 combinations of a leaf: the search gives up, and all of them are run
     assert any(item.record.method == "exhaustive" and (item.record.reachable_log2 or 0) > 6 for item in decided)
@@ -252,22 +253,17 @@ def nearly_right(worst: float) -> tuple[Tiny, np.ndarray]:
 
 
 @pytest.mark.parametrize("only_search", [True, False])
-def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_search: bool) -> None:
+def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_search: bool) -> None:
     case, label = nearly_right(-5e-4)
     budget = ONLY_SEARCH if only_search else NO_ATTACK  # an attack would find the image before bounds are asked
     check(case, BALL, GRAY, label, budget)
-    margins, linear = LirpaBounder.margins, LirpaBounder.linear_margins
+    margins = Prover.least_margins
 
-    def raised(bounds: torch.Tensor) -> torch.Tensor:
-        return bounds + 1e-3 * (1 + bounds.abs())
+    def raised(*given: Any) -> np.ndarray:
+        found: np.ndarray = margins(*given) + 1e-3
+        return found
 
-    monkeypatch.setattr(LirpaBounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
-
-    def raised_linear(self: LirpaBounder, *rest: Any) -> LinearMargins:
-        found = linear(self, *rest)
-        return LinearMargins(raised(found.bounds), found.coefficients)
-
-    monkeypatch.setattr(LirpaBounder, "linear_margins", raised_linear)
+    monkeypatch.setattr(Prover, "least_margins", raised)
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
         check(case, BALL, GRAY, label, budget)

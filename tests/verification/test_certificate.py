@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,25 +19,31 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import RecordError, VerifierError
+from abscert_plugin.records import Record
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
-from abscert_plugin.verification.cell import CellDecider
+from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, Row, read_certificate, write_certificate
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.evidence import Evidence
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
+from abscert_plugin.verification.reproof import Reproof
 from abscert_plugin.verification.run import Artifact, Verification
 
 RADIUS = Radius(Fraction(1, 5))
 COUNTEREXAMPLES = "counterexamples, replayed through the file"
-ANEW = "certified images, decided anew"
+ANEW = "certified images, proven again"
+ANSWERS = "predictions and margins of the images"
 
 
 def replay_of(artifact: Artifact, ball: Ball | None) -> Replay:
     front = artifact.front
     if ball is None:
-        return Replay(CellDecider(artifact), artifact.run_images, front, None, 0.0)
-    verifier = BallVerifier(Deployed(artifact), None, ball, Budget())
-    return Replay(verifier, verifier.run, front, ball, verifier.floor)
+        cells = open_cells(artifact, None)[0]
+        return Replay(lambda: cells, None, artifact.run_images, front, None, 0.0)
+    deployed = Deployed(artifact)
+    verifier = BallVerifier(deployed, None, ball, Budget())
+    return Replay(lambda: verifier, Reproof(deployed, ball).fault, deployed.run, front, ball, deployed.floor)
 
 
 class Case:
@@ -53,7 +58,7 @@ class Case:
         self.data: DataSet = replace(data, labels=(predicted + wrong) % len(data.classes))
         self.replay = replay_of(self.artifact, ball)
         self.run = folder / "run"
-        verification = Verification(self.artifact, self.data, 16, self.replay.decider)
+        verification = Verification(self.artifact, self.data, 16, self.replay.decider())
         self.records, self.info = verification.run(self.run, lambda _: None)
         self.path = folder / "c.json"
         write_certificate(self.path, self.run, self.records, self.info)
@@ -160,7 +165,7 @@ def test_an_enlarged_radius_is_found_out_by_deciding_all_anew(ball: Case) -> Non
     larger = msgspec.structs.replace(ball.certificate, rows=rows, configuration=configuration)
     failing = {check.name: check.detail for check in ball.checks(larger) if not check.holds}
     assert failing.keys() == {ANEW, "reachable cells"}
-    assert "is falsified" in failing[ANEW]
+    assert "a point that it reaches is mislabelled" in failing[ANEW]
 
 
 @pytest.mark.parametrize("edit", [{"label": 3}, {"label": -1}, {"label": 10**30}])
@@ -175,14 +180,12 @@ def test_a_label_of_no_class_is_found_out(ball: Case, cell: Case, edit: dict[str
 def test_a_sample_is_the_same_for_a_seed(ball: Case) -> None:
     seen: list[list[int]] = []
 
-    class Watched:
-        configuration = versions = property(lambda self: {})
+    def reproof(record: Record, image: np.ndarray, evidence: Evidence | None) -> str:
+        seen[-1].append(record.index)
+        assert ball.replay.reproof is not None
+        return ball.replay.reproof(record, image, evidence)
 
-        def decide(self, images: np.ndarray, labels: np.ndarray, index: np.ndarray) -> list[Any]:
-            seen[-1] += index.tolist()
-            return list(ball.replay.decider.decide(images, labels, index))
-
-    watched = replace(ball.replay, decider=Watched())
+    watched = replace(ball.replay, reproof=reproof)
     for seed in (0, 0, 1):
         seen.append([])
         list(check_verdicts(ball.certificate, ball.data, watched, 5, seed, lambda _: None))
@@ -196,8 +199,8 @@ def test_a_backend_that_fails_fails_the_check(ball: Case) -> None:
 
     broken = replace(ball.replay, run=run)
     checks = list(check_verdicts(ball.certificate, ball.data, broken, None, 0, lambda _: None))
-    (failing,) = [check for check in checks if not check.holds]
-    assert failing.name == COUNTEREXAMPLES
+    failing, *others = [check for check in checks if not check.holds]
+    assert [failing.name, *(check.name for check in others)] == [ANSWERS, COUNTEREXAMPLES]
     assert "the backend is gone" in failing.detail
 
 

@@ -34,6 +34,9 @@ class Step(ABC):
 Slopes = Mapping[str, Tensor]
 """Lower slopes of activations by the name of what they read, [batch, *shape] or [batch, row, *shape]."""
 
+Part = Mapping[str, tuple[Tensor, Tensor]]
+"""Ends of what activations may read, by the name of it: the part of all evaluations that a bound is asked for."""
+
 
 @final
 class Descent:
@@ -47,11 +50,13 @@ class Descent:
     Args:
         values: enclosures of all tensors.
         slopes: lower slopes that someone found, by the name of what an activation reads; any are sound.
+        part: ends of computed values; bounds hold for the evaluations whose values lie between them.
     """
 
-    def __init__(self, values: Mapping[str, Enclosure], slopes: Slopes) -> None:
+    def __init__(self, values: Mapping[str, Enclosure], slopes: Slopes, part: Part | None = None) -> None:
         self.values = values
         self.slopes = slopes
+        self._part = part or {}
         self._pending: dict[str, Tensor] = {}
         self._bounds: Tensor | float = 0.0
         self._sizes: Tensor | float = 0.0
@@ -77,6 +82,16 @@ class Descent:
         """Note that terms of at most |rows| size were multiplied and added in float64."""
         self._sizes = self._sizes + self.dot(rows.abs(), size)
         self._terms += 8 + size[0].numel()
+
+    def activated(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return ends of what an activation may read, in the part that the bounds are of."""
+        lower, upper = self.values[name].computed()
+        if name not in self._part:
+            return lower, upper
+        least, most = self._part[name]
+        lower, upper = torch.maximum(lower, least), torch.minimum(upper, most)
+        # where nothing lies between them, the part is empty there, and every bound is true of it
+        return torch.minimum(lower, upper), upper
 
     def send(self, name: str, rows: Tensor) -> None:
         """Hand rows over ideal values on."""

@@ -40,7 +40,7 @@ Assumptions: a held value is one tensor, computed once; its readers read the sam
 multiplied with one another. No reduced precision, no Winograd or FFT convolutions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -95,6 +95,17 @@ class Enclosure:
         """Return it with its entries moved."""
         lower, upper, magnitude = move(self.lower), move(self.upper), move(self.magnitude)
         return replace(self, lower=lower, upper=upper, magnitude=magnitude)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Enclosure]") -> "Enclosure":
+        """Return what is known of the images of several batches."""
+        names = ("lower", "upper", "magnitude", "underflow", "reach")
+        return replace(
+            parts[0],
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names},
+            roundings=max(part.roundings for part in parts),
+            gain=max(part.gain for part in parts),
+        )
 
     def negated(self) -> "Enclosure":
         """Return the enclosure of -x, which is exact."""

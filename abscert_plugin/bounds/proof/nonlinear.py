@@ -34,11 +34,14 @@ class Activation(Step):
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
-        lower, upper = flushed(*descent.values[self.input].computed())
+        lower, upper = flushed(*descent.activated(self.input))
         below, above = self.function.slopes(lower, upper)
         given = descent.slopes.get(self.input)
         if given is not None:
-            below = given.to(below.dtype)
+            is_bent = self.function.is_bent(lower, upper)
+            if given.ndim > lower.ndim:
+                is_bent, below = is_bent.unsqueeze(1), below.unsqueeze(1)
+            below = torch.where(is_bent, given.to(below.dtype), below)
         if below.ndim > lower.ndim:  # slopes of each row
             lower, upper, above = lower.unsqueeze(1), upper.unsqueeze(1), above.unsqueeze(1)
         offset_below, offset_above = self.function.offsets(lower, upper, below, above)

@@ -1,6 +1,6 @@
 """From a graph to the steps of a proof, and what of a graph has none."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -32,12 +32,14 @@ class Plan:
         source: name of the tensor that boxes are of.
         output: name of the logits.
         held: names of what nonlinear steps give, and of the source.
+        shapes: of all tensors by name, without the batch.
     """
 
     steps: tuple[Step, ...]
     source: str
     output: str
     held: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
 
     def before(self, name: str) -> tuple[Step, ...]:
         """Return the steps that a tensor needs."""
@@ -87,7 +89,8 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     if graph.output not in build.values or build.values[graph.output].lower.shape[1:] != (classes,):
         raise UnsupportedModelError(f"expected logits [batch, {classes}] that depend on `{source}`")
     holding = {step.output for step in build.steps if isinstance(step, Activation | Largest)}
-    return Plan(tuple(build.steps), source, graph.output, frozenset(holding | {source}))
+    shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
+    return Plan(tuple(build.steps), source, graph.output, frozenset(holding | {source}), shapes)
 
 
 def _take(build: Build, node: Node, graph: Graph) -> None:

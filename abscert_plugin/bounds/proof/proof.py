@@ -1,5 +1,7 @@
 """Lower bounds of margins that hold for every evaluation of a file in float32."""
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, final
@@ -9,7 +11,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof.descent import Descent, Slopes
+from abscert_plugin.bounds.proof.activations import RELU
+from abscert_plugin.bounds.proof.descent import Descent, Part, Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.ends import EndsPass
 from abscert_plugin.bounds.proof.nonlinear import Activation
@@ -48,6 +51,16 @@ class Proof:
         self._ends = EndsPass(self._plan.steps, quick)
         self._quick = quick
         self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
+        relus = (step.input for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU)
+        self.relus = {name: self._plan.shapes[name] for name in relus}
+        """What ReLUs read, in order: names, and shapes without the batch."""
+        self._widest = max(map(math.prod, self._plan.shapes.values()))
+
+    def in_float32(self) -> "Proof":
+        """Return the same proof, whose intervals are quick: see `quick`."""
+        quicker = copy.copy(self)
+        quicker._ends, quicker._quick = EndsPass(self._plan.steps, torch.float32), torch.float32
+        return quicker
 
     @torch.no_grad()
     def intervals(
@@ -103,13 +116,34 @@ class Proof:
             raise VerifierError(f"expected a proof by {', '.join(METHODS)}, got {method}")
         if not bool(((labels >= 0) & (labels < self._classes)).all()) or len(labels) != len(lower):
             raise VerifierError(f"expected a label from 0 to {self._classes - 1} for each box, got {labels.tolist()}")
-        if not len(lower):
-            return torch.zeros((0, self._classes - 1), dtype=torch.float64)
+        most = 1 if method is BoundMethod.CROWN else max(1, _ENTRIES // (self._widest * self._classes))
+        parts = [torch.zeros((0, self._classes - 1), dtype=torch.float64)]
+        for start in range(0, len(lower), most):
+            part = slice(start, start + most)
+            given = None if slopes is None else {name: values[part] for name, values in slopes.items()}
+            parts.append(self._margins(lower[part], upper[part], labels[part], method, given))
+        return torch.cat(parts)
+
+    def _margins(
+        self, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes | None
+    ) -> Tensor:
         rows = margin_rows(labels, self._classes)
         if method is BoundMethod.IBP:
             return self.lower_bounds(self._held(lower, upper), rows, method)
         values = self.intervals(lower, upper, refined=method is BoundMethod.CROWN)
-        return self.lower_bounds(values, rows, method, slopes)
+        bounds = self.lower_bounds(values, rows, BoundMethod.IBP)
+        # linear bounds are dear: only of the margins that intervals leave open, as many of each image
+        most = int((bounds <= 0).sum(1).max())
+        if not most:
+            return bounds
+        places = bounds.argsort(1)[:, :most]
+        rows = rows.gather(1, places.unsqueeze(2).expand(-1, -1, self._classes))
+        given = dict(slopes or {})
+        for name, of_margins in given.items():
+            if of_margins.ndim > values[name].lower.ndim:
+                given[name] = of_margins[torch.arange(len(places)).unsqueeze(1), places]
+        linear = self.lower_bounds(values, rows, method, given)
+        return bounds.scatter(1, places, torch.maximum(bounds.gather(1, places), linear))
 
     @torch.no_grad()
     def lower_bounds(
@@ -118,13 +152,18 @@ class Proof:
         rows: Float64[Tensor, "batch row classes"],
         method: BoundMethod,
         slopes: Slopes | None = None,
+        part: Part | None = None,
     ) -> Float64[Tensor, "batch row"]:
-        """Return lower bounds of rows @ logits, from enclosures of all tensors; the best of those of weaker methods."""
+        """Return lower bounds of rows @ logits, from enclosures of all tensors; the best of those of weaker methods.
+
+        With `part` they hold for the evaluations alone whose activations read values between these ends.
+        """
         steps, output = self._before.get(self._plan.output, ()), self._plan.output
         bounds = Descent(values, {}).run(steps, output, rows, self._plan.held)
         if method is BoundMethod.IBP:
             return bounds
-        return torch.maximum(bounds, Descent(values, slopes or {}).run(steps, output, rows, {self._plan.source}))
+        linear = Descent(values, slopes or {}, part).run(steps, output, rows, {self._plan.source})
+        return torch.maximum(bounds, linear)
 
     def _held(self, lower: Tensor, upper: Tensor) -> dict[str, Enclosure]:
         """Return enclosures of all that a proof by intervals reads: the output's chain, back to held values."""

@@ -1,0 +1,175 @@
+"""What proves a certified image besides the name of its method: optimised slopes, or the tree of a search."""
+
+import base64
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from abscert_plugin.errors import RecordError
+from abscert_plugin.files import read_json, write_json
+
+RUN: Final = "run"
+"""What closes a part of a tree whose combinations of cells were all run."""
+
+CLOSING: Final = (RUN, "ibp", "crown-ibp", "crown")
+PROVEN: Final = ("ibp", "crown-ibp", "crown-lbp", "crown", "optimised")
+"""The methods of rows that a proof alone has decided."""
+
+RESEARCH: Final = "re-search"
+"""What stands where nothing was kept that proves an image: it has to be searched for again."""
+
+LEVELS: Final = 15
+"""A stored slope is one of 0, 1/15, ..., 1; any slope is sound."""
+
+_LONGEST: Final = 2**20  # characters that are kept of an image
+_MOST_BYTES: Final = 2**27  # that they may unpack to
+
+
+@final
+@dataclass(slots=True)
+class Node:
+    """A part of a search's tree: cut in two, closed, or still open.
+
+    Args:
+        place: where it is cut: a pixel, or a ReLU among all; -1 where it is not.
+        halves: its two parts, the lower one first.
+        closed_by: one of `CLOSING`; empty where it is cut or open.
+    """
+
+    place: int = -1
+    halves: tuple["Node", "Node"] | None = None
+    closed_by: str = ""
+
+    def cut(self, place: int) -> tuple["Node", "Node"]:
+        """Cut it, and return its halves."""
+        self.place, self.halves = place, (Node(), Node())
+        return self.halves
+
+
+@final
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a check needs to prove an image again without a search.
+
+    Args:
+        tree: the tree of a branch and bound from its root, a node before its lower and then its upper half: the place
+            of a cut, or -1 - k where the k-th of `CLOSING` closes it; int32, packed.
+        slopes: lower slopes of the file's ReLUs, of all margins, in fifteenths; bytes, packed.
+    """
+
+    tree: str | None = None
+    slopes: tuple[str, ...] | None = None
+
+    @classmethod
+    def of_tree(cls, root: Node) -> "Evidence | None":
+        """Return the evidence that a tree is; None where it is too long to keep."""
+        numbers, waiting = [], [root]
+        while waiting:
+            node = waiting.pop()
+            if node.halves is None:
+                numbers.append(-1 - CLOSING.index(node.closed_by))
+            else:
+                numbers.append(node.place)
+                waiting += [node.halves[1], node.halves[0]]
+        return _if_short(cls(tree=_packed(np.array(numbers, dtype="<i4"))))
+
+    @classmethod
+    def of_slopes(cls, slopes: Sequence[Float[np.ndarray, "others ..."]]) -> "Evidence | None":
+        """Return the evidence that slopes of one image are; None where they are too long to keep.
+
+        They are kept as `storable` gives them.
+        """
+        levels = [np.rint(slope.clip(0, 1) * LEVELS).astype(np.uint8) for slope in slopes]
+        return _if_short(cls(slopes=tuple(_packed(level) for level in levels)))
+
+    def nodes(self) -> list[int]:
+        """Return the numbers of the tree.
+
+        Raises:
+            RecordError: if it is no tree that was packed.
+        """
+        content = _unpacked(self.tree or "")
+        if len(content) % 4:
+            raise RecordError("expected a tree of int32 numbers")
+        numbers: list[int] = np.frombuffer(content, dtype="<i4").tolist()
+        return numbers
+
+    def lower_slopes(self, others: int, sizes: Sequence[int]) -> list[Float[np.ndarray, "others _"]]:
+        """Return the slopes.
+
+        Args:
+            others: number of margins.
+            sizes: how many ReLUs there are to each.
+
+        Raises:
+            RecordError: if they are not of this shape.
+        """
+        stored = self.slopes or ()
+        if len(stored) != len(sizes):
+            raise RecordError(f"expected slopes of {len(sizes)} layers, got {len(stored)}")
+        found = []
+        for text, size in zip(stored, sizes, strict=True):
+            content = _unpacked(text)
+            if len(content) != others * size:
+                raise RecordError(f"expected {others * size} slopes of a layer, got {len(content)}")
+            found.append((np.frombuffer(content, dtype=np.uint8) / LEVELS).reshape(others, size))
+        return found
+
+
+def storable(slopes: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Return the slopes that can be kept, nearest to some."""
+    kept: Float[np.ndarray, "*shape"] = np.rint(slopes.clip(0, 1) * LEVELS) / LEVELS
+    return kept
+
+
+def evidence_name(index: int) -> str:
+    """Return the name of the file, beside the records, that holds an image's evidence."""
+    return f"proofs/{index:08d}.json"
+
+
+def write_evidence(path: Path, evidence: Evidence) -> None:
+    """Write an image's evidence.
+
+    Raises:
+        RecordError: if it cannot be written.
+    """
+    write_json(path, msgspec.to_builtins(evidence))
+
+
+def read_evidence(path: Path) -> Evidence | None:
+    """Return an image's evidence; None where there is none.
+
+    Raises:
+        RecordError: if it cannot be read, or is none.
+    """
+    if not path.exists():
+        return None
+    try:
+        return msgspec.convert(read_json(path), Evidence)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{path} is no proof of an image: {error}") from error
+
+
+def _if_short(evidence: Evidence) -> Evidence | None:
+    length = len(evidence.tree or "") + sum(map(len, evidence.slopes or ()))
+    return evidence if length <= _LONGEST else None
+
+
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode("ascii")
+
+
+def _unpacked(text: str) -> bytes:
+    try:
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
+    except (ValueError, zlib.error) as error:
+        raise RecordError("expected what was packed with zlib, in base64") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise RecordError(f"expected at most {_MOST_BYTES} bytes that were packed whole")
+    return content

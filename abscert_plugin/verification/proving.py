@@ -1,0 +1,166 @@
+"""Proofs of a deployed file's margins, for every order of its sums: what `certified` rests on."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias, TypeVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from abscert_plugin.artifact.metadata import IMAGE, INTERVAL
+from abscert_plugin.artifact.model_file import with_tensors
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
+from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.proof import margin_rows
+from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.front import Cells, Points
+from abscert_plugin.graph.nodes import read_graph
+
+_Found = TypeVar("_Found")
+Signs: TypeAlias = Mapping[int, bool]
+"""ReLUs whose sign is given, by their place among all of a file: True where what they read is at least 0."""
+
+PROVEN_BY: Final[Mapping[BoundMethod, BoundMethod]] = {
+    BoundMethod.IBP: BoundMethod.IBP,
+    BoundMethod.CROWN_IBP: BoundMethod.CROWN_IBP,
+    BoundMethod.CROWN: BoundMethod.CROWN,
+    BoundMethod.CROWN_LBP: BoundMethod.CROWN,
+    BoundMethod.OPTIMISED: BoundMethod.CROWN,
+}
+"""How a proof follows each bound: by the same lines, or by those of CROWN."""
+
+
+@final
+class Prover:
+    """Lower bounds of a file's margins that every evaluation of it in float32 keeps.
+
+    Boxes are between two points (`front`): of cells their interval images, which every runtime holds; of pixels the
+    images themselves, since a runtime may fold their scaling into the first layer.
+
+    Args:
+        artifact: the file.
+
+    Raises:
+        UnsupportedModelError: if its graph has a node that the proof does not know; names all of them.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        front, shape, classes = artifact.front, artifact.metadata.image_shape, artifact.metadata.classes
+        if classes < 2:
+            raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
+        self._has_cells = isinstance(front, Cells)
+        self._front = front
+        graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
+        what = (graph, INTERVAL, front.input_shape(shape)) if self._has_cells else (graph, IMAGE, shape)
+        self._proof = Proof(*what, classes)
+        # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
+        self._quick = self._proof.in_float32()
+        self.classes = classes
+        self.sizes = tuple(math.prod(shape) for shape in self._proof.relus.values())
+        """How many ReLUs each layer of them has, in order."""
+
+    def at_points(self, points: Points, labels: Int64[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
+        """Return a lower bound of each label's margin at a point.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; fewer may fit.
+        """
+        return self.least_margins(points, points, labels, BoundMethod.IBP)
+
+    def least_margins(
+        self,
+        lowest: Points,
+        highest: Points,
+        labels: Int64[np.ndarray, "batch"],
+        method: BoundMethod,
+        slopes: Sequence[Float[np.ndarray, "batch others _"]] = (),
+    ) -> Float64[np.ndarray, "batch"]:
+        """Return a lower bound of each label's margin at all points between two; -inf claims nothing.
+
+        Args:
+            lowest: the lower points.
+            highest: the upper points.
+            labels: the classes.
+            method: any; see `PROVEN_BY`.
+            slopes: lower slopes of the ReLUs that someone found, in order; any are sound.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; fewer may fit.
+        """
+        by = PROVEN_BY[method]
+        proof = self._quick if by is BoundMethod.IBP else self._proof
+        lower, upper, classes = self._ends(lowest), self._ends(highest), torch.from_numpy(labels)
+        given = {
+            name: torch.from_numpy(slope).reshape(*slope.shape[:2], *shape)
+            for (name, shape), slope in zip(self._proof.relus.items(), slopes, strict=False)
+        }
+        return _least(_in_memory(lambda: proof.margins(lower, upper, classes, by, given), method, len(labels)))
+
+    def hidden(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
+        """Return enclosures of all values between two points, for `part_margins`.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; fewer may fit.
+        """
+        lower, upper = self._ends(lowest), self._ends(highest)
+        return _in_memory(lambda: self._proof.intervals(lower, upper, refined=True), BoundMethod.CROWN, len(lowest))
+
+    def part_margins(
+        self, hidden: Mapping[str, Enclosure], labels: Int64[np.ndarray, "batch"], parts: Sequence[Signs]
+    ) -> Float64[np.ndarray, "batch"]:
+        """Return lower bounds of margins for the evaluations in which given ReLUs read values of given signs.
+
+        The two signs of a ReLU cover all evaluations; 0 has both.
+
+        Args:
+            hidden: enclosures, of each part's box.
+            labels: the classes.
+            parts: the signs.
+
+        Raises:
+            BoundMemoryError: if memory did not suffice; fewer may fit.
+        """
+        ends = {}
+        known = torch.full((2, len(parts), sum(self.sizes)), torch.inf, dtype=torch.float64)
+        known[0] = -torch.inf
+        for row, signs in enumerate(parts):
+            for place, is_positive in signs.items():
+                known[0 if is_positive else 1, row, place] = 0.0
+        for (name, shape), of_layer in zip(self._proof.relus.items(), known.split(self.sizes, dim=2), strict=True):
+            least, most = of_layer.reshape(2, len(parts), *shape)
+            ends[name] = (least, most)
+        rows = margin_rows(torch.from_numpy(labels), self.classes)
+        return _least(
+            _in_memory(
+                lambda: self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
+                BoundMethod.CROWN,
+                len(labels),
+            )
+        )
+
+    def _ends(self, points: Points) -> Tensor:
+        return torch.from_numpy(self._front.network_input(points) if self._has_cells else points)
+
+
+def joined(hidden: Sequence[Mapping[str, Enclosure]]) -> dict[str, Enclosure]:
+    """Return enclosures of several boxes as those of one batch."""
+    return {name: Enclosure.joined([of_box[name] for of_box in hidden]) for name in hidden[0]}
+
+
+def _least(bounds: Tensor) -> np.ndarray:
+    """Return the least bound of each row, -inf where one is no finite number."""
+    return torch.where(bounds.isfinite(), bounds, -torch.inf).amin(dim=1).numpy()
+
+
+def _in_memory(compute: Callable[[], _Found], method: BoundMethod, batch: int) -> _Found:
+    try:
+        return compute()
+    except (RuntimeError, MemoryError) as error:
+        failure = as_memory_error(error, method, batch)
+        if failure is None:
+            raise
+    raise failure  # here, not above: the error that was caught holds on to the tensors of the batch
