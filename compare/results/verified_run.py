@@ -152,10 +152,13 @@ def _training(run: Run, folder: Path) -> _TrainingFigures:
         raise RecordError(f"cannot read {history}: {error}") from error
     info = RunInfo.read(path) if path.exists() else None
     described = {} if info is None else info.configuration
+    checksum = described.get("validation_sha256")
+    if not isinstance(checksum, str | None):
+        raise RecordError(f"expected a checksum as validation_sha256 in {path}, got {checksum!r:.100}")
     return _TrainingFigures(
         epoch_seconds=pace,
         validation_error=min(errors, default=None),
-        validation_sha256=described.get("validation_sha256"),
+        validation_sha256=checksum,
         activation=str(described.get("activation") or run.activation or ACTIVATIONS.get(run.method, "relu")),
         device="" if info is None else info.device,
     )

@@ -104,3 +104,11 @@ def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_run(tmp_path: Path) -> 
         assert line.startswith(f"cannot write {tmp_path / 'tables.md'}: File too large; choose another --into")
     assert list((tmp_path / "kept" / RUNS).iterdir()) == []
     assert not (tmp_path / "tables.md").exists()
+
+
+def test_a_training_whose_checksum_is_none_is_refused(tmp_path: Path) -> None:
+    path = store(tmp_path, RUN, {"ball": 2}, chosen_on="test") / "training" / "run.json"
+    stored = json.loads(path.read_text())
+    stored["configuration"]["validation_sha256"] = []
+    path.write_text(json.dumps(stored))
+    assert "expected a checksum as validation_sha256" in refused("compare", "tables", "--out", tmp_path)
