@@ -164,8 +164,10 @@ def test_verify_reports_what_its_records_say(trained: Path, tmp_path: Path, name
     assert len(rows) == facts["images"] == TEST_IMAGES
     assert facts["certified"] == sum(row.verdict == "certified" for row in rows)
     assert facts["falsified"] == errors(trained / "deploy.onnx") > 0
-    assert (facts["claim"], facts["unknown"]) == ("cell", 0)
-    assert facts["verified_error"] == facts["falsified"] / TEST_IMAGES == facts["clean_error"]
+    assert (facts["claim"], facts["arithmetic"]) == ("cell", "any-order")
+    assert facts["unknown"] <= 3  # what rounding in another order may undo
+    assert facts["verified_error"] == (facts["falsified"] + facts["unknown"]) / TEST_IMAGES
+    assert facts["clean_error"] == facts["falsified"] / TEST_IMAGES
     assert facts["data"]["name"] == "digits"
 
 

@@ -104,7 +104,8 @@ def _opened(artifact: Artifact, choice: NetworkChoice) -> tuple[WhiteBox | None,
 def _check_bound(deployed: Deployed, white_box: WhiteBox | None, only: BoundMethod) -> None:
     """Refuse a bound that cannot be computed before any image is."""
     if deployed.prover is None:
-        raise ConfigError(f"expected a file whose graph can be read with --bound; {deployed.note or 'leave one out'}")
+        why = f": {deployed.note}" if deployed.note else ""
+        raise ConfigError(f"expected a graph that can be read with --bound, and no --black-box{why}")
     if only not in (BoundMethod.CROWN_LBP, BoundMethod.OPTIMISED):
         return
     if white_box is None:

@@ -273,7 +273,7 @@ def certify(row: dict[str, Any]) -> None:
     ("verdict", "edit", "name"),
     [
         ("certified", falsify, "counterexamples, replayed through the file"),
-        ("falsified", certify, "certified images, decided anew"),
+        ("falsified", certify, "certified images, proven again"),
         ("falsified", lambda row: row["record"].update(reachable_log2=1.0), "reachable cells"),
         ("certified", lambda row: row["record"].update(label=(row["record"]["label"] + 1) % 10), "labels"),
     ],

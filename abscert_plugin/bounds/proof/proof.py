@@ -143,7 +143,9 @@ class Proof:
             if of_margins.ndim > values[name].lower.ndim:
                 given[name] = of_margins[torch.arange(len(places)).unsqueeze(1), places]
         linear = self.lower_bounds(values, rows, method, given)
-        return bounds.scatter(1, places, torch.maximum(bounds.gather(1, places), linear))
+        chosen = bounds.gather(1, places)
+        # others keep what intervals say, or an image's bounds would depend on its batch
+        return bounds.scatter(1, places, torch.where(chosen <= 0, torch.maximum(chosen, linear), chosen))
 
     @torch.no_grad()
     def lower_bounds(
