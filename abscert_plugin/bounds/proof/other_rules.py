@@ -50,17 +50,13 @@ def _clip(view: View) -> None:
         need(end is None or bool(np.isfinite(end)), "expected finite ends")
         ends.append(end)
     least, most = ends
-    if least is not None and most is not None:
-        need(least < most, f"expected min < max, got {least} and {most}")
-        function = Piecewise((least, most), (0.0, 1.0, 0.0), least)
-    elif least is not None:
-        function = Piecewise((least,), (0.0, 1.0), least)
-    elif most is not None:
-        function = Piecewise((most,), (1.0, 0.0), most)
+    need(least is None or most is None or least < most, f"expected min < max, got {least} and {most}")
+    bends = tuple(end for end in ends if end is not None)
+    slopes = (*([] if least is None else [0.0]), 1.0, *([] if most is None else [0.0]))
+    if bends:
+        _activation(Piecewise(bends, slopes, bends[0]))(view)
     else:
         _inert(view)
-        return
-    _activation(function)(view)
 
 
 def _max_pool(view: View) -> None:
