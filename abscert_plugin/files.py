@@ -1,10 +1,13 @@
-"""Every write of the project: files whole or not at all, folders set aside, checksums, and locks."""
+"""Files: written whole or not at all, read up to a limit; folders set aside, checksums, and locks."""
 
 import gzip
 import hashlib
+import io
 import json
+import math
 import os
 import platform
+import re
 import time
 import tokenize
 import zlib
@@ -19,7 +22,13 @@ from abscert_plugin.errors import AbscertError, RecordError
 
 LOCK: Final = ".lock"
 LIMIT_VARIABLE: Final = "ABSCERT_MAX_BYTES"
-_BLOCK: Final = 2**20  # bytes that are read at once
+TEXT_LIMIT: Final = 2**25
+"""Bytes of a file of JSON or text: a plan, a history, what a run is about."""
+ARRAY_LIMIT: Final = 2**28
+"""Bytes of an array's file: a counterexample, of which ImageNet's have 602,112."""
+_HALF_A_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]")  # or a whole one
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_BLOCK: Final = 2**16  # bytes that are read at once
 _LOOK_EVERY: Final = 0.5  # seconds between two tries for a lock
 _ANOTHER_OUT: Final = "choose another --out"
 
@@ -113,8 +122,7 @@ def write_array(path: Path, values: np.ndarray) -> None:
     write_whole(path, fill)
 
 
-# what numpy raises for a .npy file that is cut short, or whose header does not mean what it should
-_LYING_HEADERS: Final = (
+LYING_HEADERS: Final = (
     ValueError,
     EOFError,
     SyntaxError,
@@ -124,54 +132,94 @@ _LYING_HEADERS: Final = (
     RecursionError,
     tokenize.TokenError,
 )
+"""What numpy raises for a .npy file that is cut short, or whose header does not mean what it should."""
 
 
-def read_array(path: Path) -> np.ndarray:
+def read_array(path: Path, limit: int = ARRAY_LIMIT) -> np.ndarray:
     """Return an array of a .npy file; nothing is unpickled.
 
     Raises:
-        RecordError: if it is missing or not such a file.
+        RecordError: if it is missing, not such a file, or larger than a limit in bytes.
     """
+    content = read_bytes(path, limit)
     try:
-        with path.open("rb") as file:
-            values: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, *_LYING_HEADERS) as error:
-        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not an array'}") from error
+        values: np.ndarray = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except LYING_HEADERS as error:
+        raise RecordError(f"cannot read {path}: not an array") from error
     return values
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
+def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
+    """Return the JSON object in a file; all numbers with a point or an exponent are finite.
 
     Raises:
-        RecordError: if it is missing or not a JSON object.
+        RecordError: if it is missing, not a JSON object, or larger than a limit in bytes.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
+        text = read_bytes(path, limit).decode("utf-8")
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        if _HALF_A_PAIR.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # not JSON, or a half of a surrogate pair, which is no text
         raise RecordError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"expected a JSON object in {path}, got {type(value).__name__}")
     return value
 
 
-def read_packed(path: Path, limit: int) -> bytes:
-    """Return the content of a file, unpacked where its name ends in .gz, if it is not larger than a limit.
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.20} is no number")
+    return value
+
+
+def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+    """Return the text of a file.
 
     Raises:
-        RecordError: if it cannot be read, is not the gzip file that its name says, or is larger.
+        RecordError: if it is missing, not UTF-8, or larger than a limit in bytes.
     """
-    limit = byte_limit(limit)
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise RecordError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not a gzip file'}") from error
-    if len(content) > limit:
-        raise RecordError(f"{path} holds more than {limit:,} bytes; if it is to be trusted, {raise_limit()}")
-    return content
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is not a text file: {error}") from error
+
+
+def read_bytes(
+    path: Path, limit: int, advice: str = "", error: type[AbscertError] = RecordError, is_packed: bool = False
+) -> bytes:
+    """Return the content of a file, if it is not larger than a limit.
+
+    Args:
+        path: the file.
+        limit: bytes, of what is returned; the environment variable ABSCERT_MAX_BYTES goes before it.
+        advice: what the error tells the user to do with a file that cannot be read.
+        error: what is raised.
+        is_packed: whether it is to be unpacked by gzip.
+
+    Raises:
+        AbscertError: of the type `error`, if it cannot be read, is not the gzip file that it is to be, or is larger.
+    """
+    limit, read = byte_limit(limit), io.BytesIO()
+    try:
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            while read.tell() <= limit and (block := file.read(_BLOCK)):
+                read.write(block)
+    except (OSError, EOFError, zlib.error) as fault:
+        reason = getattr(fault, "strerror", None) or "not a gzip file"
+        raise error("; ".join(filter(None, (f"cannot read {path}: {reason}", advice)))) from fault
+    if read.tell() > limit:
+        raise error(f"{path} holds more than {limit:,} bytes; if it is to be trusted, {raise_limit()}")
+    return read.getvalue()
+
+
+def read_packed(path: Path, limit: int, advice: str = "", error: type[AbscertError] = RecordError) -> bytes:
+    """Return what `read_bytes` does, unpacked where the file's name ends in .gz or it starts as gzip files do."""
+    is_packed = path.suffix == ".gz"
+    with suppress(OSError), path.open("rb") as file:  # where it cannot be opened, `read_bytes` says so
+        is_packed = is_packed or file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    return read_bytes(path, limit, advice, error, is_packed)
 
 
 def byte_limit(default: int) -> int:
@@ -201,10 +249,20 @@ def sha256_of(paths: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        for block in blocks_of(path):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file, some at a time.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield block
 
 
 def set_aside(folder: Path) -> Path | None:

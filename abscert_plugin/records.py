@@ -1,5 +1,6 @@
 """Records on disk: one JSON line per image, and a run.json beside them that says how they were made."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,7 +14,10 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, read_packed, write_json
 
 SCHEMA_VERSION: Final = 1
-_LIMIT: Final = 2**30  # bytes of a file's rows, unpacked: about three million, sixty times ImageNet's validation split
+_BLOCK: Final = 2**16  # bytes that are read at once
+ROWS_LIMIT: Final = (
+    2**30
+)  # bytes of a file's rows, unpacked: about three million, sixty times ImageNet's validation split
 
 
 @final
@@ -119,10 +123,17 @@ def drop_half_line(path: Path) -> None:
     """Cut a last line without an end, as a killed run leaves it; do nothing where there is none or no file."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+    with path.open("r+b") as file:  # read from its end on
+        size = end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            line_end = file.read(end - start).rfind(b"\n") + 1
+            end = start + line_end
+            if line_end:
+                break
+        if end < size:
+            file.truncate(end)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -135,7 +146,9 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _parse_lines(path: Path) -> Iterator[Record]:
-    lines = read_packed(path, _LIMIT).split(b"\n")[:-1]  # what follows the last end of line is a half line, or empty
+    lines = read_packed(path, ROWS_LIMIT).split(b"\n")[
+        :-1
+    ]  # what follows the last end of line is a half line, or empty
     for number, line in enumerate(lines, start=1):
         try:
             yield _decoder.decode(line)

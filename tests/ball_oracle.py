@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import cast
 
 import numpy as np
@@ -139,11 +139,20 @@ class Tiny:
         return np.where(random.random(len(images)) < 1 / 8, anything, predictions).astype(np.int64)
 
 
+def new_folder() -> Path:
+    """Return a folder that goes with this process."""
+    return Path(mkdtemp(dir=_process_folder().name))
+
+
+@cache
+def _process_folder() -> "TemporaryDirectory[str]":
+    return TemporaryDirectory(prefix="abscert-oracle-")  # Python removes it when it ends
+
+
 def tiny(network: nn.Module, grid: Grid, classes: int = CLASSES) -> Tiny:
     """Return the exported network with its table, by onnxruntime itself on images of the lower edges."""
     config = NetworkConfig("fc-3", Activation.RELU, SHAPE, classes)
-    folder = Path(mkdtemp(prefix="abscert-ball-"))
-    path = export(network, config, grid, "none", np.zeros((1, *SHAPE), dtype=np.float32), folder).deploy
+    path = export(network, config, grid, "none", np.zeros((1, *SHAPE), dtype=np.float32), new_folder()).deploy
     cells = np.array(list(product(range(grid.cells), repeat=4)))
     (logits,) = run_onnx(path, grid.edges[:-1][cells].reshape(-1, *SHAPE))
     artifact = Artifact.open(path, Provider.CPU, threads=1)

@@ -37,16 +37,26 @@ class Result:
         return value
 
 
-def abscert(*arguments: object, status: int = 0) -> Result:
-    """Run the command as the installed script does, and check its exit status."""
-    out, err = io.StringIO(), io.StringIO()
+def run(*arguments: object) -> Result:
+    """Run the command as the installed script does, with the encodings that stdout and stderr have in a terminal."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["abscert", *map(str, arguments)])
         # typer hands over a context of another class than the one it has its users name
         patch.setattr(app, "_options", inspect.unwrap(app._options))
         with pytest.raises(SystemExit) as caught:
             main()
-    result = Result(int(caught.value.code or 0), out.getvalue(), err.getvalue())
+    return Result(int(caught.value.code or 0), _text(out), _text(err))
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
+
+
+def abscert(*arguments: object, status: int = 0) -> Result:
+    """Run the command and check its exit status."""
+    result = run(*arguments)
     assert result.status == status, result
     return result
 

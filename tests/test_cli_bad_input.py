@@ -1,6 +1,7 @@
 """Bad input on the command line: one line that says what to change, exit status 2, and nothing is touched."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,43 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--edges", "sparse", "--radius", "0.1", "--cells", "200"], "too few values for 200 cells"),
+        (["--edges", "quantile", "--cells", "17"], "too few values for 17 cells"),
+        (["--data", "mnist"], "--data-dir"),
+        (["--network", "alexnet"], "AlexNet"),
+    ],
+)
+def test_a_training_that_cannot_start_leaves_no_folder(tmp_path: Path, arguments: list[str], words: str) -> None:
+    assert words in refused("train", *arguments, "--out", tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_that_stands_for_one_of_the_method_is_called_as_it_was_given(tmp_path: Path) -> None:
+    arguments = ("train", "--method", "reachable", "--radius", "0.1", "--out", tmp_path / "out")
+    assert "expected --robust-loss of interval, mtl-ibp, sabr, got 'hinge'" in refused(
+        *arguments, "--robust-loss", "hinge"
+    )
+    assert "expected loss of interval, mtl-ibp, sabr, got 'hinge'" in refused(*arguments, "--set", "loss=hinge")
+
+
+def test_an_error_is_one_line_of_moderate_length_that_moves_no_cursor(tmp_path: Path) -> None:
+    line = refused("export", tmp_path / "\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}\udcff")
+    assert r"\x1b[31m\u202e\udcff, got no checkpoint.json there" in line
+    line = refused("train", "--out", tmp_path / "out", "--set", f"{'x' * 5000}=1")
+    assert len(line) < 900
+    assert line.startswith("abstrain has no option 'xxx")
+    assert line.endswith("it has no options")
+
+
+def test_a_name_that_utf_8_cannot_hold_is_printed(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "\udcff"  # the file system's byte 0xff
+    result = abscert("verify", trained / "deploy.onnx", "--limit", 5, "--out", folder)
+    assert r"\udcff/records.jsonl" in result.out
+
+
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +292,31 @@ def test_a_folder_without_a_training_cannot_be_exported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
         assert_untouched(tmp_path, ["export", place], str(place), "abscert train")
+
+
+@pytest.mark.parametrize("key", ["training", "method_options", "method", "claim", "data", "cells", "image_shape"])
+def test_a_checkpoint_that_does_not_say_what_it_holds_is_not_exported(trained: Path, tmp_path: Path, key: str) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.json"
+    stored = json.loads(path.read_text())
+    damages: tuple[dict[str, Any], ...] = (
+        {**stored["description"], key: ["1", 2**40, 2**40]},
+        {name: value for name, value in stored["description"].items() if name != key},
+        {key: [{}]},
+    )
+    for damaged in damages:
+        path.write_text(json.dumps({**stored, "description": damaged}))
+        assert_untouched(tmp_path, ["export", tmp_path / "run"], "does not say which network it holds")
+
+
+def test_a_tuning_of_another_kind_is_not_gone_on_with(tmp_path: Path) -> None:
+    arguments = ["tune", *FAST, "--steps", 1, "--radius", "0.2", "--out", tmp_path / "out", "--resume"]
+    abscert(*arguments)
+    path = tmp_path / "out" / "tune.json"
+    stored = json.loads(path.read_text())
+    for change in ({"validation_error": "low"}, {"cells": None}, {"seconds": [1]}):
+        path.write_text(json.dumps({**stored, "steps": [{**stored["steps"][0], **change}]}))
+        assert_untouched(tmp_path, arguments, "is not a tuning's file")
 
 
 def test_a_training_is_not_overwritten_nor_gone_on_with_under_other_options(trained: Path) -> None:

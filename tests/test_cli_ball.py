@@ -162,7 +162,8 @@ def test_a_network_that_cannot_be_opened_is_run_alone_and_that_is_said(deploy: P
     options = ("--radius", "0.01", "--timeout", "0.2", "--out", tmp_path / "out")
     result = abscert("verify", path, *BALL, *options)
     assert result.json["images"] == LIMIT
-    assert "note: without gradients and bounds, running the file alone" in result.err
+    assert "note: nothing is proven, and verdicts hold for this runtime alone" in result.err
+    assert "stays closed to gradients" in result.err
     assert "Sin" in result.err
     assert {row.method for row in read_records(tmp_path / "out" / RECORDS)} <= {
         "forward", "exhaustive", "score attack", "none",
@@ -194,11 +195,12 @@ def test_a_file_that_cannot_be_read_is_opened_by_its_checkpoint(deploy: Path, tm
     path = tmp_path / "deploy.onnx"
     onnx.save_model(model, str(path))
     alone = abscert("verify", path, *BALL, "--radius", "0.01", "--timeout", "0.2", "--out", tmp_path / "alone")
-    assert "running the file alone" in alone.err
+    assert "stays closed to gradients" in alone.err
     opened = abscert(
         "verify", path, *BALL, "--radius", "0.01", "--checkpoint", deploy.parent, "--out", tmp_path / "opened"
     )
-    assert "running the file alone" not in opened.err
+    assert "nothing is proven" in opened.err
+    assert "stays closed to gradients" not in opened.err
     assert json.loads((tmp_path / "opened" / "run.json").read_text())["configuration"]["white_box"] is True
 
 

@@ -101,7 +101,7 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
         result = abscert("check", path, deploy, *ON, "--all", "--json").json
         assert result["holds"]
         assert failed(result) == []
-        assert len(result["checks"]) == 11
+        assert len(result["checks"]) == 13
     value = json.loads(ball.read_text())
     verdicts = [row["record"]["verdict"] for row in value["rows"]]
     assert {"certified", "falsified"} <= set(verdicts)
@@ -109,18 +109,19 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
     assert value["configuration"]["radius"] == "1/10"
     assert "within the radius" in value["says"]
     lines = abscert("check", ball, deploy, *ON, "--sample", "5").out.splitlines()
-    assert sum(line.startswith("ok ") for line in lines) == 11
-    assert any("5 are certified again" in line for line in lines)
+    assert sum(line.startswith("ok ") for line in lines) == 13
+    assert any("proven again: all 5" in line for line in lines)
+    assert any("certified images were drawn with --seed" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("edit", "name"),
     [
-        (certify, "certified images, decided anew"),
+        (certify, "certified images, proven again"),
         (move_outside, "counterexamples, replayed through the file"),
         (cut_image, "counterexamples, replayed through the file"),
         (change_label, "labels"),
-        (enlarge, "certified images, decided anew"),
+        (enlarge, "certified images, proven again"),
         (enlarge, "reachable cells"),
         (enlarge_config, "rows agree with the claim"),
         (not_a_number, "counterexamples, replayed through the file"),
@@ -158,7 +159,7 @@ def test_a_certificate_is_of_one_file(ball: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda value: value.update(schema=2), "schema 1"),
+        (lambda value: value.update(schema=3), "schema 1"),
         (lambda value: value.update(extra=1), "not a certificate"),
         (lambda value: value.pop("rows"), "not a certificate"),
         (lambda value: value.update(claim="all"), "claim cell or ball"),
@@ -210,12 +211,18 @@ def test_the_interval_network_has_a_certificate_of_cells(deploy: Path, tmp_path:
     assert failed(abscert("check", tmp_path / "new" / "c.json", deploy, *ON, "--json", status=1).json) == ["model"]
 
 
-def test_too_short_a_time_is_told_from_a_false_claim(deploy: Path, ball: Path) -> None:
-    result = abscert("check", ball, deploy, *ON, "--timeout", "0", "--all", "--json", status=1).json
-    (name,) = failed(result)
-    assert name == "certified images, decided anew"
-    assert "is not re-decided: unknown (time-out" in result["checks"][-1]["detail"]
-    assert "falsified" not in result["checks"][-1]["detail"]
+def test_a_check_needs_no_time_to_search_where_proofs_were_kept(deploy: Path, ball: Path) -> None:
+    assert abscert("check", ball, deploy, *ON, "--timeout", "0", "--all", "--json").json["holds"]
+
+
+def test_a_sample_is_drawn_by_chance_unless_a_seed_is_given(deploy: Path, ball: Path) -> None:
+    def seed(*options: object) -> int:
+        found = abscert("check", ball, deploy, *ON, "--sample", 5, "--json", *options).json["seed"]
+        assert isinstance(found, int)
+        return found
+
+    assert len({seed() for _ in range(3)}) == 3
+    assert seed("--seed", 7) == 7
 
 
 @pytest.mark.parametrize("size", [1, 7])

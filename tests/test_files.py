@@ -6,10 +6,12 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +21,13 @@ from abscert_plugin.files import (
     LOCK,
     alone_in,
     locked,
+    read_array,
+    read_json,
     read_packed,
+    read_text,
     set_aside,
     sha256_of,
+    write_array,
     write_text,
     write_whole,
 )
@@ -171,3 +177,45 @@ def test_the_limit_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("ABSCERT_MAX_BYTES", text)
         with pytest.raises(RecordError, match="whole number of bytes"):
             read_packed(tmp_path / "file", 2)
+
+
+def test_json_text_and_arrays_are_read_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    write_array(tmp_path / "a.npy", np.zeros(100))
+    assert read_json(tmp_path / "a.json", 8) == {"a": 1}
+    assert read_text(tmp_path / "a.json", 8) == '{"a": 1}'
+    assert len(read_array(tmp_path / "a.npy", 928)) == 100
+    for read, name, most in ((read_json, "a.json", 7), (read_text, "a.json", 7), (read_array, "a.npy", 927)):
+        with pytest.raises(RecordError, match=f"{name} holds more than {most} bytes.*ABSCERT_MAX_BYTES"):
+            read(tmp_path / name, most)
+    monkeypatch.setenv("ABSCERT_MAX_BYTES", "7")
+    with pytest.raises(RecordError, match="more than 7 bytes"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_file_that_unpacks_to_far_more_than_its_limit_is_not_unpacked_whole(tmp_path: Path) -> None:
+    (tmp_path / "file.gz").write_bytes(gzip.compress(bytes(2**28), 1))
+    tracemalloc.start()
+    with pytest.raises(RecordError, match="holds more than"):
+        read_packed(tmp_path / "file.gz", 2**20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": NaN}', "NaN is no number"),
+        ('{"a": -Infinity}', "-Infinity is no number"),
+        ('{"a": 1e999}', "1e999 is no number"),
+        ('{"a": "\\ud800"}', "surrogates not allowed"),
+        ('{"\\uDC80": 1}', "surrogates not allowed"),
+    ],
+)
+def test_what_json_could_not_say_again_is_no_json(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(RecordError, match=f"is not a JSON file: .*{words}"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json(tmp_path / "a.json") == {"a": "\N{GRINNING FACE}"}

@@ -324,7 +324,9 @@ def test_verify_runs_without_torch(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from abscert_plugin.cli.verify import verify
-        verify(Path(sys.argv[1]), data="digits", limit=20, out=Path(sys.argv[2]), json=True)
+        verify(
+            Path(sys.argv[1]), data="digits", limit=20, out=Path(sys.argv[2]), arithmetic="this-runtime", json=True
+        )
         assert "torch" not in sys.modules
         """,
         str(deploy),

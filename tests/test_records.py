@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import re
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_array, read_json, write_array, write_json
-from abscert_plugin.records import SCHEMA_VERSION, Record, RecordWriter, RunInfo, read_records
+from abscert_plugin.records import SCHEMA_VERSION, Record, RecordWriter, RunInfo, drop_half_line, read_records
 
 FULL_DEVICE = Path("/dev/full")
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -113,6 +114,21 @@ def test_a_file_cut_anywhere_gives_its_whole_lines_and_can_be_gone_on_with(
     assert read_records(path) == rows[:kept]
     write(path, rows[kept:])
     assert path.read_bytes() == content
+
+
+def test_of_a_long_file_only_the_end_is_read_for_a_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    for half in (b"", b"x" * 200_000):
+        path.write_bytes(b"line\n" * 10_000_000 + half)
+        tracemalloc.start()
+        drop_half_line(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert path.stat().st_size == 50_000_000
+        assert peak < 1_000_000
+    path.write_bytes(b"x" * 200_000)
+    drop_half_line(path)
+    assert path.read_bytes() == b""
 
 
 @given(st.lists(records, max_size=3))

@@ -55,7 +55,7 @@ class OptimisedMargins:
     """
 
     bounds: Float32[Tensor, "batch others"]
-    slopes: tuple[Float32[Tensor, "batch others *shape"], ...]
+    slopes: tuple[Float32[Tensor, "batch others ..."], ...]
 
 
 @final

@@ -1,8 +1,8 @@
 """The `abscert` command: its subcommands, and how errors reach the user."""
 
+import io
 import os
 import sys
-from importlib.metadata import entry_points
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -12,11 +12,13 @@ import abscert_plugin
 from abscert_plugin.cli import artifact, check, data, demo, show, train, verify
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
+from abscert_plugin.plugins import leave_out, registered
 
 ENTRY_POINTS: Final = "abscert.commands"
 BAD_INPUT: Final = 2
 _OWN_PACKAGES: Final = ("abscert_plugin", "baselines", "compare")
 _INTERNAL: Final = 70  # sysexits' EX_SOFTWARE: a fault of ours, not of the input
+_LONGEST: Final = 800  # characters of an error, in which whole values of a file may stand
 _UsageError: Final = typer.BadParameter.__bases__[0]  # of an unknown option, a missing one, and so on: typer hides it
 
 
@@ -35,21 +37,18 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_options)
     for module in (train, artifact, verify, check, show, data, demo):
         module.register(app)
-    for entry in entry_points(group=ENTRY_POINTS):
+    for point, register in registered(ENTRY_POINTS):
         try:
-            entry.load()(app)
-        except Exception as error:  # noqa: BLE001 - whatever another package's import raises: it stops no other command
-            fault = " ".join(f"{type(error).__name__}: {error}".split())
-            LOG.print(
-                f"note: left out {entry.name} ({entry.value} of the entry points {entry.group}): {fault}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            register(app)
+        except Exception as error:  # noqa: BLE001 - whatever another package raises: it stops no other command
+            leave_out(point, f"{type(error).__name__}: {error}")
     return app
 
 
 def main() -> None:
     """Run the command; every error is one line on stderr and a status: 2 for bad input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr is: files and their names hold what UTF-8 does not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(build_app()(standalone_mode=False))
     except AbscertError as error:
@@ -94,5 +93,8 @@ def _options(
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    LOG.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    if len(line) > _LONGEST:  # what is wrong stands at its start, what to do at its end
+        line = f"{line[: _LONGEST // 2]} [...] {line[-_LONGEST // 2 :]}"
+    LOG.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
     sys.exit(status)

@@ -83,6 +83,7 @@ def chosen_settings(
             raise ConfigError(f"expected {shown} with --method {users_of(name)} only, got --method {entry.name}")
         if name in pairs:
             raise ConfigError(f"expected {shown} or --set {name}=, got both; they say the same thing")
+        entry.read_option(name, str(given), shown)
         pairs[name] = str(given)
     return pairs
 

@@ -117,7 +117,7 @@ def verify(  # one parameter per option
         records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
     say(note)
     if certificate is not None:
-        write_certificate(certificate, folder, records, info)
+        write_certificate(certificate, folder, records, info, images)
     summary = summarise(records)
     if json:
         print_json(_facts(summary, info, folder))

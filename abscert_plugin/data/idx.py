@@ -1,8 +1,6 @@
 """The data sets `mnist` and `fashion-mnist`: four idx files each, gzipped or not."""
 
-import gzip
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +14,11 @@ from abscert_plugin.data.dataset import DataSet, Split
 from abscert_plugin.data.holdout import official_rows
 from abscert_plugin.data.request import DataRequest, DataSetEntry, missing_files, searched_folders
 from abscert_plugin.errors import DataError
+from abscert_plugin.files import read_packed
 
 _LEVELS: Final = 255
 _UNSIGNED_BYTE: Final = 8  # the idx code of the element type
-_GZIP_MAGIC: Final = b"\x1f\x8b"
+_LIMIT: Final = 2**30  # bytes of a file, unpacked: over twenty times MNIST's training images
 _NAMES: Final = frozenset({"mnist", "fashion-mnist"})
 _FILES: Final = tuple(
     f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
@@ -87,15 +86,15 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     """Return the array of an idx file of bytes.
 
     Args:
-        path: the file; one that starts with gzip's magic number is unpacked, whatever its name.
+        path: the file; packed by gzip or not, whatever its name.
         dimensions: how many dimensions the array must have.
 
     Raises:
-        DataError: if the file cannot be read, is not such an idx file, is empty, or is cut off.
+        DataError: if the file cannot be read, is not such an idx file, is empty, is cut off, or unpacks to a gibibyte.
 
     Source: the file format section of http://yann.lecun.com/exdb/mnist.
     """
-    raw = _unpacked(path)
+    raw = read_packed(path, _LIMIT, "download the file again", DataError)
     header_size = 4 + 4 * dimensions
     if len(raw) < header_size or raw[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]):
         raise DataError(
@@ -111,14 +110,6 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
             "download the file again"
         )
     return np.frombuffer(raw, np.uint8, offset=header_size).reshape(shape)
-
-
-def _unpacked(path: Path) -> bytes:
-    try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"expected a readable idx file, got {error} in {path}; download the file again") from error
 
 
 def _existing(folder: Path, name: str) -> Path | None:

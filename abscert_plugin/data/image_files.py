@@ -12,12 +12,15 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from abscert_plugin.errors import DataError
+from abscert_plugin.files import byte_limit, raise_limit, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _FORMATS: Final = ("PNG", "JPEG")
 _MAX_THREADS: Final = 8
+_LIMIT: Final = 2**28  # bytes of a file, and of its decoded pixels: an image of 8192 x 8192
+_CHANNELS: Final = 4  # bytes that a decoded pixel takes, at most
 _WIDE_MODES: Final = ("I", "F")  # more than 8 bits: Pillow clips them instead of scaling
 
 
@@ -93,9 +96,15 @@ def _open(path: Path) -> "Image.Image":
     """
     from PIL import Image  # here, so that data sets in memory start without Pillow
 
+    limit = byte_limit(_LIMIT)
+    raw = read_bytes(path, limit, "replace it", DataError)
     try:
-        raw = path.read_bytes()
         with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
+            if image.width * image.height * _CHANNELS > limit:
+                raise DataError(
+                    f"{path} has {image.width} x {image.height} pixels; shrink it, or, if it is to be trusted, "
+                    f"{raise_limit()}"
+                )
             image.verify()  # checksums, which decoding skips
         with Image.open(io.BytesIO(raw), formats=_FORMATS) as image:
             image.load()

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from abscert_plugin.errors import DataError
+from abscert_plugin.files import read_bytes
 
+_LIMIT: Final = 2**28  # bytes of a file: eight times a batch of CIFAR-10
 _UINT8_CODES: Final = ("u1", b"u1", "|u1", b"|u1")
 _NDARRAY: Final = "numpy.ndarray"  # a plain string: _reconstruct's first argument, never used as a class
 _RESERVING_OPCODES: Final = ("FRAME", "LONG_BINPUT", "PUT")  # pickletools checks the lengths of all others
@@ -145,10 +147,10 @@ def read_inert_pickle(path: Path) -> dict[str, object]:
         path: a file written by Python 2 or 3, with keys of str or bytes.
 
     Raises:
-        DataError: if the file asks for any other global than numpy's arrays need, is corrupt, or holds no dict.
+        DataError: if the file asks for any other global than numpy's arrays need, is corrupt, too large, or no dict.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, _LIMIT, "unpack the archive again", DataError)
         _check_lengths(raw)
         content = _InertUnpickler(io.BytesIO(raw), encoding="bytes").load()
     except _UnknownGlobalError as error:

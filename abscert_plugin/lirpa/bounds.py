@@ -77,20 +77,12 @@ class LirpaBounder:
         labels: Int64[Tensor, "batch"],
         method: BoundMethod,
     ) -> Float32[Tensor, "batch others"]:
-        """Return lower bounds of logit[label] - logit[j] over each box, for all j other than the label, ascending.
+        """Return bounds as `Bounder.margins` does, of interval images or of images.
 
-        In exact arithmetic every input between `lower` and `upper` has margins at least these; the sums here are in
-        float32 and not rounded outward. What is not a number becomes -inf, which claims nothing.
-
-        Args:
-            lower: lower ends of the boxes.
-            upper: upper ends of the boxes; equal to the lower ends where nothing is free.
-            labels: the class whose margins are bounded, for each box.
-            method: how.
+        The sums here are in float32 and not rounded outward; what is not a number becomes -inf.
 
         Raises:
-            BoundMemoryError: if memory did not suffice; try fewer boxes at once.
-            VerifierError: if a box is empty or not finite, auto_LiRPA fails, or `CROWN_LBP` does not know a layer.
+            BoundMemoryError, VerifierError: as there; also if auto_LiRPA fails, or `CROWN_LBP` does not know a layer.
         """
         if method is BoundMethod.CROWN_LBP:
             return self._crown_lbp(lower, upper, labels)
@@ -103,17 +95,7 @@ class LirpaBounder:
         labels: Int64[Tensor, "batch"],
         method: BoundMethod,
     ) -> LinearMargins:
-        """Return the bounds of `margins` with their slopes at the input, for choosing where to split.
-
-        Args:
-            lower: as in `margins`.
-            upper: as in `margins`.
-            labels: as in `margins`.
-            method: any but `IBP` and `CROWN_LBP`, which give no slopes.
-
-        Raises:
-            VerifierError: as `margins`, or if the method has no slopes.
-        """
+        """Return bounds as `Bounder.linear_margins` does; `IBP` and `CROWN_LBP` give no slopes."""
         if method in (BoundMethod.IBP, BoundMethod.CROWN_LBP):
             raise VerifierError(f"expected a method with linear bounds, got {method}; choose {BoundMethod.CROWN_IBP}")
         bounds, slopes = self._compute(lower, upper, labels, method, True)
@@ -126,20 +108,7 @@ class LirpaBounder:
         labels: Int64[Tensor, "batch"],
         hidden: HiddenBounds,
     ) -> SplitMargins:
-        """Return CROWN's bounds of `margins` from given bounds of hidden layers, for branch and bound on ReLU.
-
-        They are of the inputs of a box whose hidden values lie within `hidden`.
-
-        Args:
-            lower: as in `margins`.
-            upper: as in `margins`.
-            labels: as in `margins`.
-            hidden: bounds of what enters each activation; empty to have them computed.
-
-        Raises:
-            BoundMemoryError: if memory did not suffice; try fewer boxes at once.
-            VerifierError: as `margins`.
-        """
+        """Return CROWN's bounds as `Bounder.split_margins` does."""
         method = BoundMethod.CROWN
         bounds, slopes = self._compute(lower, upper, labels, method, True, hidden or None)
         at_input = self._input_slopes(bounds, slopes, method)
@@ -151,17 +120,7 @@ class LirpaBounder:
         upper: Float32[Tensor, "batch channels height width"],
         labels: Int64[Tensor, "batch"],
     ) -> OptimisedMargins:
-        """Return the bounds of `margins` by optimised slopes of ReLUs, and these; none where CROWN was enough.
-
-        Args:
-            lower: as in `margins`.
-            upper: as in `margins`.
-            labels: as in `margins`.
-
-        Raises:
-            BoundMemoryError: if memory did not suffice; try fewer boxes at once.
-            VerifierError: as `margins`.
-        """
+        """Return bounds and slopes as `Bounder.optimised_margins` does."""
         self._slopes = ()
         bounds = self.margins(lower, upper, labels, BoundMethod.OPTIMISED)
         return OptimisedMargins(bounds, self._slopes)

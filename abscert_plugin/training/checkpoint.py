@@ -16,10 +16,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
-from abscert_plugin.files import read_json, write_json, write_whole
+from abscert_plugin.files import byte_limit, raise_limit, read_json, write_json, write_whole
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
+_LIMIT: Final = 2**34  # bytes of a file of tensors, as of those of an ONNX file
+
+
+@final
+class _Epoch(msgspec.Struct, frozen=True):
+    """What a row of the history must hold; a key more does no harm."""
+
+    loss: float
+    validation_error: float
+    seconds: float
 
 
 @final
@@ -120,8 +130,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{path} lacks the key {missing[0]!r}; train again into another --out")
     try:
         stored = msgspec.convert(value, _Stored)
+        epochs = len(msgspec.convert(stored.history, list[_Epoch]))
     except msgspec.ValidationError as error:
         raise CheckpointError(f"{path} is not a checkpoint: {error}; train again into another --out") from error
+    if not 1 <= stored.best_epoch <= stored.epoch == epochs:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: its epoch is {stored.epoch}, the best one {stored.best_epoch}, and the "
+            f"history has {epochs}; train again into another --out"
+        )
     return Checkpoint(
         epoch=stored.epoch,
         description=stored.description,
@@ -171,6 +187,9 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
+        size, limit = path.stat().st_size, byte_limit(_LIMIT)
+        if size > limit:
+            raise CheckpointError(f"{path} holds {size:,} bytes; if it is to be trusted, {raise_limit()}")
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is missing or corrupt ({error}); train again into another --out") from error

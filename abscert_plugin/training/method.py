@@ -107,18 +107,28 @@ class MethodEntry:
         if unknown:
             known = ", ".join(self.option_names) or "no options"
             raise ConfigError(f"{self.name} has no option {unknown[0]!r}; it has {known}")
-        kinds = get_type_hints(self.options)
-        values = {name: self._value(name, text, kinds[name]) for name, text in given.items()}
+        values = {name: self.read_option(name, text, name) for name, text in given.items()}
         if self.takes_radius:
             if radius is None:
                 raise ConfigError(f"expected a --radius with --method {self.name}: the ball to train for")
             values[_RADIUS] = radius
         return self.method(self.options(**values))
 
-    def _value(self, name: str, text: str, kind: Any) -> Any:
+    def read_option(self, name: str, text: str, shown: str) -> Any:
+        """Return the value of an option that a text gives.
+
+        Args:
+            name: one of `option_names`.
+            text: its value.
+            shown: what a message calls it.
+
+        Raises:
+            ConfigError: if the text has no meaning there.
+        """
+        kind = get_type_hints(self.options)[name]
         try:
             return msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError as error:
             if isinstance(kind, EnumType):
-                raise ConfigError(f"{self.name}: expected {name} of {', '.join(kind)}, got {text!r}") from error
-            raise ConfigError(f"{self.name}: expected another value of {name}, got {text!r}: {error}") from error
+                raise ConfigError(f"{self.name}: expected {shown} of {', '.join(kind)}, got {text!r}") from error
+            raise ConfigError(f"{self.name}: expected another value of {shown}, got {text!r}: {error}") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float32
@@ -172,15 +173,14 @@ class TrainedRun:
 
 
 def prepare_folder(out: Path, resume: bool) -> None:
-    """Make the folder of a run and see that files can be written there.
+    """See that the files of a run can be written in a folder; it is made once there is something to write.
 
     Raises:
         CheckpointError: if a training is there already and it is not to be resumed.
         RecordError: if the folder cannot be written.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
+        probe = next(place for place in (out, *out.parents) if place.exists()) / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -288,6 +288,23 @@ def training_note(checkpoint: Checkpoint) -> str:
     return ";".join(f"{key}={value}" for key, value in facts.items())
 
 
+@final
+class _Network(msgspec.Struct, frozen=True):
+    """What a checkpoint's description must say of its network and its training; a key more does no harm."""
+
+    method: str
+    method_options: dict[str, Any]
+    claim: str
+    data: str
+    training: dict[str, Any]
+    network: str
+    activation: Activation
+    image_shape: tuple[int, int, int]
+    classes: int
+    cells: int | None
+    edges: tuple[int, ...] | None
+
+
 def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoint]:
     """Return the network of a run's best epoch, how it was built, its grid (None: no cells), and the checkpoint.
 
@@ -295,16 +312,15 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoin
         CheckpointError: if the folder holds no training, or a corrupt one.
     """
     checkpoint = read_checkpoint(out)
-    stored = checkpoint.description
     try:
-        channels, height, width = stored["image_shape"]
-        cells, edges = stored["cells"], stored["edges"]
-        grid = None if cells is None else Grid(cells, None if edges is None else tuple(edges))
-        activation, shape = Activation(stored["activation"]), (channels, height, width)
-        config = NetworkConfig(stored["network"], activation, shape, stored["classes"], grid is not None)
-    except (KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {error}") from error
-    network = config.build(seed=0)
+        said = msgspec.convert(checkpoint.description, _Network)
+        grid = None if said.cells is None else Grid(said.cells, said.edges)
+        config = NetworkConfig(said.network, said.activation, said.image_shape, said.classes, grid is not None)
+        training_note(checkpoint)  # what an export of it says
+        network = config.build(seed=0)
+    except (KeyError, ValueError, TypeError, RuntimeError, msgspec.ValidationError) as error:  # torch's, of sizes
+        fault = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {fault}") from error
     load_weights(network, checkpoint.best)
     return network.eval(), config, grid, checkpoint
 

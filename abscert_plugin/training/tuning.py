@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -210,6 +211,6 @@ def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]
     value = read_json(out / FILE_NAME)
     try:
         check_same(value["description"], description, out)
-        return [TuningStep(**step) for step in value["steps"]]
-    except (KeyError, TypeError, AttributeError) as error:
+        return msgspec.convert(value["steps"], list[TuningStep])
+    except (KeyError, AttributeError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{out / FILE_NAME} is not a tuning's file: {error}; choose another --out") from error

@@ -91,7 +91,7 @@ class CellCut:
         margins = self._deployed.margins(np.concatenate(groups), np.repeat(labels[leaves], sizes))
         parts = np.split(margins, np.cumsum(sizes)[:-1])
         return {
-            int(row): self._ran(cells, labels[row], part)
+            int(row): self._ran(cells, int(labels[row]), part)
             for row, cells, part in zip(leaves, groups, parts, strict=True)
         }
 

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -13,13 +13,16 @@ import numpy as np
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale, Verdict
+from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import read_array, write_json
-from abscert_plugin.records import Record, RunInfo
+from abscert_plugin.files import read_array, read_text, write_json
+from abscert_plugin.front import Images
+from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
 
 SCHEMA: Final = 2
+_AT_ONCE: Final = 50  # images in memory
 _ANY_ORDER: Final = (
     "`any-order`: every evaluation of the file's graph in binary32, rounded to nearest, with sums of products in any "
     "order and any parentheses, with or without fused multiply-add, subnormal numbers kept or flushed to zero, affine "
@@ -75,7 +78,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         floating_point: what evaluations of the file its verdicts are about.
         configuration: every option that a verdict depends on, the radius exact and with its scale.
         model: name and sha256 of the ONNX file, its grid, network and training.
-        data: name, split, count and sha256 of the images.
+        data: name, split, count and sha256 of the images, and since schema 2 that of their pixels, row by row.
         versions, provider, device: what it was run on.
         rows: the verdicts.
         digest: sha256 of all else. It finds accidents and edits by hand; whoever can edit the file can write a new
@@ -127,7 +130,24 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise RecordError(f"the certificate's radius, its scale or its inputs have no meaning: {error}") from error
 
 
-def write_certificate(path: Path, folder: Path, records: list[Record], run: RunInfo) -> None:
+def batches_of(records: Sequence[Record], data: DataSet) -> Iterator[tuple[Sequence[Record], Batch, Images]]:
+    """Yield rows, few at a time, with their images of a data set, and these on the pixel scale."""
+    places = {int(index): position for position, index in enumerate(data.index)}
+    for start in range(0, len(records), _AT_ONCE):
+        part = records[start : start + _AT_ONCE]
+        batch = data.take(np.array([places[record.index] for record in part]))
+        yield part, batch, data.pixels(batch.images)
+
+
+def pixels_sha256(images: Iterable[Images]) -> str:
+    """Return the checksum of images on the pixel scale, in their order: what data sets of files do not tell."""
+    digest = hashlib.sha256()
+    for batch in images:
+        digest.update(np.ascontiguousarray(batch, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def write_certificate(path: Path, folder: Path, records: list[Record], run: RunInfo, data: DataSet) -> None:
     """Write the certificate of a finished run.
 
     Args:
@@ -135,6 +155,7 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
         folder: the run's, with its counterexamples.
         records: the run's rows.
         run: the run's facts.
+        data: the images that it was about.
 
     Raises:
         RecordError: if a counterexample cannot be read or the file cannot be written.
@@ -151,7 +172,10 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
         "floating_point": FLOATING_POINT[SCHEMA][claim],
         "configuration": dict(run.configuration),
         "model": dict(run.model or {}),
-        "data": dict(run.data or {}),
+        "data": {
+            **(run.data or {}),
+            "pixels_sha256": pixels_sha256(pixels for _, _, pixels in batches_of(records, data)),
+        },
         "versions": dict(run.versions),
         "provider": run.provider or "",
         "device": run.device,
@@ -199,11 +223,9 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{constant} is not a number of JSON")
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(read_text(path, ROWS_LIMIT), object_pairs_hook=unique, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()  # a half of a surrogate pair is no text
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
+    except (ValueError, RecursionError) as error:  # not JSON
         raise RecordError(f"{path} is not a certificate: {error}") from error
     if not isinstance(value, dict):
         raise RecordError(f"{path} is not a certificate: expected a JSON object, got {type(value).__name__}")

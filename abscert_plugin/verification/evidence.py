@@ -79,7 +79,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return _if_short(cls(tree=_packed(np.array(numbers, dtype="<i4"))))
 
     @classmethod
-    def of_slopes(cls, slopes: Sequence[Float[np.ndarray, "others *shape"]]) -> "Evidence | None":
+    def of_slopes(cls, slopes: Sequence[Float[np.ndarray, "others ..."]]) -> "Evidence | None":
         """Return the evidence that slopes of one image are; None where they are too long to keep.
 
         They are kept as `storable` gives them.
@@ -99,7 +99,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         numbers: list[int] = np.frombuffer(content, dtype="<i4").tolist()
         return numbers
 
-    def lower_slopes(self, others: int, sizes: Sequence[int]) -> list[Float[np.ndarray, "others size"]]:
+    def lower_slopes(self, others: int, sizes: Sequence[int]) -> list[Float[np.ndarray, "others _"]]:
         """Return the slopes.
 
         Args:

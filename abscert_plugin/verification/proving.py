@@ -77,7 +77,7 @@ class Prover:
         highest: Points,
         labels: Int64[np.ndarray, "batch"],
         method: BoundMethod,
-        slopes: Sequence[Float[np.ndarray, "batch others size"]] = (),
+        slopes: Sequence[Float[np.ndarray, "batch others _"]] = (),
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at all points between two; -inf claims nothing.
 

@@ -12,18 +12,17 @@ from jaxtyping import Float32
 import abscert_plugin
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Verdict
-from abscert_plugin.data import Batch, DataSet
+from abscert_plugin.data import DataSet
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
-from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate, Row
+from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate, Row, batches_of, pixels_sha256
 from abscert_plugin.verification.decision import ITSELF, Decider
 from abscert_plugin.verification.evidence import PROVEN, RESEARCH, Evidence
 from abscert_plugin.verification.logits import read_logits
 from abscert_plugin.verification.run import cell_facts
 
-_AT_ONCE: Final = 50  # images in memory, and decided together
 _NAMED: Final = 5  # images that a failed check names
 _NEAR: Final = 1e-4  # of a margin: what another provider may change
 
@@ -156,8 +155,9 @@ def check_verdicts(
     yield _check("labels", _listed(wrong), "all as in the data set")
     if wrong:
         return
+    yield _check("pixels", _other_pixels(certificate, data), "the same, row by row")
     counts: list[str] = []
-    for part, _, pixels in _batches(records, data, places):
+    for part, _, pixels in batches_of(records, data):
         pairs = zip(part, replay.log2_counts(pixels), strict=True)
         counts += [
             f"image {record.index} reaches {_power(found)} combinations, not {_power(record.reachable_log2)}"
@@ -166,7 +166,7 @@ def check_verdicts(
         ]
     yield _check("reachable cells", _listed(counts), "counted again")
     answers: list[str] = []
-    for part, _, pixels in _batches(records, data, places):
+    for part, _, pixels in batches_of(records, data):
         answers += _other_answers(part, pixels, replay)
     yield _check("predictions and margins of the images", _listed(answers), "run again")
     falsified = [row for row in certificate.rows if row.record.verdict == Verdict.FALSIFIED]
@@ -177,7 +177,7 @@ def check_verdicts(
     if sample is not None and sample < len(certified):
         chosen = np.random.default_rng(seed).choice(len(certified), sample, replace=False)
         certified = [certified[place] for place in sorted(chosen.tolist())]
-    yield _proven_anew(certified, data, places, replay, on_images)
+    yield _proven_anew(certified, data, replay, on_images)
 
 
 def _is_same_count(first: float | None, second: float | None) -> bool:
@@ -226,13 +226,14 @@ def _arithmetic(certificate: Certificate, record: Record) -> Arithmetic | None:
     return Arithmetic.ANY_ORDER if record.method in PROVEN else asked
 
 
-def _batches(
-    records: list[Record], data: DataSet, places: Mapping[int, int]
-) -> Iterator[tuple[list[Record], Batch, np.ndarray]]:
-    for start in range(0, len(records), _AT_ONCE):
-        part = records[start : start + _AT_ONCE]
-        batch = data.take(np.array([places[record.index] for record in part]))
-        yield part, batch, data.pixels(batch.images)
+def _other_pixels(certificate: Certificate, data: DataSet) -> str:
+    """Return that images have other pixels than the certificate is about; empty where not, or in schema 1."""
+    if certificate.schema == 1:
+        return ""
+    records = [row.record for row in certificate.rows]
+    found = pixels_sha256(pixels for _, _, pixels in batches_of(records, data))
+    is_same = certificate.data.get("pixels_sha256") == found
+    return "" if is_same else "images of these names have other pixels than those that were verified"
 
 
 def _counterexample_fault(row: Row, data: DataSet, places: Mapping[int, int], replay: Replay) -> str:
@@ -285,14 +286,13 @@ def _other_answers(records: Sequence[Record], pixels: np.ndarray, replay: Replay
 def _proven_anew(
     rows: Sequence[Row],
     data: DataSet,
-    places: Mapping[int, int],
     replay: Replay,
     on_images: Callable[[int], None],
 ) -> Check:
     faults: list[str] = []
     searched = 0
     evidence = {row.record.index: row.evidence for row in rows}
-    for part, batch, pixels in _batches([row.record for row in rows], data, places):
+    for part, batch, pixels in batches_of([row.record for row in rows], data):
         again = np.arange(len(part))
         if replay.reproof is not None:
             found = [

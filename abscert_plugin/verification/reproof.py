@@ -95,7 +95,9 @@ class Reproof:
             margins = self._deployed.margins(points, labels)
             is_shown = self._deployed.shown(points, labels, margins)
             if not is_shown.all():
-                return self._deployed.undecided(float(margins[np.flatnonzero(~is_shown)[0]]))
+                margin = float(margins[np.flatnonzero(~is_shown)[0]])
+                is_wrong = margin < -self._deployed.floor
+                return "a point that it reaches is mislabelled" if is_wrong else self._deployed.undecided(margin)
         return ""
 
     def _cells(self, prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> str:

@@ -1,11 +1,11 @@
 """The results folder that subcommands read, and the file that some of them write."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from abscert_plugin import files
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import ConfigError
 
@@ -19,12 +19,5 @@ def write_text(into: Path, text: str) -> None:
     Raises:
         ConfigError: if it cannot be written.
     """
-    part = into.with_name(f".{into.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(into)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise ConfigError(f"cannot write {into}: {error.strerror}; choose another --into") from error
+    files.write_text(into, text, "choose another --into", ConfigError)
     LOG.print(f"wrote {into}", highlight=False, soft_wrap=True)

@@ -145,9 +145,8 @@ def _methods(used: set[str]) -> Sequence[Any]:
 def _pictures(stored: Sequence[StoredLandscape]) -> list[LandscapePicture]:
     shown, left = [], _MOST_LANDSCAPE_BYTES
     for one in stored:
-        content = one.picture.read_bytes()
-        left -= len(content)
-        encoded = base64.b64encode(content).decode("ascii")
-        uri = f"data:{_MIME[one.picture.suffix]};base64,{encoded}" if left >= 0 else ""
+        left -= one.picture.stat().st_size
+        encoded = base64.b64encode(one.picture.read_bytes()).decode("ascii") if left >= 0 else ""
+        uri = f"data:{_MIME[one.picture.suffix]};base64,{encoded}" if encoded else ""
         shown.append(LandscapePicture(one.picture.stem, uri, one.record))
     return shown

@@ -10,7 +10,8 @@ from typing import final
 import msgspec
 
 from abscert_plugin.claim import Radius, RadiusScale
-from abscert_plugin.errors import ConfigError
+from abscert_plugin.errors import ConfigError, RecordError
+from abscert_plugin.files import read_text
 from compare.plans.planned_run import Options, Run
 
 
@@ -92,8 +93,8 @@ def read_plan(name: str) -> Plan:
     path = Path(name)
     shipped = files("compare").joinpath("plans", f"{name}.toml")
     try:
-        text = path.read_text(encoding="utf-8") if path.suffix == ".toml" else shipped.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path) if path.suffix == ".toml" else shipped.read_text(encoding="utf-8")
+    except (OSError, RecordError) as error:
         known = ", ".join(shipped_plans())
         raise ConfigError(f"expected the name of a plan ({known}) or a .toml file, got {name!r}: {error}") from error
     try:

@@ -1,17 +1,22 @@
 """Keeping the records of finished runs: all that tables and pages are made of, without weights and models."""
 
+import filecmp
 import gzip
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from abscert_plugin.errors import RecordError
+from abscert_plugin.files import read_packed, write_whole
+from abscert_plugin.records import ROWS_LIMIT
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
 
 _ROWS: Final = "records.jsonl"
 _OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/run.json", f"{TRAINING}/history.jsonl", "verify-*/run.json")
 _BESIDE_RUNS: Final = ("times/*/*.json", "times/*/*.jsonl", "landscapes/*")
+_ADVICE: Final = "choose another --into"
 _GREATEST: Final = 2**20  # bytes of a file beside the runs
 
 
@@ -38,10 +43,9 @@ def keep(results: Path, into: Path) -> Sequence[Path]:
         for source in _found(results, _BESIDE_RUNS):
             target = into / source.relative_to(results)
             if source.stat().st_size <= _GREATEST:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+                _copy(source, target)
     except OSError as error:
-        raise RecordError(f"cannot write in {into}: {error.strerror}; choose another --into") from error
+        raise RecordError(f"cannot write in {into}: {error.strerror}; {_ADVICE}") from error
     return copied
 
 
@@ -52,23 +56,31 @@ def _keep_run(folder: Path, target: Path) -> bool:
         return False
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    for source in _found(folder, _OF_A_RUN):
-        copy = part / source.relative_to(folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
-    for rows in _found(folder, (f"verify-*/{_ROWS}", f"verify-*/{_ROWS}.gz")):
-        content = gzip.decompress(rows.read_bytes()) if rows.suffix == ".gz" else rows.read_bytes()
-        (part / rows.parent.name / f"{_ROWS}.gz").write_bytes(
-            gzip.compress(content, mtime=0)
-        )  # the same bytes each time
-    part.rename(target)
+    try:
+        for source in _found(folder, _OF_A_RUN):
+            _copy(source, part / source.relative_to(folder))
+        for rows in _found(folder, (f"verify-*/{_ROWS}", f"verify-*/{_ROWS}.gz")):
+            content = gzip.compress(read_packed(rows, ROWS_LIMIT), mtime=0)  # the same bytes each time
+            write_whole(part / rows.parent.name / f"{_ROWS}.gz", partial(_fill, content=content), _ADVICE)
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    write_whole(target, lambda part: shutil.copyfile(source, part), _ADVICE)
+
+
+def _fill(part: Path, content: bytes) -> None:
+    part.write_bytes(content)
 
 
 def _check_same(folder: Path, target: Path) -> None:
     for name in (DONE, FAILURE):
         here, there = folder / name, target / name
-        if here.exists() != there.exists() or (here.exists() and here.read_bytes() != there.read_bytes()):
+        if here.exists() != there.exists() or (here.exists() and not filecmp.cmp(here, there, shallow=False)):
             raise RecordError(f"{target} holds the same run with another outcome; remove it to keep the new one")
 
 

@@ -9,7 +9,7 @@ from typing import Final, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import read_json
+from abscert_plugin.files import blocks_of, read_json
 from compare.plans.planned_run import Run
 
 CONFIG: Final = "config.json"
@@ -55,7 +55,7 @@ class StoredRun:
         """What it is at, in a few words, read from its files."""
         verifications = sorted(self.folder.glob("verify-*/records.jsonl"), key=lambda path: path.stat().st_mtime)
         if verifications:
-            images = verifications[-1].read_bytes().count(b"\n")
+            images = sum(block.count(b"\n") for block in blocks_of(verifications[-1]))
             return f"{verifications[-1].parent.name}, {images:,} images"
         checkpoint = self.folder / TRAINING / "checkpoint.json"
         return f"epoch {read_json(checkpoint).get('epoch')} done" if checkpoint.exists() else "training"
@@ -72,12 +72,12 @@ def stored_runs_of(runs: Sequence[Run], results: Path) -> tuple[StoredRun, ...]:
 
 
 def stored_runs(results: Path) -> Iterator[StoredRun]:
-    """Yield every run that a results folder holds, whatever plan it came from.
+    """Yield every run that a results folder holds, whatever plan it came from; not one that is half copied.
 
     Raises:
         RecordError: if a run's config.json cannot be read.
     """
-    for config in sorted((results / RUNS).glob(f"*/{CONFIG}")):
+    for config in sorted((results / RUNS).glob(f"[!.]*/{CONFIG}")):
         yield stored_run(config.parent)
 
 

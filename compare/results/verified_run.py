@@ -9,6 +9,7 @@ from typing import Any, Final, final
 
 from abscert_plugin.claim import Radius, RadiusScale, Verdict
 from abscert_plugin.errors import RecordError
+from abscert_plugin.files import read_text
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
 from compare.plans.planned_run import Run
@@ -143,11 +144,11 @@ def _attacked(records: list[Record]) -> float:
 def _training(run: Run, folder: Path) -> _TrainingFigures:
     history, path = folder / "history.jsonl", folder / "run.json"
     try:
-        rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in read_text(history).splitlines()]
         pace = float(statistics.median(row["seconds"] for row in rows))
         # the loop keeps the epoch of the least validation error
         errors = [float(row["validation_error"]) for row in rows if "validation_error" in row]
-    except (OSError, ValueError, KeyError, TypeError, statistics.StatisticsError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, statistics.StatisticsError) as error:
         raise RecordError(f"cannot read {history}: {error}") from error
     info = RunInfo.read(path) if path.exists() else None
     described = {} if info is None else info.configuration

@@ -15,7 +15,7 @@ import msgspec
 
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import write_json
+from abscert_plugin.files import write_json, write_whole
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.records import drop_half_line
 from abscert_plugin.training.run import choose_device, describe_device, library_versions
@@ -33,6 +33,7 @@ from compare.timing.time_records import (
 from compare.timing.workload import Workload, subject_of, workloads
 
 _CPU_FACTS: Final = Path("/proc/cpuinfo")
+_encoder: Final = msgspec.json.Encoder()
 _SCRATCH: Final = "scratch"  # checkpoints and ONNX files of the networks that are timed
 
 OnBlock: TypeAlias = Callable[[str, int], None]
@@ -237,9 +238,7 @@ class RoundLog:
         there = read_blocks(self._path)
         whole = whole_rounds(setting, there)
         if whole != there:
-            part = self._path.with_suffix(".part")
-            _write(part, "wb", whole)
-            part.replace(self._path)
+            write_whole(self._path, lambda part: part.write_bytes(_encoder.encode_lines(whole)))
         self.rounds: frozenset[int] = frozenset(block.round for block in whole)
 
     def append(self, blocks: Iterable[TimedBlock]) -> None:
@@ -248,15 +247,11 @@ class RoundLog:
         Raises:
             RecordError: if the file cannot be written; the rounds before stay as they are.
         """
-        _write(self._path, "ab", blocks)
-
-
-def _write(path: Path, mode: str, blocks: Iterable[TimedBlock]) -> None:
-    try:
-        with path.open(mode) as file:
-            file.write(msgspec.json.Encoder().encode_lines(blocks))
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror}; the rounds before are kept") from error
+        try:
+            with self._path.open("ab") as file:
+                file.write(_encoder.encode_lines(blocks))
+        except OSError as error:
+            raise RecordError(f"cannot write {self._path}: {error.strerror}; the rounds before are kept") from error
 
 
 def _machine() -> str:

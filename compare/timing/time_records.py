@@ -14,7 +14,7 @@ from typing import Final, Literal, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import read_json
+from abscert_plugin.files import TEXT_LIMIT, read_bytes, read_json
 from compare.plans.planned_run import Run
 
 TIMES: Final = "times"
@@ -235,10 +235,7 @@ def read_blocks(path: Path) -> tuple[TimedBlock, ...]:
     Raises:
         RecordError: if it cannot be read, or a line is not a row of this schema.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror}") from error
+    lines = read_bytes(path, TEXT_LIMIT).split(b"\n")[:-1] if path.exists() else []
     return tuple(_block(path, number, line) for number, line in enumerate(lines, start=1))
 
 

@@ -194,7 +194,7 @@ def test_a_broken_image_is_named(tmp_path: Path, damage: Any) -> None:
     write_classes(tmp_path / "test")
     data = load_data("folder", Split.TEST, tmp_path)
     damage(tmp_path / "test" / "cat" / "003.png")
-    with pytest.raises(DataError, match=r"a readable PNG or JPEG file, got .* in .*cat.003\.png; replace it") as caught:
+    with pytest.raises(DataError, match=r"read.* .*cat.003\.png.*; replace it$") as caught:
         all_images(data)
     assert "\n" not in str(caught.value)
 

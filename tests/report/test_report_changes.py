@@ -209,7 +209,7 @@ def test_the_ball_is_named_with_both_scales_its_inputs_and_the_floor() -> None:
         root = page_of([row(0, claim="ball", inputs=inputs)], run=run)
         text = root.all("dl", kind="facts")[0].text
         assert "Claim ball Radius 0.1 pixel (0.2 training)" in text
-        assert f"Inputs {words} Floor of the margin 3.81e-06; of bounds 7.63e-06" in text
+        assert f"Inputs {words} Certified for this-runtime Floor of the margin 3.81e-06; of bounds 7.63e-06" in text
         assert ("8-bit images only" in root.all("p", kind="scope")[0].text) == (inputs == "uint8")
         assert ("8-bit images only" in root.all("title")[0].text) == (inputs == "uint8")
 

@@ -54,7 +54,9 @@ def test_a_summary_has_one_line_per_file_whose_numbers_equal_counting(files: lis
     assert header == ["records", "claim", "radius", *NUMBERS, "img/s"]
     assert len(lines) == len(files)
     for place, (line, rows) in enumerate(zip(lines, files, strict=True)):
-        assert line[:3] == [f"file {place}", "cell", "\N{EM DASH}"]
+        is_any = any(row.verdict == "certified" for row in rows)
+        claim = "cell\nthis-runtime" if is_any else "cell"
+        assert line[:3] == [f"file {place}", claim, "\N{EM DASH}"]
         assert line[3:-1] == expected_numbers(rows)
         assert line[-1] == "4.0"  # each row took a quarter of a second
 
@@ -64,10 +66,12 @@ def test_a_summary_has_one_line_per_file_whose_numbers_equal_counting(files: lis
 def test_the_table_of_one_run_equals_counting(rows: list[Record]) -> None:
     _, *lines = cells_of(run_table(NamedRecords("one", rows)))
     images, certified, falsified, unknown, error, interval, clean = expected_numbers(rows)
+    holds_for = {"certified for": "this-runtime"} if any(row.verdict == "certified" for row in rows) else {}
     assert dict(lines) == {
         "records": "one",
         "claim": "cell",
         "radius": "\N{EM DASH}",
+        **holds_for,
         "images": images,
         "certified": certified,
         "falsified": falsified,
@@ -124,7 +128,7 @@ def test_claims_never_share_a_table() -> None:
     assert [str(table.title) for table in tables] == ["Verification, claim ball", "Verification, claim cell"]
     assert [[line[0] for line in cells_of(table)[1:]] for table in tables] == [["second"], ["first", "third"]]
     for table, claim in zip(tables, ("ball", "cell"), strict=True):
-        assert {line[1] for line in cells_of(table)[1:]} == {claim}
+        assert {line[1] for line in cells_of(table)[1:]} == {f"{claim}\nthis-runtime"}
     with pytest.raises(RecordError, match=r"one claim in one table, got \['ball', 'cell'\]; use summary_tables"):
         summary_table(runs)
 

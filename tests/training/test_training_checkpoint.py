@@ -19,7 +19,7 @@ from tiny_trainings import same_checkpoint, same_tensors
 from torch import Tensor
 
 from abscert_plugin.errors import AbscertError, CheckpointError, RecordError
-from abscert_plugin.files import write_json
+from abscert_plugin.files import read_json, write_json
 from abscert_plugin.training import checkpoint as checkpoint_module
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, check_same, read_checkpoint, write_checkpoint
 
@@ -84,18 +84,19 @@ facts = st.dictionaries(
 )
 
 
-@given(table, table, facts, st.lists(facts, max_size=3), st.integers(1, 9), st.booleans())
+@given(table, table, facts, st.lists(facts, min_size=1, max_size=3), st.booleans())
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,
     state: dict[str, Tensor],
     best: dict[str, Tensor],
     description: dict[str, Any],
-    history: list[dict[str, Any]],
-    epoch: int,
+    more: list[dict[str, Any]],
     finished: bool,
 ) -> None:
     folder = tmp_path_factory.mktemp("checkpoint")
-    written = Checkpoint(epoch, {"options": description}, tuple(history), state, max(1, epoch - 1), best, finished)
+    history = tuple(facts | row(number) for number, facts in enumerate(more, start=1))
+    best_epoch = max(1, len(history) - 1)
+    written = Checkpoint(len(history), {"options": description}, history, state, best_epoch, best, finished)
     write_checkpoint(folder, written)
     assert_same(read_checkpoint(folder), written)
 
@@ -363,3 +364,30 @@ def test_tensors_of_one_file_are_not_those_of_another(folder: Path) -> None:
     assert not same_tensors(found.state, found.best)
     assert not same_tensors(found.best, {"network.w": torch.full((3,), 1.0, dtype=torch.float64)})
     assert not same_tensors({"w": torch.tensor([0.0])}, {"w": torch.tensor([-0.0])})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 3},
+        {"epoch": -1},
+        {"best_epoch": 0},
+        {"best_epoch": 3},
+        {"history": []},
+        {"history": [{}, {}]},
+        {"history": [{**row(1), "loss": "low"}, row(2)]},
+        {"history": [row(1), {**row(2), "seconds": None}]},
+    ],
+    ids=str,
+)
+def test_a_history_that_is_not_of_its_epochs_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    value = read_json(folder / FILE_NAME)
+    write_json(folder / FILE_NAME, {**value, **change})
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint: .*train again into another --out"):
+        read_checkpoint(folder)
+
+
+def test_tensors_are_read_up_to_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abscert_plugin.training.checkpoint._LIMIT", 10)
+    with pytest.raises(CheckpointError, match=r"last-0002\.safetensors holds [0-9,]+ bytes.*ABSCERT_MAX_BYTES"):
+        read_checkpoint(folder)

@@ -5,12 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import torch
-from ball_oracle import LEVELS, ball_ends, float32_above, float32_below, in_ball, levels_within, run_onnx_cached
+from ball_oracle import (
+    LEVELS,
+    ball_ends,
+    float32_above,
+    float32_below,
+    in_ball,
+    levels_within,
+    new_folder,
+    run_onnx_cached,
+)
 from torch import nn
 
 from abscert_plugin.artifact.opened import Artifact
@@ -55,8 +62,7 @@ class Plain:
 
 def plain(network: nn.Module, shape: tuple[int, int, int], classes: int = CLASSES) -> Plain:
     config = NetworkConfig("fc-3", Activation.RELU, shape, classes, takes_intervals=False)
-    folder = Path(mkdtemp(prefix="abscert-plain-"))
-    path = export_plain(network, config, "none", np.zeros((1, *shape), dtype=np.float32), folder).deploy
+    path = export_plain(network, config, "none", np.zeros((1, *shape), dtype=np.float32), new_folder()).deploy
     artifact = Artifact.open(path, Provider.CPU, threads=1)
     return Plain(artifact, open_white_box(artifact))
 

@@ -17,7 +17,7 @@ from torch import nn
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import BlackBox, Provider
-from abscert_plugin.bounds.bounder import BoundMemoryError, LinearMargins
+from abscert_plugin.bounds.bounder import BoundMemoryError
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Reach
@@ -30,6 +30,7 @@ from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.candidates import Candidates
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.proving import Prover
 
 BALL = Ball(Radius.parse("0.2"))
 NOT_RUN_WHOLE = Budget(60.0, exhaustive=1)
@@ -252,22 +253,17 @@ def nearly_right(worst: float) -> tuple[Tiny, np.ndarray]:
 
 
 @pytest.mark.parametrize("only_search", [True, False])
-def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_search: bool) -> None:
+def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_search: bool) -> None:
     case, label = nearly_right(-5e-4)
     budget = ONLY_SEARCH if only_search else NO_ATTACK  # an attack would find the image before bounds are asked
     check(case, BALL, GRAY, label, budget)
-    margins, linear = LirpaBounder.margins, LirpaBounder.linear_margins
+    margins = Prover.least_margins
 
-    def raised(bounds: torch.Tensor) -> torch.Tensor:
-        return bounds + 1e-3 * (1 + bounds.abs())
+    def raised(*given: Any) -> np.ndarray:
+        found: np.ndarray = margins(*given) + 1e-3
+        return found
 
-    monkeypatch.setattr(LirpaBounder, "margins", lambda self, *rest: raised(margins(self, *rest)))
-
-    def raised_linear(self: LirpaBounder, *rest: Any) -> LinearMargins:
-        found = linear(self, *rest)
-        return LinearMargins(raised(found.bounds), found.coefficients)
-
-    monkeypatch.setattr(LirpaBounder, "linear_margins", raised_linear)
+    monkeypatch.setattr(Prover, "least_margins", raised)
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
         check(case, BALL, GRAY, label, budget)

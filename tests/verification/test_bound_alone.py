@@ -21,6 +21,7 @@ from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.proving import Prover
 
 BALL = Ball(Radius.parse("0.1"))
 TIGHTER = (BoundMethod.CROWN_IBP, BoundMethod.CROWN_LBP, BoundMethod.OPTIMISED)
@@ -96,8 +97,19 @@ def test_cells_are_decided_by_one_bound_too(method: BoundMethod) -> None:
     assert verifier.configuration["bound"] == str(method)
 
 
+def raise_float32_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    margins, compute = crown_lbp_margins, LirpaBounder._compute
+
+    def raised(self: LirpaBounder, *rest: Any) -> tuple[object, object]:
+        bounds, slopes = compute(self, *rest)
+        return bounds + 1, slopes
+
+    monkeypatch.setattr(bounds_module, "crown_lbp_margins", lambda *given: margins(*given) + 1)
+    monkeypatch.setattr(LirpaBounder, "_compute", raised)
+
+
 @pytest.mark.parametrize("method", list(BoundMethod))
-def test_a_bound_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method: BoundMethod) -> None:
+def test_a_proof_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method: BoundMethod) -> None:
     gray = np.full((1, 1, 1, 2), 128 / 255, dtype=np.float32)
     case, ball, label = falling(-5e-4, 138 / 255), Ball(Radius.parse("10/255")), np.array([0])
 
@@ -106,17 +118,10 @@ def test_a_bound_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method:
         return check_decided(case, ball, gray, label, rows)
 
     assert decided() == {("unknown", str(method)): 1}
-    if method is BoundMethod.CROWN_LBP:
-        margins = crown_lbp_margins
-        monkeypatch.setattr(bounds_module, "crown_lbp_margins", lambda *given: margins(*given) + 1e-3)
-    else:
-        compute = LirpaBounder._compute
-
-        def raised(self: LirpaBounder, *rest: Any) -> tuple[object, object]:
-            bounds, slopes = compute(self, *rest)
-            return bounds + 1e-3, slopes
-
-        monkeypatch.setattr(LirpaBounder, "_compute", raised)
+    raise_float32_bounds(monkeypatch)
+    assert decided() == {("unknown", str(method)): 1}, "float32 bounds alone certify"
+    margins = Prover.least_margins
+    monkeypatch.setattr(Prover, "least_margins", lambda *given: margins(*given) + 1e-3)
     with pytest.raises(BoundDefectError, match="a defect of this bound"):
         decided()
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import DataSet
+from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.records import Record
 from abscert_plugin.verification.ball import BallVerifier
@@ -61,7 +63,7 @@ class Case:
         verification = Verification(self.artifact, self.data, 16, self.replay.decider())
         self.records, self.info = verification.run(self.run, lambda _: None)
         self.path = folder / "c.json"
-        write_certificate(self.path, self.run, self.records, self.info)
+        write_certificate(self.path, self.run, self.records, self.info, self.data)
         self.certificate, self.is_intact = read_certificate(self.path)
 
     def checks(self, certificate: Certificate | None = None, sample: int | None = None, seed: int = 0) -> list[Check]:
@@ -165,7 +167,7 @@ def test_an_enlarged_radius_is_found_out_by_deciding_all_anew(ball: Case) -> Non
     larger = msgspec.structs.replace(ball.certificate, rows=rows, configuration=configuration)
     failing = {check.name: check.detail for check in ball.checks(larger) if not check.holds}
     assert failing.keys() == {ANEW, "reachable cells"}
-    assert "the proof by" in failing[ANEW]
+    assert "a point that it reaches is mislabelled" in failing[ANEW]
 
 
 @pytest.mark.parametrize("edit", [{"label": 3}, {"label": -1}, {"label": 10**30}])
@@ -224,3 +226,45 @@ def test_random_bytes_are_refused(content: bytes, tmp_path_factory: pytest.TempP
     path.write_bytes(content)
     with pytest.raises(RecordError):
         read_certificate(path)
+
+
+def test_a_pixel_that_changed_under_the_same_names_is_found_out(ball: Case, cell: Case) -> None:
+    """The checksum of a folder of images covers names and sizes alone."""
+    for case in (ball, cell):
+        stored = case.data.source.read(np.arange(100 + 2 * len(case.data)))
+        stored[case.data.index[3], 0, 0, 0] ^= 1
+        data = replace(case.data, source=ArraySource(stored))
+        checks = check_verdicts(case.certificate, data, case.replay, 1, 0, lambda _: None)
+        assert "pixels" in {check.name for check in checks if not check.holds}
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"arithmetic": "real"}, "rows agree with the claim"),
+        ({"arithmetic": None}, "rows agree with the claim"),
+        ({"prediction": 2}, "predictions and margins of the images"),
+    ],
+)
+def test_a_row_that_says_more_than_was_shown_is_found_out(ball: Case, change: dict[str, Any], name: str) -> None:
+    place = place_of(ball.certificate, lambda row: row.record.verdict == "unknown" or row.record.prediction < 2)
+    if "arithmetic" in change:
+        place = place_of(ball.certificate, lambda row: row.record.verdict == "certified")
+    row = ball.certificate.rows[place]
+    changed = msgspec.structs.replace(row, record=msgspec.structs.replace(row.record, **change))
+    assert name in ball.failed(with_row(ball.certificate, place, changed))
+
+
+def test_a_falsified_image_that_is_called_unknown_is_found_out_where_it_is_mislabelled_itself(ball: Case) -> None:
+    place = place_of(ball.certificate, lambda row: row.record.counterexample == "itself")
+    record = msgspec.structs.replace(
+        ball.certificate.rows[place].record, verdict="unknown", counterexample=None, arithmetic=None
+    )
+    assert ANSWERS in ball.failed(with_row(ball.certificate, place, Row(record, None)))
+
+
+def test_a_margin_that_is_not_the_counterexamples_is_found_out(ball: Case) -> None:
+    place = place_of(ball.certificate, lambda row: row.record.verdict == "falsified")
+    row = ball.certificate.rows[place]
+    changed = msgspec.structs.replace(row, record=msgspec.structs.replace(row.record, margin=-123.0))
+    assert COUNTEREXAMPLES in ball.failed(with_row(ball.certificate, place, changed))

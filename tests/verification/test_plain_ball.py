@@ -39,6 +39,7 @@ from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.candidates import Candidates
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.proving import Prover
 
 NO_ATTACK = replace(LONG, attacks=False)
 ONLY_SEARCH = replace(NO_ATTACK, bounds=())
@@ -182,7 +183,7 @@ def on_gray(case: Plain, ball: Ball, budget: Budget = LONG) -> Counter[tuple[str
 
 @pytest.mark.parametrize("ball", BALLS)
 @pytest.mark.parametrize("search", [False, True])
-def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: Ball, search: bool) -> None:
+def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: Ball, search: bool) -> None:
     case = falling(-5e-4, HIGH)
     budget = ONLY_SEARCH if search else NO_ATTACK  # an attack would find the image before bounds are asked
     assert on_gray(case, ball, budget) == {("falsified", "branch and bound"): 1}
@@ -193,6 +194,10 @@ def test_bounds_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
 
     monkeypatch.setattr(LirpaBounder, "margins", lambda *arguments: margins(*arguments) + 1e-3)
     monkeypatch.setattr(LirpaBounder, "split_margins", raised)
+    assert on_gray(case, ball, budget) == {("falsified", "branch and bound"): 1}, "float32 bounds alone certify"
+    for name in ("least_margins", "part_margins"):
+        proven = getattr(Prover, name)
+        monkeypatch.setattr(Prover, name, lambda *given, proven=proven: proven(*given) + 1e-3)
     with pytest.raises(BoundDefectError, match="a defect of this bound"):
         on_gray(case, ball, budget)
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing

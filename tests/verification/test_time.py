@@ -49,7 +49,7 @@ def test_an_image_is_not_charged_for_another_one() -> None:
     images[0] = 0.45  # 16 combinations
     images[1:, 0, 0, 0] = 0.45  # 2 of them
     verifier = case.verifier(BALL, Budget(6.0), white_box=False)
-    case.deployed.batch_size = 1
+    case.black_box.batch_size = 1
     first, *others = [item.record for item in verifier.decide(images, np.zeros(3, dtype=np.int64), np.arange(3))]
     assert (first.verdict, first.reason) == ("unknown", "time-out of the enumeration")
     assert 6 <= first.seconds <= 8

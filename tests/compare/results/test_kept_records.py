@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import abscert, refused
+from command_line import abscert, disk_with_room_for, refused
 from small_plan import PLAN
+from stored_records import RUN, store
 
 from abscert_plugin.records import read_records
 from compare.results.kept_records import keep
-from compare.results.stored_run import State, stored_runs
+from compare.results.stored_run import RUNS, State, stored_runs
 from compare.tables.error_table import build_tables
 from compare.tables.formats import as_json
 
@@ -78,3 +79,28 @@ def test_what_cannot_be_kept_is_refused(results: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert "choose another --into" in refused("compare", "keep", "--out", results, "--into", tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_rows_are_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(tmp_path / "results", RUN, {"ball": 2})
+    monkeypatch.setattr("compare.results.kept_records.ROWS_LIMIT", 1000)
+    line = refused("compare", "keep", "--out", tmp_path / "results", "--into", tmp_path / "kept")
+    assert "records.jsonl holds more than 1,000 bytes" in line
+    assert list((tmp_path / "kept" / RUNS).iterdir()) == []
+
+
+def test_what_a_killed_copy_leaves_is_no_run(tmp_path: Path) -> None:
+    folder = store(tmp_path, RUN, {"ball": 2})
+    shutil.copytree(folder, folder.with_name(f".{folder.name}.part"))
+    assert [stored.folder for stored in stored_runs(tmp_path)] == [folder]
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_run(tmp_path: Path) -> None:
+    store(tmp_path / "results", RUN, {"ball": 2})
+    with disk_with_room_for(100):
+        line = refused("compare", "keep", "--out", tmp_path / "results", "--into", tmp_path / "kept")
+        assert line.endswith("choose another --into")
+        line = refused("compare", "tables", "--out", tmp_path / "results", "--into", tmp_path / "tables.md")
+        assert line.startswith(f"cannot write {tmp_path / 'tables.md'}: File too large; choose another --into")
+    assert list((tmp_path / "kept" / RUNS).iterdir()) == []
+    assert not (tmp_path / "tables.md").exists()

@@ -1,0 +1,172 @@
+"""What a certificate keeps proves its images again, without auto_LiRPA; what was forged does not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from ball_oracle import tiny_case
+from plain_oracle import plain, plain_case
+from torch import nn
+
+from abscert_plugin.ball import Ball
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Arithmetic, Radius
+from abscert_plugin.errors import RecordError
+from abscert_plugin.lirpa.bounds import LirpaBounder
+from abscert_plugin.verification.ball import BallVerifier
+from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, Node, _packed
+from abscert_plugin.verification.reproof import Reproof
+
+ONLY_SEARCH = Budget(60.0, exhaustive=1, bounds=(), attacks=False, leaf=2)
+
+
+@dataclass(frozen=True)
+class Proven:
+    """Certified rows with their images, and what proves them again."""
+
+    reproof: Reproof
+    rows: list[tuple[Decided, np.ndarray]]
+
+    def fault(self, row: int = 0, tree: list[int] | None = None, **changes: Any) -> str:
+        """Return what is wrong with a row whose tree, slopes or record is changed."""
+        item, image = self.rows[row]
+        evidence = item.evidence
+        if tree is not None:
+            evidence = Evidence(tree=_packed(np.array(tree, dtype="<i4")))
+        if "slopes" in changes:
+            evidence = Evidence(slopes=changes.pop("slopes"))
+        return self.reproof.fault(msgspec.structs.replace(item.record, **changes), image, evidence)
+
+    def tree(self, row: int = 0) -> list[int]:
+        evidence = self.rows[row][0].evidence
+        assert evidence is not None
+        return evidence.nodes()
+
+
+def proven(case: Any, ball: Ball, budget: Budget, count: int = 30) -> Proven:
+    deployed = Deployed(case.artifact)
+    verifier = BallVerifier(deployed, case.white_box, ball, budget)
+    images = np.random.default_rng(7).random((count, *case.artifact.metadata.image_shape), dtype=np.float32)
+    labels = deployed.run(images).argmax(axis=1)
+    decided = verifier.decide(images, labels, np.arange(count))
+    rows = [pair for pair in zip(decided, images, strict=True) if pair[0].record.verdict == "certified"]
+    longest = sorted(rows, key=lambda pair: -len((pair[0].evidence or Evidence()).tree or ""))
+    return Proven(Reproof(deployed, ball), longest)
+
+
+@pytest.fixture(scope="module")
+def cells() -> Proven:
+    return proven(tiny_case(3), Ball(Radius.parse("0.2")), ONLY_SEARCH)
+
+
+@pytest.fixture(scope="module")
+def signs() -> Proven:
+    torch.manual_seed(2)
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.normal_()
+    return proven(plain(network, (1, 1, 3)), Ball(Radius.parse("0.2")), ONLY_SEARCH, count=40)
+
+
+@pytest.fixture
+def no_lirpa(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("auto_LiRPA was asked")
+
+    for name in ("margins", "linear_margins", "split_margins", "optimised_margins"):
+        monkeypatch.setattr(LirpaBounder, name, never)
+
+
+@pytest.mark.usefixtures("no_lirpa")
+def test_trees_prove_their_images_again(cells: Proven, signs: Proven) -> None:
+    for case in (cells, signs):
+        searched = [item for item, _ in case.rows if item.record.method == "branch and bound"]
+        assert len(searched) > 3
+        assert len(case.tree()) > 3, "none was cut"
+        for row, (item, _) in enumerate(case.rows):
+            assert item.record.arithmetic == Arithmetic.ANY_ORDER
+            assert case.fault(row) == ""
+
+
+@pytest.mark.usefixtures("no_lirpa")
+def test_a_tree_that_is_cut_short_fails(cells: Proven, signs: Proven) -> None:
+    for case in (cells, signs):
+        tree = case.tree()
+        assert case.fault(tree=tree[:-1]) == "its tree leaves parts open"
+        assert case.fault(tree=[*tree, -1]) == "its tree has more nodes than parts"
+        assert "none that a search writes" in case.fault(tree=[])
+        assert "none that a search writes" in case.fault(tree=[-1 - len(CLOSING)])
+        assert case.fault(tree=[10**6, *tree[1:]]) != ""
+
+
+@pytest.mark.usefixtures("no_lirpa")
+def test_a_tree_that_is_closed_too_early_fails(cells: Proven, signs: Proven) -> None:
+    """The root alone is what the search could not close."""
+    for case, closings in ((cells, (-2, -3, -4)), (signs, (-4,))):
+        for closing in closings:
+            assert "is bounded by" in case.fault(tree=[closing])
+    assert "closed by something else" in signs.fault(tree=[-2])
+
+
+@pytest.mark.usefixtures("no_lirpa")
+def test_another_label_fails_and_nothing_kept_is_searched_for(cells: Proven, signs: Proven) -> None:
+    for case in (cells, signs):
+        label = case.rows[0][0].record.label
+        assert case.fault(label=(label + 1) % 3) not in ("", RESEARCH)
+        item, image = case.rows[0]
+        assert case.reproof.fault(item.record, image, None) == RESEARCH
+        assert case.reproof.fault(msgspec.structs.replace(item.record, method="magic"), image, None) == RESEARCH
+
+
+@pytest.mark.parametrize("text", ["", "AAAA", "\N{SNOWMAN}", _packed(np.zeros(3, dtype=np.uint8)) + "A" * 4])
+def test_what_was_not_packed_is_no_tree(signs: Proven, text: str) -> None:
+    item, image = signs.rows[0]
+    assert signs.reproof.fault(item.record, image, Evidence(tree=text)) not in ("", RESEARCH)
+
+
+def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abscert_plugin.verification.evidence._MOST_BYTES", 1000)
+    with pytest.raises(RecordError, match="at most 1000 bytes"):
+        Evidence(tree=_packed(np.zeros(10_000, dtype="<i4"))).nodes()
+
+
+def test_optimised_slopes_prove_again_and_need_not_be_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    for number in range(6):
+        case = proven(plain_case(number), Ball(Radius.parse("0.15")), Budget(60.0, only=BoundMethod.OPTIMISED))
+        kept += [(case, row) for row, (item, _) in enumerate(case.rows) if item.evidence and item.evidence.slopes]
+    assert len(kept) > 3, "CROWN was enough everywhere"
+    for case, row in kept:
+        assert case.fault(row) == ""
+        record = case.rows[row][0].record
+        assert record.margin is not None
+        assert "is more than the" in case.fault(row, margin=record.margin + 0.1)
+        stored = case.rows[row][0].evidence
+        assert stored is not None
+        assert stored.slopes is not None
+        assert "expected" in case.fault(row, slopes=stored.slopes[:-1])
+        short = tuple(_packed(np.zeros(1, dtype=np.uint8)) for _ in stored.slopes)
+        assert "expected" in case.fault(row, slopes=short)
+
+
+def test_a_tree_is_read_as_it_was_made() -> None:
+    root = Node()
+    low, high = root.cut(5)
+    low.closed_by, (first, second) = "ibp", high.cut(2)
+    first.closed_by, second.closed_by = "run", "crown"
+    found = Evidence.of_tree(root)
+    assert found is not None
+    assert found.nodes() == [5, -2, 2, -1, -4]
+
+
+def test_a_tree_too_long_to_keep_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abscert_plugin.verification.evidence._LONGEST", 3)
+    assert Evidence.of_tree(Node(closed_by="ibp")) is None
