@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import Final, final
 
 import numpy as np
-import onnx
 import torch
 from jaxtyping import Float32
-from onnx import helper
-from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from abscert_plugin.artifact.metadata import INTERVAL, SCALED
@@ -17,29 +14,12 @@ from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Points
-from abscert_plugin.graph.nodes import Graph, Node, read_graph
-from abscert_plugin.reading.affine import AFFINE, READS_ACTIVATIONS, split
-from abscert_plugin.reading.layers import (
-    LAYERS,
-    Activation,
-    Affine,
-    Difference,
-    NodeView,
-    Permuted,
-    Total,
-    UnsupportedNodeError,
-    Value,
-)
+from abscert_plugin.graph.nodes import Graph, read_graph
+from abscert_plugin.reading.building import Build
+from abscert_plugin.reading.rules import RULES
 
 _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the module computes something else
 _PROBES: Final = 16
-_JOINS: Final = {"Add": Total, "Sub": Difference}
-# Operators that only pick and order the sizes of a shape, so that a -1 for the batch keeps its meaning.
-_MOVES_SIZES: Final = frozenset({"Cast", "Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"})
-# Operators on constants that are computed while reading; none that holds a graph, which might never end.
-_FOLDED: Final = _MOVES_SIZES | {"Add", "Constant", "Div", "Mul", "Neg", "Reshape", "Sqrt", "Sub", "Transpose"}
-# What the layers and constants of a broken graph may raise.
-_BROKEN: Final = (IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @final
@@ -93,7 +73,7 @@ def convert(artifact: Artifact) -> Converted:
     path, metadata = artifact.path, artifact.metadata
     graph = read_graph(with_tensors(artifact.model, path), path)
     source = SCALED if artifact.grid is None else INTERVAL
-    network = _Reader(graph, path, source, metadata.front.input_shape(metadata.image_shape)).read(metadata.classes)
+    network = _read(graph, path, source, metadata.front.input_shape(metadata.image_shape), metadata.classes)
     return Converted(network, largest_difference(network, artifact))
 
 
@@ -128,139 +108,18 @@ def largest_difference(network: nn.Module, artifact: Artifact) -> float:
     return difference
 
 
-@final
-class _Reader:
-    """Reads a graph node by node into layers."""
-
-    def __init__(self, graph: Graph, path: Path, source: str, shape: tuple[int, ...]) -> None:
-        self._graph = graph
-        self._path = path
-        self._layers: list[nn.Module] = []
-        self._slots: list[tuple[int, ...]] = []
-        self._source = source
-        self._values: dict[str, Value] = {source: Activation(0, shape)}
-        self._constants: dict[str, np.ndarray] = {name: graph.array(name) for name in graph.tensors}
-        self._holds_batch: set[str] = set()  # constants in which -1 stands for the batch
-
-    def read(self, classes: int) -> nn.Module:
-        """Return the network between its source, `interval` or `scaled`, and the file's output."""
-        needed = self._graph.between(self._source)
-        if self._graph.input != self._source and any(self._graph.input in node.inputs for node in needed):
-            raise UnsupportedModelError(f"{self._path}: its logits read `{self._graph.input}` past `{self._source}`")
-        for node in needed:
-            try:
-                self._read_node(node)
-            except UnsupportedNodeError as error:
-                raise self._refusal(node, str(error)) from error
-            except _BROKEN as error:
-                raise self._refusal(node, _one_line(error)) from error
-        target = self._graph.output
-        if target not in self._values or self._values[target].shape != (classes,):
-            raise UnsupportedModelError(
-                f"{self._path}: expected logits [batch, {classes}] that depend on `{self._source}`"
-            )
-        output = self._activation(target).slot
-        row: list[nn.Module] = []
-        slot = output
-        while slot and len(self._slots[slot - 1]) == 1:
-            row.append(self._layers[slot - 1])
-            (slot,) = self._slots[slot - 1]
-        if slot:  # two values meet
-            return IntervalNetwork(self._layers, self._slots, output).eval()
-        return nn.Sequential(*reversed(row)).eval()  # which bounds for layers in a row take too
-
-    def _read_node(self, node: Node) -> None:
-        if node.domain:
-            raise UnsupportedNodeError(f"expected an operator of ONNX itself, got one of {node.domain}")
-        if self._holds_batch & set(node.inputs) and node.operator not in (*_MOVES_SIZES, "Reshape"):
-            raise UnsupportedNodeError("expected the batch size to be used in shapes only")
-        if node.operator == "Shape":
-            self._constants[node.outputs[0]] = self._sizes(node)
-            self._holds_batch |= set(node.outputs) if node.inputs[0] in self._values else set()
-        elif all(name in self._constants for name in node.inputs if name):
-            self._fold(node)
-        elif node.operator == "Split":
-            parts = split(self._view(node), len(node.outputs))
-            self._values.update(zip(node.outputs, parts, strict=True))
-        else:
-            self._values[node.outputs[0]] = self._converted(node)
-
-    def _converted(self, node: Node) -> Value:
-        if node.operator in LAYERS or node.operator in READS_ACTIVATIONS:
-            self._activation(node.inputs[0])
-        view = self._view(node)
-        if node.operator in AFFINE:
-            made = AFFINE[node.operator](view)
-            return made if made is not None else self._joined(node)
-        if node.operator not in LAYERS:
-            raise UnsupportedNodeError("this operator has no bounds here")
-        value = self._activation(node.inputs[0])
-        for layer in LAYERS[node.operator](view):
-            value = self._append(layer, (value,))
-        return value
-
-    def _joined(self, node: Node) -> Value:
-        """Return the sum or difference of two activations."""
-        first, second = (self._activation(name) for name in node.inputs)
-        if first.shape != second.shape:
-            raise UnsupportedNodeError(f"expected two of one shape, got {first.shape} and {second.shape}")
-        return self._append(_JOINS[node.operator](), (first, second))
-
-    def _append(self, layer: nn.Module, inputs: tuple[Activation, ...]) -> Activation:
-        before = self._layers[inputs[0].slot - 1] if inputs[0].slot else None
-        if isinstance(layer, Permuted) and isinstance(before, Permuted):
-            source = self._slots[inputs[0].slot - 1][0]
-            order = tuple(before.order[axis] for axis in layer.order)
-            if order == tuple(range(len(order))):  # as in a model of NHWC images behind our transposition
-                return Activation(source, tuple(inputs[0].shape[axis - 1] for axis in layer.order[1:]))
-        with torch.no_grad():
-            shape = layer.eval()(*(torch.zeros(1, *value.shape) for value in inputs)).shape
-        self._layers.append(layer)
-        self._slots.append(tuple(value.slot for value in inputs))
-        return Activation(len(self._layers), tuple(shape[1:]))
-
-    def _activation(self, name: str) -> Activation:
-        """Return a value as what a layer gives out; an affine function becomes a layer."""
-        value = self._values.get(name)
-        if isinstance(value, Affine):
-            value = self._append(value.layer(), (value.source,))
-            self._values[name] = value
-        if value is None:
-            raise UnsupportedNodeError(f"expected its input {name!r} to depend on `{self._source}`")
-        return value
-
-    def _view(self, node: Node) -> NodeView:
-        inputs = tuple(self._values.get(name, self._constants.get(name)) for name in node.inputs)
-        return NodeView(node.attributes, inputs)
-
-    def _sizes(self, node: Node) -> np.ndarray:
-        name = node.inputs[0]
-        shape = [-1, *self._values[name].shape] if name in self._values else list(self._constants[name].shape)
-        attributes = node.attributes
-        return np.array(shape[attributes.get("start", 0) : attributes.get("end")], dtype=np.int64)
-
-    def _fold(self, node: Node) -> None:
-        """Compute a node whose inputs are all constants, by onnx's own reference."""
-        if node.operator not in _FOLDED:
-            raise UnsupportedNodeError("this operator on constants is not computed here")
-        names = [name for name in node.inputs if name]
-        inputs = [helper.make_tensor_value_info(name, self._kind(name), None) for name in names]
-        outputs = [onnx.ValueInfoProto(name=name) for name in node.outputs if name]
-        made = helper.make_node(node.operator, node.inputs, node.outputs, **node.attributes)
-        graph = helper.make_graph([made], "constants", inputs, outputs)
-        opset = helper.make_opsetid("", self._graph.opset)
-        evaluator = ReferenceEvaluator(helper.make_model(graph, opset_imports=[opset]))
-        results = evaluator.run(None, {name: self._constants[name] for name in names})
-        self._constants.update(zip((value.name for value in outputs), map(np.asarray, results), strict=True))
-        if self._holds_batch & set(names):
-            self._holds_batch |= set(node.outputs)
-
-    def _kind(self, name: str) -> int:
-        return helper.np_dtype_to_tensor_dtype(self._constants[name].dtype)
-
-    def _refusal(self, node: Node, reason: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self._path}: {node} cannot be bounded: {reason}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _read(graph: Graph, path: Path, source: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return the network between a tensor, `interval` or `scaled`, and the file's output."""
+    if graph.input != source and any(graph.input in node.inputs for node in graph.between(source)):
+        raise UnsupportedModelError(f"{path}: its logits read `{graph.input}` past `{source}`")
+    build = Build(graph, source, shape, RULES)
+    build.run(RULES, classes, f"{path} cannot be bounded")
+    output = build.activation(graph.output).slot
+    row: list[nn.Module] = []
+    slot = output
+    while slot and len(build.slots[slot - 1]) == 1:
+        row.append(build.layers[slot - 1])
+        (slot,) = build.slots[slot - 1]
+    if slot:  # two values meet
+        return IntervalNetwork(build.layers, build.slots, output).eval()
+    return nn.Sequential(*reversed(row)).eval()  # which bounds for layers in a row take too

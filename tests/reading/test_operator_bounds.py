@@ -19,9 +19,9 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.lirpa.whitebox import open_white_box
-from abscert_plugin.reading import layers, network
-from abscert_plugin.reading.affine import AFFINE
-from abscert_plugin.reading.layers import LAYERS, NodeView
+from abscert_plugin.reading import network
+from abscert_plugin.reading.building import Rule, Value, View
+from abscert_plugin.reading.rules import RULES
 
 SEEDS = range(4)
 POINTS = 1000
@@ -104,20 +104,19 @@ def test_no_bound_exceeds_a_margin_that_onnxruntime_gives(name: str, tmp_path: P
 def test_every_operator_with_bounds_is_sampled(tmp_path: Path) -> None:
     """A new operator of the table needs an entry here."""
     sampled = {part.strip() for name in graphs.OPERATORS for part in name.split(",")}
-    assert {*LAYERS, *AFFINE, "Split"} <= sampled
+    assert set(RULES) <= sampled
 
 
 # --- the comparison sees wrong bounds --------------------------------------------------------------------------------
 
 
-def with_operator(monkeypatch: pytest.MonkeyPatch, name: str, made: Callable[[NodeView], Sequence[nn.Module]]) -> None:
-    monkeypatch.setattr(network, "LAYERS", {**layers.LAYERS, name: made})
+def with_operator(monkeypatch: pytest.MonkeyPatch, name: str, rule: Rule) -> None:
+    monkeypatch.setattr(network, "RULES", {**RULES, name: rule})
 
 
-def pool_of_torch(node: NodeView) -> list[nn.Module]:
-    kernel, stride = node.attributes["kernel_shape"], node.attributes["strides"]
-    pads = node.attributes["pads"][:2]
-    return [nn.AvgPool2d(kernel, stride, pads)]
+def pool_of_torch(view: View) -> Value:
+    window = view.pool()
+    return view.layer(nn.AvgPool2d(window.kernel, window.stride, window.begins))  # type: ignore[arg-type]
 
 
 def overlapping_average(build: graphs.Build) -> None:
@@ -147,7 +146,7 @@ def test_sampling_sees_lines_of_slopes_beyond_0_and_1(
     path = graphs.classifier(steep(alpha), 0, tmp_path)
     with pytest.raises(UnsupportedModelError, match="alpha from 0 to 1"):
         open_white_box(Artifact.open(path, Provider.CPU))
-    with_operator(monkeypatch, "LeakyRelu", lambda node: [nn.LeakyReLU(node.attributes["alpha"])])
+    with_operator(monkeypatch, "LeakyRelu", lambda view: view.layer(nn.LeakyReLU(view.attribute("alpha", 0.01))))
     assert worst(steep(alpha), tmp_path) > 0
 
 

@@ -234,8 +234,12 @@ def after(*front: Node) -> list[Node]:
 
 
 REFUSED: dict[str, tuple[list[Node], dict[str, np.ndarray], str]] = {
-    "operator": (after(("Elu", [INTERVAL], ["front"], {})), WEIGHT, "Elu.*no bounds here"),
-    "constants": ([("Erf", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})], WEIGHT, "not computed"),
+    "operator": (after(("Elu", [INTERVAL], ["front"], {})), WEIGHT, "no bounds of Elu"),
+    "constants": (
+        [("Erf", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})],
+        WEIGHT,
+        "no bounds of Erf on constants",
+    ),
     "product": (after(("Mul", [INTERVAL, INTERVAL], ["front"], {})), WEIGHT, "Mul.*expected a constant"),
     "per-pixel": (after(("Add", [INTERVAL, "per_pixel"], ["front"], {})), {**WEIGHT, **PER_PIXEL}, "each channel"),
     "one-sided": (
@@ -248,12 +252,26 @@ REFUSED: dict[str, tuple[list[Node], dict[str, np.ndarray], str]] = {
         WEIGHT,
         "batch to stay first",
     ),
+    "several-operators": (
+        after(("Elu", [INTERVAL], ["e"], {}), ("Exp", ["e"], ["front"], {})),
+        WEIGHT,
+        "no bounds of Elu.*no bounds of Exp",
+    ),
     "batch-sized": (
         [
             ("Shape", [INTERVAL], ["s"], {}),
             ("Cast", ["s"], ["sf"], {"to": TensorProto.FLOAT}),
-            ("ReduceSum", ["sf"], ["total"], {"keepdims": 0}),
+            ("Gather", ["sf", "zero"], ["total"], {}),
             *after(("Mul", [INTERVAL, "total"], ["front"], {})),
+        ],
+        {**WEIGHT, "zero": np.array(0)},
+        "used in shapes only",
+    ),
+    "batch-computed": (
+        [
+            ("Shape", [INTERVAL], ["s"], {}),
+            ("Add", ["s", "s"], ["twice"], {}),
+            *after(("Reshape", [INTERVAL, "twice"], ["front"], {})),
         ],
         WEIGHT,
         "used in shapes only",

@@ -1,56 +1,74 @@
-"""What a rule reads of a node: constants that are known exactly, those that are computed, and values."""
+"""A plan in the making: what is known of its tensors, and what a rule sees of a node."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from abscert_plugin.bounds.proof.affine import Affine
+from abscert_plugin.bounds.proof.constants import need_one_meaning, point, rounded
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
-from abscert_plugin.bounds.proof.maps import Weights
+from abscert_plugin.bounds.proof.maps import LinearMap
 from abscert_plugin.bounds.proof.moves import Move
-from abscert_plugin.graph.nodes import Node
-
-
-class UnsupportedStepError(Exception):
-    """A node that the proof does not know; says why."""
-
-
-def need(holds: bool, reason: str) -> None:
-    """Raise unless something holds."""
-    if not holds:
-        raise UnsupportedStepError(reason)
-
-
-def point(array: np.ndarray) -> Enclosure:
-    """Return a float32 constant as an enclosure."""
-    need(array.dtype == np.float32, f"expected a constant of float32, got {array.dtype}")
-    need(bool(np.isfinite(array).all()), "a constant is infinite or NaN")
-    values = torch.from_numpy(array.astype(np.float64))
-    return held(values, values, is_constant=True)
+from abscert_plugin.graph.nodes import Graph, Node
+from abscert_plugin.graph.operands import Operands
+from abscert_plugin.graph.walk import MOVES, Walk, need
 
 
 @final
-@dataclass(slots=True)
-class Build:
+class Build(Walk):
     """A plan in the making.
 
     Args:
-        values: enclosures of a single zero image, for shapes: of all that depends on the input.
-        arrays: constants that are known exactly, of any type; -1 stands for the size of the batch.
-        constants: those that are computed with roundings.
-        steps: the plan so far.
-        with_batch: names of integer constants in which -1 stands for the batch.
+        graph: what it is of.
+        source: the tensor that boxes are of.
+        shape: of that tensor, without the batch.
+        rules: from an operator to what appends the steps of a node.
     """
 
-    values: dict[str, Enclosure]
-    arrays: dict[str, np.ndarray]
-    constants: dict[str, Enclosure] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
-    with_batch: set[str] = field(default_factory=set)
+    def __init__(
+        self, graph: Graph, source: str, shape: tuple[int, ...], rules: Mapping[str, Callable[["View"], None]]
+    ) -> None:
+        super().__init__(graph, source)
+        zero = torch.zeros((1, *shape), dtype=torch.float64)
+        self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
+        self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
+        self.steps: list[Step] = []
+        self._rules = rules
+
+    @override
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        return tuple(self.values[name].lower.shape[1:]) if name in self.values else None
+
+    @override
+    def fold(self, node: Node) -> None:
+        names = [name for name in node.inputs if name]
+        if all(name not in self.constants for name in names):
+            arrays = [self.constant(name) for name in names]
+            need_one_meaning(node, arrays)
+            is_whole = all(array.dtype.kind in "iub" for array in arrays)
+            if node.operator in MOVES or (is_whole and node.operator != "Sqrt"):
+                self.compute(node)
+                return
+        given = {name: self.enclosure(name) for name in names if name in self.constants or self._is_float(name)}
+        others = {name: self.constant(name) for name in names if name not in given}
+        self.constants.update(rounded(node, given, others, self.graph.opset))
+
+    def _is_float(self, name: str) -> bool:
+        return self.constant(name).dtype == np.float32
+
+    @override
+    def apply(self, node: Node) -> None:
+        self._rules[node.operator](View(node, self))
+
+    def enclosure(self, name: str) -> Enclosure:
+        """Return a float constant."""
+        return self.constants[name] if name in self.constants else point(self.constant(name))
 
     def append(self, step: Step) -> str:
         """Append a step and return the name of its output."""
@@ -59,90 +77,37 @@ class Build:
         self.steps.append(step)
         return step.output
 
-    def view(self, node: Node) -> "View":
-        """Return what a rule sees of a node."""
-        return View(self, node)
-
 
 @final
 @dataclass(slots=True)
-class View:
-    """A node and what its inputs are."""
+class View(Operands[Build]):
+    """A node whose steps are to be appended."""
 
-    build: Build
-    node: Node
-    parts: int = 0
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """Return the node's attributes."""
-        return self.node.attributes
-
-    def has(self, place: int) -> bool:
-        """Return whether there is an input at a place."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
+    parts_count: int = 0
 
     def is_constant(self, place: int) -> bool:
         """Return whether the input at a place is a constant."""
-        return self.node.inputs[place] in self.build.arrays or self.node.inputs[place] in self.build.constants
-
-    def value(self, place: int = 0) -> str:
-        """Return the name of the input at a place, which depends on the image."""
-        name = self.node.inputs[place] if self.has(place) else ""
-        need(name in self.build.values, f"expected input {place} to depend on the image")
-        return name
-
-    def shape(self, place: int = 0) -> tuple[int, ...]:
-        """Return the shape of an input that depends on the image, without the batch."""
-        return tuple(self.build.values[self.value(place)].lower.shape[1:])
+        name = self.node.inputs[place]
+        return name in self.walk.arrays or name in self.walk.constants
 
     def constant(self, place: int) -> Enclosure:
         """Return a float constant."""
         need(self.has(place) and self.is_constant(place), f"expected input {place} to be a constant")
-        name = self.node.inputs[place]
-        return self.build.constants[name] if name in self.build.constants else point(self.build.arrays[name])
-
-    def array(self, place: int) -> np.ndarray:
-        """Return a constant that is known exactly."""
-        name = self.node.inputs[place] if self.has(place) else ""
-        need(name in self.build.arrays, f"expected input {place} to be a constant")
-        return self.build.arrays[name]
-
-    def integers(self, attribute: str, place: int) -> list[int] | None:
-        """Return an attribute, or the constant that later versions read instead; None where left out."""
-        if attribute in self.attributes:
-            found = self.attributes[attribute]
-            return [found] if isinstance(found, int) else list(found)
-        return self.array(place).reshape(-1).tolist() if self.has(place) else None
-
-    def axis(self, default: int, rank: int) -> int:
-        """Return the attribute `axis`, counted from the front."""
-        axis = int(self.attributes.get("axis", default))
-        need(-rank <= axis < rank, f"expected an axis of {rank}, got {axis}")
-        return axis % rank
-
-    def require(self, **expected: Any) -> None:
-        """Raise unless every attribute that is there has the expected value."""
-        for name, value in expected.items():
-            need(self.attributes.get(name, value) == value, f"expected {name} = {value}")
+        return self.walk.enclosure(self.node.inputs[place])
 
     def part(self) -> str:
         """Return a name for a tensor inside the node; NUL is in no name of a file that was checked."""
-        self.parts += 1
-        return f"{self.node.outputs[0]}\0{self.parts}"
+        self.parts_count += 1
+        return f"{self.output}\0{self.parts_count}"
 
     def move(self, source: str, change: Callable[[Tensor], Tensor], output: str | None = None) -> str:
         """Append a move of entries and return the name of its output."""
-        return self.build.append(Move(output or self.part(), source, change))
+        return self.walk.append(Move(output or self.part(), source, change))
 
+    def moved(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Give what the node reads first with its entries moved."""
+        self.move(self.name(), change, self.output)
 
-def zeros_padded(values: Tensor, pads: list[int]) -> Tensor:
-    """Return values with zeros around them; `pads` as torch takes them, the last axis first."""
-    return torch.nn.functional.pad(values, pads)
-
-
-def weights(constant: Enclosure, change: Callable[[Tensor], Tensor] = lambda values: values) -> Weights:
-    """Return a constant as weights, none of which may have overflowed."""
-    made = Weights.of(constant, change)
-    need(bool(made.absolute.isfinite().all()), "a computed constant is infinite or NaN")
-    return made
+    def affine(self, source: str, linear: LinearMap, bias: Enclosure | None = None, **more: float) -> None:
+        """Give W x + b; `more` as `Affine` takes it."""
+        self.walk.append(Affine(self.output, source, linear, bias, **more))

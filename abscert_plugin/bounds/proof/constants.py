@@ -1,89 +1,113 @@
-"""Nodes that read constants alone: moved exactly, or computed with the roundings of any other node."""
+"""Constants with the roundings of float32: as weights, and what nodes make of constants alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
-import onnx
 import torch
-from onnx import helper
-from onnx.reference import ReferenceEvaluator
+from onnx import TensorProto, helper
+from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.affine import Affine, total
-from abscert_plugin.bounds.proof.affine_rules import reciprocal, reshaped
-from abscert_plugin.bounds.proof.building import Build, UnsupportedStepError, need, point, weights
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import Scale, Weights
 from abscert_plugin.graph.nodes import Node
+from abscert_plugin.graph.walk import MOVES, evaluate, need
 
-_SIZES: Final = frozenset({"Cast", "Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"})
-"""They only pick and order the sizes of a shape, so that a -1 for the batch keeps its meaning."""
-
-MOVES: Final = _SIZES | {"Constant", "ConstantOfShape", "Expand", "Flatten", "Reshape", "Shape", "Split", "Transpose"}
-"""Exact on constants of any type."""
-
-_WHOLE: Final = frozenset({"Add", "Div", "Mul", "Neg", "Sub"})
+_RECIPROCAL: Final = 3  # roundings of a factor that may be a reciprocal and be multiplied later
 
 
-def fold(build: Build, node: Node, opset: int) -> None:
-    """Take up what a node on constants gives."""
-    names = [name for name in node.inputs if name]
-    if build.with_batch & set(names):
-        need(node.operator in _SIZES, "expected the batch size to be used in shapes only")
-    exact = all(name in build.arrays for name in names)
-    is_whole = exact and all(build.arrays[name].dtype.kind in "iub" for name in names)
-    if exact and (node.operator in MOVES or (is_whole and node.operator in _WHOLE)):
-        found = _evaluate(node, {name: build.arrays[name] for name in names}, opset)
-        build.arrays.update(found)
-        if build.with_batch & set(names):
-            build.with_batch |= set(found)
-        return
+def point(array: np.ndarray) -> Enclosure:
+    """Return a float32 constant as an enclosure."""
+    need(array.dtype == np.float32, f"expected a constant of float32, got {array.dtype}")
+    need(bool(np.isfinite(array).all()), "a constant is infinite or NaN")
+    values = torch.from_numpy(array.astype(np.float64))
+    return held(values, values, is_constant=True)
+
+
+def reshaped(constant: Enclosure, shape: Sequence[int]) -> Enclosure:
+    """Return a constant in another shape."""
+    return constant.moved(lambda values: values.reshape(tuple(shape)))
+
+
+def weights(constant: Enclosure, change: Callable[[Tensor], Tensor] = lambda values: values) -> Weights:
+    """Return a constant as weights, none of which may have overflowed."""
+    made = Weights.of(constant, change)
+    need(bool(made.absolute.isfinite().all()), "a computed constant is infinite or NaN")
+    return made
+
+
+def exactly(number: float) -> Weights:
+    """Return an exact number as weights."""
+    values = torch.full((1,), number, dtype=torch.float64)
+    return weights(held(values, values, is_constant=True))
+
+
+def scaled(constant: Enclosure, factor: float) -> Enclosure:
+    """Return a constant times an exact number."""
+    return Affine("", "c", Scale(exactly(factor))).forward({"c": constant})
+
+
+def reciprocal(divisor: Enclosure) -> Weights:
+    """Return 1 / c as weights, which a runtime may compute and multiply by, or divide by c."""
+    lower, upper = divisor.computed()
+    least = torch.minimum(lower.abs(), upper.abs())
+    need(bool(((lower * upper > 0) & (least >= 2 * arithmetic.TINY)).all()), "expected divisors well away from 0")
+    ends = 1 / upper, 1 / lower
+    center = ends[0] / 2 + ends[1] / 2
+    absolute = (1 / least) * (1 + arithmetic.own_gamma(4))
+    radius = (ends[1] - ends[0]).abs() / 2 + arithmetic.own_gamma(8) * absolute
+    gain = max(1.0, float(absolute.max()))
+    return Weights(center, absolute, radius, _RECIPROCAL, arithmetic.underflow(2.0), gain)
+
+
+# --- nodes on constants ----------------------------------------------------------------------------------------------
+
+
+def need_one_meaning(node: Node, arrays: Sequence[np.ndarray]) -> None:
+    """Raise where runtimes, or onnx's reference, may make different numbers of exact constants."""
+    if node.operator == "Div" and all(array.dtype.kind in "iub" for array in arrays):  # the reference's is in float64
+        fits = all(bool(((array < 2**53) & (array > -(2**53))).all()) for array in arrays)
+        need(fits and bool(arrays[1].all()), "expected whole numbers below 2^53, and divisors other than 0")
+    if node.operator == "Cast":
+        kind, given = helper.tensor_dtype_to_np_dtype(node.attributes["to"]), arrays[0]
+        if kind.kind in "iu" and kind != given.dtype:
+            ends = np.iinfo(kind)
+            fits = bool(((given >= max(ends.min, -(2**31))) & (given <= min(ends.max, 2**31 - 1))).all())
+            need(fits, f"expected numbers that fit {kind}, and 32 bits")
+
+
+def rounded(
+    node: Node, given: Mapping[str, Enclosure], others: Mapping[str, np.ndarray], opset: int
+) -> dict[str, Enclosure]:
+    """Return what a node on constants gives.
+
+    Args:
+        node: a node of `ON_CONSTANTS`.
+        given: the float constants that it reads.
+        others: those of other types, such as shapes.
+        opset: version of ONNX's operators.
+    """
     if node.operator in MOVES:
-        build.constants.update(_moved(build, node, names, opset))
-        return
-    need(node.operator in _COMPUTED, "this operator on constants is not known here")
-    given = [build.constants[name] if name in build.constants else point(build.arrays[name]) for name in names]
-    build.constants[node.outputs[0]] = _COMPUTED[node.operator](*given).checked()
+        return _moved(node, given, others, opset)
+    need(not others, "expected constants of float32")
+    return {node.outputs[0]: _COMPUTED[node.operator](*(given[name] for name in node.inputs if name)).checked()}
 
 
-def sizes(build: Build, node: Node) -> None:
-    """Take up the shape of a value that depends on the image; -1 is the batch."""
-    shape = [-1, *build.values[node.inputs[0]].lower.shape[1:]]
-    kept = shape[node.attributes.get("start", 0) : node.attributes.get("end")]
-    build.arrays[node.outputs[0]] = np.array(kept, dtype=np.int64)
-    if -1 in kept:
-        build.with_batch.add(node.outputs[0])
-
-
-def _evaluate(node: Node, arrays: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray]:
-    """Compute a node by onnx's own reference."""
-    inputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
-        for name, array in arrays.items()
-    ]
-    names = [name for name in node.outputs if name]
-    made = helper.make_node(node.operator, node.inputs, node.outputs, **node.attributes)
-    graph = helper.make_graph([made], "constants", inputs, [onnx.ValueInfoProto(name=name) for name in names])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    results = ReferenceEvaluator(model).run(None, dict(arrays))
-    return dict(zip(names, map(np.asarray, results), strict=True))
-
-
-def _moved(build: Build, node: Node, names: list[str], opset: int) -> dict[str, Enclosure]:
+def _moved(
+    node: Node, given: Mapping[str, Enclosure], others: Mapping[str, np.ndarray], opset: int
+) -> dict[str, Enclosure]:
     """Move constants that are not known exactly: each of their ends is moved."""
-    need(node.operator != "Cast" or node.attributes["to"] == onnx.TensorProto.FLOAT, "expected a Cast to float32")
-    data = [name for name in names if name in build.constants or build.arrays[name].dtype == np.float32]
-    given = {name: build.constants[name] if name in build.constants else point(build.arrays[name]) for name in data}
-    others = {name: build.arrays[name] for name in names if name not in given}
+    need(node.operator != "Cast" or node.attributes["to"] == TensorProto.FLOAT, "expected a Cast to float32")
     parts = []
     for part in ("lower", "upper", "magnitude"):
+        arrays = {name: getattr(value, part).numpy() for name, value in given.items()}
         if node.operator in ("Cast", "Identity"):
-            parts.append({node.outputs[0]: getattr(given[names[0]], part).numpy()})
+            parts.append({node.outputs[0]: arrays[node.inputs[0]]})
         else:
-            arrays = {name: getattr(given[name], part).numpy() if name in given else others[name] for name in names}
-            parts.append(_evaluate(node, arrays, opset))
+            parts.append(evaluate(node, {**arrays, **others}, opset))
     some = list(given.values())
     lower, upper, magnitude = (
         {name: torch.from_numpy(np.array(array, dtype=np.float64)) for name, array in part.items()} for part in parts
@@ -100,9 +124,6 @@ def _moved(build: Build, node: Node, names: list[str], opset: int) -> dict[str, 
         )
         for name in lower
     }
-
-
-# --- what is computed ------------------------------------------------------------------------------------------------
 
 
 def _product(first: Enclosure, second: Weights) -> Enclosure:
@@ -127,8 +148,7 @@ def _subtract(first: Enclosure, second: Enclosure) -> Enclosure:
 
 def _square_root(value: Enclosure) -> Enclosure:
     lower, upper = value.computed()
-    if not bool((lower >= 2 * arithmetic.TINY).all()):
-        raise UnsupportedStepError("expected roots of numbers well above 0")
+    need(bool((lower >= 2 * arithmetic.TINY).all()), "expected roots of numbers well above 0")
     share = arithmetic.gamma(2) + arithmetic.own_gamma(8)
     return held(lower.sqrt() * (1 - share), upper.sqrt() * (1 + share), is_constant=True)
 
@@ -143,5 +163,3 @@ _COMPUTED: Final[Mapping[str, Callable[..., Enclosure]]] = MappingProxyType(
         "Sub": _subtract,
     }
 )
-
-ON_CONSTANTS: Final = MOVES | set(_COMPUTED)

@@ -17,6 +17,8 @@ from abscert_plugin.graph.nodes import Graph, read_graph
 
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 LARGE = np.float32(2.0**26)
+WHOLE = ("zero", "two", "swapped", "sizes", "axes", "whole", "unit", "less", "last", "end", "back")
+"""Constants of type int64 in the graphs here."""
 
 
 def single(values: Any) -> np.ndarray:
@@ -33,7 +35,10 @@ def net(nodes: Sequence[tuple[Any, ...]], inputs: int, **constants: Any) -> Grap
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", inputs]),
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2]),
     ]
-    tensors = [numpy_helper.from_array(single(values), name) for name, values in constants.items()]
+    tensors = [
+        numpy_helper.from_array(np.asarray(values, np.int64 if name in WHOLE else np.float32), name)
+        for name, values in constants.items()
+    ]
     model = helper.make_model(
         helper.make_graph(made, "trap", ends[:1], ends[1:], tensors),
         opset_imports=[helper.make_opsetid("", 13)],
@@ -250,3 +255,77 @@ def test_any_lower_slopes_are_sound(slope: float) -> None:
         given = {"h": torch.full(shape, slope, dtype=torch.float64)}
         bound = float(proof.margins(low, -low, torch.tensor([0]), BoundMethod.CROWN, given))
         assert -1000 < bound <= least + 1e-9
+
+
+# --- sizes of the batch ----------------------------------------------------------------------------------------------
+
+
+def test_the_size_of_the_batch_in_another_place_is_no_size_of_an_image() -> None:
+    """The file gives x0 + 1 and x1 for one image; read as images apart, x0 + 1 and x0."""
+    nodes = [
+        ("Shape", "x", "s"),
+        ("Gather", "s zero", "batch"),
+        ("Concat", "two batch", "turned", {"axis": 0}),
+        ("Reshape", "x turned", "r"),  # [2, 1] for one image
+        ("Gather", "r zero", "g", {"axis": 1}),
+        ("Shape", "g", "t"),
+        ("Gather", "t swapped", "back"),
+        ("Reshape", "g back", "q"),  # [1, 2]
+        ("Add", "q c", "logits"),
+    ]
+    with pytest.raises(UnsupportedModelError, match="keeps the batch apart"):
+        proven(net(nodes, 2, zero=[0], two=[2], swapped=[1, 0], c=[[1, 0]]), [0, 0], [1, 5])
+
+
+def test_the_size_of_the_batch_picks_nothing() -> None:
+    """The file takes the shape [-1, 1, 2] for one image, the last one where -1 stands for the batch."""
+    nodes = [
+        ("Shape", "x", "s"),
+        ("Gather", "s zero", "batch"),
+        ("Gather", "sizes batch", "target"),
+        ("Reshape", "x target", "r"),
+        ("ReduceSum", "r axes", "t", {"keepdims": 0}),
+        ("Add", "t c", "logits"),
+    ]
+    sizes = [[-1, 2, 1], [-1, 1, 2], [-1, 2, 1]]
+    with pytest.raises(UnsupportedModelError, match="in shapes only"):
+        proven(net(nodes, 2, zero=0, sizes=sizes, axes=[1], c=[[1, 0]]), [0, 0], [1, 5])
+
+
+def test_whole_numbers_are_divided_exactly_or_not_at_all() -> None:
+    """(2^60 + 1) / 1 - 2^60 is 1, and 0 in float64."""
+    nodes = [
+        ("Div", "whole unit", "d"),
+        ("Sub", "d less", "f"),
+        ("Cast", "f", "k", {"to": TensorProto.FLOAT}),
+        ("MatMul", "x w", "h"),
+        ("Mul", "h k", "m"),
+        ("Sub", "c m", "logits"),
+    ]
+    graph = net(nodes, 1, whole=2**60 + 1, unit=1, less=2**60, w=[[1, 0]], c=[0.5, 0])
+    with pytest.raises(UnsupportedModelError, match="whole numbers"):
+        proven(graph, [1], [1])
+
+
+def test_a_slice_backward_to_beyond_the_last_entry_is_refused() -> None:
+    """Runtimes give nothing, or where the end is the largest int64 all entries; the sum would be 0 or x0 + x1."""
+    nodes = [
+        ("Slice", "x last end axes back", "s"),
+        ("ReduceSum", "s axes", "t"),
+        ("Mul", "t w", "logits"),
+    ]
+    graph = net(nodes, 2, last=[1], end=[2**62 + 1], axes=[1], back=[-1], w=[[1, 0]])
+    with pytest.raises(UnsupportedModelError, match="slice backward"):
+        proven(graph, [1, 1], [1, 1])
+
+
+def test_numbers_that_do_not_fit_their_type_are_refused() -> None:
+    """Runtimes may give the least int32, the largest or any other."""
+    nodes = [
+        ("Cast", "large", "n", {"to": TensorProto.INT32}),
+        ("Cast", "n", "k", {"to": TensorProto.FLOAT}),
+        ("MatMul", "x w", "h"),
+        ("Mul", "h k", "logits"),
+    ]
+    with pytest.raises(UnsupportedModelError, match="fit int32"):
+        proven(net(nodes, 1, large=3e9, w=[[-1, 0]]), [1], [1])

@@ -1,0 +1,213 @@
+"""What a rule reads of a node: its attributes, its constants, and the shapes of what depends on the image."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final, Generic, TypeVar, final
+
+import numpy as np
+
+from abscert_plugin.graph.nodes import Node
+from abscert_plugin.graph.walk import Walk, need
+
+W = TypeVar("W", bound=Walk)
+
+_SAME: Final = (b"SAME_UPPER", b"SAME_LOWER")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What slides over images: sizes along each of their axes.
+
+    Args:
+        kernel: of the window.
+        stride: from one window to the next.
+        dilation: from one entry of a window to the next.
+        begins: padding before the first entry.
+        ends: padding behind the last one.
+    """
+
+    kernel: list[int]
+    stride: list[int]
+    dilation: list[int]
+    begins: list[int]
+    ends: list[int]
+
+
+@dataclass(slots=True)
+class Operands(Generic[W]):
+    """A node in a walk; whoever makes something of nodes adds how.
+
+    Each method raises UnsupportedNodeError where the node is not as it expects.
+
+    Args:
+        node: the node.
+        walk: what is known of what it reads.
+    """
+
+    node: Node
+    walk: W
+
+    @property
+    def output(self) -> str:
+        """Return the name of the first tensor that it gives."""
+        return self.node.outputs[0]
+
+    def has(self, place: int) -> bool:
+        """Return whether there is an input at a place."""
+        return place < len(self.node.inputs) and bool(self.node.inputs[place])
+
+    def name(self, place: int = 0) -> str:
+        """Return the name of the input at a place, which has to depend on the image."""
+        name = self.node.inputs[place] if self.has(place) else ""
+        need(self.walk.shape_of(name) is not None, f"expected input {place} to depend on `{self.walk.source}`")
+        return name
+
+    def shape(self, place: int = 0) -> tuple[int, ...]:
+        """Return the shape, without the batch, of the input at a place."""
+        shape = self.walk.shape_of(self.name(place))
+        assert shape is not None
+        return shape
+
+    def array(self, place: int) -> np.ndarray:
+        """Return the input at a place, which has to be a constant that is known exactly."""
+        name = self.node.inputs[place] if self.has(place) else ""
+        need(name in self.walk.arrays, f"expected input {place} to be a constant")
+        return self.walk.arrays[name]
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """Return an attribute."""
+        return self.node.attributes.get(name, default)
+
+    def integers(self, attribute: str, place: int) -> list[int] | None:
+        """Return an attribute, or the constant that later versions read instead; None where left out."""
+        if attribute in self.node.attributes:
+            found = self.node.attributes[attribute]
+            return [found] if isinstance(found, int) else list(found)
+        return self.array(place).reshape(-1).tolist() if self.has(place) else None
+
+    def require(self, **expected: Any) -> None:
+        """Raise unless every attribute that is there has the expected value."""
+        for name, value in expected.items():
+            found = self.attribute(name, value)
+            need(found == value, f"expected {name} = {value}, got {found}")
+
+    def axis(self, default: int, rank: int) -> int:
+        """Return the attribute `axis`, counted from the front, which is not that of the batch."""
+        axis = int(self.attribute("axis", default))
+        need(-rank <= axis < rank, f"expected an axis of {rank}, got {axis}")
+        need(axis % rank > 0, "expected the images of a batch to stay apart")
+        return axis % rank
+
+    # --- windows -----------------------------------------------------------------------------------------------------
+
+    def pool(self) -> Window:
+        """Return the window of a MaxPool or AveragePool."""
+        self.require(ceil_mode=0, storage_order=0)
+        return self.window(self.node.attributes["kernel_shape"])
+
+    def window(self, kernel: Sequence[int], ranks: Collection[int] = (2,)) -> Window:
+        """Return the window of this size.
+
+        Args:
+            kernel: its size along each axis.
+            ranks: how many axes it may have.
+        """
+        shape, rank = self.shape(), len(kernel)
+        axes = " or ".join(map(str, ranks))
+        need(
+            rank in ranks and len(shape) == rank + 1,
+            f"expected a window over the {axes} axes of images, got one over {rank} of {shape}",
+        )
+        stride, dilation = self._steps("strides", rank), self._steps("dilations", rank)
+        kind, pads = self.attribute("auto_pad", b"NOTSET"), [int(pad) for pad in self.attribute("pads", [0] * 2 * rank)]
+        if kind in _SAME:
+            spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
+            totals = [
+                max((-(-size // step) - 1) * step + span - size, 0)
+                for size, step, span in zip(shape[1:], stride, spans, strict=True)
+            ]
+            less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
+            pads = [*less, *more] if kind == _SAME[0] else [*more, *less]
+        elif kind == b"VALID":
+            pads = [0] * 2 * rank
+        need(len(pads) == 2 * rank and min(pads) >= 0, f"expected 2 x {rank} paddings of at least 0, got {pads}")
+        return Window([int(size) for size in kernel], stride, dilation, pads[:rank], pads[rank:])
+
+    def _steps(self, attribute: str, rank: int) -> list[int]:
+        steps = [int(step) for step in self.attribute(attribute, [1] * rank)]
+        need(len(steps) == rank and min(steps) >= 1, f"expected {rank} {attribute} of at least 1, got {steps}")
+        return steps
+
+    # --- what only moves entries -------------------------------------------------------------------------------------
+
+    def order(self) -> tuple[int, ...]:
+        """Return the order in which a Transpose puts the axes, that of the batch among them."""
+        order = tuple(self.attribute("perm", reversed(range(len(self.shape()) + 1))))
+        need(order[0] == 0, f"expected the batch to stay first, got perm = {order}")
+        return order
+
+    def parts(self) -> tuple[int, list[int]]:
+        """Return the axis of a Split, counted with the batch, and the sizes of its parts."""
+        count, axis = len(self.node.outputs), self.axis(0, len(self.shape()) + 1)
+        size, sizes = self.shape()[axis - 1], self.integers("split", 1)
+        if sizes is None:
+            each = -(-size // count)
+            sizes = np.diff(np.minimum(np.arange(count + 1) * each, size)).tolist()
+        fits = sum(sizes) == size and len(sizes) == count and min(sizes) > 0
+        need(fits, f"expected parts that add up to {size}, got {sizes}")
+        return axis, sizes
+
+    def need_inert(self) -> None:
+        """Raise unless a Cast, Dropout or Identity gives what it reads."""
+        if self.node.operator == "Cast":
+            self.require(to=1)  # float32
+        if self.node.operator == "Dropout" and self.has(2):
+            need(not self.array(2).any(), "expected a Dropout that does nothing, as in inference")
+
+
+def new_shape(node: Operands[Any]) -> tuple[int, ...]:
+    """Return the shape, without the batch, to which a node of `SHAPES` brings what it reads."""
+    return SHAPES[node.node.operator](node)
+
+
+def _flatten(node: Operands[Any]) -> tuple[int, ...]:
+    axis = node.attribute("axis", 1)
+    need(axis in (1, -len(node.shape())), f"expected axis = 1, got {axis}")
+    return (prod(node.shape()),)
+
+
+def _reshape(node: Operands[Any]) -> tuple[int, ...]:
+    shape, target = node.shape(), [int(size) for size in node.array(1)]
+    if 0 in target:
+        node.require(allowzero=0)
+    # the size of the batch may be written as -1, 0 or a number: what each image holds tells whether it stays the batch
+    sizes = [(0, *shape)[place] if size == 0 and place <= len(shape) else size for place, size in enumerate(target)][1:]
+    if sizes.count(-1) == 1:
+        known = prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = prod(shape) // known if known else 0
+    fits = bool(target) and prod(sizes) == prod(shape) and min(sizes, default=1) >= 1
+    need(fits, f"expected a shape that keeps the batch apart, got {target}")
+    return tuple(sizes)
+
+
+def _squeeze(node: Operands[Any]) -> tuple[int, ...]:
+    shape, axes = node.shape(), node.integers("axes", 1)
+    places = {axis % (len(shape) + 1) for axis in axes or ()}
+    need(axes is not None and 0 not in places, "expected axes, and the batch to stay first")
+    need(all(shape[place - 1] == 1 for place in places), f"expected axes of one entry, got {axes} of {shape}")
+    return tuple(size for place, size in enumerate(shape, 1) if place not in places)
+
+
+def _unsqueeze(node: Operands[Any]) -> tuple[int, ...]:
+    axes = node.integers("axes", 1)
+    rank = len(node.shape()) + 1 + len(axes or ())
+    places = {axis % rank for axis in axes or ()}
+    need(axes is not None and 0 not in places, "expected axes, and the batch to stay first")
+    old = iter(node.shape())
+    return tuple(1 if place in places else next(old) for place in range(1, rank))
+
+
+SHAPES: Final = {"Flatten": _flatten, "Reshape": _reshape, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze}
+"""Operators that keep the order of entries, and the shape that they give."""

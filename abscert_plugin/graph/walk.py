@@ -1,0 +1,163 @@
+"""A graph taken up node by node: constants and sizes are computed here, what depends on the image is left to rules."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.graph.nodes import Graph, Node
+
+BATCH: Final = 7 - 2**31
+"""Stands for the batch among sizes: below 0 in any type that it may have, and unlike -1 it asks for nothing."""
+
+_SIZES: Final = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"})
+_SIZE_TYPES: Final = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64)
+
+MOVES: Final = _SIZES | {"Constant", "ConstantOfShape", "Expand", "Flatten", "Split", "Transpose"}
+"""Exact on constants of any type. None here or below holds a graph, which might never end."""
+
+ON_CONSTANTS: Final = MOVES | {"Add", "Div", "Mul", "Neg", "Sqrt", "Sub"}
+"""Operators that are computed where all that they read is constant."""
+
+# What layers, arithmetic and constants of a broken graph may raise.
+_BROKEN: Final = (IndexError, KeyError, MemoryError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+_ONLY_SHAPES: Final = "expected the batch size to be used in shapes only"
+
+
+class UnsupportedNodeError(Exception):
+    """A node without a rule, or used as no rule knows it; says why, for a message that says where it is."""
+
+
+def need(holds: bool, reason: str) -> None:
+    """Raise UnsupportedNodeError unless something holds."""
+    if not holds:
+        raise UnsupportedNodeError(reason)
+
+
+class Walk(ABC):
+    """A graph, and what is known of its tensors so far.
+
+    Args:
+        graph: the graph.
+        source: the tensor to begin at.
+    """
+
+    def __init__(self, graph: Graph, source: str) -> None:
+        self.graph = graph
+        self.source = source
+        self.arrays = {name: graph.array(name) for name in graph.tensors}
+        self._with_batch: set[str] = set()  # constants among which `BATCH` may be
+
+    @abstractmethod
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Return the shape, without the batch, of a tensor that depends on the source; None of any other."""
+
+    @abstractmethod
+    def fold(self, node: Node) -> None:
+        """Take up what a node of `ON_CONSTANTS` gives that reads constants alone."""
+
+    @abstractmethod
+    def apply(self, node: Node) -> None:
+        """Take up what a node gives that reads something that depends on the source."""
+
+    def run(self, known: Collection[str], classes: int, refusal: str) -> None:
+        """Take up all nodes between the source and the output.
+
+        Args:
+            known: the operators that `apply` knows.
+            classes: how many logits there have to be.
+            refusal: how messages begin.
+
+        Raises:
+            UnsupportedModelError: if an operator is not known, and names all of these at once; or a way to use one is
+                not, or the output is no [batch, classes].
+        """
+        missing = unsupported(self.graph, self.source, known)
+        if missing:
+            raise UnsupportedModelError(f"{refusal}: {'; '.join(missing)}")
+        for node in self.graph.between(self.source):
+            try:
+                self._take(node)
+            except UnsupportedNodeError as error:
+                raise UnsupportedModelError(f"{refusal}: {node}: {error}") from error
+            except _BROKEN as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise UnsupportedModelError(f"{refusal}: {node}: {reason}") from error
+        if self.shape_of(self.graph.output) != (classes,):
+            raise UnsupportedModelError(f"{refusal}: expected logits [batch, {classes}] that depend on `{self.source}`")
+
+    def constant(self, name: str) -> np.ndarray:
+        """Return a constant that is known exactly."""
+        need(name in self.arrays, f"it reads {name!r}, which is not known")
+        return self.arrays[name]
+
+    def compute(self, node: Node) -> None:
+        """Take up what a node gives that reads exact constants alone, by onnx's own reference."""
+        self.arrays.update(
+            evaluate(node, {name: self.constant(name) for name in node.inputs if name}, self.graph.opset)
+        )
+        if self._with_batch & set(node.inputs) and node.operator != "Shape":
+            self._with_batch |= set(node.outputs)
+
+    def _take(self, node: Node) -> None:
+        shapes = [self.shape_of(name) for name in node.inputs if name]
+        shape = next((found for found in shapes if found is not None), None)
+        if shape is None:
+            self._need_sizes_to_stay(node)
+            self.fold(node)
+        elif node.operator == "Shape":
+            sizes = (BATCH, *shape)[node.attributes.get("start", 0) : node.attributes.get("end")]
+            self.arrays[node.outputs[0]] = np.array(sizes, dtype=np.int64)
+            self._with_batch |= set(node.outputs)
+        else:
+            is_shape = node.operator == "Reshape" and node.inputs[0] not in self._with_batch
+            need(is_shape or not self._with_batch & set(node.inputs), _ONLY_SHAPES)
+            self.apply(node)
+
+    def _need_sizes_to_stay(self, node: Node) -> None:
+        """Raise unless a node on constants only picks and orders sizes among which that of the batch may be."""
+        read = self._with_batch & set(node.inputs)
+        others = () if node.operator == "Concat" else node.inputs[1:]
+        may = node.operator in _SIZES and (node.operator != "Cast" or node.attributes["to"] in _SIZE_TYPES)
+        need(not read or (may and not read & set(others)), _ONLY_SHAPES)
+
+
+def unsupported(graph: Graph, source: str, known: Collection[str]) -> list[str]:
+    """Return a line for each node between a tensor and the output whose operator is not known.
+
+    Args:
+        graph: the graph.
+        source: the tensor.
+        known: the operators that are known on what depends on the tensor; on constants, they are `ON_CONSTANTS`.
+    """
+    dependent, lines = {source}, []
+    for node in graph.between(source):
+        on_image = bool(dependent & set(node.inputs))
+        if on_image and node.operator != "Shape":  # what that gives is a constant here
+            dependent |= set(node.outputs)
+        operators = {*known, "Shape"} if on_image else ON_CONSTANTS
+        if node.domain or node.operator not in operators or node.captured:
+            name = f"{node.domain}.{node.operator}" if node.domain else node.operator
+            lines.append(f"node {node.name!r}: no bounds of {name}{'' if on_image else ' on constants'}")
+    return lines
+
+
+def evaluate(node: Node, arrays: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray]:
+    """Return what a node gives for arrays by name, by onnx's own reference."""
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
+        for name, array in arrays.items()
+    ]
+    names = [name for name in node.outputs if name]
+    made = helper.make_node(node.operator, node.inputs, node.outputs, **node.attributes)
+    graph = helper.make_graph([made], "constants", inputs, [onnx.ValueInfoProto(name=name) for name in names])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    results = ReferenceEvaluator(model).run(None, dict(arrays))
+    return dict(zip(names, map(np.asarray, results), strict=True))
