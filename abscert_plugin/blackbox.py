@@ -114,6 +114,7 @@ class BlackBox:
             "threads": self._threads,
             "graph_optimisation": "all",
             "execution": "sequential",
+            **({"one_by_one": True} if self._one_by_one else {}),
         }
 
     def run(self, inputs: Float32[np.ndarray, "batch *feature"]) -> Float32[np.ndarray, "batch classes"]:

@@ -130,6 +130,12 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise RecordError(f"the certificate's radius, its scale or its inputs have no meaning: {error}") from error
 
 
+def sentence(claim: Claim, configuration: Mapping[str, Any]) -> str:
+    """Return the claim in a sentence, with what it asks of those who run the file."""
+    alone = " The file is run on one image at a time: its graph does not show that the images of a batch stay apart."
+    return SCOPE[claim] + (alone if configuration.get("one_by_one") else "")
+
+
 def batches_of(records: Sequence[Record], data: DataSet) -> Iterator[tuple[Sequence[Record], Batch, Images]]:
     """Yield rows, few at a time, with their images of a data set, and these on the pixel scale."""
     places = {int(index): position for position, index in enumerate(data.index)}
@@ -168,7 +174,7 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
     content = {
         "schema": SCHEMA,
         "claim": claim.value,
-        "says": SCOPE[claim],
+        "says": sentence(claim, run.configuration),
         "floating_point": FLOATING_POINT[SCHEMA][claim],
         "configuration": dict(run.configuration),
         "model": dict(run.model or {}),

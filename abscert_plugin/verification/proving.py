@@ -14,6 +14,7 @@ from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import margin_rows
 from abscert_plugin.errors import UnsupportedModelError
@@ -73,10 +74,8 @@ class Prover:
         rest = np.flatnonzero(found <= 0)  # few: those are worth twice the precision
         if len(rest):
             ends, classes = self._ends(points[rest]), torch.from_numpy(labels[rest])
-            exact = _in_memory(
-                lambda: self._proof.margins(ends, ends, classes, BoundMethod.IBP), BoundMethod.IBP, len(rest)
-            )
-            found[rest] = np.maximum(found[rest], _least(exact))
+            exact = self._least(self._proof, ends, ends, classes, BoundMethod.IBP, {})
+            found[rest] = np.maximum(found[rest], exact)
         return found
 
     def least_margins(
@@ -89,6 +88,8 @@ class Prover:
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at all points between two; -inf claims nothing.
 
+        Intervals come first, in float32 and quick: linear bounds are of what these leave open.
+
         Args:
             lowest: the lower points.
             highest: the upper points.
@@ -99,14 +100,23 @@ class Prover:
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        by = PROVEN_BY[method]
-        proof = self._quick if by is BoundMethod.IBP else self._proof
         lower, upper, classes = self._ends(lowest), self._ends(highest), torch.from_numpy(labels)
+        found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
+        rest = np.flatnonzero(found <= 0)
+        by = PROVEN_BY[method]
+        if by is BoundMethod.IBP or not len(rest):
+            return found
         given = {
-            name: torch.from_numpy(slope).reshape(*slope.shape[:2], *shape)
+            name: torch.from_numpy(slope[rest]).reshape(len(rest), slope.shape[1], *shape)
             for (name, shape), slope in zip(self._proof.relus.items(), slopes, strict=False)
         }
-        return _least(_in_memory(lambda: proof.margins(lower, upper, classes, by, given), method, len(labels)))
+        found[rest] = self._least(self._proof, lower[rest], upper[rest], classes[rest], by, given)
+        return found
+
+    def _least(
+        self, proof: Proof, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes
+    ) -> np.ndarray:
+        return _least(_in_memory(lambda: proof.margins(lower, upper, labels, method, slopes), method, len(labels)))
 
     def hidden(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
         """Return enclosures of all values between two points, for `part_margins`.

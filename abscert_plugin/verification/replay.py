@@ -11,13 +11,20 @@ from jaxtyping import Float32
 
 import abscert_plugin
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Verdict
+from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
-from abscert_plugin.verification.certificate import FLOATING_POINT, Certificate, Row, batches_of, pixels_sha256
+from abscert_plugin.verification.certificate import (
+    FLOATING_POINT,
+    Certificate,
+    Row,
+    batches_of,
+    pixels_sha256,
+    sentence,
+)
 from abscert_plugin.verification.decision import ITSELF, Decider
 from abscert_plugin.verification.evidence import PROVEN, RESEARCH, Evidence
 from abscert_plugin.verification.logits import read_logits
@@ -99,7 +106,8 @@ def check_origin(
     yield _check("version", "" if written == here else other, here)
     contradictions = [fault for row in certificate.rows if (fault := _contradiction(certificate, row.record))]
     claim = Claim(certificate.claim)
-    if (certificate.says, certificate.floating_point) != (SCOPE[claim], FLOATING_POINT[certificate.schema][claim]):
+    expected = sentence(claim, certificate.configuration), FLOATING_POINT[certificate.schema][claim]
+    if (certificate.says, certificate.floating_point) != expected:
         contradictions.insert(0, "its sentences are not those of its claim")
     if certificate.configuration.get("claim") != certificate.claim:
         contradictions.insert(0, "its configuration is of another claim")

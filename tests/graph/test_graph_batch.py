@@ -15,16 +15,17 @@ from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.claim import Claim, Radius, RadiusScale
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.reading.network import convert
-from abscert_plugin.records import Record
+from abscert_plugin.records import Record, RunInfo
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.certificate import sentence
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.run import Verification
 
@@ -92,7 +93,9 @@ def test_images_that_might_meet_are_named_and_no_certificate_is_wrong(
         for label in (0, 1):
             labels = np.full(COUNT, label)
             for size in (1, 3, COUNT):
-                records = verify(path, labels, tmp_path / f"{claim}-{label}-{size}", size, claim)
+                out = tmp_path / f"{claim}-{label}-{size}"
+                records = verify(path, labels, out, size, claim)
+                assert "one image at a time" in sentence(Claim.CELL, RunInfo.read(out / "run.json").configuration)
                 assert wrong(records, path) == []
 
 
