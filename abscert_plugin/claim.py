@@ -129,9 +129,3 @@ class Radius:
         """The least float64 that is not below the radius on the pixel scale."""
         nearest = float(self.pixel)
         return nearest if Fraction(nearest) >= self.pixel else math.nextafter(nearest, math.inf)
-
-    @property
-    def inward(self) -> float:
-        """The largest float64 that is not above the radius on the pixel scale."""
-        nearest = float(self.pixel)
-        return nearest if Fraction(nearest) <= self.pixel else math.nextafter(nearest, -math.inf)

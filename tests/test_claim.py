@@ -38,12 +38,10 @@ def test_fractions_and_decimals_are_read_exactly(first: int, second: int) -> Non
 
 
 @given(st.fractions(0, 1) | st.floats(0, 1).map(Fraction), st.sampled_from(RadiusScale))
-def test_floats_bracket_the_radius_and_none_lies_between(value: Fraction, scale: RadiusScale) -> None:
+def test_the_float_outward_is_the_least_that_is_not_below_the_radius(value: Fraction, scale: RadiusScale) -> None:
     radius = Radius(value, scale)
-    inward, outward, pixel = Fraction(radius.inward), Fraction(radius.outward), radius.pixel
-    assert inward <= pixel <= outward
-    assert (inward == outward) == (pixel in (inward, outward))
-    assert radius.outward in (radius.inward, math.nextafter(radius.inward, math.inf))
+    below = math.nextafter(radius.outward, -math.inf)
+    assert Fraction(below) < radius.pixel <= Fraction(radius.outward)
 
 
 def test_two_is_the_largest_on_the_training_scale() -> None:
