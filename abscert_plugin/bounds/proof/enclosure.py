@@ -42,13 +42,15 @@ multiplied with one another. No reduced precision, no Winograd or FFT convolutio
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Final, final
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
+
+_BY_IMAGE: Final = ("lower", "upper", "magnitude", "underflow", "reach")
 
 
 @final
@@ -96,13 +98,16 @@ class Enclosure:
         lower, upper, magnitude = move(self.lower), move(self.upper), move(self.magnitude)
         return replace(self, lower=lower, upper=upper, magnitude=magnitude)
 
+    def take(self, images: Int64[Tensor, "some"]) -> "Enclosure":
+        """Return what is known of some images of the batch, in this order."""
+        return replace(self, **{name: getattr(self, name)[images] for name in _BY_IMAGE})
+
     @classmethod
     def joined(cls, parts: "Sequence[Enclosure]") -> "Enclosure":
         """Return what is known of the images of several batches."""
-        names = ("lower", "upper", "magnitude", "underflow", "reach")
         return replace(
             parts[0],
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names},
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in _BY_IMAGE},
             roundings=max(part.roundings for part in parts),
             gain=max(part.gain for part in parts),
         )

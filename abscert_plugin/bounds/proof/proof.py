@@ -132,20 +132,18 @@ class Proof:
             return self.lower_bounds(self._held(lower, upper), rows, method)
         values = self.intervals(lower, upper, refined=method is BoundMethod.CROWN)
         bounds = self.lower_bounds(values, rows, BoundMethod.IBP)
-        # linear bounds are dear: only of the margins that intervals leave open, as many of each image
-        most = int((bounds <= 0).sum(1).max())
-        if not most:
+        # linear bounds are dear: only of the margins that intervals leave open; what else is in the batch changes none
+        images, others = (bounds <= 0).nonzero(as_tuple=True)
+        if not len(images):
             return bounds
-        places = bounds.argsort(1)[:, :most]
-        rows = rows.gather(1, places.unsqueeze(2).expand(-1, -1, self._classes))
-        given = dict(slopes or {})
-        for name, of_margins in given.items():
-            if of_margins.ndim > values[name].lower.ndim:
-                given[name] = of_margins[torch.arange(len(places)).unsqueeze(1), places]
-        linear = self.lower_bounds(values, rows, method, given)
-        chosen = bounds.gather(1, places)
-        # others keep what intervals say, or an image's bounds would depend on its batch
-        return bounds.scatter(1, places, torch.where(chosen <= 0, torch.maximum(chosen, linear), chosen))
+        given = {
+            name: found[images, others] if found.ndim > values[name].lower.ndim else found[images]
+            for name, found in (slopes or {}).items()
+        }
+        chosen = {name: value.take(images) for name, value in values.items()}
+        linear = self.lower_bounds(chosen, rows[images, others].unsqueeze(1), method, given)
+        bounds[images, others] = torch.maximum(bounds[images, others], linear.squeeze(1))
+        return bounds
 
     @torch.no_grad()
     def lower_bounds(
