@@ -30,7 +30,8 @@ LONGEST_FILE: Final = 400
 FLOORS: Final = (
     ("errors",),
     ("files", "plugins", "choices"),
-    ("grid", "claim", "records"),
+    ("grid", "claim"),
+    ("records",),
     ("ball",),
     ("front",),
     ("data", "networks", "abstraction"),

@@ -115,6 +115,7 @@ def test_verify_prints_one_json_object_and_imports_no_torch(trained: Path, tmp_p
         "try:\n    app.main()\nfinally:\n    assert 'torch' not in sys.modules\n"
     )
     arguments = ["verify", str(trained / "deploy.onnx"), "--data", "digits", "--out", str(tmp_path / "v"), "--json"]
+    arguments += ["--arithmetic", "this-runtime"]
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)

@@ -210,7 +210,9 @@ def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]
         return []
     value = read_json(out / FILE_NAME)
     try:
+        if not isinstance(value["description"], dict):
+            raise TypeError("expected a description of names and values")
         check_same(value["description"], description, out)
         return msgspec.convert(value["steps"], list[TuningStep])
-    except (KeyError, AttributeError, msgspec.ValidationError) as error:
+    except (KeyError, AttributeError, TypeError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{out / FILE_NAME} is not a tuning's file: {error}; choose another --out") from error

@@ -10,6 +10,7 @@ import torch
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Arithmetic
 from abscert_plugin.data import DataSet
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
 from abscert_plugin.verification.batch import BallBatch
@@ -52,7 +53,8 @@ class Intervals:
             margins = self.network.bounder.margins(lower, upper, labels, BoundMethod.IBP).amin(dim=1)
         floor = self.deployed.floor + 2 * self.network.difference
         bounds = dict(zip(rows.tolist(), margins.tolist(), strict=True))
-        batch.certify({row: bound for row, bound in bounds.items() if bound > floor}, "interval bounds", "ibp")
+        certified = {row: bound for row, bound in bounds.items() if bound > floor}
+        batch.certify(certified, "interval bounds", "ibp", Arithmetic.REAL)  # of real numbers, in float32
 
 
 def open_intervals(artifact: Artifact, data: DataSet, ball: Ball, budget: Budget) -> Intervals:  # noqa: ARG001
