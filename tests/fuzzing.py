@@ -14,7 +14,7 @@ from hypothesis import Phase
 from hypothesis import strategies as st
 from mutations import byte_files
 
-COUNT = int(os.environ.get("ABSCERT_FUZZ", "20"))
+COUNT = int(os.environ.get("ABSCERT_FUZZ", "10"))
 """Changes of each file: `ABSCERT_FUZZ=1000` tries as many, `--hypothesis-profile default` others each time."""
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """A command takes too long for a change to be made smaller."""
