@@ -87,7 +87,10 @@ class CellDecider:
                 for place, label in zip(index, labels, strict=True)
             ]
         answers = read_logits(logits, labels)
-        proven = None if self.prove is None else self.prove(images, labels) > 0
+        proven: Bool[np.ndarray, "batch"] | None = None
+        if self.prove is not None:
+            proven, right = answers.margin > 0, np.flatnonzero(answers.margin > 0)
+            proven[right] = self.prove(images[right], labels[right]) > 0
         seconds = round((time.perf_counter() - start) / len(images), 9)
         return [Decided(record) for record in _rows(index, labels, answers, proven, seconds)]
 
