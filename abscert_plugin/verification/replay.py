@@ -163,19 +163,21 @@ def check_verdicts(
     yield _check("labels", _listed(wrong), "all as in the data set")
     if wrong:
         return
-    yield _check("pixels", _other_pixels(certificate, data), "the same, row by row")
     counts: list[str] = []
-    for part, _, pixels in batches_of(records, data):
-        pairs = zip(part, replay.log2_counts(pixels), strict=True)
-        counts += [
-            f"image {record.index} reaches {_power(found)} combinations, not {_power(record.reachable_log2)}"
-            for record, found in pairs
-            if not _is_same_count(found, record.reachable_log2)
-        ]
-    yield _check("reachable cells", _listed(counts), "counted again")
     answers: list[str] = []
-    for part, _, pixels in batches_of(records, data):
-        answers += _other_answers(part, pixels, replay)
+
+    def seen() -> Iterator[np.ndarray]:
+        """Yield the images, read once, and note what their rows say otherwise."""
+        for part, _, pixels in batches_of(records, data):
+            counts.extend(_other_counts(part, pixels, replay))
+            answers.extend(_other_answers(part, pixels, replay))
+            yield pixels
+
+    found = pixels_sha256(seen())
+    is_same = certificate.schema == 1 or certificate.data.get("pixels_sha256") == found
+    other = "" if is_same else "images of these names have other pixels than those that were verified"
+    yield _check("pixels", other, "the same, row by row")
+    yield _check("reachable cells", _listed(counts), "counted again")
     yield _check("predictions and margins of the images", _listed(answers), "run again")
     falsified = [row for row in certificate.rows if row.record.verdict == Verdict.FALSIFIED]
     faults = [fault for row in falsified if (fault := _counterexample_fault(row, data, places, replay))]
@@ -234,14 +236,13 @@ def _arithmetic(certificate: Certificate, record: Record) -> Arithmetic | None:
     return Arithmetic.ANY_ORDER if record.method in PROVEN else asked
 
 
-def _other_pixels(certificate: Certificate, data: DataSet) -> str:
-    """Return that images have other pixels than the certificate is about; empty where not, or in schema 1."""
-    if certificate.schema == 1:
-        return ""
-    records = [row.record for row in certificate.rows]
-    found = pixels_sha256(pixels for _, _, pixels in batches_of(records, data))
-    is_same = certificate.data.get("pixels_sha256") == found
-    return "" if is_same else "images of these names have other pixels than those that were verified"
+def _other_counts(records: Sequence[Record], pixels: np.ndarray, replay: Replay) -> list[str]:
+    """Return where rows name another number of reachable combinations than their balls have."""
+    return [
+        f"image {record.index} reaches {_power(found)} combinations, not {_power(record.reachable_log2)}"
+        for record, found in zip(records, replay.log2_counts(pixels), strict=True)
+        if not _is_same_count(found, record.reachable_log2)
+    ]
 
 
 def _counterexample_fault(row: Row, data: DataSet, places: Mapping[int, int], replay: Replay) -> str:
