@@ -1,7 +1,7 @@
 """What a rule reads of a node: its attributes, its constants, and the shapes of what depends on the image."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Final, Generic, TypeVar, final
 
@@ -12,7 +12,8 @@ from abscert_plugin.graph.walk import Walk, need
 
 W = TypeVar("W", bound=Walk)
 
-_SAME: Final = (b"SAME_UPPER", b"SAME_LOWER")
+SAME: Final = (b"SAME_UPPER", b"SAME_LOWER")
+"""Values of auto_pad that keep the size."""
 
 
 @final
@@ -102,10 +103,22 @@ class Operands(Generic[W]):
 
     # --- windows -----------------------------------------------------------------------------------------------------
 
-    def pool(self) -> Window:
-        """Return the window of a MaxPool or AveragePool."""
-        self.require(ceil_mode=0, storage_order=0)
-        return self.window(self.node.attributes["kernel_shape"])
+    def pool(self, ranks: Collection[int] = (2,)) -> Window:
+        """Return the window of a MaxPool, AveragePool or LpPool; with ceil_mode, padded until its last place fits."""
+        self.require(storage_order=0)
+        window = self.window(self.node.attributes["kernel_shape"], ranks)
+        if not self.attribute("ceil_mode", 0):
+            return window
+        need(self.attribute("auto_pad", b"NOTSET") == b"NOTSET", "expected ceil_mode without auto_pad")
+        ends = []
+        for axis, size in enumerate(self.shape()[1:]):
+            step, begin, end = window.stride[axis], window.begins[axis], window.ends[axis]
+            over = size + begin + end - (window.kernel[axis] - 1) * window.dilation[axis] - 1
+            need(over >= 0, "expected windows that fit")
+            places = -(-over // step)
+            need(places * step < size + begin, "with ceil_mode, a window begins behind the values: runtimes differ")
+            ends.append(end + places * step - over if places * step > over else end)
+        return replace(window, ends=ends)
 
     def window(self, kernel: Sequence[int], ranks: Collection[int] = (2,)) -> Window:
         """Return the window of this size.
@@ -120,22 +133,23 @@ class Operands(Generic[W]):
             rank in ranks and len(shape) == rank + 1,
             f"expected a window over the {axes} axes of images, got one over {rank} of {shape}",
         )
-        stride, dilation = self._steps("strides", rank), self._steps("dilations", rank)
+        stride, dilation = self.steps("strides", rank), self.steps("dilations", rank)
         kind, pads = self.attribute("auto_pad", b"NOTSET"), [int(pad) for pad in self.attribute("pads", [0] * 2 * rank)]
-        if kind in _SAME:
+        if kind in SAME:
             spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
             totals = [
                 max((-(-size // step) - 1) * step + span - size, 0)
                 for size, step, span in zip(shape[1:], stride, spans, strict=True)
             ]
             less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
-            pads = [*less, *more] if kind == _SAME[0] else [*more, *less]
+            pads = [*less, *more] if kind == SAME[0] else [*more, *less]
         elif kind == b"VALID":
             pads = [0] * 2 * rank
         need(len(pads) == 2 * rank and min(pads) >= 0, f"expected 2 x {rank} paddings of at least 0, got {pads}")
         return Window([int(size) for size in kernel], stride, dilation, pads[:rank], pads[rank:])
 
-    def _steps(self, attribute: str, rank: int) -> list[int]:
+    def steps(self, attribute: str, rank: int) -> list[int]:
+        """Return an attribute of steps along so many axes."""
         steps = [int(step) for step in self.attribute(attribute, [1] * rank)]
         need(len(steps) == rank and min(steps) >= 1, f"expected {rank} {attribute} of at least 1, got {steps}")
         return steps
@@ -174,8 +188,11 @@ def new_shape(node: Operands[Any]) -> tuple[int, ...]:
 
 def _flatten(node: Operands[Any]) -> tuple[int, ...]:
     axis = node.attribute("axis", 1)
-    need(axis in (1, -len(node.shape())), f"expected axis = 1, got {axis}")
-    return (prod(node.shape()),)
+    shape = node.shape()
+    place = axis + len(shape) + 1 if axis < 0 else axis
+    # what lies in front of the axis is merged with the batch, which stays apart where that is 1
+    need(1 <= place <= len(shape) + 1 and prod(shape[: place - 1]) == 1, f"expected axis = 1, got {axis}")
+    return (prod(shape[place - 1 :]),)
 
 
 def _reshape(node: Operands[Any]) -> tuple[int, ...]:

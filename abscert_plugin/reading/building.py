@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
-from abscert_plugin.graph.walk import Walk, need
+from abscert_plugin.graph.walk import ONLY_SHAPES, UnsupportedNodeError, Walk, need
 from abscert_plugin.reading.layers import Permuted, with_parameters
 
 
@@ -85,6 +85,10 @@ class Build(Walk):
     @override
     def fold(self, node: Node) -> None:
         self.compute(node)
+
+    @override
+    def repeat(self, node: Node) -> None:
+        raise UnsupportedNodeError(ONLY_SHAPES)
 
     @override
     def apply(self, node: Node) -> None:

@@ -38,7 +38,7 @@ def _sliding(window: Window) -> tuple[tuple[int, ...], tuple[int, ...], tuple[in
 
 
 def _max_pool(view: View) -> Value:
-    view.require(dilations=[1, 1])
+    view.require(dilations=[1, 1], ceil_mode=0)
     kernel, stride, padding = _sliding(view.pool())
     # auto_LiRPA 0.3 refuses linear bounds where windows overlap or are padded, but looks at the heights alone
     tiles = [step == size and not pad for step, size, pad in zip(stride, kernel, padding, strict=True)]
@@ -47,7 +47,7 @@ def _max_pool(view: View) -> Value:
 
 
 def _average_pool(view: View) -> Value:
-    view.require(dilations=[1, 1])
+    view.require(dilations=[1, 1], ceil_mode=0)
     window = view.pool()
     counts = bool(view.attribute("count_include_pad", 0)) or not any(window.begins)
     need(counts, "expected padding that counts (count_include_pad = 1), got windows of several sizes")

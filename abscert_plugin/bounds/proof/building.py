@@ -1,23 +1,39 @@
 """A plan in the making: what is known of its tensors, and what a rule sees of a node."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import torch
+from onnx import helper
 from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof.affine import Affine
-from abscert_plugin.bounds.proof.constants import need_one_meaning, point, rounded
+from abscert_plugin.bounds.proof.constants import exact, point, rounded, whole
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import LinearMap
-from abscert_plugin.bounds.proof.moves import Move
+from abscert_plugin.bounds.proof.moves import Concatenation, Move, Planted
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
-from abscert_plugin.graph.walk import MOVES, Walk, need
+from abscert_plugin.graph.walk import Walk, need
+
+FLOATS: Final = (np.dtype(np.float32), np.dtype(np.float64))
+"""What a proof computes with. Float64 rounds less than float32, so whatever holds of that holds of it."""
+
+_MOVING: Final = (
+    "Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxPool Reshape "
+    "ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze"
+)
+_AFFINE: Final = (
+    "Add AveragePool BatchNormalization Clip Conv ConvTranspose CumSum Div Einsum Gemm GlobalAveragePool GlobalMaxPool "
+    "LeakyRelu MatMul Mul Neg PRelu Pad ReduceMean ReduceSum Relu Sub Trilu"
+)
+_OF_WHOLE_NUMBERS: Final = frozenset([*_MOVING.split(), "Cast", "DequantizeLinear"])
+_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), "Cast"])
+_CHANGING: Final = ("Cast", "DequantizeLinear", "QuantizeLinear")  # whose rules say of what type they give numbers
 
 
 @final
@@ -39,7 +55,17 @@ class Build(Walk):
         self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
         self.steps: list[Step] = []
+        self.types: dict[str, np.dtype] = {}  # of values that are not float32
         self._rules = rules
+        if source == graph.input:
+            self.set_type(source, graph.input_type)
+
+    def set_type(self, name: str, number: int) -> None:
+        """Say of what type a value is, as onnx numbers them."""
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(number))
+        need(kind in FLOATS or kind.kind in "iub", f"expected float32 or float64, or whole numbers, got {kind}")
+        if kind != FLOATS[0]:
+            self.types[name] = kind
 
     @override
     def shape_of(self, name: str) -> tuple[int, ...] | None:
@@ -49,22 +75,40 @@ class Build(Walk):
     def fold(self, node: Node) -> None:
         names = [name for name in node.inputs if name]
         if all(name not in self.constants for name in names):
-            arrays = [self.constant(name) for name in names]
-            need_one_meaning(node, arrays)
-            is_whole = all(array.dtype.kind in "iub" for array in arrays)
-            if node.operator in MOVES or (is_whole and node.operator != "Sqrt"):
-                self.compute(node)
+            found = exact(node, {name: self.constant(name) for name in names}, self.graph.opset)
+            if found is not None:
+                self.take(node, found)
+                return
+        elif node.operator == "Cast":
+            array = whole(node, self.enclosure(names[0]))
+            if array is not None:
+                self.arrays[node.outputs[0]] = array
                 return
         given = {name: self.enclosure(name) for name in names if name in self.constants or self._is_float(name)}
         others = {name: self.constant(name) for name in names if name not in given}
         self.constants.update(rounded(node, given, others, self.graph.opset))
 
     def _is_float(self, name: str) -> bool:
-        return self.constant(name).dtype == np.float32
+        return self.constant(name).dtype in FLOATS
+
+    @override
+    def repeat(self, node: Node) -> None:
+        one = self.once(node)
+        self.fold(one)
+        name = node.outputs[0]
+        constant = self.constants.pop(name) if name in self.constants else point(self.arrays.pop(name))
+        need(constant.lower.ndim > 0 and len(constant.lower) == 1, "expected a constant for each image")
+        self.append(Planted(name, self.source, constant))
 
     @override
     def apply(self, node: Node) -> None:
+        types = {self.types[name] for name in node.inputs if name in self.types}
+        for kind in types:
+            known = _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
+            need(node.operator in known, f"expected float32, got {kind}")
         self._rules[node.operator](View(node, self))
+        if types and node.operator not in _CHANGING:
+            self.types.update((name, next(iter(types))) for name in node.outputs if name in self.values)
 
     def enclosure(self, name: str) -> Enclosure:
         """Return a float constant."""
@@ -73,7 +117,8 @@ class Build(Walk):
     def append(self, step: Step) -> str:
         """Append a step and return the name of its output."""
         self.values[step.output] = step.forward(self.values)
-        need(self.values[step.output].lower.shape[:1] == (1,), "expected the batch to stay first")
+        shape = self.values[step.output].lower.shape
+        need(shape[:1] == (1,) and len(shape) > 1, "expected the batch to stay first, and another axis behind it")
         self.steps.append(step)
         return step.output
 
@@ -94,6 +139,37 @@ class View(Operands[Build]):
         """Return a float constant."""
         need(self.has(place) and self.is_constant(place), f"expected input {place} to be a constant")
         return self.walk.enclosure(self.node.inputs[place])
+
+    def planted(self, place: int) -> str:
+        """Return the name of the input at a place; a constant, of a batch of one image, becomes a value."""
+        if not self.is_constant(place):
+            return self.name(place)
+        constant = self.constant(place)
+        need(constant.lower.ndim > 0 and len(constant.lower) == 1, "expected a constant for one image")
+        return self.walk.append(Planted(self.part(), self.walk.source, constant))
+
+    def filled(self, number: float) -> str:
+        """Return the name of a value of one exact number for each image, [batch, 1]."""
+        need(bool(np.isfinite(number)), f"expected finite numbers, got {number}")
+        values = torch.full((1, 1), number, dtype=torch.float64)
+        return self.walk.append(Planted(self.part(), self.walk.source, held(values, values, is_constant=True)))
+
+    def flat(self, name: str) -> str:
+        """Return the name of a value whose entries stand in a row."""
+        return self.move(name, lambda values: values.flatten(1))
+
+    def picked(self, sources: Sequence[str], places: np.ndarray) -> None:
+        """Give entries of values.
+
+        Args:
+            sources: names of the values.
+            places: of each entry that is given, in the values' entries one after another; [*shape], without the batch.
+        """
+        need(places.size > 0, "nothing is left")
+        rows = tuple(self.flat(source) for source in sources)
+        joint = rows[0] if len(rows) == 1 else self.walk.append(Concatenation(self.part(), rows, 1))
+        index, shape = torch.from_numpy(places.reshape(-1).astype(np.int64)), places.shape
+        self.move(joint, lambda values: values.index_select(1, index).reshape(len(values), *shape), self.output)
 
     def part(self) -> str:
         """Return a name for a tensor inside the node; NUL is in no name of a file that was checked."""

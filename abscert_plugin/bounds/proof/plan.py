@@ -9,10 +9,23 @@ from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
+from abscert_plugin.bounds.proof.pooling_rules import POOLING_RULES
+from abscert_plugin.bounds.proof.product_rules import PRODUCT_RULES
+from abscert_plugin.bounds.proof.quantised import QUANTISED_RULES
+from abscert_plugin.bounds.proof.resizing import RESIZING_RULES
+from abscert_plugin.bounds.proof.shape_rules import SHAPE_RULES
 from abscert_plugin.graph import walk
 from abscert_plugin.graph.nodes import Graph
 
-RULES: Final = {**AFFINE_RULES, **OTHER_RULES}
+RULES: Final = {
+    **AFFINE_RULES,
+    **OTHER_RULES,
+    **POOLING_RULES,
+    **PRODUCT_RULES,
+    **QUANTISED_RULES,
+    **RESIZING_RULES,
+    **SHAPE_RULES,
+}
 
 
 @final

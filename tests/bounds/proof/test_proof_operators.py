@@ -304,7 +304,8 @@ def test_all_operators_without_a_rule_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_a_use_without_a_rule_says_at_which_node(tmp_path: Path) -> None:
-    graph, shape = with_nodes(tmp_path, ("AveragePool", {"kernel_shape": [2, 2], "ceil_mode": 1, "strides": [2, 2]}))
+    attributes = {"kernel_shape": [2, 2], "ceil_mode": 1, "strides": [2, 2], "count_include_pad": 1}
+    graph, shape = with_nodes(tmp_path, ("AveragePool", attributes))
     with pytest.raises(UnsupportedModelError, match=r"AveragePool.*ceil_mode"):
         Proof(graph, SCALED, shape, graphs.CLASSES)
 
