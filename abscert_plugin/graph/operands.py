@@ -1,7 +1,7 @@
 """What a rule reads of a node: its attributes, its constants, and the shapes of what depends on the image."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Final, Generic, TypeVar, final
 
@@ -14,6 +14,11 @@ W = TypeVar("W", bound=Walk)
 
 SAME: Final = (b"SAME_UPPER", b"SAME_LOWER")
 """Values of auto_pad that keep the size."""
+
+# Attributes that change nothing of what rules know: of training, of other modes, or told by other inputs as well.
+_TRAINING: Final = ("consumed_inputs", "momentum", "ratio", "seed", "spatial")
+_OTHER_MODES: Final = ("cubic_coeff_a", "exclude_outside", "extrapolation_value", "round_mode", "saturate")
+_INERT: Final = frozenset([*_TRAINING, *_OTHER_MODES, "kernel_shape"])
 
 
 @final
@@ -45,10 +50,12 @@ class Operands(Generic[W]):
     Args:
         node: the node.
         walk: what is known of what it reads.
+        read: names of attributes that were asked for.
     """
 
     node: Node
     walk: W
+    read: set[str] = field(default_factory=set)
 
     @property
     def output(self) -> str:
@@ -79,12 +86,18 @@ class Operands(Generic[W]):
 
     def attribute(self, name: str, default: Any) -> Any:
         """Return an attribute."""
+        self.read.add(name)
         return self.node.attributes.get(name, default)
+
+    def need_all_read(self) -> None:
+        """Raise if there is an attribute that nobody asked for: what it does is not known."""
+        unread = sorted(set(self.node.attributes) - self.read - _INERT)
+        need(not unread, f"expected no attribute {', '.join(unread)}")
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
         """Return an attribute, or the constant that later versions read instead; None where left out."""
-        if attribute in self.node.attributes:
-            found = self.node.attributes[attribute]
+        found = self.attribute(attribute, None)
+        if found is not None:
             return [found] if isinstance(found, int) else list(found)
         return self.array(place).reshape(-1).tolist() if self.has(place) else None
 
@@ -106,7 +119,7 @@ class Operands(Generic[W]):
     def pool(self, ranks: Collection[int] = (2,)) -> Window:
         """Return the window of a MaxPool, AveragePool or LpPool; with ceil_mode, padded until its last place fits."""
         self.require(storage_order=0)
-        window = self.window(self.node.attributes["kernel_shape"], ranks)
+        window = self.window(self.attribute("kernel_shape", []), ranks)
         if not self.attribute("ceil_mode", 0):
             return window
         need(self.attribute("auto_pad", b"NOTSET") == b"NOTSET", "expected ceil_mode without auto_pad")
@@ -165,6 +178,7 @@ class Operands(Generic[W]):
     def parts(self) -> tuple[int, list[int]]:
         """Return the axis of a Split, counted with the batch, and the sizes of its parts."""
         count, axis = len(self.node.outputs), self.axis(0, len(self.shape()) + 1)
+        self.require(num_outputs=count)
         size, sizes = self.shape()[axis - 1], self.integers("split", 1)
         if sizes is None:
             each = -(-size // count)
@@ -197,8 +211,7 @@ def _flatten(node: Operands[Any]) -> tuple[int, ...]:
 
 def _reshape(node: Operands[Any]) -> tuple[int, ...]:
     shape, target = node.shape(), [int(size) for size in node.array(1)]
-    if 0 in target:
-        node.require(allowzero=0)
+    need(not node.attribute("allowzero", 0) or 0 not in target, "expected allowzero = 0, got 1")
     # the size of the batch may be written as -1, 0 or a number: what each image holds tells whether it stays the batch
     sizes = [(0, *shape)[place] if size == 0 and place <= len(shape) else size for place, size in enumerate(target)][1:]
     if sizes.count(-1) == 1:

@@ -24,12 +24,12 @@ FLOATS: Final = (np.dtype(np.float32), np.dtype(np.float64))
 """What a proof computes with. Float64 rounds less than float32, so whatever holds of that holds of it."""
 
 _MOVING: Final = (
-    "Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxPool Reshape "
-    "ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze"
+    "Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxPool Pad Reshape "
+    "ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze"
 )
 _AFFINE: Final = (
     "Add AveragePool BatchNormalization Clip Conv ConvTranspose CumSum Div Einsum Gemm GlobalAveragePool GlobalMaxPool "
-    "LeakyRelu MatMul Mul Neg PRelu Pad ReduceMean ReduceSum Relu Sub Trilu"
+    "LeakyRelu MatMul Mul Neg PRelu ReduceMean ReduceSum Relu Sub"
 )
 _OF_WHOLE_NUMBERS: Final = frozenset([*_MOVING.split(), "Cast", "DequantizeLinear"])
 _OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), "Cast"])
@@ -106,7 +106,9 @@ class Build(Walk):
         for kind in types:
             known = _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
             need(node.operator in known, f"expected float32, got {kind}")
-        self._rules[node.operator](View(node, self))
+        view = View(node, self)
+        self._rules[node.operator](view)
+        view.need_all_read()
         if types and node.operator not in _CHANGING:
             self.types.update((name, next(iter(types))) for name in node.outputs if name in self.values)
 
@@ -116,6 +118,7 @@ class Build(Walk):
 
     def append(self, step: Step) -> str:
         """Append a step and return the name of its output."""
+        need(all(self.values[name].lower.numel() for name in step.inputs), "expected values with entries")
         self.values[step.output] = step.forward(self.values)
         shape = self.values[step.output].lower.shape
         need(shape[:1] == (1,) and len(shape) > 1, "expected the batch to stay first, and another axis behind it")

@@ -42,8 +42,8 @@ def _clip(view: View) -> None:
         end: float | None = None
         if view.has(place):
             end = float(view.array(place).reshape(-1)[0])
-        elif name in view.node.attributes:
-            end = float(view.node.attributes[name])
+        elif view.attribute(name, None) is not None:
+            end = float(view.attribute(name, None))
         need(end is None or bool(np.isfinite(end)), "expected finite ends")
         ends.append(end)
     least, most = ends

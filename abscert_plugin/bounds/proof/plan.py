@@ -14,6 +14,7 @@ from abscert_plugin.bounds.proof.product_rules import PRODUCT_RULES
 from abscert_plugin.bounds.proof.quantised import QUANTISED_RULES
 from abscert_plugin.bounds.proof.resizing import RESIZING_RULES
 from abscert_plugin.bounds.proof.shape_rules import SHAPE_RULES
+from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph import walk
 from abscert_plugin.graph.nodes import Graph
 
@@ -68,6 +69,8 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     Raises:
         UnsupportedModelError: if an operator, or a way of using it, is not known; names all operators at once.
     """
+    if 0 in shape:
+        raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
     build = Build(graph, source, shape, RULES)
     build.run(RULES, classes, "this file has no proof in float32")
     holding = {step.output for step in build.steps if isinstance(step, Activation | Largest)}

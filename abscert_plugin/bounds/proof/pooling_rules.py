@@ -93,7 +93,8 @@ def _global_average_pool(view: View) -> None:
 
 def _reduce(view: View, is_mean: bool) -> None:
     axes, rank = view.integers("axes", 1), len(view.shape()) + 1
-    if not axes and view.attribute("noop_with_empty_axes", 0):
+    keeps, is_inert = bool(view.attribute("keepdims", 1)), bool(view.attribute("noop_with_empty_axes", 0))
+    if not axes and is_inert:
         view.moved(lambda values: values)
         return
     need(bool(axes), "expected axes")
@@ -101,7 +102,7 @@ def _reduce(view: View, is_mean: bool) -> None:
     need(all(-rank <= axis < rank for axis in axes), f"expected axes of {rank}, got {axes}")
     places = sorted({axis % rank for axis in axes})
     need(places[0] > 0, "expected the images of a batch to stay apart")
-    _reduced(view, places, bool(view.attribute("keepdims", 1)), is_mean)
+    _reduced(view, places, keeps, is_mean)
 
 
 def _reduced(view: View, axes: list[int], keeps: bool, is_mean: bool) -> None:

@@ -65,9 +65,9 @@ def _transposed_convolution(view: View) -> None:
 def _cut(view: View, sizes: Sequence[int], stride: Sequence[int], full: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return how much is cut off of a transposed convolution before and behind, along each axis."""
     rank, kind = len(sizes), view.attribute("auto_pad", b"NOTSET")
-    given = view.attribute("output_shape", None)
+    pads, given = [int(pad) for pad in view.attribute("pads", [0] * 2 * rank)], view.attribute("output_shape", None)
     if given is None and kind not in SAME:
-        pads = [0] * 2 * rank if kind == b"VALID" else [int(pad) for pad in view.attribute("pads", [0] * 2 * rank)]
+        pads = [0] * 2 * rank if kind == b"VALID" else pads
         need(len(pads) == 2 * rank and min(pads) >= 0, f"expected 2 x {rank} paddings of at least 0, got {pads}")
         return pads[:rank], pads[rank:]
     target = [size * step for size, step in zip(sizes, stride, strict=True)] if given is None else given

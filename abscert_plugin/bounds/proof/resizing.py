@@ -56,7 +56,7 @@ def _resize(view: View) -> None:
 
 def _targets(view: View, place: int) -> tuple[list[Fraction], list[int]]:
     """Return scales and sizes along all axes."""
-    shape = (1, *view.shape())
+    shape, policy = (1, *view.shape()), view.attribute("keep_aspect_ratio_policy", b"stretch")
     axes = [int(axis) % len(shape) for axis in view.attribute("axes", range(len(shape)))]
     scales, sizes = [Fraction(1)] * len(shape), list(shape)
     if view.has(place) and view.array(place).size:
@@ -66,14 +66,14 @@ def _targets(view: View, place: int) -> tuple[list[Fraction], list[int]]:
             need(scale > 0 and (shape[axis] * Fraction(scale)).denominator == 1, f"expected whole sizes, got {scale}")
             sizes[axis] = int(shape[axis] * Fraction(scale))
         return scales, sizes
-    if "scales" in view.node.attributes:
-        scales = [Fraction(scale) for scale in view.node.attributes["scales"]]
+    if view.attribute("scales", None) is not None:
+        scales = [Fraction(scale) for scale in view.attribute("scales", None)]
         sizes = [int(size * scale) for size, scale in zip(shape, scales, strict=True)]
         need(
             all(size * scale == target for size, scale, target in zip(shape, scales, sizes, strict=True)), "whole sizes"
         )
         return scales, sizes
-    view.require(keep_aspect_ratio_policy=b"stretch")
+    need(policy == b"stretch", f"expected keep_aspect_ratio_policy = stretch, got {policy!r}")
     for axis, wanted in zip(axes, view.array(place + 1).reshape(-1).tolist(), strict=True):
         sizes[axis] = shape[axis] if axis == 0 and wanted in (BATCH, 1) else int(wanted)
         need(sizes[axis] >= 1, "expected sizes of at least 1")

@@ -74,7 +74,6 @@ def _pad(view: View) -> None:
 
 
 def _pad_with(view: View, value: float, around: Sequence[tuple[int, int]]) -> None:
-    need(view.walk.types.get(view.name(), np.dtype(np.float32)).kind == "f", "expected floats")
     kept = _places(view)[
         tuple(
             slice(max(0, -begin), size - max(0, -end))
@@ -114,14 +113,10 @@ def _concatenate(view: View) -> None:
 
 
 def _depth_to_space(view: View) -> None:
-    block, (channels, height, width) = view.attribute("blocksize", 0), _image(view)
-    mode = view.attribute("mode", b"DCR")
-    need(block >= 1 and channels % block**2 == 0, f"expected channels that are a multiple of {block} x {block}")
-    need(mode in (b"DCR", b"CRD"), f"expected the mode DCR or CRD, got {mode!r}")
+    block, is_deep, (channels, height, width) = _block(view)
+    need(channels % block**2 == 0, f"expected channels that are a multiple of {block} x {block}")
     left = channels // block**2
-    split, order = (
-        ((block, block, left), (3, 4, 1, 5, 2)) if mode == b"DCR" else ((left, block, block), (1, 4, 2, 5, 3))
-    )
+    split, order = ((block, block, left), (3, 4, 1, 5, 2)) if is_deep else ((left, block, block), (1, 4, 2, 5, 3))
 
     def move(values: Tensor) -> Tensor:
         apart = values.reshape(len(values), *split, height, width).permute(0, *order)
@@ -131,14 +126,22 @@ def _depth_to_space(view: View) -> None:
 
 
 def _space_to_depth(view: View) -> None:
-    block, (channels, height, width) = view.attribute("blocksize", 0), _image(view)
-    need(block >= 1 and height % block == 0 and width % block == 0, f"expected sizes that are a multiple of {block}")
+    block, is_deep, (channels, height, width) = _block(view)
+    need(height % block == 0 and width % block == 0, f"expected sizes that are a multiple of {block}")
+    order = (3, 5, 1, 2, 4) if is_deep else (1, 3, 5, 2, 4)
 
     def move(values: Tensor) -> Tensor:
         apart = values.reshape(len(values), channels, height // block, block, width // block, block)
-        return apart.permute(0, 3, 5, 1, 2, 4).reshape(len(values), -1, height // block, width // block)
+        return apart.permute(0, *order).reshape(len(values), -1, height // block, width // block)
 
     view.moved(move)
+
+
+def _block(view: View) -> tuple[int, bool, tuple[int, int, int]]:
+    """Return the size of a block, whether its entries are the outer ones of the channels, and the image's shape."""
+    block, mode = int(view.attribute("blocksize", 0)), view.attribute("mode", b"DCR")
+    need(block >= 1 and mode in (b"DCR", b"CRD"), f"expected a blocksize, and the mode DCR or CRD, got {mode!r}")
+    return block, mode == b"DCR", _image(view)
 
 
 def _image(view: View) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import summing_graphs as summing
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from sampled_graphs import SOURCE, Net, sampled
 
 from abscert_plugin.bounds.proof import Proof, quantised, resizing
@@ -244,3 +244,12 @@ def message_of(net: Net) -> str:
     with pytest.raises(UnsupportedModelError) as caught:
         Proof(read_graph(model, Path("net.onnx")), SOURCE, net.shape, 1)
     return str(caught.value)
+
+
+def test_an_attribute_that_no_rule_asks_for_is_refused() -> None:
+    net = fresh(4)
+    net.add("Relu")
+    model = net.logits()
+    model.graph.node[0].attribute.append(helper.make_attribute("slope", 0.3))
+    with pytest.raises(UnsupportedModelError, match="expected no attribute slope"):
+        Proof(read_graph(model, Path("net.onnx")), SOURCE, net.shape, 3)
