@@ -32,7 +32,7 @@ def convolution(random: Random) -> Net:
 
 def transposed_convolution(random: Random) -> Net:
     rank = int(random.integers(1, 4))
-    net = images(random, rank, channels=4, least=2, most=4)
+    net = images(random, rank, channels=4, least=3, most=4)
     groups, kernel, strides = net.pick(1, 2), net.integers(rank, 1, 3), net.integers(rank, 1, 3)
     more: dict[str, Any] = {
         "strides": strides,
