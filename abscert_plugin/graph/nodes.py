@@ -42,6 +42,11 @@ class Node:
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.operator})"
 
+    @property
+    def qualified(self) -> str:
+        """Return the operator with its domain, where that is another than ONNX's own."""
+        return f"{self.domain}.{self.operator}" if self.domain else self.operator
+
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -291,6 +291,8 @@ _ENTRYWISE: Final = (
     "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
     "Softplus Softsign Sqrt Tan Tanh ThresholdedRelu"
 )
+ENTRYWISE: Final = frozenset(_ENTRYWISE.split())
+"""Operators that make of each entry an entry."""
 _BROADCASTING: Final = (
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor"
 )
@@ -308,7 +310,7 @@ _ROWWISE: Final = (
 
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
-        **dict.fromkeys(_ENTRYWISE.split(), _each_entry),
+        **dict.fromkeys(ENTRYWISE, _each_entry),
         **dict.fromkeys(_BROADCASTING.split(), _broadcast),
         **dict.fromkeys(_IMAGEWISE.split(), _each_image),
         **dict.fromkeys(_REDUCTIONS.split(), _reduce),

@@ -16,6 +16,9 @@ from abscert_plugin.graph.nodes import Graph, Node
 BATCH: Final = 7 - 2**31
 """Stands for the batch among sizes: below 0 in any type that it may have, and unlike -1 it asks for nothing."""
 
+_FAR: Final = -(2**30)
+"""Below it, what was picked among sizes may be `BATCH`, cast to a float as well."""
+
 _SIZES: Final = frozenset(
     {"Cast", "Concat", "Equal", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze", "Where"}
 )
@@ -143,8 +146,8 @@ class Walk(ABC):
     def take(self, node: Node, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what a node gives that reads exact constants alone."""
         self.arrays.update(arrays)
-        if self._with_batch & set(node.inputs) and node.operator not in ("Equal", "Shape"):
-            self._with_batch |= set(node.outputs)
+        if self._with_batch & set(node.inputs):  # it only picked, ordered and cast what it read
+            self._with_batch |= {name for name, array in arrays.items() if bool((array < _FAR).any())}
 
     def _take(self, node: Node) -> None:
         shapes = [self.shape_of(name) for name in node.inputs if name]
@@ -159,7 +162,7 @@ class Walk(ABC):
             self.arrays[node.outputs[0]] = np.array(sizes, dtype=np.int64)
             self._with_batch |= set(node.outputs)
         else:
-            is_shape = node.operator in ("Expand", "Reshape") and node.inputs[0] not in self._with_batch
+            is_shape = node.operator in ("Expand", "Reshape", "Resize") and node.inputs[0] not in self._with_batch
             need(is_shape or not self._with_batch & set(node.inputs), ONLY_SHAPES)
             self.apply(node)
 
@@ -205,9 +208,8 @@ def unsupported(graph: Graph, source: str, known: Collection[str]) -> list[str]:
         if on_image and node.operator != "Shape":  # what that gives is a constant here
             dependent |= set(node.outputs)
         operators = {*known, "Shape"} if on_image else ON_CONSTANTS
-        if node.domain or node.operator not in operators or node.captured:
-            name = f"{node.domain}.{node.operator}" if node.domain else node.operator
-            lines.append(f"node {node.name!r}: no bounds of {name}{'' if on_image else ' on constants'}")
+        if node.qualified not in operators or node.captured:
+            lines.append(f"node {node.name!r}: no bounds of {node.qualified}{'' if on_image else ' on constants'}")
     return lines
 
 

@@ -92,7 +92,7 @@ class Build(Walk):
 
     @override
     def apply(self, node: Node) -> None:
-        made = self._rules[node.operator](View(node, self))
+        made = self._rules[node.qualified](View(node, self))
         self.values.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=False))
 
     def append(self, layer: nn.Module, *inputs: Activation) -> Activation:

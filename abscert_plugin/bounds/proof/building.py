@@ -45,10 +45,16 @@ class Build(Walk):
         source: the tensor that boxes are of.
         shape: of that tensor, without the batch.
         rules: from an operator to what appends the steps of a node.
+        need_rowwise: raises where a node that reads `rows` does more than act on each of them.
     """
 
     def __init__(
-        self, graph: Graph, source: str, shape: tuple[int, ...], rules: Mapping[str, Callable[["View"], None]]
+        self,
+        graph: Graph,
+        source: str,
+        shape: tuple[int, ...],
+        rules: Mapping[str, Callable[["View"], None]],
+        need_rowwise: Callable[["View"], None],
     ) -> None:
         super().__init__(graph, source)
         zero = torch.zeros((1, *shape), dtype=torch.float64)
@@ -56,7 +62,9 @@ class Build(Walk):
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
         self.steps: list[Step] = []
         self.types: dict[str, np.dtype] = {}  # of values that are not float32
+        self.rows: set[str] = set()  # values that hold rows of all images along their first axis
         self._rules = rules
+        self._need_rowwise = need_rowwise
         if source == graph.input:
             self.set_type(source, graph.input_type)
 
@@ -107,8 +115,13 @@ class Build(Walk):
             known = _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
             need(node.operator in known, f"expected float32, got {kind}")
         view = View(node, self)
-        self._rules[node.operator](view)
+        reads_rows = bool(self.rows & set(node.inputs))
+        if reads_rows:
+            self._need_rowwise(view)
+        self._rules[node.qualified](view)
         view.need_all_read()
+        if reads_rows and node.operator != "Reshape":
+            self.rows.update(name for name in node.outputs if name in self.values)
         if types and node.operator not in _CHANGING:
             self.types.update((name, next(iter(types))) for name in node.outputs if name in self.values)
 
@@ -187,6 +200,8 @@ class View(Operands[Build]):
         """Give what the node reads first with its entries moved."""
         self.move(self.name(), change, self.output)
 
-    def affine(self, source: str, linear: LinearMap, bias: Enclosure | None = None, **more: float) -> None:
-        """Give W x + b; `more` as `Affine` takes it."""
-        self.walk.append(Affine(self.output, source, linear, bias, **more))
+    def affine(
+        self, source: str, linear: LinearMap, bias: Enclosure | None = None, output: str | None = None, **more: float
+    ) -> None:
+        """Give W x + b, as the first output or another one; `more` as `Affine` takes it."""
+        self.walk.append(Affine(output or self.output, source, linear, bias, **more))

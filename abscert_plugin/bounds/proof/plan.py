@@ -7,12 +7,14 @@ from typing import Final, final
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.ml_rules import ML_RULES
 from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
 from abscert_plugin.bounds.proof.pooling_rules import POOLING_RULES
 from abscert_plugin.bounds.proof.product_rules import PRODUCT_RULES
 from abscert_plugin.bounds.proof.quantised import QUANTISED_RULES
 from abscert_plugin.bounds.proof.resizing import RESIZING_RULES
+from abscert_plugin.bounds.proof.rows import need_rowwise
 from abscert_plugin.bounds.proof.shape_rules import SHAPE_RULES
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph import walk
@@ -20,6 +22,7 @@ from abscert_plugin.graph.nodes import Graph
 
 RULES: Final = {
     **AFFINE_RULES,
+    **ML_RULES,
     **OTHER_RULES,
     **POOLING_RULES,
     **PRODUCT_RULES,
@@ -71,7 +74,7 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     """
     if 0 in shape:
         raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
-    build = Build(graph, source, shape, RULES)
+    build = Build(graph, source, shape, RULES, need_rowwise)
     build.run(RULES, classes, "this file has no proof in float32")
     holding = {step.output for step in build.steps if isinstance(step, Activation | Largest)}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}

@@ -142,9 +142,10 @@ def _batched(view: View, own: str, other: str, output: str, weight: Enclosure, s
 def _gemm(view: View) -> None:
     view.require(transA=0)
     weight, by_rows = view.constant(1), view.attribute("transB", 0)
-    need(len(view.shape()) == 1, f"expected features, got the shape {view.shape()}")
+    is_flat = len(view.shape()) == (2 if view.name() in view.walk.rows else 1)
+    need(is_flat, f"expected features, got the shape {view.shape()}")
     matrix = Matrix(weights(weight, lambda values: values.T.contiguous() if by_rows else values))
-    need(view.shape() == matrix.weights.center.shape[:1], f"expected {len(matrix.weights.center)} features")
+    need(view.shape()[-1:] == matrix.weights.center.shape[:1], f"expected {len(matrix.weights.center)} features")
     alpha, beta = float(view.attribute("alpha", 1.0)), float(view.attribute("beta", 1.0))
     bias = None
     if view.has(2) and beta:
@@ -153,6 +154,7 @@ def _gemm(view: View) -> None:
         need(bias.lower.ndim == 2 and len(bias.lower) == 1, "expected the same bias for all images")
         bias = bias if beta == 1 else scaled(bias, beta)
         need(bias.lower.shape[1] in (1, matrix.weights.center.shape[1]), "expected a bias for each output")
+        bias = reshaped(bias, (*(1 for _ in view.shape()), -1))
     if alpha == 1:
         view.affine(view.name(), matrix, bias)
     else:

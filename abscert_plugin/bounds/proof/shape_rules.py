@@ -12,6 +12,7 @@ from torch import Tensor
 
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.moves import Concatenation
+from abscert_plugin.bounds.proof.rows import reshape
 from abscert_plugin.graph.operands import SHAPES, new_shape
 from abscert_plugin.graph.walk import BATCH, need
 
@@ -295,6 +296,7 @@ SHAPE_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
     {
         **dict.fromkeys(("Dropout", "Identity"), _inert),
         **dict.fromkeys(SHAPES, _in_shape),
+        "Reshape": reshape,
         "Concat": _concatenate,
         "DepthToSpace": _depth_to_space,
         "Expand": _expand,

@@ -166,6 +166,7 @@ def sampled(model: onnx.ModelProto, random: np.random.Generator, low: float = -1
                 for run in runs:
                     if name in run:
                         seen = run[name].astype(np.float64)
+                        seen = seen[None] if seen.shape == lower.shape[1:] else seen  # rows of one image
                         assert seen.shape == lower.shape, f"{name}: {seen.shape}, not {lower.shape}"
                         worst = max(worst, float((lower - seen).max()), float((seen - upper).max()))
         if is_apart and width == 0:  # a batch at once gives each image what it gets alone

@@ -153,6 +153,23 @@ def einsum(random: Random) -> Net:
     return net
 
 
+def rows(random: Random) -> Net:
+    """Append a dense layer over rows of all images, which are taken apart again."""
+    net = Net(random, (3, 2, 4))
+    net.add("Reshape", net.last, net.whole(-1, 4))
+    if net.integer(0, 1):
+        net.add("Gemm", net.last, net.floats(4, 5), net.floats(5))
+    else:
+        net.add("MatMul", net.last, net.floats(4, 5))
+        net.add("Add", net.last, net.pick(net.floats(5), net.floats(1, 5)))
+    net.add(net.pick("Relu", "Identity"))
+    if net.integer(0, 1):
+        net.add("Reshape", net.last, net.whole(-1, 2, 5))
+        net.add("Mul", net.last, net.floats(5))
+    net.add("Reshape", net.last, net.whole(*net.pick((-1, 3, 2, 5), (-1, 6, 5), (-1, 30))))
+    return net
+
+
 def running_sum(random: Random) -> Net:
     net = begun(random)
     axis = net.pick(-1, net.integer(1, len(net.shape)))
@@ -261,6 +278,7 @@ OTHERS: Mapping[str, Operator] = {
     "MaxPool": max_pool,
     "QuantizeLinear": quantised,
     "QuantizeLinear, channels": quantised_by_channel,
+    "Gemm, rows": rows,
     "ReduceMean": reduced("ReduceMean"),
     "ReduceSum": reduced("ReduceSum"),
     "Resize, linear": resize_linear,

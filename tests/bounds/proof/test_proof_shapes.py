@@ -232,6 +232,20 @@ def test_a_size_of_the_batch_is_no_number_to_compute_with() -> None:
     assert "batch size to be used in shapes only" in refused(net)
 
 
+def test_rows_of_all_images_are_not_added_to_others() -> None:
+    net = fresh(3, 4)
+    net.add("Reshape", SOURCE, net.whole(-1, 4))
+    net.add("Add", net.last, net.floats(3, 4))  # which runs for one image
+    net.add("Reshape", net.last, net.whole(-1, 3, 4))
+    assert "the same constant for all rows" in refused(net)
+    net = fresh(3, 4)
+    net.add("Reshape", SOURCE, net.whole(-1, 4))
+    net.add("ReduceSum", net.last, net.whole(0), keepdims=1)
+    net.add("Expand", net.last, net.whole(3, 4))
+    net.add("Reshape", net.last, net.whole(-1, 3, 4))
+    assert "acts on each row alone" in refused(net)
+
+
 def test_indices_outside_are_refused() -> None:
     net = fresh(4)
     net.add("Gather", SOURCE, net.whole(4), axis=1)
