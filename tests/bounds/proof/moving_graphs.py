@@ -87,6 +87,28 @@ def token(random: Random) -> Net:
     return net
 
 
+def channel_shuffle(random: Random) -> Net:
+    """Append a shuffle of channels by sizes that are computed from the shape, that of the batch among them."""
+    net = Net(random, (4, 3))
+    shape = net.add("Shape", "x")
+    batch, channels, width = (net.add("Gather", shape, net.whole(place), axis=0) for place in range(3))
+    half = net.add("Div", channels, net.whole(2))
+    apart = net.add("Reshape", "x", net.add("Concat", batch, net.whole(2), half, width, axis=0))
+    turned = net.add("Transpose", apart, perm=[0, 2, 1, 3])
+    net.add("Reshape", turned, net.add("Concat", batch, channels, width, axis=0))
+    return net
+
+
+def resize_to_sizes(random: Random) -> Net:
+    """Append a resizing to sizes behind those of the batch and the channels."""
+    net = Net(random, (2, 3, 4))
+    shape = net.add("Shape", "x")
+    kept = net.add("Slice", shape, net.whole(0), net.whole(2), net.whole(0))
+    sizes, kind = net.add("Concat", kept, net.whole(6, 8), axis=0), "asymmetric"
+    net.add("Resize", "x", "", "", sizes, mode="nearest", coordinate_transformation_mode=kind, nearest_mode="floor")
+    return net
+
+
 def tile(random: Random) -> Net:
     net = begun(random)
     net.add("Tile", net.last, net.whole(1, *net.integers(len(net.shape), 1, 3)))
@@ -266,6 +288,7 @@ def inert(random: Random) -> Net:
 
 MOVES: Mapping[str, Operator] = {
     "Concat": concatenate,
+    "Div, sizes": channel_shuffle,
     "DepthToSpace": depth_to_space,
     "Expand": expand,
     "Expand to a shape": expand_to_shape,
@@ -277,6 +300,7 @@ MOVES: Mapping[str, Operator] = {
     "Pad": pad,
     "Reshape": reshape,
     "Resize, nearest": resize_nearest,
+    "Resize, sizes": resize_to_sizes,
     "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,
     "Slice": slices,
