@@ -65,8 +65,6 @@ class Build(Walk):
         self.rows: set[str] = set()  # values that hold rows of all images along their first axis
         self._rules = rules
         self._need_rowwise = need_rowwise
-        if source == graph.input:
-            self.set_type(source, graph.input_type)
 
     def set_type(self, name: str, number: int) -> None:
         """Say of what type a value is, as onnx numbers them."""

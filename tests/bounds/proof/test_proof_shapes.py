@@ -299,3 +299,33 @@ def test_an_attribute_that_no_rule_asks_for_is_refused() -> None:
     model.graph.node[0].attribute.append(helper.make_attribute("slope", 0.3))
     with pytest.raises(UnsupportedModelError, match="expected no attribute slope"):
         Proof(read_graph(model, Path("net.onnx")), SOURCE, net.shape, 3)
+
+
+def test_an_input_of_half_precision_is_refused() -> None:
+    net = fresh(4)
+    net.kind = TensorProto.FLOAT16
+    net.add("Cast", to=TensorProto.FLOAT)
+    assert "got float16" in refused(net)
+
+
+def test_a_repetition_along_another_axis_by_the_batch_is_refused() -> None:
+    net = fresh(1, 3)
+    batch = net.add("Gather", net.add("Shape", SOURCE), net.whole(0))
+    net.add("Expand", SOURCE, net.add("Concat", net.whole(1), batch, net.whole(3), axis=0))
+    net.add("ReduceSum", net.last, net.whole(1))
+    assert "keeps the batch first" in refused(net)
+
+
+def test_lines_between_entries_hold_for_differences_too() -> None:
+    """Where a large entry is all but replaced by a small one, a + (b - a) f is rounded by what a is large."""
+    net = fresh(1, 1, 2)
+    net.batch = 1
+    scales = net.constant([1, 1, 1, 4], np.float32)
+    net.add("Resize", SOURCE, "", scales, mode="linear")
+    name = net.last
+    proof = Proof(read_graph(net.logits(), Path("net.onnx")), SOURCE, net.shape, 3)
+    first, second, share = np.float32(1e8 / 3), np.float32(1 / 3), np.float32(0.875)
+    point = torch.tensor([[[[float(first), float(second)]]]])
+    lower, upper = proof.intervals(point, point)[name].computed()
+    between = float(first + (second - first) * share)
+    assert float(lower[0, 0, 0, 5]) <= between <= float(upper[0, 0, 0, 5])
