@@ -111,6 +111,6 @@ def test_no_runtime_leaves_the_enclosures_of_a_chain(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12, 30))
+@pytest.mark.parametrize("seed", range(12, 20))
 def test_no_runtime_leaves_the_enclosures_of_more_chains(seed: int) -> None:
     check(seed)

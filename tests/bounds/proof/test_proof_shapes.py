@@ -48,7 +48,7 @@ def test_no_runtime_leaves_the_enclosures(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_no_runtime_leaves_the_enclosures_of_many(name: str) -> None:
-    assert max(excess(name, seed) for seed in range(2, 6)) <= 0
+    assert max(excess(name, seed) for seed in range(2, 4)) <= 0
 
 
 # --- the comparison sees what is wrong -------------------------------------------------------------------------------
