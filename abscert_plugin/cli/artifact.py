@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from abscert_plugin.cli import options
+from abscert_plugin.cli import foreign, options
 from abscert_plugin.cli.console import LOG, OUT, print_json
-from abscert_plugin.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -47,40 +46,33 @@ def wrap(
     out: Annotated[Path, typer.Option("--out", help="Folder for deploy.onnx and abstract.onnx.")],
     cells: options.Cells = None,
     granularity: options.Granularity = None,
-    image_shape: Annotated[
-        str | None, typer.Option("--image-shape", help="C,H,W of an image, where the model's input does not tell.")
+    image_shape: foreign.ImageShape = None,
+    layout: foreign.LayoutName = None,
+    input_range: foreign.InputRange = None,
+    mean: foreign.Mean = None,
+    std: foreign.Std = None,
+    output: foreign.Output = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=2, help="How many there are, for a model that gives labels alone.")
     ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--layout", help="nchw, nhwc or flat.  [default: by the model's input]")
-    ] = None,
-    input_range: Annotated[
-        str, typer.Option("--input-range", help="What pixel 0 and pixel 1 are to the model: 0,1 or 0,255 or -1,1.")
-    ] = "0,1",
-    mean: Annotated[str, typer.Option("--mean", help="Subtracted, one value or one per channel.")] = "0",
-    std: Annotated[str, typer.Option("--std", help="Divided by, one value or one per channel.")] = "1",
-    output: Annotated[str | None, typer.Option("--output", help="Which output holds the logits.")] = None,
     json: options.Json = False,
 ) -> None:
     """Put any ONNX classifier under abstraction: phi in front, the cell's mid-point fed to the model."""
-    from abscert_plugin.artifact.midpoint import InputScale, Layout
     from abscert_plugin.artifact.wrap import WrapOptions
     from abscert_plugin.artifact.wrap import wrap as write
+    from abscert_plugin.preprocessing import Opening
 
-    shape = None if image_shape is None else _shape(image_shape)
-    low, high = _numbers("--input-range", input_range, 2)
-    try:
-        chosen_layout = None if layout is None else Layout(layout)
-    except ValueError as error:
-        raise ConfigError(f"expected --layout of {', '.join(Layout)}, got {layout!r}") from error
+    asked = foreign.opening(image_shape, layout, input_range, mean, std, output) or Opening()
     wrapped = write(
         model,
         out,
         WrapOptions(
             grid=options.chosen_grid(cells, granularity),
-            image_shape=shape,
-            layout=chosen_layout,
-            scale=InputScale((low, high), _numbers("--mean", mean), _numbers("--std", std)),
-            output=output,
+            image_shape=asked.image_shape,
+            layout=asked.layout,
+            scale=asked.scale,
+            output=asked.output,
+            labels=classes,
         ),
     )
     for note in wrapped.notes:
@@ -89,21 +81,3 @@ def wrap(
         print_json({"deploy": str(wrapped.deploy), "abstract": str(wrapped.abstract), "notes": list(wrapped.notes)})
         return
     OUT.print(f"wrote {wrapped.deploy} and {wrapped.abstract}", highlight=False, soft_wrap=True)
-
-
-def _numbers(option: str, text: str, count: int | None = None) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"expected {option} as numbers joined by commas, got {text!r}") from error
-    if count is not None and len(values) != count:
-        raise ConfigError(f"expected {count} numbers in {option}, got {text!r}")
-    return values
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    try:
-        channels, height, width = (int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"expected --image-shape as C,H,W, such as 3,224,224, got {text!r}") from error
-    return channels, height, width

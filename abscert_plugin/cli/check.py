@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from abscert_plugin.artifact.foreign import PREPROCESSING, open_classifier
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
@@ -16,6 +17,7 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
+from abscert_plugin.preprocessing import Opening
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.decision import Decider
@@ -51,9 +53,9 @@ def check(  # one parameter per option
     if not 0 <= timeout < float("inf"):
         raise ConfigError(f"expected a time-out of at least 0 seconds, got {timeout}")
     stored, is_intact = read_certificate(certificate)
-    artifact = Artifact.open(model, provider)
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
     images = load_data(data, Split.TEST, data_dir, image_size)
+    artifact = open_classifier(model, provider, _opening(stored), images.shape, len(images.classes))
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)
     found: list[Check] = []
@@ -94,6 +96,11 @@ def _show(checks: Iterator[Check], found: list[Check], quiet: bool) -> None:
         if not quiet:
             mark = Text("ok      ", "green") if item.holds else Text("FAILED  ", "bold red")
             OUT.print(Text.assemble(mark, f"{item.name}: {item.detail}"), soft_wrap=True)
+
+
+def _opening(stored: Certificate) -> Opening | None:
+    told = stored.model.get(PREPROCESSING)
+    return Opening.told(told) if isinstance(told, dict) else None
 
 
 def _replay(

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from abscert_plugin.artifact.metadata import INTERVAL, SCALED
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.errors import UnsupportedModelError
@@ -38,7 +37,7 @@ class IntervalNetwork(nn.Module):
         self.slots = tuple(slots)
         self.output = output
 
-    def forward(self, intervals: Float32[Tensor, "batch channels2 height width"]) -> Float32[Tensor, "batch classes"]:
+    def forward(self, intervals: Float32[Tensor, "batch *input"]) -> Float32[Tensor, "batch classes"]:
         """Return the logits of interval images (training scale)."""
         values: list[Tensor] = [intervals]
         for layer, slots in zip(self.layers, self.slots, strict=True):
@@ -72,8 +71,7 @@ def convert(artifact: Artifact) -> Converted:
     """
     path, metadata = artifact.path, artifact.metadata
     graph = read_graph(with_tensors(artifact.model, path), path)
-    source = SCALED if artifact.grid is None else INTERVAL
-    network = _read(graph, path, source, metadata.front.input_shape(metadata.image_shape), metadata.classes)
+    network = _read(graph, path, artifact.read, metadata.front.input_shape(metadata.image_shape), metadata.classes)
     return Converted(network, largest_difference(network, artifact))
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from abscert_plugin.artifact.metadata import IMAGE
 from abscert_plugin.artifact.model_file import model_sha256, read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
@@ -50,11 +49,11 @@ def run_replay(run: RunInfo, places: Sequence[Path], shape: tuple[int, ...]) -> 
     if path is None or Path(name).name != name or model_sha256(path, read_model(path)) != facts.get("sha256"):
         return None
     artifact = Artifact.open(path, Provider.CPU)
-    if artifact.classifier.input_name != IMAGE or artifact.metadata.image_shape != shape:
+    if not artifact.takes_images or artifact.metadata.image_shape != shape:
         return None
 
     def replay(images: np.ndarray) -> list[int]:
-        answers = read_logits(artifact.classifier.run(images), np.zeros(len(images), dtype=np.int64))
+        answers = read_logits(artifact.run_images(images), np.zeros(len(images), dtype=np.int64))
         return [int(label) for label in answers.prediction]
 
     return replay

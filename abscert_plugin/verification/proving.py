@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from abscert_plugin.artifact.metadata import IMAGE, INTERVAL
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
@@ -18,7 +17,7 @@ from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import margin_rows
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.front import Cells, Points
+from abscert_plugin.front import Points
 from abscert_plugin.graph.nodes import read_graph
 
 _Found = TypeVar("_Found")
@@ -40,7 +39,8 @@ class Prover:
     """Lower bounds of a file's margins that every evaluation of it in float32 keeps.
 
     Boxes are between two points (`front`): of cells their interval images, which every runtime holds; of pixels the
-    images themselves, since a runtime may fold their scaling into the first layer.
+    images themselves, since a runtime may fold their scaling into the first layer; of a file that this project did not
+    make what it is fed.
 
     Args:
         artifact: the file.
@@ -53,11 +53,9 @@ class Prover:
         front, shape, classes = artifact.front, artifact.metadata.image_shape, artifact.metadata.classes
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
-        self._has_cells = isinstance(front, Cells)
         self._front = front
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
-        what = (graph, INTERVAL, front.input_shape(shape)) if self._has_cells else (graph, IMAGE, shape)
-        self._proof = Proof(*what, classes)
+        self._proof = Proof(graph, artifact.held, front.held_shape(shape), classes)
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
         self.classes = classes
@@ -73,8 +71,8 @@ class Prover:
         found = self.least_margins(points, points, labels, BoundMethod.IBP)
         rest = np.flatnonzero(found <= 0)  # few: those are worth twice the precision
         if len(rest):
-            ends, classes = self._ends(points[rest]), torch.from_numpy(labels[rest])
-            exact = self._least(self._proof, ends, ends, classes, BoundMethod.IBP, {})
+            ends, classes = self._ends(points[rest], points[rest]), torch.from_numpy(labels[rest])
+            exact = self._least(self._proof, *ends, classes, BoundMethod.IBP, {})
             found[rest] = np.maximum(found[rest], exact)
         return found
 
@@ -100,7 +98,7 @@ class Prover:
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        lower, upper, classes = self._ends(lowest), self._ends(highest), torch.from_numpy(labels)
+        (lower, upper), classes = self._ends(lowest, highest), torch.from_numpy(labels)
         found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
         rest = np.flatnonzero(found <= 0)
         by = PROVEN_BY[method]
@@ -124,7 +122,7 @@ class Prover:
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        lower, upper = self._ends(lowest), self._ends(highest)
+        lower, upper = self._ends(lowest, highest)
         return _in_memory(lambda: self._proof.intervals(lower, upper, refined=True), BoundMethod.CROWN, len(lowest))
 
     def part_margins(
@@ -160,8 +158,9 @@ class Prover:
             )
         )
 
-    def _ends(self, points: Points) -> Tensor:
-        return torch.from_numpy(self._front.network_input(points) if self._has_cells else points)
+    def _ends(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
+        lower, upper = self._front.held_ends(lowest, highest)
+        return torch.from_numpy(lower), torch.from_numpy(upper)
 
 
 def joined(hidden: Sequence[Mapping[str, Enclosure]]) -> dict[str, Enclosure]:

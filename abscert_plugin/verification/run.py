@@ -11,6 +11,7 @@ from typing import Any, Final, final
 import numpy as np
 
 import abscert_plugin
+from abscert_plugin.artifact.foreign import PREPROCESSING
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError
@@ -130,6 +131,7 @@ class Verification:
                 "classes": artifact.metadata.classes,
                 "network": artifact.metadata.network,
                 "training": artifact.metadata.training,
+                **({PREPROCESSING: dict(artifact.opening)} if artifact.opening else {}),
             },
         )
 

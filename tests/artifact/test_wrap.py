@@ -21,9 +21,9 @@ from torch import nn
 
 import abscert_plugin
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.midpoint import InputScale, Layout
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, wrap
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import InputScale, Layout
 
 SHAPE = (3, 8, 8)
 CELLS = 7

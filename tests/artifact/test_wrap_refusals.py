@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from midpoint_oracle import assert_logits, listed, midpoints, stored_images
 from onnx import TensorProto
 
-from abscert_plugin.artifact.midpoint import InputScale, Layout
 from abscert_plugin.artifact.wrap import WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import AbscertError, ConfigError, ExportError, GridError, UnsupportedModelError
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import InputScale, Layout
 
 CELLS = 7
 OPTIONS = WrapOptions(Grid(CELLS))
