@@ -1,6 +1,7 @@
 """`abscert verify` and `abscert check` on a classifier that this project did not make, against onnxruntime alone."""
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -96,6 +97,60 @@ def test_a_certificate_of_another_preprocessing_fails(model: Path, tmp_path: Pat
 def test_bad_options_are_one_line(model: Path, tmp_path: Path, options: list[str], message: str) -> None:
     assert message in refused("verify", model, *BALL, *options, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def run_at_large(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run on balls so large that some images are falsified."""
+    out = tmp_path_factory.mktemp("large") / "out"
+    ball = ("--claim", "ball", "--radius", "0.2", "--limit", 8, "--timeout", 0.5)
+    abscert("verify", model, "--data", "digits", *ball, *READS, "--out", out, "--json")
+    return out
+
+
+NUMBER = r"(-?\d+\.\d+)"
+FORMS = {
+    "vnnlib": (r"\(assert \((>=|<=) X_(\d+) " + NUMBER, r"\(and \(>= Y_(\d+) Y_(\d+)\)\)"),
+    "vnnlib2": (r"\(assert \((>=|<=) X\[0,(\d+)\] " + NUMBER, r"\(>= Y\[0,(\d+)\] Y\[0,(\d+)\]\)"),
+}
+
+
+@pytest.mark.parametrize("version", FORMS)
+def test_queries_ask_what_the_run_asked(model: Path, run_at_large: Path, tmp_path: Path, version: str) -> None:
+    told = abscert(
+        "queries", run_at_large, "--model", model, "--out", tmp_path / "q", "--all", "--timeout", 7, "--json"
+    )
+    assert json.loads(told.out)["queries"] == 8
+    listed = (tmp_path / "q" / ("instances.csv" if version == "vnnlib" else "instances2.csv")).read_text().splitlines()
+    assert [line.split(",")[::2] for line in listed] == [["onnx/mlp.onnx", "7"]] * 8
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "q" / "onnx" / "mlp.onnx"), providers=["CPUExecutionProvider"]
+    )
+    rows = [json.loads(line) for line in (run_at_large / "records.jsonl").read_text().splitlines()]
+    falsified = [row for row in rows if row["verdict"] == "falsified" and row["counterexample"] != "itself"]
+    assert falsified
+    bound, unsafe = FORMS[version]
+    for row in falsified:
+        text = (tmp_path / "q" / version / f"{row['index']:08d}.vnnlib").read_text()
+        ends = {(sign, int(place)): float(value) for sign, place, value in re.findall(bound, text)}
+        assert len(ends) == 128
+        assert {(int(a), int(b)) for a, b in re.findall(unsafe, text)} == {
+            (other, row["label"]) for other in range(10) if other != row["label"]
+        }
+        image = np.load(run_at_large / row["counterexample"])
+        read = ((image.astype(np.float64) * 16 - MEAN) / STD).astype(np.float32).reshape(1, 64)
+        assert all(ends[">=", place] <= read[0, place] <= ends["<=", place] for place in range(64))
+        scores = session.run(None, {"x": read})[0][0]
+        assert np.delete(scores, row["label"]).max() >= scores[row["label"]]
+
+
+def test_queries_that_cannot_be_written_are_one_line(model: Path, run_at_large: Path, tmp_path: Path) -> None:
+    asked = ("queries", run_at_large, "--out", tmp_path / "q")
+    assert "expected the run's own mlp.onnx in or above" in refused(*asked)
+    assert "a time-out above 0" in refused(*asked, "--model", model, "--timeout", "-1")
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q" / "mine").touch()
+    assert "holds files already; choose another --out" in refused(*asked, "--model", model, "--all")
 
 
 def test_cells_are_not_decided_without_cells(model: Path, tmp_path: Path) -> None:

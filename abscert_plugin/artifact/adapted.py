@@ -90,6 +90,11 @@ def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, lab
     return Adapted(model, held, fixed, classes)
 
 
+def gives_scores(model: onnx.ModelProto) -> bool:
+    """Return whether the logits of an adapted model are the classifier's own scores of its classes."""
+    return not {_PREFIX + "two_classes", _PREFIX + "labels"} & {tensor.name for tensor in model.graph.initializer}
+
+
 @contextmanager
 def saved(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     """Write a model where it can be loaded from, while the context lasts.

@@ -1,8 +1,9 @@
 """ONNX classifiers that this project did not make, opened as they are: no metadata, no abstraction in front."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from abscert_plugin.artifact.adapted import adapt, opened
 from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
@@ -50,6 +51,30 @@ def open_classifier(
             raise ConfigError(f"{path} says itself how it reads images: leave out what tells how a file of others does")
         return Artifact.open(path, provider)
     return open_foreign(path, provider, opening or Opening(), shape, labels)
+
+
+def reopen(
+    path: Path,
+    provider: Provider,
+    facts: Mapping[str, Any],
+    shape: tuple[int, int, int] | None = None,
+    labels: int | None = None,
+) -> Artifact:
+    """Read, check and load the classifier that a run was about, in the way that its record tells.
+
+    Args:
+        path: the file.
+        provider: where to run it.
+        facts: what the record says of the model.
+        shape: (channels, height, width) of the images that it is to be run on.
+        labels: how many classes these have.
+
+    Raises:
+        UnsupportedModelError, ConfigError, VerifierError: as `open_classifier`.
+    """
+    told = facts.get(PREPROCESSING)
+    opening = Opening.told(told) if isinstance(told, Mapping) else None
+    return open_classifier(path, provider, opening, shape, labels)
 
 
 def trained_on(path: Path) -> str | None:

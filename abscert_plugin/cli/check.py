@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from abscert_plugin.artifact.foreign import PREPROCESSING, open_classifier
+from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
@@ -17,7 +17,6 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
-from abscert_plugin.preprocessing import Opening
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.decision import Decider
@@ -55,7 +54,7 @@ def check(  # one parameter per option
     stored, is_intact = read_certificate(certificate)
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
     images = load_data(data, Split.TEST, data_dir, image_size)
-    artifact = open_classifier(model, provider, _opening(stored), images.shape, len(images.classes))
+    artifact = reopen(model, provider, stored.model, images.shape, len(images.classes))
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)
     found: list[Check] = []
@@ -96,11 +95,6 @@ def _show(checks: Iterator[Check], found: list[Check], quiet: bool) -> None:
         if not quiet:
             mark = Text("ok      ", "green") if item.holds else Text("FAILED  ", "bold red")
             OUT.print(Text.assemble(mark, f"{item.name}: {item.detail}"), soft_wrap=True)
-
-
-def _opening(stored: Certificate) -> Opening | None:
-    told = stored.model.get(PREPROCESSING)
-    return Opening.told(told) if isinstance(told, dict) else None
 
 
 def _replay(
