@@ -23,6 +23,8 @@ Points: TypeAlias = (
 Point: TypeAlias = UInt8[np.ndarray, "channels height width"] | Float32[np.ndarray, "channels height width"]
 Images: TypeAlias = Float32[np.ndarray, "batch channels height width"]
 _PROBES: Final = 64
+_FEWEST_PROBES: Final = 8
+_PROBED_PIXELS: Final = 2**20  # of large images fewer are run: 8 of 3 x 224 x 224
 
 
 @runtime_checkable
@@ -191,7 +193,7 @@ class Cells:
 
     def probes(self, image_shape: tuple[int, int, int]) -> Images:
         """Return images of random cells."""
-        cells = np.random.default_rng(0).integers(0, self.grid.cells, (_PROBES, *image_shape))
+        cells = np.random.default_rng(0).integers(0, self.grid.cells, (_probes(image_shape), *image_shape))
         return self.images(cells.astype(np.uint8))
 
     def images(self, points: Points) -> Images:
@@ -294,7 +296,7 @@ class Pixels:
 
     def probes(self, image_shape: tuple[int, int, int]) -> Images:
         """Return random images."""
-        return np.random.default_rng(0).random((_PROBES, *image_shape), dtype=np.float32)
+        return np.random.default_rng(0).random((_probes(image_shape), *image_shape), dtype=np.float32)
 
     def images(self, points: Points) -> Images:
         """Return the points, which are images."""
@@ -337,6 +339,10 @@ class Pixels:
         """Return images between two."""
         images = (lowest + share * (highest.astype(np.float64) - lowest)).astype(np.float32)
         return np.clip(images, lowest, highest)
+
+
+def _probes(image_shape: tuple[int, int, int]) -> int:
+    return min(_PROBES, max(_FEWEST_PROBES, _PROBED_PIXELS // prod(image_shape)))
 
 
 def combinations(

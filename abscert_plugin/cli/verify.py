@@ -1,5 +1,6 @@
 """`abscert verify`."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,7 @@ def verify(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Decide a claim for every test image by running the ONNX file."""
+    start = time.perf_counter()
     is_ball = claim is options.ClaimName.BALL
     if is_ball != (radius is not None):
         raise ConfigError("expected --radius with --claim ball, and with it alone")
@@ -125,7 +127,7 @@ def verify(  # one parameter per option
         LOG.print(f"renamed the former run to {former}", highlight=False)
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task(f"verifying {data}", total=len(images), note="")
-        records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
+        records, info = verification.run(folder, lambda n: bar.update(task, advance=n), start)
     say(note)
     if certificate is not None:
         write_certificate(certificate, folder, records, info, images)
