@@ -54,6 +54,8 @@ class Proof:
         relus = (step.input for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU)
         self.relus = {name: self._plan.shapes[name] for name in relus}
         """What ReLUs read, in order: names, and shapes without the batch."""
+        self.output = self._plan.output
+        """Name of the logits."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
 
     def in_float32(self) -> "Proof":
@@ -158,7 +160,7 @@ class Proof:
 
         With `part` they hold for the evaluations alone whose activations read values between these ends.
         """
-        steps, output = self._before.get(self._plan.output, ()), self._plan.output
+        steps, output = self._before.get(self.output, ()), self.output
         bounds = Descent(values, {}).run(steps, output, rows, self._plan.held)
         if method is BoundMethod.IBP:
             return bounds
