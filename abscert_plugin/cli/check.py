@@ -70,7 +70,8 @@ def check(  # one parameter per option
             number = None if everything else sample
             yield from check_verdicts(stored, images, replay, number, seed, lambda n: bar.update(task, advance=n))
 
-        origin = check_origin(stored, is_intact, artifact.sha256, artifact.grid, images)
+        runs_alone = bool(artifact.classifier.settings.get("one_by_one"))
+        origin = check_origin(stored, is_intact, artifact.sha256, artifact.grid, images, runs_alone)
         _show(origin, found, quiet=json)
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)

@@ -16,10 +16,11 @@ from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import margin_rows
-from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Points
 from abscert_plugin.graph.nodes import read_graph
 
+_PROBES: Final = 4
 _Found = TypeVar("_Found")
 Signs: TypeAlias = Mapping[int, bool]
 """ReLUs whose sign is given, by their place among all of a file: True where what they read is at least 0."""
@@ -46,7 +47,8 @@ class Prover:
         artifact: the file.
 
     Raises:
-        UnsupportedModelError: if its graph has a node that the proof does not know; names all of them.
+        UnsupportedModelError: if its graph has a node that the proof does not know, and names all of them; or the file
+            itself gives other logits of random points than those that the proof allows.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -61,6 +63,23 @@ class Prover:
         self.classes = classes
         self.sizes = tuple(math.prod(shape) for shape in self._proof.relus.values())
         """How many ReLUs each layer of them has, in order."""
+        self._need_agreement(artifact)
+
+    def _need_agreement(self, artifact: Artifact) -> None:
+        """Raise where the file contradicts the proof at a few points: it is read in another way, or run in less."""
+        images = self._front.probes(artifact.metadata.image_shape)[:_PROBES]
+        points = artifact.cells.cell(images) if isinstance(self._front, Cells) else images
+        lowest, highest = self._ends(points, points)
+        try:
+            logits = artifact.run_images(images)
+            values = _in_memory(lambda: self._proof.intervals(lowest, highest), BoundMethod.IBP, len(images))
+        except VerifierError:
+            return  # what does not run, or does not fit, certifies nothing
+        lower, upper = (end.numpy() for end in values[self._proof.output].computed())
+        if logits.shape != lower.shape or not (((lower <= logits) & (logits <= upper)) | (upper == np.inf)).all():
+            raise UnsupportedModelError(
+                f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
+            )
 
     def at_points(self, points: Points, labels: Int64[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.

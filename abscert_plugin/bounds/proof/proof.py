@@ -12,9 +12,12 @@ from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof.activations import RELU
-from abscert_plugin.bounds.proof.descent import Descent, Part, Slopes
+from abscert_plugin.bounds.proof.affine import Affine, Shift
+from abscert_plugin.bounds.proof.descent import Descent, Part, Slopes, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.ends import EndsPass
+from abscert_plugin.bounds.proof.maps import Scale
+from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.plan import plan
 from abscert_plugin.errors import VerifierError
@@ -54,6 +57,8 @@ class Proof:
         relus = (step.input for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU)
         self.relus = {name: self._plan.shapes[name] for name in relus}
         """What ReLUs read, in order: names, and shapes without the batch."""
+        self.output = self._plan.output
+        """Name of the logits."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
 
     def in_float32(self) -> "Proof":
@@ -158,7 +163,7 @@ class Proof:
 
         With `part` they hold for the evaluations alone whose activations read values between these ends.
         """
-        steps, output = self._before.get(self._plan.output, ()), self._plan.output
+        steps, output = self._before.get(self.output, ()), self.output
         bounds = Descent(values, {}).run(steps, output, rows, self._plan.held)
         if method is BoundMethod.IBP:
             return bounds
@@ -200,7 +205,9 @@ class Proof:
         name, value = step.input, values[step.input]
         is_open = (step.function.is_bent(*value.computed()) & value.magnitude.isfinite()).flatten(1)
         before = self._before.get(name, ())
-        if not any(isinstance(step, Activation) for step in before) or not bool(is_open.any()):
+        # intervals are as tight where nothing bends and entries meet in one step alone
+        is_loose = any(isinstance(one, Activation) for one in before) or sum(map(_mixes, before)) > 1
+        if not is_loose or not bool(is_open.any()):
             return value
         bounds = self._bounds_of(name, values, is_open)
         shape = value.lower.shape
@@ -232,6 +239,12 @@ class Proof:
             raise VerifierError(f"expected boxes of shape {self._shape}, got {(*lower.shape,)} and {(*upper.shape,)}")
         if not bool(((lower <= upper) & (upper - lower < torch.inf)).all()):
             raise VerifierError("expected boxes with finite ends, lower <= upper; got one that is not")
+
+
+def _mixes(step: Step) -> bool:
+    """Return whether entries meet in a step: it does more than move, scale or shift each."""
+    is_scaling = isinstance(step, Affine) and isinstance(step.map, Scale)
+    return not (is_scaling or isinstance(step, Move | Shift))
 
 
 def margin_rows(labels: Int64[Tensor, "batch"], classes: int) -> Float64[Tensor, "batch others classes"]:
