@@ -34,11 +34,13 @@ class Reader:
         file: its path in the folder of all files; the first part of it is the folder that is copied for each change.
         changes: what it is changed into.
         commands: their arguments; HERE is the copy, HOME the folder of all files.
+        holds: asserts, in the copy, that what a command made of a change that it took is right.
     """
 
     file: str
     changes: Changes
     commands: Sequence[Sequence[object]]
+    holds: Callable[[Path], None] = lambda here: None
 
     def __str__(self) -> str:
         return self.file
@@ -69,6 +71,8 @@ class Reader:
             damage(here / self.file.partition("/")[2])
             words = _words(command, here, home)
             result = run(*words)
+            if result.status == 0:
+                self.holds(here)
         told = (words, result)
         assert result.status in (0, 1, 2), told
         assert "Traceback" not in result.out + result.err, told
