@@ -1,7 +1,6 @@
 """Bad input on the command line: one line that says what to change, exit status 2, and nothing is touched."""
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -292,21 +291,6 @@ def test_a_folder_without_a_training_cannot_be_exported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path, tmp_path / "none", tmp_path / "file"):
         assert_untouched(tmp_path, ["export", place], str(place), "abscert train")
-
-
-@pytest.mark.parametrize("key", ["training", "method_options", "method", "claim", "data", "cells", "image_shape"])
-def test_a_checkpoint_that_does_not_say_what_it_holds_is_not_exported(trained: Path, tmp_path: Path, key: str) -> None:
-    shutil.copytree(trained, tmp_path / "run")
-    path = tmp_path / "run" / "checkpoint.json"
-    stored = json.loads(path.read_text())
-    damages: tuple[dict[str, Any], ...] = (
-        {**stored["description"], key: ["1", 2**40, 2**40]},
-        {name: value for name, value in stored["description"].items() if name != key},
-        {key: [{}]},
-    )
-    for damaged in damages:
-        path.write_text(json.dumps({**stored, "description": damaged}))
-        assert_untouched(tmp_path, ["export", tmp_path / "run"], "does not say which network it holds")
 
 
 def test_a_tuning_of_another_kind_is_not_gone_on_with(tmp_path: Path) -> None:

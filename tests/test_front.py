@@ -75,7 +75,7 @@ def reach_of(grid: Grid, pixel: np.float32, ball: Ball) -> Reach:
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.data(), small_grids)
 def test_every_float32_image_of_the_ball_lies_in_a_reached_cell(data: st.DataObject, grid: Grid) -> None:
     pixel = data.draw(pixels(grid))

@@ -110,7 +110,7 @@ def _replay(
     # torch is imported here: cells are checked without it
     from abscert_plugin.verification.budget import Budget
     from abscert_plugin.verification.deployed import Deployed
-    from abscert_plugin.verification.opening import NetworkChoice, check_inputs, open_verifier
+    from abscert_plugin.verification.opening import BallQuestion, NetworkChoice, check_inputs, open_verifier
     from abscert_plugin.verification.reproof import Reproof
 
     choice = NetworkChoice(black_box, checkpoint)
@@ -120,7 +120,9 @@ def _replay(
     @cache
     def verifier() -> Decider:
         """Return what searches again: opened where a row asks for it alone, since auto_LiRPA may not be there."""
-        found, closed = open_verifier(artifact, images, ball, Budget(seconds=timeout), choice, stored.arithmetic)
+        found, closed = open_verifier(
+            BallQuestion(artifact, images, ball, Budget(seconds=timeout), choice, stored.arithmetic)
+        )
         say_closed(closed)
         return found
 

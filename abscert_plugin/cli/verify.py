@@ -101,7 +101,7 @@ def verify(  # one parameter per option
         # torch is imported here: deciding cells must start without it
         from abscert_plugin.bounds.bounder import BoundMethod
         from abscert_plugin.verification.budget import Budget
-        from abscert_plugin.verification.opening import NetworkChoice
+        from abscert_plugin.verification.opening import BallQuestion, NetworkChoice
         from abscert_plugin.verification.solvers import OWN, open_solver
 
         keep_freed_memory()
@@ -113,8 +113,8 @@ def verify(  # one parameter per option
             raise ConfigError(
                 f"expected no --certificate with --solver {solver}: it says how {OWN}'s bounds are computed"
             )
-        choice = NetworkChoice(black_box, checkpoint)
-        decider, closed = open_solver(solver or OWN, artifact, images, ball, budget, choice, asked)
+        question = BallQuestion(artifact, images, ball, budget, NetworkChoice(black_box, checkpoint), asked)
+        decider, closed = open_solver(solver or OWN, question)
     say_closed(closed)
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
     name += "".join(f"-{given}" for given in (bound, solver, arithmetic) if given is not None)

@@ -83,7 +83,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_one_wrong_byte_is_wrapped_or_refused_and_nothing_between(tmp_path: Path, place: float, value: int) -> None:
     model = graphs.linear(before=[("Relu", ["x"], ["z"], {})], source="z")

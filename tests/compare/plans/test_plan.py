@@ -49,6 +49,8 @@ def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
         # what has no cells has no claim about them
         assert run.claims == (("cell", "ball") if run.method == "reachable" else ("ball",))
         assert run.options == ({"loss": "mtl-ibp", "share": "0.3"} if run.method == "reachable" else {})
+    own = PLAN.replace("[[grid]]", "[[grid]]\nsolver = 'abscert'")
+    assert read_plan(str(plan_of(tmp_path, own))).runs() == runs
     again = PLAN + PLAN.split("\n", 2)[2]
     assert read_plan(str(plan_of(tmp_path, again))).runs() == runs
 
@@ -71,6 +73,7 @@ def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
         ("learning_rate", 0.01),
         ("claims", ("cell", "ball")),
         ("timeout", 2.0),
+        ("solver", "other"),
         ("limit", 10),
         ("ball_limit", 10),
         ("image_size", 64),
@@ -101,6 +104,7 @@ def test_every_part_of_a_run_is_under_test_above() -> None:
         (('share = "0.3"', 'shar = "0.3"'), "no option 'shar'"),
         (('share = "0.3"', 'share = "3"'), "share from 0 to 1"),
         (("[[grid]]", "protocol = 'new'\n[[grid]]"), "protocol sound or paper"),
+        (("[[grid]]", "[[grid]]\nsolver = 'hope'"), "expected a solver of abscert.*, got 'hope'"),
         (("[[grid]]", "[[grid]"), "cannot be read"),
     ],
 )
