@@ -17,7 +17,7 @@ from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import margin_rows
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
-from abscert_plugin.front import Points
+from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import read_graph
 
 _PROBES: Final = 4
