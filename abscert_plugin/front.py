@@ -9,18 +9,16 @@ from math import prod
 from typing import Final, Protocol, TypeAlias, final, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt
 
 from abscert_plugin.ball import LEVELS, Ball
 from abscert_plugin.claim import Inputs
 from abscert_plugin.grid import Grid, check_pixels, level_pixels, log2_count
 from abscert_plugin.preprocessing import Preprocessing
 
-Points: TypeAlias = (
-    UInt8[np.ndarray, "batch channels height width"] | Float32[np.ndarray, "batch channels height width"]
-)
+Points: TypeAlias = UInt[np.ndarray, "batch channels height width"] | Float32[np.ndarray, "batch channels height width"]
 """Cells, or pixels on the pixel scale, of a batch of images."""
-Point: TypeAlias = UInt8[np.ndarray, "channels height width"] | Float32[np.ndarray, "channels height width"]
+Point: TypeAlias = UInt[np.ndarray, "channels height width"] | Float32[np.ndarray, "channels height width"]
 Images: TypeAlias = Float32[np.ndarray, "batch channels height width"]
 _PROBES: Final = 64
 _FEWEST_PROBES: Final = 8
@@ -194,7 +192,7 @@ class Cells:
     def probes(self, image_shape: tuple[int, int, int]) -> Images:
         """Return images of random cells."""
         cells = np.random.default_rng(0).integers(0, self.grid.cells, (_probes(image_shape), *image_shape))
-        return self.images(cells.astype(np.uint8))
+        return self.images(cells.astype(self.grid.index_type))
 
     def images(self, points: Points) -> Images:
         """Return the image of the cells' lower edges, which lie in them."""
@@ -257,7 +255,7 @@ class Cells:
 
     def between(self, lowest: Point, highest: Point, share: Float64[np.ndarray, "batch *point"]) -> Points:
         """Return combinations of cells between two."""
-        cells: UInt8[np.ndarray, "batch *point"] = np.rint(lowest + share * (highest - lowest)).astype(np.uint8)
+        cells: UInt[np.ndarray, "batch *point"] = np.rint(lowest + share * (highest - lowest)).astype(lowest.dtype)
         return cells
 
 
@@ -346,10 +344,10 @@ def _probes(image_shape: tuple[int, int, int]) -> int:
 
 
 def combinations(
-    lowest: UInt8[np.ndarray, "channels height width"],
-    highest: UInt8[np.ndarray, "channels height width"],
+    lowest: UInt[np.ndarray, "channels height width"],
+    highest: UInt[np.ndarray, "channels height width"],
     size: int,
-) -> Iterator[UInt8[np.ndarray, "batch channels height width"]]:
+) -> Iterator[UInt[np.ndarray, "batch channels height width"]]:
     """Yield every combination of cells between two ends once, at most `size` at a time."""
     free = np.flatnonzero(lowest < highest)
     low, high = lowest.ravel(), highest.ravel()
@@ -359,6 +357,6 @@ def combinations(
         number = np.arange(start, min(start + size, count), dtype=np.int64)
         cells = np.repeat(low[None], len(number), axis=0)
         for pixel, choice in zip(free, choices, strict=True):
-            cells[:, pixel] += (number % choice).astype(np.uint8)
+            cells[:, pixel] += (number % choice).astype(cells.dtype)
             number = number // choice
         yield cells.reshape(-1, *lowest.shape)

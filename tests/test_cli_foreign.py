@@ -153,6 +153,18 @@ def test_queries_that_cannot_be_written_are_one_line(model: Path, run_at_large: 
     assert "holds files already; choose another --out" in refused(*asked, "--model", model, "--all")
 
 
+def test_wrapping_tells_what_it_costs_in_accuracy(model: Path, tmp_path: Path) -> None:
+    asked = ("wrap", model, *READS, "--data", "digits", "--json")
+    coarse = abscert(*asked, "--out", tmp_path / "coarse", "--cells", 2).json
+    exact = abscert(*asked, "--out", tmp_path / "exact", "--lossless").json
+    assert coarse["accuracy"] == exact["accuracy"] > 0.8
+    assert coarse["wrapped_accuracy"] < exact["wrapped_accuracy"]
+    assert abs(exact["wrapped_accuracy"] - exact["accuracy"]) < 0.02  # digits have 16 levels, which lie in 256 cells
+    assert "--lossless or a number of cells, got both" in refused(
+        *asked, "--out", tmp_path / "o", "--lossless", "--cells", 2
+    )
+
+
 def test_cells_are_not_decided_without_cells(model: Path, tmp_path: Path) -> None:
     assert "without cells: verify it with --claim ball" in refused(
         "verify", model, "--data", "digits", "--out", tmp_path / "o"

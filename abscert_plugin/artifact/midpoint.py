@@ -21,17 +21,25 @@ class Midpoint:
 
     Args:
         preprocessing: the way from images to that input.
+        levels: the stored value that stands for 1, where each cell stands for the stored value in it (`of_levels`) in
+            place of its mid-point; so the classifier reads 8-bit images as they are.
     """
 
     preprocessing: Preprocessing
+    levels: int | None = None
 
     def affine(self) -> tuple[Float32[np.ndarray, "channels 1 1"], Float32[np.ndarray, "channels 1 1"]]:
-        """Return factor and offset with (lower + upper) * factor + offset = what the classifier reads."""
+        """Return factor and offset with (lower + upper) * factor + offset = what the classifier reads.
+
+        With `levels`: level * factor + offset, of the stored value.
+        """
         scale = self.preprocessing.scale
         low, high = scale.input_range
         mean, std = scale.per_channel(self.preprocessing.image_shape[0])
         # the mid-point (lower + upper) / 2 on the training scale is (lower + upper) / 4 + 1/2 on the pixel scale
         factor, offset = (high - low) / 4 / std, ((low + high) / 2 - mean) / std
+        if self.levels is not None:
+            factor, offset = (high - low) / self.levels / std, (low - mean) / std
         return factor.astype(np.float32).reshape(-1, 1, 1), offset.astype(np.float32).reshape(-1, 1, 1)
 
     def nodes(self, target: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
@@ -42,6 +50,8 @@ class Midpoint:
             "sizes": np.array([channels, channels], dtype=np.int64),
             "factor": factor[np.newaxis],
             "offset": offset[np.newaxis],
+            "quarter": np.array((self.levels or 0) / 4, dtype=np.float32),
+            "half": np.array((self.levels or 0) / 2, dtype=np.float32),
             "shape": np.array([-1, *self.preprocessing.input_shape], dtype=np.int64),
         }
         ends = [_PREFIX + "lower", _PREFIX + "upper"]
@@ -66,7 +76,10 @@ class Midpoint:
 
     def _steps(self) -> list[tuple[str, list[str], dict[str, Any]]]:
         given = self.preprocessing
-        steps: list[tuple[str, list[str], dict[str, Any]]] = [
+        steps: list[tuple[str, list[str], dict[str, Any]]] = []
+        if self.levels is not None:  # the mid-point of a cell is within a quarter of its stored value
+            steps += [("Mul", [_PREFIX + "quarter"], {}), ("Add", [_PREFIX + "half"], {}), ("Round", [], {})]
+        steps += [
             ("Mul", [_PREFIX + "factor"], {}),
             ("Add", [_PREFIX + "offset"], {}),
         ]
@@ -88,7 +101,10 @@ class Midpoint:
         given = self.preprocessing
         factor, offset = self.affine()
         lower, upper = np.split(intervals, 2, axis=1)
-        values: np.ndarray = (lower + upper) * factor + offset
+        middle = lower + upper
+        if self.levels is not None:
+            middle = np.rint(middle * np.float32(self.levels / 4) + np.float32(self.levels / 2))
+        values: np.ndarray = middle * factor + offset
         if given.is_channels_last:
             values = values.transpose(0, 2, 3, 1)
         values = values.reshape(len(values), *given.input_shape)

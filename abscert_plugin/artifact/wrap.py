@@ -46,6 +46,8 @@ class WrapOptions:
         scale: what the classifier reads for a pixel.
         output: the output that holds the logits; found by its type and shape where None.
         labels: how many classes there are, for a classifier that gives labels alone.
+        levels: the stored value that stands for 1, where each cell is to stand for the stored value in it; the grid is
+            `Grid.of_levels` of it then. None: for its mid-point.
     """
 
     grid: Grid
@@ -54,6 +56,13 @@ class WrapOptions:
     scale: InputScale = field(default_factory=InputScale)
     output: str | None = None
     labels: int | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and self.grid != Grid.of_levels(self.levels):
+            raise ConfigError(
+                f"expected a cell for each of {self.levels + 1} stored values, got {self.grid.cells} cells"
+            )
 
 
 @final
@@ -86,7 +95,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         given = fit_preprocessing(source.input, options.image_shape, options.layout, options.scale)
     except (ConfigError, UnsupportedModelError) as error:
         raise type(error)(f"{path}: {error}") from error
-    midpoint = Midpoint(given)
+    midpoint = Midpoint(given, options.levels)
     images = probe_images(given.image_shape)
     inputs = midpoint.apply(options.grid.interval_image(images))
     adapted = adapt(source, given.input_shape, has_batch(source.input, given.image_shape), options.labels, path)

@@ -86,7 +86,7 @@ def largest_difference(network: nn.Module, artifact: Artifact) -> float:
     path, front = artifact.path, artifact.front
     random, shape = np.random.default_rng(0), (_PROBES, *artifact.metadata.image_shape)
     if artifact.grid is not None:
-        points: Points = random.integers(0, artifact.grid.cells, shape, dtype=np.uint8)
+        points: Points = random.integers(0, artifact.grid.cells, shape, dtype=artifact.grid.index_type)
     else:
         points = random.random(shape, dtype=np.float32)
     inputs, expected = front.network_input(points), artifact.run_images(front.images(points))

@@ -161,7 +161,7 @@ def _network(artifact: Artifact) -> Path:
     if not path.is_file():
         raise UnsupportedModelError(f"{path} is not there: the network without cells, which queries ask about")
     points: Points = np.random.default_rng(0).integers(
-        0, artifact.grid.cells, (4, *artifact.metadata.image_shape), dtype=np.uint8
+        0, artifact.grid.cells, (4, *artifact.metadata.image_shape), dtype=artifact.grid.index_type
     )
     expected = artifact.run_images(artifact.front.images(points))
     found = BlackBox(path, Provider.CPU).run(artifact.front.network_input(points))
