@@ -1,12 +1,13 @@
 """Proofs of a deployed file's margins, for every order of its sums: what `certified` rests on."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from abscert_plugin.artifact.metadata import IMAGE, INTERVAL
@@ -54,7 +55,8 @@ class Prover:
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
         self._has_cells = isinstance(front, Cells)
-        self._front = front
+        self._front, self._image_shape = front, shape
+        self._is_on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
         what = (graph, INTERVAL, front.input_shape(shape)) if self._has_cells else (graph, IMAGE, shape)
         self._proof = Proof(*what, classes)
@@ -64,19 +66,48 @@ class Prover:
         self.sizes = tuple(math.prod(shape) for shape in self._proof.relus.values())
         """How many ReLUs each layer of them has, in order."""
 
-    def at_points(self, points: Points, labels: Int64[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
+    def at_points(
+        self, points: Points, labels: Int64[np.ndarray, "batch"], seen: Float32[np.ndarray, "batch"]
+    ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.
+
+        Where the CPU ran the file, what it saw bounds every other evaluation: less how far two may be apart anywhere.
+        That takes onnxruntime's own sums on the CPU to be sums of products in float32, as the proof's own are.
+
+        Args:
+            points: the points.
+            labels: the classes.
+            seen: the margins that the file computed there.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        found = self.least_margins(points, points, labels, BoundMethod.IBP)
-        rest = np.flatnonzero(found <= 0)  # few: those are worth twice the precision
-        if len(rest):
-            ends, classes = self._ends(points[rest]), torch.from_numpy(labels[rest])
-            exact = self._least(self._proof, ends, ends, classes, BoundMethod.IBP, {})
-            found[rest] = np.maximum(found[rest], exact)
+        found = seen.astype(np.float64) * (1 - 2.0**-20) - self._apart  # a difference of logits is rounded once
+        found[~(found > 0)] = -np.inf
+        for prove in (self._at_once, self._one_by_one):
+            rest = np.flatnonzero(found <= 0)
+            if len(rest):
+                found[rest] = np.maximum(found[rest], prove(self._ends(points[rest]), torch.from_numpy(labels[rest])))
         return found
+
+    @functools.cached_property
+    def _apart(self) -> float:
+        """How far the margins of two evaluations may be apart at any point; infinite where none was run on the CPU."""
+        if not self._is_on_cpu:
+            return math.inf
+        shape = (1, *self._image_shape)
+        if isinstance(self._front, Cells):
+            ends = np.zeros(shape, np.uint8), np.full(shape, self._front.grid.cells - 1, np.uint8)
+        else:
+            ends = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        return self._proof.apart(*map(self._ends, ends))
+
+    def _at_once(self, ends: Tensor, labels: Tensor) -> np.ndarray:
+        return _least(_in_memory(lambda: self._quick.margins_at(ends, labels), BoundMethod.IBP, len(labels)))
+
+    def _one_by_one(self, ends: Tensor, labels: Tensor) -> np.ndarray:
+        """Prove few points: each is worth a room of its own, and twice the precision."""
+        return self._least(self._proof, ends, ends, labels, BoundMethod.IBP, {})
 
     def least_margins(
         self,
