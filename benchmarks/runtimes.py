@@ -35,6 +35,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.front import Points
 from abscert_plugin.reading.network import convert
+from abscert_plugin.verification.logits import read_logits
 from abscert_plugin.verification.proving import Prover
 
 BATCHES = (1, 100)
@@ -96,7 +97,8 @@ class Enclosed:
         points, prover, logits = points_of(artifact, images), Prover(artifact), artifact.run_images(images)
         lower, upper = (end.numpy() for end in prover.hidden(points, points)[LOGITS].computed())
         labels = logits.argmax(axis=1)
-        return cls(images, logits, lower, upper, labels, prover.at_points(points, labels) > 0)
+        seen = read_logits(logits, labels).margin
+        return cls(images, logits, lower, upper, labels, prover.at_points(points, labels, seen) > 0)
 
     def compared(self, runs: Iterable[Run]) -> dict[str, float | int]:
         """Return counts of faults in the logits of some runs, and how far these go."""

@@ -104,7 +104,7 @@ class Deployed:
         rows = np.flatnonzero(is_shown)
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
-            is_shown[part] = self.prover.at_points(points[part], labels[part]) > 0
+            is_shown[part] = self.prover.at_points(points[part], labels[part], margins[part]) > 0
         return is_shown
 
     def undecided(self, margin: float) -> str:

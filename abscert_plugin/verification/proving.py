@@ -1,12 +1,13 @@
 """Proofs of a deployed file's margins, for every order of its sums: what `certified` rests on."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from abscert_plugin.artifact.model_file import with_tensors
@@ -55,7 +56,8 @@ class Prover:
         front, shape, classes = artifact.front, artifact.metadata.image_shape, artifact.metadata.classes
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
-        self._front = front
+        self._front, self._image_shape = front, shape
+        self._is_on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
         self._proof = Proof(graph, artifact.held, front.held_shape(shape), classes)
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
@@ -81,19 +83,56 @@ class Prover:
                 f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
             )
 
-    def at_points(self, points: Points, labels: Int64[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
+    def at_points(
+        self, points: Points, labels: Int64[np.ndarray, "batch"], seen: Float32[np.ndarray, "batch"]
+    ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.
+
+        Where the CPU ran the file, what it saw bounds every other evaluation: less how far two may be apart anywhere.
+        That takes onnxruntime's own sums on the CPU to be sums of products in float32, as the proof's own are.
+
+        Args:
+            points: the points.
+            labels: the classes.
+            seen: the margins that the file computed there.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        found = self.least_margins(points, points, labels, BoundMethod.IBP)
-        rest = np.flatnonzero(found <= 0)  # few: those are worth twice the precision
-        if len(rest):
-            ends, classes = self._ends(points[rest], points[rest]), torch.from_numpy(labels[rest])
-            exact = self._least(self._proof, *ends, classes, BoundMethod.IBP, {})
-            found[rest] = np.maximum(found[rest], exact)
+        lower, upper = self._ends(points, points)
+        if torch.equal(lower, upper):
+            found = seen.astype(np.float64) * (1 - 2.0**-20) - self._apart  # a difference of logits is rounded once
+            found[~(found > 0)] = -np.inf
+            steps = [self._at_once, self._one_by_one]
+        else:  # what a file of others is fed is not known to the last bit: a box around each point
+            found = self.least_margins(points, points, labels, BoundMethod.IBP)
+            steps = [self._one_by_one]
+        for prove in steps:
+            rest = np.flatnonzero(found <= 0)
+            if len(rest):
+                proven = prove(lower[rest], upper[rest], torch.from_numpy(labels[rest]))
+                found[rest] = np.maximum(found[rest], proven)
         return found
+
+    @functools.cached_property
+    def _apart(self) -> float:
+        """How far the margins of two evaluations may be apart at any point; infinite where none was run on the CPU."""
+        if not self._is_on_cpu:
+            return math.inf
+        shape = (1, *self._image_shape)
+        if isinstance(self._front, Cells):
+            kind = self._front.grid.index_type
+            ends: tuple[Points, Points] = np.zeros(shape, kind), np.full(shape, self._front.grid.cells - 1, kind)
+        else:
+            ends = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        return self._proof.apart(*self._ends(*ends))
+
+    def _at_once(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
+        return _least(_in_memory(lambda: self._quick.margins_at(lower, labels), BoundMethod.IBP, len(labels)))
+
+    def _one_by_one(self, lower: Tensor, upper: Tensor, labels: Tensor) -> np.ndarray:
+        """Prove few points: each is worth a room of its own, and twice the precision."""
+        return self._least(self._proof, lower, upper, labels, BoundMethod.IBP, {})
 
     def least_margins(
         self,

@@ -10,7 +10,7 @@ import float_evaluation as net
 import numpy as np
 import pytest
 import torch
-from float_evaluation import Exact, Layer, Single
+from float_evaluation import CLASSES, Exact, Layer, Single, random_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,36 +19,6 @@ from abscert_plugin.bounds.proof import Proof, activations, arithmetic
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
-CLASSES = 2
-
-
-def random_layers(chance: np.random.Generator, scale: float, inputs: int) -> list[Layer]:
-    """Return layers of which several affine ones follow one another, with constants of many sizes."""
-
-    def floats(*shape: int) -> np.ndarray:
-        spread = 10.0 ** chance.uniform(-scale, scale, shape)
-        return (chance.standard_normal(shape) * spread).astype(np.float32)
-
-    def entrywise(width: int) -> Layer:
-        kind = str(chance.choice(["scale", "shift", "divide", "norm"]))
-        if kind == "norm":
-            variance = chance.uniform(0.01, 4, width).astype(np.float32)
-            return Layer(kind, (floats(width), floats(width), floats(width), variance))
-        constant = floats(width)
-        return Layer(kind, (np.where(constant == 0, np.float32(1), constant).reshape(1, -1),))
-
-    layers, width = [], inputs
-    for _ in range(int(chance.integers(1, 4))):
-        layers += [entrywise(width) for _ in range(int(chance.integers(0, 3)))]
-        outputs = int(chance.integers(2, 5))
-        layers.append(Layer("dense", (floats(width, outputs), floats(outputs))))
-        width = outputs
-        layers += [entrywise(width) for _ in range(int(chance.integers(0, 2)))]
-        layers.append(
-            Layer("relu") if chance.random() < 0.7 else Layer("leaky", (), float(np.float32(chance.normal())))
-        )
-    layers.append(Layer("dense", (floats(width, CLASSES), floats(CLASSES))))
-    return layers
 
 
 def evaluations(
