@@ -138,6 +138,7 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         Evidence(tree=_packed(np.zeros(10_000, dtype="<i4"))).nodes()
 
 
+@pytest.mark.slow
 def test_optimised_slopes_prove_again_and_need_not_be_good(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
     for number in range(6):
