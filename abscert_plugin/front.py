@@ -146,10 +146,6 @@ class Reach:
         """Return an image of a row's ball at, or nearest to, a point; None where there is none."""
         return self.front.image_in(self.ball, self.images[row], self.own[row], point)
 
-    def straddling(self) -> Bool[np.ndarray, "batch channels height width"]:
-        """Return which pixels have more than one value that the network can tell apart."""
-        return self.lowest < self.highest
-
 
 @final
 @dataclass(frozen=True, slots=True)

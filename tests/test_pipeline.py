@@ -24,7 +24,7 @@ from abscert_plugin.verification.run import Artifact, Verification
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-c", "from abscert_plugin.cli import main; main()"]
-TRAIN = ["train", "--data", "digits", "--cells", "4", "--epochs", "6", "--network", "dm-small", "--seed", "3"]
+TRAIN = ["train", "--data", "digits", "--cells", "4", "--epochs", "3", "--network", "dm-small", "--seed", "3"]
 
 
 def abscert(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:

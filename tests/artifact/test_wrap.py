@@ -77,7 +77,7 @@ def test_conv_net_exported_by_torch_gives_its_logits_on_midpoints(
     assert bool(wrapped.notes) != free_batch
 
 
-@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+@pytest.mark.parametrize("dynamo", [pytest.param(True, marks=pytest.mark.slow), False], ids=["dynamo", "torchscript"])
 def test_flat_mlp_exported_by_torch_gives_its_logits_on_midpoints(tmp_path: Path, dynamo: bool) -> None:
     network = flat_mlp()
     path = export_by_torch(network, (192,), tmp_path / "mlp.onnx", dynamo, free_batch=True)

@@ -147,6 +147,7 @@ def test_what_crown_suffices_for_is_proven_again_without_a_search() -> None:
     assert [case.fault(row) for row in range(len(case.rows))] == [""] * len(case.rows)
 
 
+@pytest.mark.slow
 def test_optimised_slopes_prove_again_and_need_not_be_good() -> None:
     kept = []
     for number in range(6):

@@ -83,6 +83,7 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
                 assert pair[label] - pair[1 - label] >= Fraction(bound)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 4.0]), st.sampled_from([0.0, 1e-6, 0.1, 1.0]))
 def test_every_evaluation_lies_within_its_enclosure(seed: int, scale: float, radius: float) -> None:
