@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import torch
@@ -18,6 +18,13 @@ from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import MOVES, Walk, need
+
+_GIVE_WHOLE: Final = frozenset(
+    {"And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"}
+)
+_KEEP_WHOLE: Final = MOVES - {"Cast"}
+_ON_WHOLE: Final = MOVES | {"And", "Equal", "Not", "Or", "Where", "Xor"}
+"""Operators that mean the same of truth values, or whole numbers, as of the real ones that stand for them here."""
 
 
 @final
@@ -39,6 +46,7 @@ class Build(Walk):
         self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
         self.steps: list[Step] = []
+        self.whole: set[str] = set()  # names of truth values, as 0 and 1, and of whole numbers
         self._rules = rules
 
     @override
@@ -64,7 +72,14 @@ class Build(Walk):
 
     @override
     def apply(self, node: Node) -> None:
+        reads_whole = not self.whole.isdisjoint(node.inputs)
+        need(not reads_whole or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
         self._rules[node.operator](View(node, self))
+        keeps = reads_whole and node.operator in _KEEP_WHOLE
+        if node.operator == "Where":
+            keeps = not self.whole.isdisjoint(node.inputs[1:])
+        if node.operator in _GIVE_WHOLE or keeps:
+            self.whole |= set(node.outputs)
 
     def enclosure(self, name: str) -> Enclosure:
         """Return a float constant."""

@@ -19,14 +19,14 @@ from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held, largest, spread
 from abscert_plugin.bounds.proof.moves import Move
-from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
+from abscert_plugin.bounds.proof.nonlinear import Activation
 
 _FEW: Final = 16
 _Ends = tuple[Tensor, Tensor]
 
 
 def closing(steps: Sequence[Step]) -> frozenset[str]:
-    """Return the affine outputs that end their chains: nonlinear steps alone read them."""
+    """Return the affine outputs of which only the ends are asked for, by nonlinear steps."""
     readers: dict[str, list[Step]] = {}
     for step in steps:
         for name in step.inputs:
@@ -37,7 +37,7 @@ def closing(steps: Sequence[Step]) -> frozenset[str]:
         if isinstance(step, Affine)
         and step.map.weights.radius is None
         and step.output in readers
-        and all(isinstance(reader, Activation | Largest) for reader in readers[step.output])
+        and all(reader.reads_ends for reader in readers[step.output])
     )
 
 

@@ -200,7 +200,7 @@ class Proof:
         name, value = step.input, values[step.input]
         is_open = (step.function.is_bent(*value.computed()) & value.magnitude.isfinite()).flatten(1)
         before = self._before.get(name, ())
-        if not any(isinstance(step, Activation) for step in before) or not bool(is_open.any()):
+        if not any(step.ends_chains for step in before) or not bool(is_open.any()):
             return value
         bounds = self._bounds_of(name, values, is_open)
         shape = value.lower.shape
