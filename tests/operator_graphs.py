@@ -28,6 +28,7 @@ class Build:
     constants: list[onnx.TensorProto] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
     opset: int = OPSET
+    infos: list[onnx.ValueInfoProto] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.inputs = self.shape
@@ -55,7 +56,7 @@ class Build:
 
     def _graph(self, output: onnx.ValueInfoProto, batch: int | str) -> onnx.GraphProto:
         source = helper.make_tensor_value_info(SCALED, TensorProto.FLOAT, [batch, *self.inputs])
-        return helper.make_graph(self.nodes, "operator", [source], [output], self.constants)
+        return helper.make_graph(self.nodes, "operator", [source], [output], self.constants, value_info=self.infos)
 
     def _model(self, graph: onnx.GraphProto) -> onnx.ModelProto:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)

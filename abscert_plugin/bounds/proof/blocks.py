@@ -70,9 +70,17 @@ def mean_of(
     return view.walk.append(Affine(output or view.part(), source, mean, peak=2.0 * count))
 
 
-def scaled_by(view: View, source: str, factor: Enclosure, output: str | None = None) -> str:
+def scaled_by(view: View, source: str, factor: Enclosure | float, output: str | None = None) -> str:
     """Give products with a constant that goes with the value by broadcasting."""
-    return view.walk.append(Affine(output or view.part(), source, Scale(weights(factor))))
+    scale = Scale(weights(factor) if isinstance(factor, Enclosure) else exactly(factor))
+    return view.walk.append(Affine(output or view.part(), source, scale))
+
+
+def divided_by(view: View, source: str, count: int, output: str | None = None) -> str:
+    """Give quotients by a whole number, or products with its reciprocal."""
+    number = torch.full((1,), float(count), dtype=torch.float64)
+    divisor = reciprocal(held(number, number, is_constant=True))
+    return view.walk.append(Affine(output or view.part(), source, Scale(divisor)))
 
 
 def shifted_by(view: View, source: str, bias: Enclosure | float, output: str | None = None) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR, TANH_ERROR, Interval
+from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR, TANH_ERROR, Interval, Piecewise
 from abscert_plugin.bounds.proof.smooth import Error, Smooth, Stepped, Turns, turning
 
 EXP_ERROR: Final = 2 * 7.62391e-08
@@ -81,6 +81,14 @@ RECIPROCAL: Final = Smooth(
     known=lambda lower, upper: (_nearest(lower, upper) >= _SMALLEST) & (_farthest(lower, upper) < torch.inf),
     own=0.0,
 )
+INVERSE_ROOT: Final = Smooth(
+    torch.rsqrt,
+    lambda lower, _: 0.75 * (1 + 2.0**-40) * lower.pow(-2.5),
+    Error(arithmetic.gamma(8)),
+    known=_above(_SMALLEST),
+    own=0.0,
+)
+ABS: Final = Piecewise((0.0,), (-1.0, 1.0))
 
 # --- curves of networks ----------------------------------------------------------------------------------------------
 

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from abscert_plugin.bounds.proof import functions
 from abscert_plugin.bounds.proof.activations import Interval
-from abscert_plugin.bounds.proof.affine import Affine, Join
+from abscert_plugin.bounds.proof.affine import Join
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
-from abscert_plugin.bounds.proof.blocks import as_values, function_of, product_of, square_of
+from abscert_plugin.bounds.proof.blocks import as_values, divided_by, function_of, product_of, square_of
 from abscert_plugin.bounds.proof.building import View
-from abscert_plugin.bounds.proof.constants import reciprocal
-from abscert_plugin.bounds.proof.enclosure import held
-from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.pairs import Choice, Product, Ranged, Selection
 from abscert_plugin.bounds.proof.smooth_rules import give
@@ -88,8 +85,7 @@ def _summed(view: View, is_mean: bool) -> None:
     if count == 1:
         view.moved(lambda entries: entries)
     elif is_mean:
-        number = torch.full((1,), float(count), dtype=torch.float64)
-        view.walk.append(Affine(view.output, last, Scale(reciprocal(held(number, number, is_constant=True)))))
+        divided_by(view, last, count, view.output)
 
 
 def _named(view: View, is_last: bool) -> str:

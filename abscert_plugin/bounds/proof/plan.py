@@ -7,13 +7,22 @@ from typing import Final, final
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
 from abscert_plugin.bounds.proof.pair_rules import PAIR_RULES
+from abscert_plugin.bounds.proof.reductions import REDUCTIONS
 from abscert_plugin.bounds.proof.smooth_rules import SMOOTH_RULES
 from abscert_plugin.graph import walk
 from abscert_plugin.graph.nodes import Graph
 
-RULES: Final = {**AFFINE_RULES, **OTHER_RULES, **SMOOTH_RULES, **PAIR_RULES}
+RULES: Final = {
+    **AFFINE_RULES,
+    **OTHER_RULES,
+    **SMOOTH_RULES,
+    **PAIR_RULES,
+    **REDUCTIONS,
+    **NORMALISATION_RULES,
+}
 
 
 @final

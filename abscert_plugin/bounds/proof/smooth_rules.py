@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final
 
 from abscert_plugin.bounds.proof import functions
-from abscert_plugin.bounds.proof.activations import Function, Piecewise
+from abscert_plugin.bounds.proof.activations import Function
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.graph.walk import need
@@ -71,7 +71,7 @@ def _shrink(view: View) -> None:
 
 SMOOTH_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
     {
-        "Abs": _function(Piecewise((0.0,), (-1.0, 1.0))),
+        "Abs": _function(functions.ABS),
         "Ceil": _function(functions.CEIL),
         "Celu": _celu,
         "Cos": _function(functions.COS),

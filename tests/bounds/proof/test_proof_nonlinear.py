@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import operator_graphs as graphs
 import pytest
+from onnx import TensorProto, helper
 from operator_graphs import Build
 from test_proof_operators import excess
 
-OPSET = 20
+OPSET = 21
 
 
 def start(build: Build) -> None:
@@ -146,6 +147,86 @@ def attention(build: Build) -> None:
     build.add("Mul", number(build, 0.4))
 
 
+def reduced(operator: str, only_positive: bool = False) -> graphs.Operator:
+    def added(build: Build) -> None:
+        graphs.planes(build, channels=3)
+        spread(build, -1, 0.5)
+        if only_positive:
+            positive(build)
+        axes = [[2, 3], [-1], [1]][int(build.random.integers(3))]
+        build.add(operator, build.constant(np.array(axes)), keepdims=int(build.random.integers(2)))
+
+    return added
+
+
+def arg_extreme(operator: str) -> graphs.Operator:
+    def added(build: Build) -> None:
+        graphs.planes(build, channels=3)
+        build.add(operator, axis=int(build.random.integers(1, 4)), keepdims=int(build.random.integers(2)))
+        build.add("Cast", to=1)
+
+    return added
+
+
+def along_axis(operator: str, most: float = 1.5, **attributes: Any) -> graphs.Operator:
+    def added(build: Build) -> None:
+        start(build)
+        spread(build, -1, most)
+        build.add(operator, axis=int(build.random.choice([1, -1])), **attributes)
+
+    return added
+
+
+def layer_norm(build: Build) -> None:
+    graphs.planes(build, channels=2)
+    spread(build, -1, 0.5)
+    axis = int(build.random.choice([-1, 1, 2]))
+    shape = build.shape[axis - 1 if axis > 0 else axis :]
+    constants = [build.floats(*shape) for _ in range(int(build.random.integers(1, 3)))]
+    build.add("LayerNormalization", *constants, axis=axis, epsilon=float(build.random.choice([1e-2, 0.1])))
+
+
+def layer_norm_of_primitives(build: Build) -> None:
+    """Append what torch's exporter makes of a layer's normalisation before opset 17; onnxruntime fuses it."""
+    graphs.planes(build, channels=2)
+    spread(build, -1, 0.5)
+    source, axes = build.last, build.constant(np.array([-1]))
+    mean = build.add("ReduceMean", axes)
+    difference = build.add("Sub", reads=(source, mean))
+    build.add("Pow", number(build, 2.0))
+    build.add("ReduceMean", axes)
+    build.add("Add", number(build, 1e-2))
+    build.add("Div", reads=(difference, build.add("Sqrt")))
+    build.add("Mul", build.floats(build.shape[-1]))
+    build.add("Add", build.floats(build.shape[-1]))
+
+
+def instance_norm(build: Build) -> None:
+    graphs.planes(build, channels=3)
+    spread(build, -1, 0.5)
+    build.add("InstanceNormalization", build.floats(3), build.floats(3), epsilon=1e-2)
+
+
+def group_norm(build: Build) -> None:
+    graphs.planes(build, channels=4)
+    groups = int(build.random.choice([1, 2, 4]))
+    given = f"GroupNormalization_{len(build.nodes)}"  # onnx 1.23 does not infer its type
+    build.infos.append(helper.make_tensor_value_info(given, TensorProto.FLOAT, [None, *build.shape]))
+    build.add("GroupNormalization", build.floats(4), build.floats(4), num_groups=groups, epsilon=1e-2)
+
+
+def local_response(build: Build) -> None:
+    graphs.planes(build, channels=4)
+    spread(build, 0, 1)
+    build.add("LRN", size=int(build.random.choice([1, 3, 5])), alpha=0.3, beta=0.75, bias=1.0)
+
+
+def unit_length(build: Build) -> None:
+    graphs.planes(build, channels=3)
+    build.add("Add", number(build, 6.0))
+    build.add("LpNormalization", p=int(build.random.integers(1, 3)), axis=int(build.random.choice([1, -1])))
+
+
 OPERATORS: dict[str, graphs.Operator] = {
     "Abs": entrywise("Abs"),
     "Ceil": entrywise("Ceil"),
@@ -184,6 +265,24 @@ OPERATORS: dict[str, graphs.Operator] = {
     "Comparisons": comparison,
     "Where": fixed_choice,
     "MatMul": attention,
+    "ArgMax": arg_extreme("ArgMax"),
+    "ArgMin": arg_extreme("ArgMin"),
+    "GroupNormalization": group_norm,
+    "InstanceNormalization": instance_norm,
+    "LRN": local_response,
+    "LayerNormalization": layer_norm,
+    "LayerNormalization, primitives": layer_norm_of_primitives,
+    "LogSoftmax": along_axis("LogSoftmax"),
+    "LpNormalization": unit_length,
+    "ReduceL1": reduced("ReduceL1"),
+    "ReduceL2": reduced("ReduceL2", only_positive=True),
+    "ReduceLogSum": reduced("ReduceLogSum", only_positive=True),
+    "ReduceLogSumExp": reduced("ReduceLogSumExp"),
+    "ReduceMax": reduced("ReduceMax"),
+    "ReduceMin": reduced("ReduceMin"),
+    "ReduceProd": reduced("ReduceProd"),
+    "ReduceSumSquare": reduced("ReduceSumSquare"),
+    "Softmax": along_axis("Softmax"),
 }
 """From a name to what puts one operator, with random attributes, behind a random layer."""
 
