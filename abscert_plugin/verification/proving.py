@@ -20,6 +20,8 @@ from abscert_plugin.bounds.proof.proof import margin_rows
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.tail import without_tail
+from abscert_plugin.verification.tails import BY_PLACE, kept_margins
 
 _Found = TypeVar("_Found")
 Signs: TypeAlias = Mapping[int, bool]
@@ -40,7 +42,8 @@ class Prover:
     """Lower bounds of a file's margins that every evaluation of it in float32 keeps.
 
     Boxes are between two points (`front`): of cells their interval images, which every runtime holds; of pixels the
-    images themselves, since a runtime may fold their scaling into the first layer.
+    images themselves, since a runtime may fold their scaling into the first layer. Where a Softmax or its like ends the
+    file, what is proven is of the logits before it, less what it may undo (`tails`).
 
     Args:
         artifact: the file.
@@ -56,6 +59,10 @@ class Prover:
         self._has_cells = isinstance(front, Cells)
         self._front = front
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
+        cut = without_tail(graph)
+        self._tail = None if cut is None else cut.tail
+        graph = graph if cut is None else cut.graph
+        self._logits = graph.output
         what = (graph, INTERVAL, front.input_shape(shape)) if self._has_cells else (graph, IMAGE, shape)
         self._proof = Proof(*what, classes)
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
@@ -116,7 +123,20 @@ class Prover:
     def _least(
         self, proof: Proof, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes
     ) -> np.ndarray:
-        return _least(_in_memory(lambda: proof.margins(lower, upper, labels, method, slopes), method, len(labels)))
+        def margins() -> Tensor:
+            found = proof.margins(lower, upper, labels, method, slopes)
+            if self._tail not in BY_PLACE:
+                return self._kept(found, {}, labels)
+            return self._kept(found, self._proof.intervals(lower, upper), labels)
+
+        return _least(_in_memory(margins, method, len(labels)))
+
+    def _kept(self, margins: Tensor, values: Mapping[str, Enclosure], labels: Tensor) -> Tensor:
+        """Return what is left of margins of logits behind the file's tail."""
+        if self._tail is None:
+            return margins
+        ends = values[self._logits].computed() if self._tail in BY_PLACE else None
+        return kept_margins(self._tail, margins, ends, labels)
 
     def hidden(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
         """Return enclosures of all values between two points, for `part_margins`.
@@ -154,7 +174,11 @@ class Prover:
         rows = margin_rows(torch.from_numpy(labels), self.classes)
         return _least(
             _in_memory(
-                lambda: self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
+                lambda: self._kept(
+                    self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
+                    hidden,
+                    torch.from_numpy(labels),
+                ),
                 BoundMethod.CROWN,
                 len(labels),
             )

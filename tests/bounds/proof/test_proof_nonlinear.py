@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import operator_graphs as graphs
 import pytest
 from onnx import TensorProto, helper
 from operator_graphs import Build
 from test_proof_operators import excess
+
+from abscert_plugin.graph.batch import batch_obstacle
+from abscert_plugin.graph.nodes import read_graph
 
 OPSET = 21
 
@@ -227,6 +231,12 @@ def unit_length(build: Build) -> None:
     build.add("LpNormalization", p=int(build.random.integers(1, 3)), axis=int(build.random.choice([1, -1])))
 
 
+def mean_variance(build: Build) -> None:
+    graphs.planes(build, channels=3)
+    spread(build, 0, 1)
+    build.add("MeanVarianceNormalization", axes=[[1, 2, 3], [2, 3], [-3]][int(build.random.integers(3))])
+
+
 OPERATORS: dict[str, graphs.Operator] = {
     "Abs": entrywise("Abs"),
     "Ceil": entrywise("Ceil"),
@@ -291,3 +301,16 @@ OPERATORS: dict[str, graphs.Operator] = {
 def test_no_runtime_leaves_the_enclosures(name: str, tmp_path: Path) -> None:
     for seed in range(2):
         assert excess(graphs.classifier(OPERATORS[name], seed, tmp_path, OPSET), seed) <= 0
+
+
+def test_a_variance_that_is_not_near_0_needs_no_epsilon(tmp_path: Path) -> None:
+    for seed in range(3):
+        assert excess(graphs.classifier(mean_variance, seed, tmp_path, OPSET), seed, (0.0, 1e-3)) <= 0
+
+
+def test_images_of_a_batch_are_shown_to_stay_apart(tmp_path: Path) -> None:
+    for name, operator in (*OPERATORS.items(), ("MeanVarianceNormalization", mean_variance)):
+        path = graphs.classifier(operator, 0, tmp_path, OPSET)
+        model = onnx.load(path)
+        if name != "GroupNormalization":  # onnx 1.23 does not infer its shape
+            assert batch_obstacle(read_graph(model, path), model) is None, name
