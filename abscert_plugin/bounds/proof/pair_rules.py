@@ -14,6 +14,7 @@ from abscert_plugin.bounds.proof.affine import Join
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.blocks import as_values, divided_by, function_of, product_of, square_of
 from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.gates import gate_of
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.pairs import Choice, Product, Ranged, Selection
 from abscert_plugin.bounds.proof.smooth_rules import give
@@ -29,7 +30,7 @@ def _multiply(view: View) -> None:
         AFFINE_RULES["Mul"](view)
     elif view.name(0) == view.name(1):
         square_of(view, view.name(), view.output)
-    else:
+    elif not gate_of(view):
         first, second = as_values(view, (0, 1))
         product_of(view, first, second, view.output)
 
@@ -56,6 +57,7 @@ def _power(view: View) -> None:
     exponents = np.unique(view.array(1))
     need(len(exponents) == 1 and bool(np.isfinite(exponents).all()), "expected one finite exponent")
     exponent = float(exponents[0])
+    need(view.array(1).ndim == 0 or view.array(1).size == 1, "expected one number as the exponent")
     need(exponent != 0 and abs(exponent) <= 64, f"expected an exponent from -64 to 64 other than 0, got {exponent}")
     if exponent == 1:
         view.moved(lambda values: values)

@@ -231,6 +231,37 @@ def unit_length(build: Build) -> None:
     build.add("LpNormalization", p=int(build.random.integers(1, 3)), axis=int(build.random.choice([1, -1])))
 
 
+def swish(build: Build) -> None:
+    start(build)
+    spread(build)
+    source = build.last
+    if build.random.random() < 0.5:
+        build.add("Mul", number(build, 1.702))
+    build.add("Sigmoid")
+    build.add("Mul", reads=(source, build.last) if build.random.random() < 0.5 else (build.last, source))
+
+
+def gelu_of_primitives(build: Build) -> None:
+    """Append what torch's exporter makes of a Gelu before opset 20; onnxruntime fuses it."""
+    start(build)
+    spread(build)
+    source = build.last
+    build.add("Div", number(build, 2**0.5))
+    build.add("Erf")
+    build.add("Add", number(build, 1.0))
+    build.add("Mul", reads=(source, build.last))
+    build.add("Mul", number(build, 0.5))
+
+
+def tanh_gate(build: Build) -> None:
+    start(build)
+    spread(build)
+    source = build.add("Mul", number(build, 0.5))
+    build.add("Tanh")
+    build.add("Add", number(build, 1.0))
+    build.add("Mul", reads=(build.last, source))
+
+
 def mean_variance(build: Build) -> None:
     graphs.planes(build, channels=3)
     spread(build, 0, 1)
@@ -269,6 +300,9 @@ OPERATORS: dict[str, graphs.Operator] = {
     "Mod": remainder,
     "Mul": paired("Mul"),
     "Mul, squares": square,
+    "Mul, Gelu of primitives": gelu_of_primitives,
+    "Mul, Swish": swish,
+    "Mul, tanh": tanh_gate,
     "Pow": power,
     "Sub": paired("Sub"),
     "Sum": several("Sum"),

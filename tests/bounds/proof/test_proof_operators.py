@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,7 @@ def excess(path: Path, seed: int, widths: Sequence[float] = WIDTHS) -> float:
     shape = tuple(size for size in graph.input_shape[1:] if size)
     proof, chance, worst = Proof(graph, SCALED, shape, graphs.CLASSES), np.random.default_rng(seed), -math.inf
     quick = Proof(graph, SCALED, shape, graphs.CLASSES, torch.float32)
+    passes = [*((proof, method) for method in METHODS), (quick, BoundMethod.IBP)]
     for width in widths:
         center = chance.random((1, *shape), dtype=np.float32)
         share = chance.random((POINTS, *shape), dtype=np.float32)
@@ -219,9 +221,8 @@ def excess(path: Path, seed: int, widths: Sequence[float] = WIDTHS) -> float:
                         slack = EXACT_SHARE * float(value.magnitude.max()) if place == 2 else 0
                         seen = values[name].astype(np.float64)
                         worst = max(worst, float((lower - seen).max()) - slack, float((seen - upper).max()) - slack)
-        label = int(found[0]["logits"][0].argmax())
-        others = [j for j in range(graphs.CLASSES) if j != label]
-        for one, method in [*((proof, method) for method in METHODS), (quick, BoundMethod.IBP)]:
+        for label, (one, method) in product(range(graphs.CLASSES), passes):
+            others = [j for j in range(graphs.CLASSES) if j != label]
             bound = one.margins(*box, torch.tensor([label]), method)[0].numpy()
             assert np.isfinite(bound).all()
             for place, values in enumerate(found):
