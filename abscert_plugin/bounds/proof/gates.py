@@ -66,7 +66,7 @@ _GELU_TURN: Final = -0.7517915246935645
 _ROOT: Final = math.sqrt(2)
 _KINDS: Final[Sequence[tuple[Function, _Kind]]] = (
     (SIGMOID, _Kind(functions.SWISH, 1.0, 1.0, 0.5, _SWISH_TURN, 0.0, 0.25, 0.2241, SIGMOID_ERROR)),
-    (TANH, _Kind(functions.SWISH, 0.5, 2.0, 0.5, _SWISH_TURN, 1.0, 1.0, 0.4478, TANH_ERROR)),
+    (TANH, _Kind(functions.SWISH, 1.0, 2.0, 0.5, _SWISH_TURN, 1.0, 1.0, 0.4478, TANH_ERROR)),
     (functions.ERF, _Kind(functions.GELU, _ROOT, _ROOT, 0.7979, _GELU_TURN, 1.0, 1.1284, 0.4840, functions.ERF_ERROR)),
 )
 

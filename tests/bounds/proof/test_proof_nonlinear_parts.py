@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import operator_graphs as graphs
 import pytest
 import torch
@@ -15,7 +16,7 @@ from test_proof_operators import excess
 
 from abscert_plugin.artifact.metadata import SCALED
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof import Proof, blocks, gates, pair_rules, pairs, softmax
+from abscert_plugin.bounds.proof import Proof, arithmetic, blocks, gates, pair_rules, pairs, softmax
 from abscert_plugin.bounds.proof.descent import Descent
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.graph.nodes import read_graph
@@ -23,8 +24,9 @@ from abscert_plugin.graph.nodes import read_graph
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
-def naive_corners(first: Any, second: Any) -> Any:
-    return first[0] * second[0], first[1] * second[1]
+def half_the_corners(first: Any, second: Any) -> Any:
+    lower, upper = pairs.corners(first, second)
+    return lower * 0.75 + upper * 0.25, lower * 0.25 + upper * 0.75
 
 
 def without_a_radius(ends: Any) -> Any:
@@ -41,17 +43,19 @@ def unheld(lower: Any, upper: Any) -> Enclosure:
     return held(middle + (lower - middle) / 2, middle + (upper - middle) / 2)
 
 
-def same_ends(lower: Any, upper: Any, axes: Any, most: bool) -> Any:
-    return right_others(lower, lower, axes, most) if most else right_others(upper, upper, axes, most)
+def chosen(build: Build) -> None:
+    """Append a choice between a value and a number that the value itself makes."""
+    graphs.planes(build, channels=2)
+    source = build.last
+    build.add("Less", number(build, 0.1))
+    build.add("Where", reads=(build.last, source, number(build, 0.5)))
 
 
-right_others = softmax._others
-
+ALL = {**OPERATORS, "choice": chosen}
 PARTS: dict[str, tuple[str, Patch]] = {
-    "corners of a product": ("Mul", lambda patch: patch.setattr(blocks, "corners", naive_corners)),
+    "corners of a product": ("Mul", lambda patch: patch.setattr(blocks, "corners", half_the_corners)),
     "radii of factors": ("MatMul", lambda patch: patch.setattr(pairs, "_balls", without_a_radius)),
-    "the open cases of a choice": ("Comparisons", lambda patch: patch.setattr(pairs.Selection, "_decided", _decided)),
-    "the other ends of a softmax": ("Softmax", lambda patch: patch.setattr(softmax, "_others", same_ends)),
+    "the open cases of a choice": ("choice", lambda patch: patch.setattr(pairs.Selection, "_decided", _decided)),
     "the error of a gate": (
         "Mul, Swish",
         lambda patch: patch.setattr(gates.Gate, "_error", lambda self, values: values[self.source].lower * 0),
@@ -67,9 +71,55 @@ def test_a_rule_without_a_part_is_seen(part: str, tmp_path: Path, monkeypatch: p
     paths = []
     for seed in range(3):
         (tmp_path / str(seed)).mkdir()
-        paths.append(graphs.classifier(OPERATORS[name], seed, tmp_path / str(seed), OPSET))
+        paths.append(graphs.classifier(ALL[name], seed, tmp_path / str(seed), OPSET))
     patch(monkeypatch)
-    assert max(excess(path, seed) for seed, path in enumerate(paths)) > 1e-9
+    assert max(excess(path, seed) for seed, path in enumerate(paths)) > 0
+
+
+# --- softmax at points -----------------------------------------------------------------------------------------------
+
+SHARES: dict[str, Callable[[], Callable[..., Any]]] = {
+    "Softmax": lambda: softmax.softmax([1]),
+    "LogSoftmax": lambda: softmax.log_softmax([1]),
+    "ReduceLogSumExp": lambda: softmax.log_sum_exp([1], True),
+}
+
+
+def escape_of_shares(operator: str) -> float:
+    """Return by how much computed values leave the ends at points, and those at corners the ends between them."""
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "y")]
+    attributes: dict[str, Any] = {"axes": [1]} if operator == "ReduceLogSumExp" else {"axis": 1}
+    node = onnx.helper.make_node(operator, ["x"], ["y"], **attributes)
+    graph = onnx.helper.make_graph([node], "one", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    chance, worst = np.random.default_rng(0), 0.0
+    for size, width, count in ((0.1, 0.0, 3), (3, 0.0, 7), (20, 0.0, 40), (3, 1.0, 3), (10, 0.3, 5)):
+        low = (chance.standard_normal((300, count)) * size).astype(np.float32)
+        high = low + np.float32(width)
+        given = tuple(torch.from_numpy(end).double() for end in (low, high))
+        least, most = (end.numpy() for end in SHARES[operator]()(given))
+        for _ in range(1 if not width else 40):
+            points = np.where(chance.random(low.shape) < 0.5, low, high)
+            found = session.run(None, {"x": points})[0].astype(np.float64)
+            worst = max(worst, float((least - found).max()), float((found - most).max()))
+    return worst
+
+
+@pytest.mark.parametrize("operator", SHARES)
+def test_ends_of_softmax_hold_what_is_computed(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert escape_of_shares(operator) <= 0
+    with monkeypatch.context() as patch:
+        patch.setattr(softmax, "_others", lambda lower, upper, axes, most: OTHERS(upper, lower, axes, most))
+        patch.setattr(torch.Tensor, "logsumexp", lambda values, *_, **__: values[:, :1])
+        assert escape_of_shares(operator) > 0
+    monkeypatch.setattr(softmax, "_error", lambda lower, *_: torch.full_like(lower[:, :1], -(2.0**-23)))
+    monkeypatch.setattr(softmax, "LOG_ERROR", 0.0)
+    monkeypatch.setattr(arithmetic, "UNIT", 0.0)
+    assert escape_of_shares(operator) > 0
+
+
+OTHERS = softmax._others
 
 
 # --- a variance from the mean of squares ------------------------------------------------------------------------------
