@@ -17,7 +17,7 @@ from abscert_plugin.bounds.proof.maps import LinearMap
 from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
-from abscert_plugin.graph.walk import MOVES, Walk, need
+from abscert_plugin.graph.walk import CURVES, MOVES, Walk, need
 
 _GIVE_WHOLE: Final = frozenset(
     {"And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"}
@@ -60,7 +60,7 @@ class Build(Walk):
             arrays = [self.constant(name) for name in names]
             need_one_meaning(node, arrays)
             is_whole = all(array.dtype.kind in "iub" for array in arrays)
-            if node.operator in MOVES or (is_whole and node.operator != "Sqrt"):
+            if node.operator in MOVES or (is_whole and node.operator not in CURVES):
                 self.compute(node)
                 return
         given = {name: self.enclosure(name) for name in names if name in self.constants or self._is_float(name)}

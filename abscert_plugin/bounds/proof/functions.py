@@ -25,10 +25,10 @@ EXP_LIMIT: Final = 88.0
 LOG_ERROR: Final = 2 * 1.09682e-07
 """Assumed error of log, in terms of 1 + |log x|."""
 
-ERF_ERROR: Final = 2 * 5.70000e-08
+ERF_ERROR: Final = 2 * 5.95108e-08
 """Assumed largest error of erf."""
 
-SINE_ERROR: Final = 2 * 9.90000e-08
+SINE_ERROR: Final = 2 * 1.02842e-07
 """Assumed largest error of sin and cos, up to `SINE_LIMIT`."""
 
 SINE_LIMIT: Final = 2.0**20

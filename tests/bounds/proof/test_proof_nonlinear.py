@@ -262,6 +262,19 @@ def tanh_gate(build: Build) -> None:
     build.add("Mul", reads=(build.last, source))
 
 
+def computed_constants(build: Build) -> None:
+    """Scale by what functions make of constants."""
+    start(build)
+    last = build.last
+    inner = build.add(str(build.random.choice(["Exp", "Softplus", "Erf", "Reciprocal"])), reads=(build.floats(1),))
+    build.add("Abs", reads=(inner,))
+    root = build.add(str(build.random.choice(["Sqrt", "Log"])))
+    build.last = last
+    build.shape = build._shape_of(last)
+    build.add("Mul", inner)
+    build.add("Add", root)
+
+
 def mean_variance(build: Build) -> None:
     graphs.planes(build, channels=3)
     spread(build, 0, 1)
@@ -307,6 +320,7 @@ OPERATORS: dict[str, graphs.Operator] = {
     "Sub": paired("Sub"),
     "Sum": several("Sum"),
     "Comparisons": comparison,
+    "Constants": computed_constants,
     "Where": fixed_choice,
     "MatMul": attention,
     "ArgMax": arg_extreme("ArgMax"),
