@@ -6,6 +6,7 @@ from typing import Final, final
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor
 from typing_extensions import override
 
@@ -19,10 +20,8 @@ from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import CURVES, MOVES, Walk, need
 
-_GIVE_WHOLE: Final = frozenset(
-    {"And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"}
-)
-_KEEP_WHOLE: Final = MOVES - {"Cast"}
+_GIVE_TRUTH: Final = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"})
+_GIVE_WHOLE: Final = frozenset({"ArgMax", "ArgMin"})
 _ON_WHOLE: Final = MOVES | {"And", "Equal", "Not", "Or", "Where", "Xor"}
 """Operators that mean the same of truth values, or whole numbers, as of the real ones that stand for them here."""
 
@@ -46,7 +45,7 @@ class Build(Walk):
         self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
         self.steps: list[Step] = []
-        self.whole: set[str] = set()  # names of truth values, as 0 and 1, and of whole numbers
+        self.whole: dict[str, bool] = {}  # names of truth values, as 0 and 1 (True), and of whole numbers (False)
         self._rules = rules
 
     @override
@@ -72,14 +71,19 @@ class Build(Walk):
 
     @override
     def apply(self, node: Node) -> None:
-        reads_whole = not self.whole.isdisjoint(node.inputs)
-        need(not reads_whole or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
+        kinds = [self.whole[name] for name in node.inputs if name in self.whole]
+        need(not kinds or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
         self._rules[node.operator](View(node, self))
-        keeps = reads_whole and node.operator in _KEEP_WHOLE
-        if node.operator == "Where":
-            keeps = not self.whole.isdisjoint(node.inputs[1:])
-        if node.operator in _GIVE_WHOLE or keeps:
-            self.whole |= set(node.outputs)
+        if node.operator in _GIVE_TRUTH:
+            kinds = [True]
+        elif node.operator in _GIVE_WHOLE:
+            kinds = [False]
+        elif node.operator == "Where":
+            kinds = [self.whole[name] for name in node.inputs[1:] if name in self.whole]
+        elif node.operator == "Cast":
+            kinds = kinds if node.attributes["to"] == TensorProto.BOOL else []
+        if kinds:
+            self.whole.update((name, all(kinds)) for name in node.outputs)
 
     def enclosure(self, name: str) -> Enclosure:
         """Return a float constant."""

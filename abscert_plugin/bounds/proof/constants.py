@@ -163,6 +163,13 @@ def _curve(function: Function) -> Callable[[Enclosure], Enclosure]:
     return computed
 
 
+def _power(base: Enclosure, exponent: Enclosure) -> Enclosure:
+    need(exponent.is_point and exponent.lower.numel() == 1, "expected one number as the exponent")
+    number = float(exponent.lower)
+    need(0 < abs(number) <= 64, f"expected an exponent from -64 to 64 other than 0, got {number}")
+    return _curve(functions.SQRT if number == 0.5 else functions.power(number))(base)
+
+
 _COMPUTED: Final[Mapping[str, Callable[..., Enclosure]]] = MappingProxyType(
     {
         "Abs": _curve(functions.ABS),
@@ -173,6 +180,7 @@ _COMPUTED: Final[Mapping[str, Callable[..., Enclosure]]] = MappingProxyType(
         "Log": _curve(functions.LOG),
         "Mul": _multiply,
         "Neg": Enclosure.negated,
+        "Pow": _power,
         "Reciprocal": _curve(functions.RECIPROCAL),
         "Softplus": _curve(functions.SOFTPLUS),
         "Sqrt": _square_root,

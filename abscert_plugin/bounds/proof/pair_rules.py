@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import functions
@@ -16,6 +17,7 @@ from abscert_plugin.bounds.proof.blocks import as_values, divided_by, function_o
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.gates import gate_of
 from abscert_plugin.bounds.proof.nonlinear import Activation
+from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
 from abscert_plugin.bounds.proof.pairs import Choice, Product, Ranged, Selection
 from abscert_plugin.bounds.proof.smooth_rules import give
 from abscert_plugin.graph.walk import need
@@ -96,8 +98,8 @@ def _named(view: View, is_last: bool) -> str:
 
 def _where(view: View) -> None:
     name = view.node.inputs[0]
-    is_truth = name in view.walk.whole or (name in view.walk.arrays and view.walk.arrays[name].dtype == np.bool_)
-    need(is_truth, "expected truth values to choose by")
+    is_truth = view.walk.whole.get(name) or (name in view.walk.arrays and view.walk.arrays[name].dtype == np.bool_)
+    need(bool(is_truth), "expected truth values to choose by")
     view.walk.append(Selection(view.output, *as_values(view, (0, 1, 2))))
 
 
@@ -168,9 +170,18 @@ def _not(view: View) -> None:
     view.walk.append(Activation(view.output, view.name(), functions.NOT))
 
 
+def _cast(view: View) -> None:
+    """Truth values stay what they are, or become numbers."""
+    if view.walk.whole.get(view.name()) and view.attribute("to", 0) == TensorProto.BOOL:
+        view.moved(lambda values: values)
+    else:
+        OTHER_RULES["Cast"](view)
+
+
 PAIR_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
     {
         "And": _logical(torch.minimum),
+        "Cast": _cast,
         "Div": _divide,
         "Equal": _compared(_equal),
         "Greater": _compared(lambda first, second: _less(second, first)),
