@@ -81,6 +81,12 @@ def _reduce(scope: Scope) -> list[Value]:
     return _without(scope, axes)
 
 
+def _mean_variance(scope: Scope) -> list[Value]:
+    axis, axes = scope.carried(), scope.node.attributes.get("axes", [0, 2, 3])
+    _need(axis not in {place % scope.rank() for place in axes})
+    return [Carried(axis)]
+
+
 def _arg_extreme(scope: Scope) -> list[Value]:
     return _without(scope, [int(scope.node.attributes.get("axis", 0))])
 
@@ -350,8 +356,10 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "LogSoftmax": _along_another_axis(-1),
         "LpNormalization": _along_another_axis(-1),
         "MatMul": _matrix_product,
+        "MeanVarianceNormalization": _mean_variance,
         "Pad": _pad,
         "QuantizeLinear": _quantise,
+        "RMSNormalization": _along_another_axis(-1),
         "Reshape": _reshape,
         "Resize": _resize,
         "Shape": _shape,

@@ -21,7 +21,10 @@ _SIZE_TYPES: Final = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64)
 MOVES: Final = _SIZES | {"Constant", "ConstantOfShape", "Expand", "Flatten", "Split", "Transpose"}
 """Exact on constants of any type. None here or below holds a graph, which might never end."""
 
-ON_CONSTANTS: Final = MOVES | {"Add", "Div", "Mul", "Neg", "Sqrt", "Sub"}
+CURVES: Final = frozenset({"Abs", "Erf", "Exp", "Log", "Pow", "Reciprocal", "Softplus", "Sqrt"})
+"""Functions of real constants, and powers with a constant exponent."""
+
+ON_CONSTANTS: Final = MOVES | CURVES | {"Add", "Div", "Mul", "Neg", "Sub"}
 """Operators that are computed where all that they read is constant."""
 
 # What layers, arithmetic and constants of a broken graph may raise.

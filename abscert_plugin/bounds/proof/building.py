@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,7 +18,12 @@ from abscert_plugin.bounds.proof.maps import LinearMap
 from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
-from abscert_plugin.graph.walk import MOVES, Walk, need
+from abscert_plugin.graph.walk import CURVES, MOVES, Walk, need
+
+_GIVE_TRUTH: Final = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"})
+_GIVE_WHOLE: Final = frozenset({"ArgMax", "ArgMin"})
+_ON_WHOLE: Final = MOVES | {"And", "Equal", "Not", "Or", "Where", "Xor"}
+"""Operators that mean the same of truth values, or whole numbers, as of the real ones that stand for them here."""
 
 
 @final
@@ -39,6 +45,7 @@ class Build(Walk):
         self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
         self.steps: list[Step] = []
+        self.whole: dict[str, bool] = {}  # names of truth values, as 0 and 1 (True), and of whole numbers (False)
         self._rules = rules
 
     @override
@@ -55,7 +62,7 @@ class Build(Walk):
         need_one_meaning(node, arrays)
         if all(name not in self.constants for name in names):
             is_whole = all(array.dtype.kind in "iub" for array in arrays.values())
-            if node.operator in MOVES or (is_whole and node.operator != "Sqrt"):
+            if node.operator in MOVES or (is_whole and node.operator not in CURVES):
                 self.compute(node)
                 return
         given = {name: self.enclosure(name) for name in names if name in self.constants or self._is_float(name)}
@@ -67,7 +74,19 @@ class Build(Walk):
 
     @override
     def apply(self, node: Node) -> None:
+        kinds = [self.whole[name] for name in node.inputs if name in self.whole]
+        need(not kinds or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
         self._rules[node.operator](View(node, self))
+        if node.operator in _GIVE_TRUTH:
+            kinds = [True]
+        elif node.operator in _GIVE_WHOLE:
+            kinds = [False]
+        elif node.operator == "Where":
+            kinds = [self.whole[name] for name in node.inputs[1:] if name in self.whole]
+        elif node.operator == "Cast":
+            kinds = kinds if node.attributes["to"] == TensorProto.BOOL else []
+        if kinds:
+            self.whole.update((name, all(kinds)) for name in node.outputs)
 
     def enclosure(self, name: str) -> Enclosure:
         """Return a float constant."""

@@ -9,7 +9,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof import arithmetic, functions
+from abscert_plugin.bounds.proof.activations import Function, flushed
 from abscert_plugin.bounds.proof.affine import Affine, total
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import Scale, Weights
@@ -181,12 +182,35 @@ def _square_root(value: Enclosure) -> Enclosure:
     return held(lower.sqrt() * (1 - share), upper.sqrt() * (1 + share), is_constant=True)
 
 
+def _curve(function: Function) -> Callable[[Enclosure], Enclosure]:
+    def computed(value: Enclosure) -> Enclosure:
+        lower, upper = function.interval(*flushed(*value.computed()))
+        need(bool((lower > -torch.inf).all() and (upper < torch.inf).all()), "its argument lies where nothing is known")
+        return held(lower, upper, is_constant=True)
+
+    return computed
+
+
+def _power(base: Enclosure, exponent: Enclosure) -> Enclosure:
+    need(exponent.is_point and exponent.lower.numel() == 1, "expected one number as the exponent")
+    number = float(exponent.lower)
+    need(0 < abs(number) <= 64, f"expected an exponent from -64 to 64 other than 0, got {number}")
+    return _curve(functions.SQRT if number == 0.5 else functions.power(number))(base)
+
+
 _COMPUTED: Final[Mapping[str, Callable[..., Enclosure]]] = MappingProxyType(
     {
+        "Abs": _curve(functions.ABS),
         "Add": total,
         "Div": _divide,
+        "Erf": _curve(functions.ERF),
+        "Exp": _curve(functions.EXP),
+        "Log": _curve(functions.LOG),
         "Mul": _multiply,
         "Neg": Enclosure.negated,
+        "Pow": _power,
+        "Reciprocal": _curve(functions.RECIPROCAL),
+        "Softplus": _curve(functions.SOFTPLUS),
         "Sqrt": _square_root,
         "Sub": _subtract,
     }

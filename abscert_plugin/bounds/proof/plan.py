@@ -7,12 +7,22 @@ from typing import Final, final
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
-from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
+from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
+from abscert_plugin.bounds.proof.pair_rules import PAIR_RULES
+from abscert_plugin.bounds.proof.reductions import REDUCTIONS
+from abscert_plugin.bounds.proof.smooth_rules import SMOOTH_RULES
 from abscert_plugin.graph import walk
 from abscert_plugin.graph.nodes import Graph
 
-RULES: Final = {**AFFINE_RULES, **OTHER_RULES}
+RULES: Final = {
+    **AFFINE_RULES,
+    **OTHER_RULES,
+    **SMOOTH_RULES,
+    **PAIR_RULES,
+    **REDUCTIONS,
+    **NORMALISATION_RULES,
+}
 
 
 @final
@@ -24,7 +34,7 @@ class Plan:
         steps: the steps.
         source: name of the tensor that boxes are of.
         output: name of the logits.
-        held: names of what nonlinear steps give, and of the source.
+        held: names at which chains begin: of what nonlinear steps give, and of the source.
         shapes: of all tensors by name, without the batch.
     """
 
@@ -57,6 +67,6 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     """
     build = Build(graph, source, shape, RULES)
     build.run(RULES, classes, "this file has no proof in float32")
-    holding = {step.output for step in build.steps if isinstance(step, Activation | Largest)}
+    holding = {step.output for step in build.steps if step.ends_chains}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
     return Plan(tuple(build.steps), source, graph.output, frozenset(holding | {source}), shapes)
