@@ -17,8 +17,9 @@ from abscert_plugin.bounds.proof.blocks import as_values, divided_by, function_o
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.gates import gate_of
 from abscert_plugin.bounds.proof.nonlinear import Activation
-from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
 from abscert_plugin.bounds.proof.pairs import Choice, Product, Ranged, Selection
+from abscert_plugin.bounds.proof.product_rules import PRODUCT_RULES
+from abscert_plugin.bounds.proof.quantised import QUANTISED_RULES
 from abscert_plugin.bounds.proof.smooth_rules import give
 from abscert_plugin.graph.walk import need
 
@@ -47,7 +48,7 @@ def _divide(view: View) -> None:
 
 def _matrix_product(view: View) -> None:
     if _one_is_constant(view):
-        AFFINE_RULES["MatMul"](view)
+        PRODUCT_RULES["MatMul"](view)
         return
     shapes = view.shape(0), view.shape(1)
     need(len(shapes[0]) == len(shapes[1]) >= 2, f"expected a matrix of each image, got {shapes[0]} and {shapes[1]}")
@@ -175,7 +176,7 @@ def _cast(view: View) -> None:
     if view.walk.whole.get(view.name()) and view.attribute("to", 0) == TensorProto.BOOL:
         view.moved(lambda values: values)
     else:
-        OTHER_RULES["Cast"](view)
+        QUANTISED_RULES["Cast"](view)
 
 
 PAIR_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
