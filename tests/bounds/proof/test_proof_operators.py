@@ -20,7 +20,6 @@ from abscert_plugin.artifact.export import export
 from abscert_plugin.artifact.metadata import SCALED
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof, unsupported
-from abscert_plugin.bounds.proof.activations import SIGMOID, TANH
 from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.graph.nodes import Graph, read_graph
@@ -244,27 +243,6 @@ def test_a_parametrised_ramp_is_enclosed_operator_by_operator(tmp_path: Path) ->
         bound = proof.margins(*box, torch.tensor([0]), method)[0].numpy()
         assert (logits[:, [0]] - logits[:, 1:] >= bound).all()
         assert np.isfinite(bound).all()
-
-
-# --- lines of sigmoid and tanh ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("function", [SIGMOID, TANH])
-def test_lines_of_any_slope_enclose_an_s_shaped_function(function: Any) -> None:
-    chance = torch.Generator().manual_seed(0)
-    ends = (torch.randn(4000, 2, dtype=torch.float64, generator=chance) * 4).sort(dim=1).values
-    ends[::7, 1] = ends[::7, 0]
-    lower, upper = ends[:, 0], ends[:, 1]
-    exact = torch.sigmoid if function is SIGMOID else torch.tanh
-    slopes = [function.slopes(lower, upper), tuple(torch.rand(2, 4000, dtype=torch.float64, generator=chance))]
-    share = torch.linspace(0, 1, 301, dtype=torch.float64)[:, None]
-    points = lower + share * (upper - lower)
-    for below, above in slopes:
-        least, most = function.offsets(lower, upper, below, above)
-        assert bool((exact(points) - function.error >= below * points + least - 1e-13).all())
-        assert bool((exact(points) + function.error <= above * points + most + 1e-13).all())
-        room = (most - least)[ends[:, 0] == ends[:, 1]] - ((below - above) * lower)[ends[:, 0] == ends[:, 1]]
-        assert float(room.max()) < 3 * function.error  # and are not loose at a point
 
 
 # --- what has no proof -----------------------------------------------------------------------------------------------
