@@ -17,6 +17,8 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.errors import AbscertError, ConfigError, UnsupportedModelError
 from abscert_plugin.preprocessing import InputScale, Layout, Opening, Preprocessing
+from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.logits import read_logits
 
 SHAPE = (3, 4, 4)
 PIXELS = (0.0, 255.0)
@@ -133,6 +135,26 @@ def test_every_shape_and_type_is_read_as_it_is(tmp_path: Path, kind: str) -> Non
     if expected is not None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
     assert found.dtype == np.float32
+
+
+PROVEN = frozenset(NAMED) - {"float16", "bfloat16", "scores [5]", "labels"}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_what_can_be_proven_is_and_the_rest_says_why(tmp_path: Path, kind: str) -> None:
+    made, opening, _ = NAMED[kind]
+    try:
+        artifact = open_foreign(graphs.save(made, tmp_path), Provider.CPU, opening, SHAPE, labels=5)
+    except UnsupportedModelError:
+        return
+    deployed = Deployed(artifact)
+    assert (deployed.prover is not None) == (kind in PROVEN), deployed.note
+    assert (deployed.note == "") == (kind in PROVEN)
+    if deployed.prover is None:
+        return
+    logits = artifact.run_images(IMAGES)
+    labels = logits.argmax(axis=1)
+    assert (deployed.prover.at_points(IMAGES, labels, read_logits(logits, labels).margin) > 0).mean() > 0.5
 
 
 def test_other_inputs_are_fixed_and_the_others_are_named(tmp_path: Path) -> None:

@@ -81,7 +81,10 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     """
     if 0 in shape:
         raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
-    build = Build(graph, source, shape, RULES, need_rowwise)
+    try:
+        build = Build(graph, source, shape, RULES, need_rowwise)
+    except walk.UnsupportedNodeError as error:
+        raise UnsupportedModelError(f"this file has no proof in float32: {source!r}: {error}") from error
     build.run(RULES, classes, "this file has no proof in float32")
     holding = {step.output for step in build.steps if step.ends_chains}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
