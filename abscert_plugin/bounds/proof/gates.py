@@ -86,6 +86,7 @@ class Gate(Step):
         height: |A P / q|.
     """
 
+    is_curved: ClassVar[bool] = True
     ends_chains: ClassVar[bool] = True
     output: str
     source: str

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof.activations import RELU
-from abscert_plugin.bounds.proof.descent import Descent, Part, Slopes
+from abscert_plugin.bounds.proof.descent import Descent, Part, Slopes, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.ends import EndsPass
 from abscert_plugin.bounds.proof.nonlinear import Activation
@@ -74,17 +74,19 @@ class Proof:
         Args:
             lower: lower ends of the boxes.
             upper: upper ends.
-            refined: whether the inputs of activations are bounded by backward passes too, where it helps.
+            refined: whether the inputs of curved steps are bounded by backward passes too, where it helps.
 
         Raises:
             VerifierError: if a box is empty or not finite, or has another shape.
         """
         lower, upper = lower.double(), upper.double()
         self._check(lower, upper)
-        values = {self._plan.source: held(lower, upper)}
+        values, close = {self._plan.source: held(lower, upper)}, set(self._plan.held)
         for step in self._plan.steps:
-            if refined and isinstance(step, Activation):
-                values[step.input] = self._refined(step, values)
+            if refined and step.is_curved:
+                for name in set(step.inputs) - close:
+                    values[name] = self._refined(step, name, values)
+                    close.add(name)
             values[step.output] = step.forward(values)
         return values
 
@@ -195,10 +197,12 @@ class Proof:
                     names += by_output[name].inputs
         return found
 
-    def _refined(self, step: Activation, values: Mapping[str, Enclosure]) -> Enclosure:
-        """Return the enclosure of what an activation reads, tightened by backward passes where the activation bends."""
-        name, value = step.input, values[step.input]
-        is_open = (step.function.is_bent(*value.computed()) & value.magnitude.isfinite()).flatten(1)
+    def _refined(self, step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
+        """Return the enclosure of what a nonlinear step reads, tightened by backward passes where it bends."""
+        value = values[name]
+        lower, upper = value.computed()
+        bends = step.function.is_bent(lower, upper) if isinstance(step, Activation) else lower < upper
+        is_open = (bends & value.magnitude.isfinite()).flatten(1)
         before = self._before.get(name, ())
         if not any(step.ends_chains for step in before) or not bool(is_open.any()):
             return value
