@@ -75,11 +75,8 @@ class Softmax(Step):
         lower, upper = descent.values[self.input].computed()
         center = lower / 2 + upper / 2
         radius = torch.maximum(upper - center, center - lower)
-        shares = center - center.logsumexp(axes, keepdim=True)
-        shares = shares.exp()
-        off = found.upper * (radius + radius.amax(axes, keepdim=True)).square() / 2
-        off = off + found.upper * (2 * _error(lower, upper, axes) + arithmetic.gamma(6))
-        off = off + arithmetic.underflow(16.0 + _count(lower, axes))
+        shares = (center - center.logsumexp(axes, keepdim=True)).exp()
+        off = self._off(found.upper, lower, upper, radius)
         is_line = off < (found.upper - found.lower) / 2
         descent.finish(self.output, rows.masked_fill(is_line.unsqueeze(1), 0.0))
         rows = rows.masked_fill(~is_line.unsqueeze(1), 0.0)
@@ -91,6 +88,13 @@ class Softmax(Step):
         descent.add(descent.dot(rows, shares) - descent.dot(sent, center))
         descent.lose(rows, off * _ROOM)
         descent.read(self.input, sent)
+
+    def _off(self, most: Tensor, lower: Tensor, upper: Tensor, radius: Tensor) -> Tensor:
+        """Return how far what is computed may lie from the tangent, where shares are at most `most`."""
+        axes = list(self.axes)
+        bent = most * (radius + radius.amax(axes, keepdim=True)).square() / 2
+        rounded = most * (2 * _error(lower, upper, axes) + arithmetic.gamma(6))
+        return bent + rounded + arithmetic.underflow(16.0 + _count(lower, axes))
 
 
 def log_softmax(axes: list[int]) -> Callable[[Interval], Interval]:

@@ -56,12 +56,16 @@ PARTS: dict[str, tuple[str, Patch]] = {
     "corners of a product": ("Mul", lambda patch: patch.setattr(blocks, "corners", half_the_corners)),
     "radii of factors": ("MatMul", lambda patch: patch.setattr(pairs, "_balls", without_a_radius)),
     "the open cases of a choice": ("choice", lambda patch: patch.setattr(pairs.Selection, "_decided", _decided)),
+    "what is off a tangent": (
+        "Softmax",
+        lambda patch: patch.setattr(softmax.Softmax, "_off", lambda self, most, *_: torch.zeros_like(most)),
+    ),
     "the error of a gate": (
         "Mul, Swish",
         lambda patch: patch.setattr(gates.Gate, "_error", lambda self, values: values[self.source].lower * 0),
     ),
     "the range of a largest value": ("Max", lambda patch: patch.setattr(pairs, "held", unheld)),
-    "what is taken off lines": ("MatMul", lambda patch: patch.setattr(Descent, "lose", lambda *_: None)),
+    "what is taken off lines": ("Mul, squares", lambda patch: patch.setattr(Descent, "lose", lambda *_: None)),
 }
 
 
@@ -193,7 +197,7 @@ def least_margin(operator: graphs.Operator, folder: Path, method: str) -> float:
     return float(np.mean(found))
 
 
-@pytest.mark.parametrize("name", ["Gelu", "Mul", "MatMul", "Max", "Mul, Swish", "Softplus"])
+@pytest.mark.parametrize("name", ["Gelu", "Mul", "MatMul", "Max", "Mul, Swish", "Softmax", "Softplus"])
 def test_linear_bounds_are_tighter_than_intervals(name: str, tmp_path: Path) -> None:
     loose, tight = (least_margin(OPERATORS[name], tmp_path, method) for method in ("ibp", "crown"))
     assert tight > loose + 1e-3
