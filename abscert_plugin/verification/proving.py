@@ -83,9 +83,8 @@ class Prover:
             ends, classes = self._ends(points[rest]), torch.from_numpy(labels[rest])
             exact = self._least(self._proof, ends, ends, classes, BoundMethod.IBP, {})
             found[rest] = np.maximum(found[rest], exact)
-        # intervals lose sight of deep files with many products, where lines at a point do not
-        lost = np.flatnonzero(np.isneginf(found))
-        if len(lost):
+        lost = np.flatnonzero(found <= 0)
+        if self._proof.has_products and len(lost):
             found[lost] = self.least_margins(points[lost], points[lost], labels[lost], BoundMethod.CROWN)
         return found
 

@@ -54,6 +54,8 @@ class Proof:
         relus = (step.input for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU)
         self.relus = {name: self._plan.shapes[name] for name in relus}
         """What ReLUs read, in order: names, and shapes without the batch."""
+        self.has_products = any(step.is_curved and not isinstance(step, Activation) for step in self._plan.steps)
+        """Whether values are multiplied with one another, of which intervals soon lose sight and lines do not."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
 
     def in_float32(self) -> "Proof":
