@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 CHUNK = 2**22
 TAIL = 3  # arguments of each chunk that are computed one by one too: a runtime treats what fills no vector apart
@@ -26,7 +26,10 @@ Terms = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Trial:
-    """An operator, its exact function in float64, the range of arguments, and in terms of what errors are given."""
+    """An operator, its exact function in float64, in terms of what its errors are given, and the range of arguments.
+
+    A Pow has an exponent as well.
+    """
 
     operator: str
     exact: Exact
@@ -34,6 +37,7 @@ class Trial:
     least: float = -3e38
     most: float = 3e38
     attributes: dict[str, Any] = field(default_factory=dict)
+    exponent: float | None = None
 
 
 def softplus(points: torch.Tensor) -> torch.Tensor:
@@ -64,6 +68,14 @@ def of_argument(points: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return points.abs()
 
 
+def power(exponent: float) -> Trial:
+    """Return the trial of a power whose values are normal float32 numbers."""
+    ends = 2.0 ** (-100 / abs(exponent)), 2.0 ** (100 / abs(exponent))
+    return Trial(
+        "Pow", lambda points: points.pow(exponent), of_value, max(ends[0], TINY), min(ends[1], 3e38), {}, exponent
+    )
+
+
 TRIALS = {
     "Exp": Trial("Exp", torch.exp, of_value, -200, 88),
     "Log": Trial("Log", torch.log, of_one_and_value, TINY),
@@ -76,13 +88,16 @@ TRIALS = {
     "Mish": Trial("Mish", lambda points: points * torch.tanh(softplus(points)), of_argument),
     "HardSwish": Trial("HardSwish", lambda points: points * (points / 6 + 0.5).clamp(0, 1), of_argument),
 }
+for exponent in (0.5, 1.5, 2.5, 3.0, 4.0, 10.0, -0.5, -1.0, -2.0, -0.75):
+    TRIALS[f"Pow {exponent:g}"] = power(exponent)
 
 
 def session(trial: Trial) -> onnxruntime.InferenceSession:
     """Return a session of one operator, on one thread."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y")]
-    node = helper.make_node(trial.operator, ["x"], ["y"], **trial.attributes)
-    graph = helper.make_graph([node], "one", ends[:1], ends[1:])
+    numbers = [] if trial.exponent is None else [numpy_helper.from_array(np.float32(trial.exponent), "p")]
+    node = helper.make_node(trial.operator, ["x", *(one.name for one in numbers)], ["y"], **trial.attributes)
+    graph = helper.make_graph([node], "one", ends[:1], ends[1:], numbers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -119,6 +119,9 @@ class Prover:
             if len(rest):
                 proven = prove(lower[rest], upper[rest], torch.from_numpy(labels[rest]))
                 found[rest] = np.maximum(found[rest], proven)
+        lost = np.flatnonzero(found <= 0)
+        if self._proof.has_products and len(lost):
+            found[lost] = self.least_margins(points[lost], points[lost], labels[lost], BoundMethod.CROWN)
         return found
 
     @functools.cached_property

@@ -31,7 +31,7 @@ from abscert_plugin.bounds.proof.descent import Descent, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
-from abscert_plugin.bounds.proof.smooth import Error, Smooth, turning
+from abscert_plugin.bounds.proof.smooth import Error, Smooth, turning, within
 
 
 @final
@@ -86,6 +86,7 @@ class Gate(Step):
         height: |A P / q|.
     """
 
+    is_curved: ClassVar[bool] = True
     ends_chains: ClassVar[bool] = True
     output: str
     source: str
@@ -203,4 +204,5 @@ def _scaled(kind: _Kind, height: float, rate: float) -> Smooth:
         return torch.full_like(lower, abs(height) * rate * rate * kind.bend * (1 + 2.0**-40))
 
     own = 16 * (1 + abs(height * rate) + abs(height))  # numbers of a chain are rounded in float64 as well
-    return Smooth(value, bend, Error(), turning(value, kind.turn / rate), own=own)
+    most = 1e30 / max(1.0, abs(rate), abs(height))  # beyond, products on the way might overflow in some order
+    return Smooth(value, bend, Error(), turning(value, kind.turn / rate), known=within(-most, most), own=own)

@@ -18,6 +18,7 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 class Activation(Step):
     """A function of each entry."""
 
+    is_curved: ClassVar[bool] = True
     ends_chains: ClassVar[bool] = True
     reads_ends: ClassVar[bool] = True
     output: str
@@ -56,6 +57,32 @@ class Activation(Step):
         descent.add(terms.sum(2))
         descent.account(terms.abs().reshape(rows.shape), torch.ones_like(descent.values[self.input].lower))
         descent.read(self.input, rows * torch.where(is_positive, below, above))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hold(Step):
+    """A value as it is, which a node behind it reads as one tensor: a new chain begins."""
+
+    is_curved: ClassVar[bool] = True
+    ends_chains: ClassVar[bool] = True
+    reads_ends: ClassVar[bool] = True
+    output: str
+    input: str
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        lower, upper = values[self.input].computed()
+        return _held_unless_unknown(lower, upper, lower, upper)
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.read(self.input, rows)
 
 
 @final

@@ -27,14 +27,16 @@ from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.constants import exactly, reshaped
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Mean
+from abscert_plugin.bounds.proof.nonlinear import Hold
 from abscert_plugin.bounds.proof.pairs import Product, corners
 from abscert_plugin.bounds.proof.smooth_rules import number
 from abscert_plugin.graph.walk import need
 
 
 def normalised(view: View, source: str, axes: Sequence[int], epsilon: float, is_centred: bool = True) -> str:
-    """Give (x - mean) / sqrt(variance + epsilon), the mean 0 where it is not centred."""
+    """Give (x - mean) / sqrt(variance + epsilon), the mean 0 where it is not centred; x is one tensor to the node."""
     need(epsilon >= 2.0**-100, f"expected an epsilon well above 0, got {epsilon}")
+    source = view.walk.append(Hold(view.part(), source))
     shape = shape_of(view, source)
     if is_centred:
         source = difference_of(view, source, mean_of(view, source, axes))
@@ -117,7 +119,7 @@ def _group(view: View) -> None:
 def _mean_variance(view: View) -> None:
     """(x - mean) / (sqrt(variance) + 1e-9), of which nothing is known where the variance may be 0."""
     axes = [axis % (len(view.shape()) + 1) for axis in view.attribute("axes", [0, 2, 3])]
-    source, shape = view.name(), view.shape()
+    source, shape = view.walk.append(Hold(view.part(), view.name())), view.shape()
     difference = difference_of(view, source, mean_of(view, source, axes))
     root = function_of(view, mean_of(view, square_of(view, difference), axes), functions.SQRT)
     inverse = function_of(view, shifted_by(view, root, 1e-9), functions.RECIPROCAL)

@@ -37,6 +37,7 @@ class Product(Step):
             runtime may compute the mean of squares and the square of the mean instead, which round as these do.
     """
 
+    is_curved: ClassVar[bool] = True
     ends_chains: ClassVar[bool] = True
     reads_ends: ClassVar[bool] = True
     output: str

@@ -62,6 +62,8 @@ class Proof:
         """What ReLUs read, in order: names, and shapes without the batch."""
         self.output = self._plan.output
         """Name of the logits."""
+        self.has_products = any(step.is_curved and not isinstance(step, Activation) for step in self._plan.steps)
+        """Whether values are multiplied with one another, of which intervals soon lose sight and lines do not."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
 
     def in_float32(self) -> "Proof":
@@ -84,17 +86,19 @@ class Proof:
         Args:
             lower: lower ends of the boxes.
             upper: upper ends.
-            refined: whether the inputs of activations are bounded by backward passes too, where it helps.
+            refined: whether the inputs of curved steps are bounded by backward passes too, where it helps.
 
         Raises:
             VerifierError: if a box is empty or not finite, or has another shape.
         """
         lower, upper = lower.double(), upper.double()
         self._check(lower, upper)
-        values = {self._plan.source: held(lower, upper)}
+        values, close = {self._plan.source: held(lower, upper)}, set(self._plan.held)
         for step in self._plan.steps:
-            if refined and isinstance(step, Activation):
-                values[step.input] = self._refined(step, values)
+            if refined and step.is_curved:
+                for name in set(step.inputs) - close:
+                    values[name] = self._refined(step, name, values)
+                    close.add(name)
             values[step.output] = step.forward(values)
         return values
 
@@ -229,10 +233,12 @@ class Proof:
                     names += by_output[name].inputs
         return frozenset(found)
 
-    def _refined(self, step: Activation, values: Mapping[str, Enclosure]) -> Enclosure:
-        """Return the enclosure of what an activation reads, tightened by backward passes where the activation bends."""
-        name, value = step.input, values[step.input]
-        is_open = (step.function.is_bent(*value.computed()) & value.magnitude.isfinite()).flatten(1)
+    def _refined(self, step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
+        """Return the enclosure of what a nonlinear step reads, tightened by backward passes where it bends."""
+        value = values[name]
+        lower, upper = value.computed()
+        bends = step.function.is_bent(lower, upper) if isinstance(step, Activation) else lower < upper
+        is_open = (bends & value.magnitude.isfinite()).flatten(1)
         before = self._before.get(name, ())
         # intervals are as tight where nothing bends and entries meet in one step alone
         is_loose = any(one.ends_chains for one in before) or sum(map(_mixes, before)) > 1

@@ -13,7 +13,7 @@ from abscert_plugin.bounds.proof.blocks import function_of, mean_of, square_of
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.nonlinear import Largest
 from abscert_plugin.bounds.proof.pairs import Ranged, corners
-from abscert_plugin.bounds.proof.softmax import log_softmax, log_sum_exp, softmax
+from abscert_plugin.bounds.proof.softmax import Softmax, log_softmax, log_sum_exp
 from abscert_plugin.graph.walk import need
 
 _SOFTMAX_PER_AXIS: Final = 13  # before, a softmax goes over all axes from its own on
@@ -102,13 +102,14 @@ def _log_sum_exp(view: View) -> None:
     _ranged(view, log_sum_exp(axes, keeps))
 
 
-def _shares(make: Callable[[list[int]], Callable[[Interval], Interval]]) -> Callable[[View], None]:
-    def rule(view: View) -> None:
-        rank, is_new = len(view.shape()) + 1, view.walk.graph.opset >= _SOFTMAX_PER_AXIS
-        axis = view.axis(-1 if is_new else 1, rank)
-        _ranged(view, make([axis] if is_new else list(range(axis, rank))))
+def _shared_axes(view: View) -> list[int]:
+    rank, is_new = len(view.shape()) + 1, view.walk.graph.opset >= _SOFTMAX_PER_AXIS
+    axis = view.axis(-1 if is_new else 1, rank)
+    return [axis] if is_new else list(range(axis, rank))
 
-    return rule
+
+def _softmax(view: View) -> None:
+    view.walk.append(Softmax(view.output, view.name(), tuple(_shared_axes(view))))
 
 
 def _first_largest(sign: int) -> Callable[[View], None]:
@@ -134,12 +135,12 @@ REDUCTIONS: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
     {
         "ArgMax": _first_largest(1),
         "ArgMin": _first_largest(-1),
-        "LogSoftmax": _shares(log_softmax),
+        "LogSoftmax": lambda view: _ranged(view, log_softmax(_shared_axes(view))),
         **{kind: _sum_rule(kind) for kind in ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSumSquare")},
         "ReduceLogSumExp": _log_sum_exp,
         "ReduceMax": _largest,
         "ReduceMin": _least,
         "ReduceProd": _product,
-        "Softmax": _shares(softmax),
+        "Softmax": _softmax,
     }
 )

@@ -63,6 +63,11 @@ def everywhere(lower: Tensor, upper: Tensor) -> Tensor:
     return (lower > -torch.inf) & (upper < torch.inf)
 
 
+def within(least: float, most: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what tells where two ends lie between two numbers."""
+    return lambda lower, upper: (lower >= least) & (upper <= most)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Smooth(Function):

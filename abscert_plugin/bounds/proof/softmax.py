@@ -1,4 +1,4 @@
-"""Softmax and its kin inside a network: ends of what they give, from the ends of all entries that they share.
+"""Softmax and its kin inside a network: ends of what they give, from the ends of all entries that share, and tangents.
 
 The share of an entry is largest where it is at its upper end and the others are at their lower ones, so both ends are
 exact for real numbers. A runtime takes off the largest entry first, as ONNX defines it, or does not where nothing
@@ -6,15 +6,20 @@ overflows: exp(x - m) is off by a share of u |x - m| through its argument and by
 """
 
 import math
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.activations import Interval
+from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.functions import EXP_ERROR, EXP_LIMIT, LOG_ERROR
+from abscert_plugin.bounds.proof.pairs import Ranged
 
 _FARTHEST: Final = 110.0  # beyond, exp is less than any float32
 _ROOM: Final = 1 + 2.0**-40
@@ -31,6 +36,65 @@ def softmax(axes: list[int]) -> Callable[[Interval], Interval]:
         return (low * (1 - share) - tiny).clamp(min=0), high * (1 + share) + tiny
 
     return ends
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Softmax(Step):
+    """Shares of exponentials along axes.
+
+    Along a line the second derivative of a share p is p ((d - e)^2 - v), where d is the entry's own move, and e and v
+    are mean and variance of all moves, weighted by the shares. So within radii r the tangent at the center is off by at
+    most p (r + largest r)^2 / 2; where that is more than the ends say, these are taken.
+
+    Args:
+        output: name of what it gives.
+        input: name of what it reads.
+        axes: counted with the batch.
+    """
+
+    is_curved: ClassVar[bool] = True
+    ends_chains: ClassVar[bool] = True
+    reads_ends: ClassVar[bool] = True
+    output: str
+    input: str
+    axes: tuple[int, ...]
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        return Ranged(self.output, (self.input,), softmax(list(self.axes))).forward(values)
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        axes, found = list(self.axes), descent.values[self.output]
+        lower, upper = descent.values[self.input].computed()
+        center = lower / 2 + upper / 2
+        radius = torch.maximum(upper - center, center - lower)
+        shares = (center - center.logsumexp(axes, keepdim=True)).exp()
+        off = self._off(found.upper, lower, upper, radius)
+        is_line = off < (found.upper - found.lower) / 2
+        descent.finish(self.output, rows.masked_fill(is_line.unsqueeze(1), 0.0))
+        rows = rows.masked_fill(~is_line.unsqueeze(1), 0.0)
+        most = torch.maximum(lower.abs(), upper.abs()).amax(axes, keepdim=True)
+        for _ in range(2):
+            descent.account(rows, shares * (2 + 2 * most))
+        by_shares = rows * shares.unsqueeze(1)
+        sent = by_shares - shares.unsqueeze(1) * by_shares.sum([axis + 1 for axis in axes], keepdim=True)
+        descent.add(descent.dot(rows, shares) - descent.dot(sent, center))
+        descent.lose(rows, off * _ROOM)
+        descent.read(self.input, sent)
+
+    def _off(self, most: Tensor, lower: Tensor, upper: Tensor, radius: Tensor) -> Tensor:
+        """Return how far what is computed may lie from the tangent, where shares are at most `most`."""
+        axes = list(self.axes)
+        bent = most * (radius + radius.amax(axes, keepdim=True)).square() / 2
+        rounded = most * (2 * _error(lower, upper, axes) + arithmetic.gamma(6))
+        return bent + rounded + arithmetic.underflow(16.0 + _count(lower, axes))
 
 
 def log_softmax(axes: list[int]) -> Callable[[Interval], Interval]:

@@ -15,11 +15,14 @@ from test_proof_nonlinear import OPERATORS, OPSET, number
 from test_proof_operators import excess
 
 from abscert_plugin.artifact.metadata import SCALED
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof, arithmetic, blocks, gates, pair_rules, pairs, softmax
 from abscert_plugin.bounds.proof.descent import Descent
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.verification.proving import Prover
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -56,12 +59,16 @@ PARTS: dict[str, tuple[str, Patch]] = {
     "corners of a product": ("Mul", lambda patch: patch.setattr(blocks, "corners", half_the_corners)),
     "radii of factors": ("MatMul", lambda patch: patch.setattr(pairs, "_balls", without_a_radius)),
     "the open cases of a choice": ("choice", lambda patch: patch.setattr(pairs.Selection, "_decided", _decided)),
+    "what is off a tangent": (
+        "Softmax",
+        lambda patch: patch.setattr(softmax.Softmax, "_off", lambda self, most, *_: torch.zeros_like(most)),
+    ),
     "the error of a gate": (
         "Mul, Swish",
         lambda patch: patch.setattr(gates.Gate, "_error", lambda self, values: values[self.source].lower * 0),
     ),
     "the range of a largest value": ("Max", lambda patch: patch.setattr(pairs, "held", unheld)),
-    "what is taken off lines": ("MatMul", lambda patch: patch.setattr(Descent, "lose", lambda *_: None)),
+    "what is taken off lines": ("Mul, squares", lambda patch: patch.setattr(Descent, "lose", lambda *_: None)),
 }
 
 
@@ -193,7 +200,7 @@ def least_margin(operator: graphs.Operator, folder: Path, method: str) -> float:
     return float(np.mean(found))
 
 
-@pytest.mark.parametrize("name", ["Gelu", "Mul", "MatMul", "Max", "Mul, Swish", "Softplus"])
+@pytest.mark.parametrize("name", ["Gelu", "Mul", "MatMul", "Max", "Mul, Swish", "Softmax", "Softplus"])
 def test_linear_bounds_are_tighter_than_intervals(name: str, tmp_path: Path) -> None:
     loose, tight = (least_margin(OPERATORS[name], tmp_path, method) for method in ("ibp", "crown"))
     assert tight > loose + 1e-3
@@ -205,3 +212,47 @@ def test_a_gate_is_tighter_than_a_product(tmp_path: Path, monkeypatch: pytest.Mo
         with monkeypatch.context() as patch:
             patch.setattr(pair_rules, "gate_of", lambda _: False)
             assert least_margin(OPERATORS[name], tmp_path, "ibp") < as_gate
+
+
+# --- a transformer ----------------------------------------------------------------------------------------------------
+
+
+def weights(build: Build, inputs: int, outputs: int) -> str:
+    return build.floats(inputs, outputs, scale=inputs**-0.5)
+
+
+def attended(build: Build) -> None:
+    """Append a block of a transformer: normalisation and attention, normalisation and two dense layers."""
+    source, width = build.last, build.shape[-1]
+    normalised = build.add("LayerNormalization", build.floats(width), build.floats(width))
+    queries, keys, values = (build.add("MatMul", reads=(normalised, weights(build, width, width))) for _ in range(3))
+    build.add("Transpose", reads=(keys,), perm=[0, 1, 3, 2])
+    build.add("MatMul", reads=(queries, build.last))
+    build.add("Mul", number(build, width**-0.5))
+    build.add("Softmax", axis=-1)
+    build.add("MatMul", values)
+    source = build.add("Add", reads=(source, build.last))
+    build.add("LayerNormalization", build.floats(width), build.floats(width))
+    build.add("MatMul", weights(build, width, 2 * width))
+    build.add("Gelu")
+    build.add("MatMul", weights(build, 2 * width, width))
+    build.add("Add", reads=(source, build.last))
+
+
+def transformer(build: Build) -> None:
+    graphs.planes(build, channels=1)
+    attended(build)
+    attended(build)
+
+
+def test_margins_of_a_transformer_are_close_at_points(tmp_path: Path) -> None:
+    path = graphs.classifier(transformer, 0, tmp_path, OPSET)
+    artifact = Artifact.open(path, Provider.CPU)
+    prover = Prover(artifact)
+    image = np.random.default_rng(0).random((1, *artifact.metadata.image_shape), dtype=np.float32)
+    logits = onnxruntime.InferenceSession(path.read_bytes()).run(None, {"image": image})[0].astype(np.float64)
+    label = logits.argmax(1)
+    margin = float(np.diff(np.sort(logits[0]))[-1])
+    found = float(prover.at_points(image, label)[0])
+    assert 0 < found <= margin
+    assert found > 0.9 * margin

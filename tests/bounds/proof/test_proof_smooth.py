@@ -146,6 +146,7 @@ def test_nothing_is_known_outside_of_a_domain() -> None:
         ("softplus", (0.0, 89.0)),
         ("power 1.5", (-1.0, 1.0)),
         ("sin", (0.0, 1e7)),
+        ("gelu", (0.0, 2e38)),
     ):
         lower, upper = (torch.tensor([[end]], dtype=torch.float64) for end in ends)
         function = FUNCTIONS[name]
