@@ -219,6 +219,8 @@ def _open(model: Path | bytes, providers: tuple[str, ...], threads: int) -> onnx
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = _LOG_NOTHING
+    # else nodes of quantised files become integer kernels, for which float weights and activations are quantised too
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if providers[0] != "CPUExecutionProvider":
         preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21: finds CUDA in pip's nvidia wheels
         if preload is not None:

@@ -127,6 +127,7 @@ def verdict(path: Path) -> tuple[str, str]:
 def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as `BlackBox` opens files
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -37,7 +37,9 @@ or anything is infinite or NaN, the ends are infinite, the magnitude too, and so
 u = 2^-53; |ideal| <= M always, so `own_gamma(p + few) M` covers an affine step. No rounding modes are used.
 
 Assumptions: a held value is one tensor, computed once; its readers read the same numbers. Dense nodes are not
-multiplied with one another. No reduced precision, no Winograd or FFT convolutions.
+multiplied with one another. No reduced precision, no Winograd or FFT convolutions, no integer kernels in place of
+QuantizeLinear and DequantizeLinear: onnxruntime makes them, and quantises float weights and activations on the way,
+unless `session.disable_quant_qdq` is 1, as `BlackBox` has it.
 """
 
 from collections.abc import Callable, Sequence

@@ -21,6 +21,7 @@ from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.graph.walk import need
 
+_KEEPING: Final = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _EXACT: Final = 2  # bytes of whole numbers that are float32 numbers too
 _LARGEST: Final = 2.0**31 - 1  # beyond it, runtimes cast differently
 
@@ -98,11 +99,27 @@ def _quantise(view: View) -> None:
     need(zero.dtype.name in ("int8", "uint8", "int16", "uint16"), f"expected 8 or 16 bits, got {zero.dtype}")
     need(bool((zero == zero.reshape(-1)[0]).all()), "expected one zero point")
     need(view.walk.types.get(view.name()) is None, "expected float32")
+    _need_no_pair(view, zero)
     start = float(zero.reshape(-1)[0])
     ends = np.iinfo(zero.dtype)
     scaled = view.walk.append(Affine(view.part(), view.name(), Scale(reciprocal(_scale(view)))))
     view.walk.append(Activation(view.output, scaled, Rounded(ends.min - start, ends.max - start, start)))
     view.walk.types[view.output] = zero.dtype
+
+
+def _need_no_pair(view: View, zero: np.ndarray) -> None:
+    """Raise if what is quantised was quantised before by another scale: onnxruntime leaves out the pair between."""
+    givers = {name: node for node in view.walk.graph.nodes for name in node.outputs}
+    node = givers.get(view.node.inputs[0])
+    while node is not None and node.operator in _KEEPING:
+        node = givers.get(node.inputs[0])
+    if node is None or node.operator != "DequantizeLinear":
+        return
+    before = [*node.inputs, ""]
+    same_scale = np.array_equal(view.walk.constant(before[1]), view.array(1))
+    other = view.walk.constant(before[2]) if before[2] else np.zeros((), dtype=np.uint8)
+    is_same = same_scale and other.dtype == zero.dtype and np.array_equal(other, zero)
+    need(is_same, "expected no quantisation of what was quantised by another scale; onnxruntime joins them")
 
 
 def _scale(view: View) -> Enclosure:

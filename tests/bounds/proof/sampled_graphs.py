@@ -110,6 +110,7 @@ def session(model: onnx.ModelProto, optimises: bool) -> onnxruntime.InferenceSes
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # as `BlackBox` opens files
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -208,7 +208,19 @@ def quantised(random: Random) -> Net:
     whole = net.constant(random.integers(-64, 65, (3, 2, 2, 2)), np.int8)
     scales = net.constant(random.uniform(0.001, 0.02, 3), np.float32)
     weight = net.add("DequantizeLinear", whole, scales, net.constant([0, 0, 0], np.int8), axis=0)
-    net.add("Conv", held, weight)
+    net.add("Conv", held, net.pick(weight, net.floats(3, 2, 2, 2)), net.floats(3))
+    if net.integer(0, 1):
+        last = net.constant(0.03, np.float32)
+        net.add("QuantizeLinear", net.last, last, zero)
+        net.add("DequantizeLinear", net.last, last, zero)
+    return net
+
+
+def quantised_weights(random: Random) -> Net:
+    net = begun(random, (1,))
+    whole = net.constant(random.integers(-127, 128, (net.shape[0], 4)), np.int8)
+    weight = net.add("DequantizeLinear", whole, net.constant(0.01, np.float32), net.constant(0, np.int8))
+    net.add("MatMul", net.nodes[-2].output[0] if len(net.nodes) > 1 else "x", weight)
     return net
 
 
@@ -278,6 +290,7 @@ OTHERS: Mapping[str, Operator] = {
     "MaxPool": max_pool,
     "QuantizeLinear": quantised,
     "QuantizeLinear, channels": quantised_by_channel,
+    "DequantizeLinear, weights": quantised_weights,
     "Gemm, rows": rows,
     "ReduceMean": reduced("ReduceMean"),
     "ReduceSum": reduced("ReduceSum"),

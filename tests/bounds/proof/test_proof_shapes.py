@@ -10,8 +10,9 @@ import pytest
 import summing_graphs as summing
 import torch
 from onnx import TensorProto, helper
-from sampled_graphs import SOURCE, Net, sampled
+from sampled_graphs import SOURCE, Net, sampled, session, values_of
 
+from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.bounds.proof import Proof, quantised, resizing
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.maps import Bilinear
@@ -206,6 +207,37 @@ def test_whole_numbers_are_not_added_as_floats_are() -> None:
     net.add("Add", net.last, net.last)
     net.add("Cast", to=TensorProto.FLOAT)
     assert "expected float32, got int32" in refused(net)
+
+
+def quantised_twice(*scales: float) -> Net:
+    net = fresh(4)
+    for scale in scales:
+        given, zero = net.constant(scale, np.float32), net.constant(3, np.uint8)
+        net.add("QuantizeLinear", net.last, given, zero)
+        net.add("DequantizeLinear", net.last, given, zero)
+        net.add("Identity")
+    return net
+
+
+def test_a_quantisation_that_onnxruntime_leaves_out_is_refused() -> None:
+    assert "quantised by another scale" in refused(quantised_twice(0.02, 0.013))
+    random = np.random.default_rng(0)
+    assert sampled(quantised_twice(0.02, 0.02).logits(), random).excess <= 0
+
+
+def test_quantised_files_are_run_as_their_graph_says(tmp_path: Path) -> None:
+    """By default onnxruntime would quantise what a quantised matrix is multiplied with."""
+    random = np.random.default_rng(0)
+    net = Net(random, (1, 8, 18), 13)
+    flat = net.add("Flatten")
+    whole = net.constant(random.integers(-100, 100, (144, 5)), np.int8)
+    weight = net.add("DequantizeLinear", whole, net.constant(0.01, np.float32), net.constant(0, np.int8))
+    net.add("MatMul", flat, weight)
+    model, points = net.model(net.last), random.random((1, 1, 8, 18), dtype=np.float32)
+    path = tmp_path / "quantised.onnx"
+    path.write_bytes(model.SerializeToString())
+    expected = values_of(session(model, False), points)[net.last]
+    np.testing.assert_allclose(BlackBox(path, Provider.CPU).run(points), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_windows_that_runtimes_count_in_other_ways_are_refused() -> None:
