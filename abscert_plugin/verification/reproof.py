@@ -72,11 +72,14 @@ class Reproof:
         slopes = []
         if evidence is not None and evidence.slopes is not None:
             slopes = [slope[None] for slope in evidence.lower_slopes(prover.classes - 1, prover.sizes)]
-        proven = float(prover.least_margins(lowest[None], highest[None], labels, method, slopes)[0])
+        what = lowest[None], highest[None], labels, method, slopes
+        proven = float(prover.least_margins(*what)[0])
+        is_said = record.arithmetic == Arithmetic.ANY_ORDER  # older rows say what was found in float32
+        if is_said and not _is_within(record.margin, proven):  # it may have been computed with more precision
+            proven = max(proven, float(prover.least_margins(*what, is_exact=True)[0]))
         if not proven > 0:
             return f"the proof by {method} bounds its margin by {proven:.4g} alone"
-        is_said = record.arithmetic == Arithmetic.ANY_ORDER  # older rows say what was found in float32
-        if is_said and not (record.margin is not None and record.margin <= proven + _TOLERANCE * max(1.0, proven)):
+        if is_said and not _is_within(record.margin, proven):
             return f"its margin of {record.margin} is more than the {proven:.6g} that is proven"
         return ""
 
@@ -128,6 +131,10 @@ class Reproof:
                 if not least > 0:
                     return f"a part of its tree is bounded by {least:.4g} alone, by {method}"
         return ""
+
+
+def _is_within(said: float | None, proven: float) -> bool:
+    return said is not None and said <= proven + _TOLERANCE * max(1.0, proven)
 
 
 def _signs(prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> str:

@@ -1,18 +1,22 @@
 """From a graph to the steps of a proof, and what of a graph has none."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
+from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.maps import Convolution, InSingle, LinearMap
 from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
 from abscert_plugin.graph import walk
 from abscert_plugin.graph.nodes import Graph
 
 RULES: Final = {**AFFINE_RULES, **OTHER_RULES}
+IN_SINGLE: tuple[type[LinearMap], ...] = (Convolution,)
+"""Maps that a quick proof computes in float32; matrices have longer sums, and are quick enough in float64."""
 
 
 @final
@@ -34,6 +38,10 @@ class Plan:
     held: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
 
+    def in_single(self) -> "Plan":
+        """Return the same plan, whose convolutions are in float32: in float64, torch has none that are quick."""
+        return replace(self, steps=tuple(map(_in_single, self.steps)))
+
     def before(self, name: str) -> tuple[Step, ...]:
         """Return the steps that a tensor needs."""
         wanted, needed = {name}, []
@@ -42,6 +50,13 @@ class Plan:
                 needed.append(step)
                 wanted |= set(step.inputs)
         return tuple(needed[::-1])
+
+
+def _in_single(step: Step) -> Step:
+    if not isinstance(step, Affine) or not isinstance(step.map, IN_SINGLE):
+        return step
+    is_known = step.map.weights.radius is None and not step.map.weights.roundings
+    return replace(step, map=InSingle(step.map)) if is_known else step
 
 
 def unsupported(graph: Graph, source: str) -> list[str]:
