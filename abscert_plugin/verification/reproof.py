@@ -75,7 +75,7 @@ class Reproof:
         what = lowest[None], highest[None], labels, method, slopes
         proven = float(prover.least_margins(*what)[0])
         is_said = record.arithmetic == Arithmetic.ANY_ORDER  # older rows say what was found in float32
-        if is_said and not _is_within(record.margin, proven):  # it may have been computed with more precision
+        if not proven > 0 or (is_said and not _is_within(record.margin, proven)):  # it may have been more precise
             proven = max(proven, float(prover.least_margins(*what, is_exact=True)[0]))
         if not proven > 0:
             return f"the proof by {method} bounds its margin by {proven:.4g} alone"
@@ -127,7 +127,10 @@ class Reproof:
             for start in range(0, len(boxes), _AT_ONCE):
                 ends = [np.stack(end) for end in zip(*boxes[start : start + _AT_ONCE], strict=True)]
                 labels = np.full(len(ends[0]), label, dtype=np.int64)
-                least = prover.least_margins(ends[0], ends[1], labels, BoundMethod(method)).min()
+                what = ends[0], ends[1], labels, BoundMethod(method)
+                least = prover.least_margins(*what).min()
+                if not least > 0:  # it may have been closed with more precision
+                    least = prover.least_margins(*what, is_exact=True).min()
                 if not least > 0:
                     return f"a part of its tree is bounded by {least:.4g} alone, by {method}"
         return ""
