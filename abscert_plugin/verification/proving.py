@@ -16,7 +16,7 @@ from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.bounds.proof.proof import margin_rows
+from abscert_plugin.bounds.proof.proof import NEARLY, margin_rows
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import read_graph
@@ -157,10 +157,13 @@ class Prover:
         labels: Int64[np.ndarray, "batch"],
         method: BoundMethod,
         slopes: Sequence[Float[np.ndarray, "batch others _"]] = (),
+        is_open: bool = False,
+        is_exact: bool = False,
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at all points between two; -inf claims nothing.
 
-        Intervals come first, in float32 and quick: linear bounds are of what these leave open.
+        Intervals come first, in float32 and quick: linear bounds are of what these leave open. CROWN-IBP is tried with
+        convolutions in float32 before it is with none.
 
         Args:
             lowest: the lower points.
@@ -168,22 +171,34 @@ class Prover:
             labels: the classes.
             method: any; see `PROVEN_BY`.
             slopes: lower slopes of the ReLUs that someone found, in order; any are sound.
+            is_open: whether intervals are known to leave all of them open.
+            is_exact: whether linear bounds are to be computed in float64 alone, which takes longer.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
         (lower, upper), classes = self._ends(lowest, highest), torch.from_numpy(labels)
-        found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
-        rest = np.flatnonzero(found <= 0)
-        by = PROVEN_BY[method]
-        if by is BoundMethod.IBP or not len(rest):
+        by, found = PROVEN_BY[method], np.full(len(labels), -np.inf)
+        if not is_open or by is BoundMethod.IBP:
+            found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
+        if by is BoundMethod.IBP:
             return found
-        given = {
-            name: torch.from_numpy(slope[rest]).reshape(len(rest), slope.shape[1], *shape)
+        rest = np.flatnonzero(found <= 0)
+        is_quick = by is BoundMethod.CROWN_IBP and not is_exact
+        for proof in (self._quick, self._proof) if is_quick else (self._proof,):
+            if len(rest):
+                given = self._given(slopes, rest)
+                bounds = self._least(proof, lower[rest], upper[rest], classes[rest], by, given)
+                found[rest] = np.maximum(found[rest], bounds)
+            # float64 changes a bound by little
+            rest = np.flatnonzero((found <= 0) & (found > -NEARLY))
+        return found
+
+    def _given(self, slopes: Sequence[np.ndarray], rows: np.ndarray) -> Slopes:
+        return {
+            name: torch.from_numpy(slope[rows]).reshape(len(rows), slope.shape[1], *shape)
             for (name, shape), slope in zip(self._proof.relus.items(), slopes, strict=False)
         }
-        found[rest] = self._least(self._proof, lower[rest], upper[rest], classes[rest], by, given)
-        return found
 
     def _least(
         self, proof: Proof, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.front import Cells, Point, combinations
 from abscert_plugin.grid import log2_count
@@ -128,7 +129,10 @@ class Reproof:
             for start in range(0, len(boxes), _AT_ONCE):
                 ends = [np.stack(end) for end in zip(*boxes[start : start + _AT_ONCE], strict=True)]
                 labels = np.full(len(ends[0]), label, dtype=np.int64)
-                least = float(prover.least_margins(ends[0], ends[1], labels, BoundMethod(method)).min())
+                what = ends[0], ends[1], labels, BoundMethod(method)
+                least = float(prover.least_margins(*what).min())
+                if not least > 0:  # it may have been closed with more precision
+                    least = float(prover.least_margins(*what, is_exact=True).min())
                 if not least > 0:
                     raise RecordError(f"a part of its tree is bounded by {least:.4g} alone, by {method}")
                 found.append(least)
@@ -140,10 +144,18 @@ def _bound(prover: Prover, record: Record, lowest: Point, highest: Point, eviden
     slopes = []
     if evidence is not None and evidence.slopes is not None:
         slopes = [slope[None] for slope in evidence.lower_slopes(prover.classes - 1, prover.sizes)]
-    proven = float(prover.least_margins(lowest[None], highest[None], labels, method, slopes)[0])
+    what = lowest[None], highest[None], labels, method, slopes
+    proven = float(prover.least_margins(*what)[0])
+    is_said = record.arithmetic == Arithmetic.ANY_ORDER  # older rows say what was found in float32
+    if not proven > 0 or (is_said and not _is_within(record.margin, proven)):  # it may have been more precise
+        proven = max(proven, float(prover.least_margins(*what, is_exact=True)[0]))
     if not proven > 0:
         raise RecordError(f"the proof by {method} bounds its margin by {proven:.4g} alone")
     return proven
+
+
+def _is_within(said: float | None, proven: float) -> bool:
+    return said is not None and said <= proven + _TOLERANCE * max(1.0, proven)
 
 
 def _signs(prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> float:

@@ -21,6 +21,7 @@ from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, Node, _packed
+from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.reproof import Reproof
 
 ONLY_SEARCH = Budget(60.0, exhaustive=1, bounds=(), attacks=False, leaf=2)
@@ -174,6 +175,19 @@ def test_optimised_slopes_prove_again_and_need_not_be_good() -> None:
         assert "expected" in case.fault(row, slopes=stored.slopes[:-1])
         short = tuple(_packed(np.zeros(1, dtype=np.uint8)) for _ in stored.slopes)
         assert "expected" in case.fault(row, slopes=short)
+
+
+def test_what_float64_alone_proves_is_proven_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = proven(plain_case(0), Ball(Radius.parse("0.01")), Budget(60.0, only=BoundMethod.CROWN_IBP))
+    record = case.rows[0][0].record
+    assert record.method == BoundMethod.CROWN_IBP
+    for quick, said, is_proven in ((-1.0, 2.0, True), (1.0, 2.0, True), (1.0, 2.1, False), (-1.0, 0.5, True)):
+        monkeypatch.setattr(
+            Prover,
+            "least_margins",
+            lambda self, *what, is_exact=False, quick=quick: np.array([2.0 if is_exact else quick]),
+        )
+        assert (case.fault(margin=said) == "") is is_proven
 
 
 def test_a_tree_is_read_as_it_was_made() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof.enclosure import spread
 
 SIGMOID_ERROR: Final = 2 * 1.77905e-07
 """Assumed largest error of a computed sigmoid: twice the largest that was seen over all float32 arguments."""
@@ -52,6 +53,11 @@ class Function(ABC):
         Soundness: offset + slope x, as real numbers, for every x between the ends; the arithmetic is float64, and its
         errors are taken off.
         """
+
+    def lines(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return `slopes`, and `offsets` that go with them."""
+        slopes = self.slopes(lower, upper)
+        return *slopes, *self.offsets(lower, upper, *slopes)
 
 
 def flushed(lower: Tensor, upper: Tensor) -> Interval:
@@ -182,6 +188,48 @@ class Piecewise(Function):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Ramp(Function):
+    """max(x, 0), in few operations: `Piecewise` of the slopes 0 and 1 is the same."""
+
+    @override
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return flushed(lower.clamp(min=0), upper.clamp(min=0))
+
+    @override
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        return distance
+
+    @override
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (lower < 0) & (upper > 0)
+
+    @override
+    def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
+        """Return the slope of the side that holds more of the interval, and of the chord."""
+        most = upper.clamp(min=0)
+        return (upper > -lower).to(lower.dtype), most / (most - lower.clamp(max=0)).clamp(min=1e-300)
+
+    @override
+    def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:
+        low, high, size = lower.clamp(min=0), upper.clamp(min=0), torch.maximum(-lower, upper)
+        gaps = [torch.minimum(low - below * lower, high - below * upper), low - above * lower, high - above * upper]
+        # between the ends, the gap of a line through 0 is least at the bend
+        least = torch.where(self.is_bent(lower, upper), gaps[0].clamp(max=0), gaps[0])
+        steepest = torch.maximum(below.abs(), above.abs())
+        margin = arithmetic.own_gamma(16) * (2 + steepest) * size + arithmetic.underflow(2.0)
+        return least - margin, torch.maximum(gaps[1], gaps[2]) + margin
+
+    @override
+    def lines(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return lines through 0, below, and through (lower, 0) where it is negative; the margin covers the rest."""
+        below, above = self.slopes(lower, upper)
+        size = torch.maximum(-lower, upper).flatten(1).amax(1)  # for each image: margins are far below any error
+        margin = spread(3 * arithmetic.own_gamma(16) * size + arithmetic.underflow(2.0), lower)
+        return below, above, (-margin).expand_as(lower), margin - above * lower.clamp(max=0)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class SShaped(Function):
     """Sigmoid or tanh: shift + height * h(steepness x), h odd, convex below 0 and concave above, h = tanh.
 
@@ -285,6 +333,6 @@ def _most(values: list[Tensor]) -> Tensor:
     return found
 
 
-RELU: Final = Piecewise((0.0,), (0.0, 1.0))
+RELU: Final = Ramp()
 SIGMOID: Final = SShaped(0.5, 0.5, 0.5, SIGMOID_ERROR)
 TANH: Final = SShaped(0.0, 1.0, 1.0, TANH_ERROR)

@@ -1,12 +1,14 @@
 """From a graph to the steps of a proof, and what of a graph has none."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
+from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.maps import Convolution, InSingle, LinearMap
 from abscert_plugin.bounds.proof.ml_rules import ML_RULES
 from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
@@ -37,6 +39,8 @@ RULES: Final = {
     **SMOOTH_RULES,
     **PAIR_RULES,  # last: of two values, else those above
 }
+IN_SINGLE: tuple[type[LinearMap], ...] = (Convolution,)
+"""Maps that a quick proof computes in float32; matrices have longer sums, and are quick enough in float64."""
 
 
 @final
@@ -58,6 +62,10 @@ class Plan:
     held: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
 
+    def in_single(self) -> "Plan":
+        """Return the same plan, whose convolutions are in float32: in float64, torch has none that are quick."""
+        return replace(self, steps=tuple(map(_in_single, self.steps)))
+
     def before(self, name: str) -> tuple[Step, ...]:
         """Return the steps that a tensor needs."""
         wanted, needed = {name}, []
@@ -66,6 +74,13 @@ class Plan:
                 needed.append(step)
                 wanted |= set(step.inputs)
         return tuple(needed[::-1])
+
+
+def _in_single(step: Step) -> Step:
+    if not isinstance(step, Affine) or not isinstance(step.map, IN_SINGLE):
+        return step
+    is_known = step.map.weights.radius is None and not step.map.weights.roundings
+    return replace(step, map=InSingle(step.map)) if is_known else step
 
 
 def unsupported(graph: Graph, source: str) -> list[str]:

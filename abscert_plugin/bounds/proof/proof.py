@@ -10,6 +10,7 @@ from typing import Final, final
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+from torch.nn import functional
 
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof.activations import RELU
@@ -27,6 +28,8 @@ from abscert_plugin.errors import VerifierError
 from abscert_plugin.graph.nodes import Graph
 
 _ENTRIES: Final = 2**24  # of rows at once, in a backward pass for hidden values
+NEARLY: Final = 0.1
+"""A margin that is bounded so far below 0 may be shown with more precision; one that is further below is not."""
 METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 
 
@@ -42,7 +45,7 @@ class Proof:
         source: name of the tensor that boxes are of, such as `interval` or `scaled`.
         input_shape: its shape without the batch.
         classes: number of logits.
-        quick: float64, or float32 where intervals are to be quick at the price of twice the error: see `quick`.
+        quick: float64, or float32 where products are to be quick at the price of a few times the error: see `quick`.
 
     Raises:
         UnsupportedModelError: if the graph has a node that is not known here; names all of them.
@@ -53,10 +56,8 @@ class Proof:
     ) -> None:
         self._shape = input_shape
         self._classes = classes
-        self._plan = plan(graph, source, input_shape, classes)
-        self._boxes, self._points = EndsPass(self._plan.steps, quick), PointsPass(self._plan.steps, quick)
-        self._quick = quick
-        self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
+        self._exact = plan(graph, source, input_shape, classes)
+        self._compute_in(quick)
         relus = (step.input for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU)
         self.relus = {name: self._plan.shapes[name] for name in relus}
         """What ReLUs read, in order: names, and shapes without the batch."""
@@ -67,12 +68,17 @@ class Proof:
         self._widest = max(map(math.prod, self._plan.shapes.values()))
 
     def in_float32(self) -> "Proof":
-        """Return the same proof, whose intervals are quick: see `quick`."""
+        """Return the same proof, whose products are quick: see `quick`, and `maps.InSingle`."""
         quicker = copy.copy(self)
-        quicker._boxes = EndsPass(self._plan.steps, torch.float32)
-        quicker._points = PointsPass(self._plan.steps, torch.float32)
-        quicker._quick = torch.float32
+        quicker._compute_in(torch.float32)
         return quicker
+
+    def _compute_in(self, dtype: torch.dtype) -> None:
+        exact = self._exact
+        self._quick = dtype
+        self._plan = exact if dtype is torch.float64 else exact.in_single()
+        self._boxes, self._points = EndsPass(exact.steps, dtype), PointsPass(exact.steps, dtype)
+        self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
 
     @torch.no_grad()
     def intervals(
@@ -129,6 +135,7 @@ class Proof:
         if method not in METHODS:
             raise VerifierError(f"expected a proof by {', '.join(METHODS)}, got {method}")
         self._check_labels(labels, len(lower))
+        self._check_precision()
         most = 1 if method is BoundMethod.CROWN else max(1, _ENTRIES // (self._widest * self._classes))
         parts = [torch.zeros((0, self._classes - 1), dtype=torch.float64)]
         for start in range(0, len(lower), most):
@@ -171,7 +178,7 @@ class Proof:
             VerifierError: if it is empty or not finite, or has another shape.
         """
         self._check(lower, upper)
-        return 2 * apart(self._plan.steps, self._plan.output, self._plan.source, lower.double(), upper.double())
+        return 2 * apart(self._exact.steps, self._plan.output, self._plan.source, lower.double(), upper.double())
 
     def _margins(
         self, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes | None
@@ -181,18 +188,35 @@ class Proof:
             return self.lower_bounds(self._held(lower, upper), rows, method)
         values = self.intervals(lower, upper, refined=method is BoundMethod.CROWN)
         bounds = self.lower_bounds(values, rows, BoundMethod.IBP)
-        # linear bounds are dear: only of the margins that intervals leave open; what else is in the batch changes none
-        images, others = (bounds <= 0).nonzero(as_tuple=True)
+        is_open = bounds <= 0
+        if method is BoundMethod.CROWN_IBP:
+            # linear bounds are dear: the least margin first, and the others where it is shown, or nearly
+            is_least = is_open & functional.one_hot(bounds.argmin(1), bounds.shape[1]).bool()
+            self._tighten(bounds, is_least, values, rows, method, slopes)
+            is_open &= ~is_least & (torch.where(is_least, bounds, torch.inf).amin(1, keepdim=True) > -NEARLY)
+        self._tighten(bounds, is_open, values, rows, method, slopes)
+        return bounds
+
+    def _tighten(
+        self,
+        bounds: Tensor,
+        chosen: Bool[Tensor, "batch others"],
+        values: Mapping[str, Enclosure],
+        rows: Tensor,
+        method: BoundMethod,
+        slopes: Slopes | None,
+    ) -> None:
+        """Raise chosen bounds to linear ones; what else is in the batch changes none."""
+        images, others = chosen.nonzero(as_tuple=True)
         if not len(images):
-            return bounds
+            return
         given = {
             name: found[images, others] if found.ndim > values[name].lower.ndim else found[images]
             for name, found in (slopes or {}).items()
         }
-        chosen = {name: value.take(images) for name, value in values.items()}
-        linear = self.lower_bounds(chosen, rows[images, others].unsqueeze(1), method, given)
+        taken = {name: value.take(images) for name, value in values.items()}
+        linear = self.lower_bounds(taken, rows[images, others].unsqueeze(1), method, given)
         bounds[images, others] = torch.maximum(bounds[images, others], linear.squeeze(1))
-        return bounds
 
     @torch.no_grad()
     def lower_bounds(
@@ -270,12 +294,15 @@ class Proof:
         return found
 
     def _check_quick(self, *ends: Tensor) -> None:
+        self._check_precision()
         if self._quick is torch.float64:
             return
-        if torch.get_float32_matmul_precision() != "highest":
-            raise VerifierError("expected float32 products of full precision; set_float32_matmul_precision('highest')")
         if any(end.dtype is not torch.float32 and not torch.equal(end.float().double(), end.double()) for end in ends):
             raise VerifierError("expected boxes whose ends are float32")
+
+    def _check_precision(self) -> None:
+        if self._quick is torch.float32 and torch.get_float32_matmul_precision() != "highest":
+            raise VerifierError("expected float32 products of full precision; set_float32_matmul_precision('highest')")
 
     def _check_labels(self, labels: Tensor, count: int) -> None:
         if not bool(((labels >= 0) & (labels < self._classes)).all()) or len(labels) != count:

@@ -15,8 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof import Proof, activations, arithmetic
-from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof import Proof, activations, affine, arithmetic, maps, plan
+from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+
+
+@pytest.fixture(autouse=True)
+def _matrices_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let quick proofs compute the nets' layers, which are matrices, as they do convolutions."""
+    monkeypatch.setattr(plan, "IN_SINGLE", (maps.Convolution, maps.Matrix))
+
 
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 
@@ -72,7 +79,11 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
         for label in range(CLASSES)
         for method in METHODS
     ]
-    bounds += [(label, float(quick.margins(*box, torch.tensor([label]), BoundMethod.IBP))) for label in range(CLASSES)]
+    bounds += [
+        (label, float(quick.margins(*box, torch.tensor([label]), method)))
+        for label in range(CLASSES)
+        for method in METHODS
+    ]
     for values in evaluations(layers, points, choices, count):
         for one in enclosures:
             assert escapes(values, one) == []
@@ -252,7 +263,8 @@ def quick_rounding_oracle(dtype: torch.dtype) -> None:
         point = torch.from_numpy(center)[None]
         first, second = net.evaluate(layers, center, Exact())["logits"]
         for label, margin in enumerate((first - second, second - first)):
-            assert Fraction(float(proof.margins(point, point, torch.tensor([label]), BoundMethod.IBP))) <= margin
+            for method in METHODS:
+                assert Fraction(float(proof.margins(point, point, torch.tensor([label]), method))) <= margin
 
 
 QUICK = [(torch.float64, "own_gamma"), (torch.float32, "single_gamma")]
@@ -267,6 +279,27 @@ def test_the_quick_passs_own_rounding_is_covered(
     monkeypatch.setattr(arithmetic, term, lambda roundings: 0.0)
     with pytest.raises(AssertionError):
         quick_rounding_oracle(dtype)
+
+
+def test_the_oracle_sees_rows_in_float32_that_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_the_files_errors(monkeypatch)
+    monkeypatch.setattr(affine.Affine, "_lose_in_single", lambda *_: None)
+    with pytest.raises(AssertionError):
+        quick_rounding_oracle(torch.float32)
+
+
+def test_products_in_float32_cover_what_underflows_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.full((3, 2), 2.0**-75, dtype=torch.float64)
+    value = held(*(torch.full((1, 3), 2.0**-75 * 1.4, dtype=torch.float64),) * 2)
+
+    def ends() -> torch.Tensor:
+        step = affine.Affine("y", "x", maps.InSingle(maps.Matrix(maps.Weights(weight, weight, None))))
+        return torch.stack([(found := step.forward({"x": value})).lower, found.upper])
+
+    exact = 3 * Fraction(2.0**-75) * Fraction(2.0**-75 * 1.4)
+    assert Fraction(float(ends()[0].max())) <= exact <= Fraction(float(ends()[1].min()))
+    monkeypatch.setattr(affine.Affine, "_own_underflow", lambda *_: torch.zeros(1, dtype=torch.float64))
+    assert not Fraction(float(ends()[0].max())) <= exact <= Fraction(float(ends()[1].min()))
 
 
 def line_oracle() -> None:
@@ -289,3 +322,34 @@ def test_the_oracle_sees_lines_without_their_offset(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(activations.Piecewise, "offsets", wrong)
     with pytest.raises(AssertionError):
         line_oracle()
+
+
+def test_the_oracle_sees_a_relu_without_its_offset(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = activations.Ramp.lines
+
+    def wrong(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        return *right(*arguments)[:3], torch.zeros_like(arguments[1])
+
+    monkeypatch.setattr(activations.Ramp, "lines", wrong)
+    with pytest.raises(AssertionError):
+        line_oracle()
+
+
+def test_a_relu_has_the_lines_of_its_two_pieces() -> None:
+    chance = torch.Generator().manual_seed(0)
+    ends = torch.randn(4000, 2, dtype=torch.float64, generator=chance).sort(dim=1).values
+    ends[:9] = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)] * 2).sort(dim=1).values
+    lower, upper = ends[:, :1], ends[:, 1:]
+    ramp, pieces = activations.RELU, activations.Piecewise((0.0,), (0.0, 1.0))
+    given = tuple(torch.rand(2, 4000, 1, dtype=torch.float64, generator=chance) * 1.4 - 0.2)
+    for below, above in (ramp.slopes(lower, upper), given):
+        least, most = ramp.offsets(lower, upper, below, above)
+        for one, other in zip((least, most), pieces.offsets(lower, upper, below, above), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+    below, above, least, most = ramp.lines(lower, upper)
+    points = lower + torch.linspace(0, 1, 101, dtype=torch.float64) * (upper - lower)
+    assert bool((below * points + least <= points.clamp(min=0)).all())
+    assert bool((above * points + most >= points.clamp(min=0)).all())
+    chord = pieces.slopes(lower, upper)[1]
+    torch.testing.assert_close(above[upper > lower], chord[upper > lower], rtol=0, atol=1e-13)
+    torch.testing.assert_close(ramp.interval(lower, upper), pieces.interval(lower, upper), rtol=0, atol=0)

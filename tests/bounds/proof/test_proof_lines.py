@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise, SShaped
+from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise, Ramp, SShaped
 
 LEAKY = Piecewise((0.0,), (0.25, 1.0), roundings=2)
 CLIP = Piecewise((-0.25, 0.75), (0.0, 1.0, 0.0), -0.25)
-EXACT: dict[str, tuple[Piecewise, Callable[[Fraction], Fraction]]] = {
+EXACT: dict[str, tuple[Piecewise | Ramp, Callable[[Fraction], Fraction]]] = {
     "Relu": (RELU, lambda x: max(x, Fraction(0))),
     "LeakyRelu": (LEAKY, lambda x: max(x, x / 4)),
     "Clip": (CLIP, lambda x: min(max(x, Fraction(-1, 4)), Fraction(3, 4))),
