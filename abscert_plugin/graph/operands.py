@@ -56,7 +56,7 @@ class Operands(Generic[W]):
 
     def has(self, place: int) -> bool:
         """Return whether there is an input at a place."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
+        return self.node.has(place)
 
     def name(self, place: int = 0) -> str:
         """Return the name of the input at a place, which has to depend on the image."""
@@ -82,10 +82,8 @@ class Operands(Generic[W]):
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
         """Return an attribute, or the constant that later versions read instead; None where left out."""
-        if attribute in self.node.attributes:
-            found = self.node.attributes[attribute]
-            return [found] if isinstance(found, int) else list(found)
-        return self.array(place).reshape(-1).tolist() if self.has(place) else None
+        found = self.node.integers(attribute)
+        return self.array(place).reshape(-1).tolist() if found is None and self.has(place) else found
 
     def require(self, **expected: Any) -> None:
         """Raise unless every attribute that is there has the expected value."""
