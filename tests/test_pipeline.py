@@ -129,7 +129,7 @@ def test_verify_prints_one_json_object_and_imports_no_torch(trained: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--cells", "0", "--out", "OUT"], "cells from 1 to 255"),
+        (["train", "--cells", "0", "--out", "OUT"], "cells from 1 to 65,535"),
         (["train", "--granularity", "0.3", "--out", "OUT"], "nearest"),
         (["train", "--data", "nothing", "--out", "OUT"], "data sets"),
         (["train", "--network", "nothing", "--out", "OUT"], "network"),

@@ -119,7 +119,9 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
         raise UnsupportedModelError(f"{path}: expected each tensor to be given once, got {twice[0]!r} twice")
     if any(function.domain in DEFAULT_DOMAINS for function in model.functions):
         raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
-    opsets = [entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
+    opsets = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
+    if len(opsets) > 1:
+        raise UnsupportedModelError(f"{path}: expected one version of ONNX's operators, got {sorted(opsets)}")
     return Graph(
         nodes=tuple(map(_node, graph.node)),
         tensors=tensors,

@@ -120,6 +120,9 @@ class Operands(Generic[W]):
         )
         stride, dilation = self._steps("strides", rank), self._steps("dilations", rank)
         kind, pads = self.attribute("auto_pad", b"NOTSET"), [int(pad) for pad in self.attribute("pads", [0] * 2 * rank)]
+        need(kind == b"NOTSET" or not any(pads), "expected pads or auto_pad, not both")
+        # runtimes leave dilations out of account there
+        need(kind not in _SAME or max(dilation) == 1, f"expected no dilations where auto_pad is {kind!r}")
         if kind in _SAME:
             spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
             totals = [
@@ -149,6 +152,7 @@ class Operands(Generic[W]):
     def parts(self) -> tuple[int, list[int]]:
         """Return the axis of a Split, counted with the batch, and the sizes of its parts."""
         count, axis = len(self.node.outputs), self.axis(0, len(self.shape()) + 1)
+        self.require(num_outputs=count)
         size, sizes = self.shape()[axis - 1], self.integers("split", 1)
         if sizes is None:
             each = -(-size // count)
@@ -181,6 +185,11 @@ def _reshape(node: Operands[Any]) -> tuple[int, ...]:
     if 0 in target:
         node.require(allowzero=0)
     # the size of the batch may be written as -1, 0 or a number: what each image holds tells whether it stays the batch
+    # where all other sizes are given; where one is not, a number of images has to be the file's own
+    if -1 in target[1:]:
+        declared = (node.walk.graph.input_shape or (None,))[0] or 1  # a file that mixes a free batch is run one by one
+        is_batch = target[0] == declared or (target[0] < 1 and target[0] != -1)
+        need(is_batch, f"expected a shape that keeps the batch apart, got {target}")
     sizes = [(0, *shape)[place] if size == 0 and place <= len(shape) else size for place, size in enumerate(target)][1:]
     if sizes.count(-1) == 1:
         known = prod(size for size in sizes if size != -1)

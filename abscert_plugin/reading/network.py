@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from abscert_plugin.artifact.metadata import INTERVAL, SCALED
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.errors import UnsupportedModelError
@@ -38,7 +37,7 @@ class IntervalNetwork(nn.Module):
         self.slots = tuple(slots)
         self.output = output
 
-    def forward(self, intervals: Float32[Tensor, "batch channels2 height width"]) -> Float32[Tensor, "batch classes"]:
+    def forward(self, intervals: Float32[Tensor, "batch *input"]) -> Float32[Tensor, "batch classes"]:
         """Return the logits of interval images (training scale)."""
         values: list[Tensor] = [intervals]
         for layer, slots in zip(self.layers, self.slots, strict=True):
@@ -72,8 +71,7 @@ def convert(artifact: Artifact) -> Converted:
     """
     path, metadata = artifact.path, artifact.metadata
     graph = read_graph(with_tensors(artifact.model, path), path)
-    source = SCALED if artifact.grid is None else INTERVAL
-    network = _read(graph, path, source, metadata.front.input_shape(metadata.image_shape), metadata.classes)
+    network = _read(graph, path, artifact.read, metadata.front.input_shape(metadata.image_shape), metadata.classes)
     return Converted(network, largest_difference(network, artifact))
 
 
@@ -88,7 +86,7 @@ def largest_difference(network: nn.Module, artifact: Artifact) -> float:
     path, front = artifact.path, artifact.front
     random, shape = np.random.default_rng(0), (_PROBES, *artifact.metadata.image_shape)
     if artifact.grid is not None:
-        points: Points = random.integers(0, artifact.grid.cells, shape, dtype=np.uint8)
+        points: Points = random.integers(0, artifact.grid.cells, shape, dtype=artifact.grid.index_type)
     else:
         points = random.random(shape, dtype=np.float32)
     inputs, expected = front.network_input(points), artifact.run_images(front.images(points))
@@ -99,7 +97,8 @@ def largest_difference(network: nn.Module, artifact: Artifact) -> float:
         raise UnsupportedModelError(f"{path}: its torch module does not take what the file takes: {error}") from error
     if logits.shape != expected.shape:
         raise UnsupportedModelError(f"{path}: expected logits of shape {expected.shape}, got {logits.shape}")
-    difference = float(np.abs(logits - expected).max())
+    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is refused below
+        difference = float(np.abs(logits - expected).max())
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):  # also where it is NaN
         raise UnsupportedModelError(
             f"{path}: expected the logits of its torch module within {_TOLERANCE:g} of the file's, "

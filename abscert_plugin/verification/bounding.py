@@ -98,7 +98,9 @@ class Bounding:
         for place, row in enumerate(part[likely].tolist()):
             if slopes and row in certified:
                 batch.evidence[row] = Evidence.of_slopes([slope[place] for slope in slopes])
-        batch.certify(certified, _CERTIFIES, str(method), Arithmetic.ANY_ORDER)
+        # without slopes to follow, the lines that proved it were those of CROWN: a check finds them by this name
+        by = BoundMethod.CROWN if method is BoundMethod.OPTIMISED and not slopes else method
+        batch.certify(certified, _CERTIFIES, str(by), Arithmetic.ANY_ORDER)
         return True
 
     def _seen(self, reach: Reach, labels: np.ndarray, method: BoundMethod) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -1,15 +1,15 @@
 """Proofs of a deployed file's margins, for every order of its sums: what `certified` rests on."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from abscert_plugin.artifact.metadata import IMAGE, INTERVAL
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
@@ -17,10 +17,11 @@ from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import margin_rows
-from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import read_graph
 
+_PROBES: Final = 4
 _Found = TypeVar("_Found")
 Signs: TypeAlias = Mapping[int, bool]
 """ReLUs whose sign is given, by their place among all of a file: True where what they read is at least 0."""
@@ -40,43 +41,98 @@ class Prover:
     """Lower bounds of a file's margins that every evaluation of it in float32 keeps.
 
     Boxes are between two points (`front`): of cells their interval images, which every runtime holds; of pixels the
-    images themselves, since a runtime may fold their scaling into the first layer.
+    images themselves, since a runtime may fold their scaling into the first layer; of a file that this project did not
+    make what it is fed.
 
     Args:
         artifact: the file.
 
     Raises:
-        UnsupportedModelError: if its graph has a node that the proof does not know; names all of them.
+        UnsupportedModelError: if its graph has a node that the proof does not know, and names all of them; or the file
+            itself gives other logits of random points than those that the proof allows.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         front, shape, classes = artifact.front, artifact.metadata.image_shape, artifact.metadata.classes
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
-        self._has_cells = isinstance(front, Cells)
-        self._front = front
+        self._front, self._image_shape = front, shape
+        self._is_on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
-        what = (graph, INTERVAL, front.input_shape(shape)) if self._has_cells else (graph, IMAGE, shape)
-        self._proof = Proof(*what, classes)
+        self._proof = Proof(graph, artifact.held, front.held_shape(shape), classes)
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
         self.classes = classes
         self.sizes = tuple(math.prod(shape) for shape in self._proof.relus.values())
         """How many ReLUs each layer of them has, in order."""
+        self._need_agreement(artifact)
 
-    def at_points(self, points: Points, labels: Int64[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
+    def _need_agreement(self, artifact: Artifact) -> None:
+        """Raise where the file contradicts the proof at a few points: it is read in another way, or run in less."""
+        images = self._front.probes(artifact.metadata.image_shape)[:_PROBES]
+        points = artifact.cells.cell(images) if isinstance(self._front, Cells) else images
+        lowest, highest = self._ends(points, points)
+        try:
+            logits = artifact.run_images(images)
+            values = _in_memory(lambda: self._proof.intervals(lowest, highest), BoundMethod.IBP, len(images))
+        except VerifierError:
+            return  # what does not run, or does not fit, certifies nothing
+        lower, upper = (end.numpy() for end in values[self._proof.output].computed())
+        if logits.shape != lower.shape or not (((lower <= logits) & (logits <= upper)) | (upper == np.inf)).all():
+            raise UnsupportedModelError(
+                f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
+            )
+
+    def at_points(
+        self, points: Points, labels: Int64[np.ndarray, "batch"], seen: Float32[np.ndarray, "batch"]
+    ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.
+
+        Where the CPU ran the file, what it saw bounds every other evaluation: less how far two may be apart anywhere.
+        That takes onnxruntime's own sums on the CPU to be sums of products in float32, as the proof's own are.
+
+        Args:
+            points: the points.
+            labels: the classes.
+            seen: the margins that the file computed there.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        found = self.least_margins(points, points, labels, BoundMethod.IBP)
-        rest = np.flatnonzero(found <= 0)  # few: those are worth twice the precision
-        if len(rest):
-            ends, classes = self._ends(points[rest]), torch.from_numpy(labels[rest])
-            exact = self._least(self._proof, ends, ends, classes, BoundMethod.IBP, {})
-            found[rest] = np.maximum(found[rest], exact)
+        lower, upper = self._ends(points, points)
+        if torch.equal(lower, upper):
+            found = seen.astype(np.float64) * (1 - 2.0**-20) - self._apart  # a difference of logits is rounded once
+            found[~(found > 0)] = -np.inf
+            steps = [self._at_once, self._one_by_one]
+        else:  # what a file of others is fed is not known to the last bit: a box around each point
+            found = self.least_margins(points, points, labels, BoundMethod.IBP)
+            steps = [self._one_by_one]
+        for prove in steps:
+            rest = np.flatnonzero(found <= 0)
+            if len(rest):
+                proven = prove(lower[rest], upper[rest], torch.from_numpy(labels[rest]))
+                found[rest] = np.maximum(found[rest], proven)
         return found
+
+    @functools.cached_property
+    def _apart(self) -> float:
+        """How far the margins of two evaluations may be apart at any point; infinite where none was run on the CPU."""
+        if not self._is_on_cpu:
+            return math.inf
+        shape = (1, *self._image_shape)
+        if isinstance(self._front, Cells):
+            kind = self._front.grid.index_type
+            ends: tuple[Points, Points] = np.zeros(shape, kind), np.full(shape, self._front.grid.cells - 1, kind)
+        else:
+            ends = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        return self._proof.apart(*self._ends(*ends))
+
+    def _at_once(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
+        return _least(_in_memory(lambda: self._quick.margins_at(lower, labels), BoundMethod.IBP, len(labels)))
+
+    def _one_by_one(self, lower: Tensor, upper: Tensor, labels: Tensor) -> np.ndarray:
+        """Prove few points: each is worth a room of its own, and twice the precision."""
+        return self._least(self._proof, lower, upper, labels, BoundMethod.IBP, {})
 
     def least_margins(
         self,
@@ -100,7 +156,7 @@ class Prover:
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        lower, upper, classes = self._ends(lowest), self._ends(highest), torch.from_numpy(labels)
+        (lower, upper), classes = self._ends(lowest, highest), torch.from_numpy(labels)
         found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
         rest = np.flatnonzero(found <= 0)
         by = PROVEN_BY[method]
@@ -124,7 +180,7 @@ class Prover:
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        lower, upper = self._ends(lowest), self._ends(highest)
+        lower, upper = self._ends(lowest, highest)
         return _in_memory(lambda: self._proof.intervals(lower, upper, refined=True), BoundMethod.CROWN, len(lowest))
 
     def part_margins(
@@ -160,8 +216,9 @@ class Prover:
             )
         )
 
-    def _ends(self, points: Points) -> Tensor:
-        return torch.from_numpy(self._front.network_input(points) if self._has_cells else points)
+    def _ends(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
+        lower, upper = self._front.held_ends(lowest, highest)
+        return torch.from_numpy(lower), torch.from_numpy(upper)
 
 
 def joined(hidden: Sequence[Mapping[str, Enclosure]]) -> dict[str, Enclosure]:

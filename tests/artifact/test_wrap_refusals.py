@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from midpoint_oracle import assert_logits, listed, midpoints, stored_images
 from onnx import TensorProto
 
-from abscert_plugin.artifact.midpoint import InputScale, Layout
 from abscert_plugin.artifact.wrap import WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import AbscertError, ConfigError, ExportError, GridError, UnsupportedModelError
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import InputScale, Layout
 
 CELLS = 7
 OPTIONS = WrapOptions(Grid(CELLS))
@@ -197,9 +197,9 @@ def test_several_outputs_that_may_be_logits_are_listed(tmp_path: Path) -> None:
         assert_logits(wrapped, stored, CELLS, expected)
 
 
-@pytest.mark.parametrize("cells", [0, -1, 256])
+@pytest.mark.parametrize("cells", [0, -1, 65_536])
 def test_a_grid_that_cannot_exist_is_refused(cells: int) -> None:
-    with pytest.raises(GridError, match=f"from 1 to 255, got {cells}"):
+    with pytest.raises(GridError, match=f"from 1 to 65,535, got {cells}"):
         WrapOptions(Grid(cells))
 
 

@@ -138,8 +138,17 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         Evidence(tree=_packed(np.zeros(10_000, dtype="<i4"))).nodes()
 
 
+def test_what_crown_suffices_for_is_proven_again_without_a_search() -> None:
+    """Of images bounded one by one nothing is optimised then, so there are no slopes to keep."""
+    budget = Budget(60.0, only=BoundMethod.OPTIMISED, bounds_at_once=1)
+    case = proven(plain_case(4), Ball(Radius.parse("0.15")), budget, count=12)
+    assert [(item.record.method, item.evidence) for item, _ in case.rows] == [("crown", None)] * len(case.rows)
+    assert len(case.rows) > 3
+    assert [case.fault(row) for row in range(len(case.rows))] == [""] * len(case.rows)
+
+
 @pytest.mark.slow
-def test_optimised_slopes_prove_again_and_need_not_be_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimised_slopes_prove_again_and_need_not_be_good() -> None:
     kept = []
     for number in range(6):
         case = proven(plain_case(number), Ball(Radius.parse("0.15")), Budget(60.0, only=BoundMethod.OPTIMISED))

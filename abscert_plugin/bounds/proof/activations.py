@@ -30,6 +30,10 @@ class Function(ABC):
         """Return ends of what may be computed where the input lies between two ends."""
 
     @abstractmethod
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return how far two values may be apart that are computed from inputs between two ends, so far apart."""
+
+    @abstractmethod
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return where it is no straight line between two ends, so that closer ends would help."""
 
@@ -80,6 +84,12 @@ class Piecewise(Function):
         error = self._error(lower, upper)
         least, most = _least(ends), _most(ends)
         return flushed(least if error is None else least - error, most if error is None else most + error)
+
+    @override
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        error = self._error(lower, upper)
+        found = self._steepness(distance) * distance * (1 + arithmetic.own_gamma(8))
+        return found if error is None else found + 2 * error
 
     @override
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
@@ -187,9 +197,14 @@ class SShaped(Function):
 
     @override
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
-        least, most = self._odd(lower) + self.shift, self._odd(upper) + self.shift
+        least = self._odd(lower) + self.shift
+        most = least if upper is lower else self._odd(upper) + self.shift
         margin = self.error + _LIBRARY
         return flushed(least - margin, most + margin)
+
+    @override
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.height * self.steepness * distance * (1 + _LIBRARY) + 2 * (self.error + _LIBRARY)
 
     @override
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:

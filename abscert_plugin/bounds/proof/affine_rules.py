@@ -26,6 +26,7 @@ def _convolution(view: View) -> None:
     options = {"stride": window.stride, "padding": begins, "dilation": window.dilation}
     options["groups"] = view.attribute("group", 1)
     bias = reshaped(view.constant(2), (1, -1, *(1 for _ in begins))) if view.has(2) else None
+    need(bias is None or bias.lower.shape[1] == len(weight.lower), f"expected a bias for each of {len(weight.lower)}")
     view.affine(source, Convolution(weights(weight), options), bias)
 
 
@@ -48,9 +49,10 @@ def _gemm(view: View) -> None:
     matrix = Matrix(weights(weight, lambda values: values.T.contiguous() if by_rows else values))
     need(view.shape() == matrix.weights.center.shape[:1], f"expected {len(matrix.weights.center)} features")
     alpha, beta = float(view.attribute("alpha", 1.0)), float(view.attribute("beta", 1.0))
-    bias = None
-    if view.has(2) and beta:
-        bias = view.constant(2)
+    bias = view.constant(2) if view.has(2) else None  # finite: runtimes may add 0 times it
+    if bias is not None and not beta:
+        bias = None
+    elif bias is not None:
         bias = reshaped(bias, (1, *bias.lower.shape)) if bias.lower.ndim < 2 else bias
         need(bias.lower.ndim == 2 and len(bias.lower) == 1, "expected the same bias for all images")
         bias = bias if beta == 1 else scaled(bias, beta)
@@ -115,13 +117,14 @@ def _negate(view: View) -> None:
 
 def _batch_normalisation(view: View) -> None:
     """Scale and shift of each channel; the runtime may compute scale / sqrt(var + eps) first, or last."""
-    view.require(training_mode=0)
+    view.require(training_mode=0, spatial=1)
     need(len(view.node.outputs) == 1, "expected a BatchNormalization of inference")
     need(bool(view.shape()), "expected channels")
-    rank = len(view.shape()) - 1
+    rank, channels = len(view.shape()) - 1, view.shape()[0]
     arrays = [torch.from_numpy(view.array(place).astype("float64")) for place in range(1, 5)]
     for place in range(1, 5):
-        view.constant(place)  # float32 and finite
+        given = view.constant(place).lower.shape  # float32 and finite
+        need(given == (channels,), f"expected a constant for each of {channels} channels, got {tuple(given)}")
     scale, shift, mean, variance = (array.reshape(1, -1, *(1 for _ in range(rank))) for array in arrays)
     variance = variance + float(view.attribute("epsilon", 1e-5))
     need(bool((variance >= 2.0**-100).all()), "expected variances well above 0")  # so a flushed one changes little

@@ -48,10 +48,13 @@ class Build(Walk):
     @override
     def fold(self, node: Node) -> None:
         names = [name for name in node.inputs if name]
+        arrays = {
+            name: self.constants[name].lower.numpy() if name in self.constants else self.constant(name)
+            for name in names
+        }
+        need_one_meaning(node, arrays)
         if all(name not in self.constants for name in names):
-            arrays = [self.constant(name) for name in names]
-            need_one_meaning(node, arrays)
-            is_whole = all(array.dtype.kind in "iub" for array in arrays)
+            is_whole = all(array.dtype.kind in "iub" for array in arrays.values())
             if node.operator in MOVES or (is_whole and node.operator != "Sqrt"):
                 self.compute(node)
                 return
@@ -73,7 +76,8 @@ class Build(Walk):
     def append(self, step: Step) -> str:
         """Append a step and return the name of its output."""
         self.values[step.output] = step.forward(self.values)
-        need(self.values[step.output].lower.shape[:1] == (1,), "expected the batch to stay first")
+        shape = self.values[step.output].lower.shape
+        need(shape[:1] == (1,) and len(shape) > 1, "expected the batch to stay first, and another axis behind it")
         self.steps.append(step)
         return step.output
 

@@ -66,17 +66,45 @@ def reciprocal(divisor: Enclosure) -> Weights:
 # --- nodes on constants ----------------------------------------------------------------------------------------------
 
 
-def need_one_meaning(node: Node, arrays: Sequence[np.ndarray]) -> None:
-    """Raise where runtimes, or onnx's reference, may make different numbers of exact constants."""
-    if node.operator == "Div" and all(array.dtype.kind in "iub" for array in arrays):  # the reference's is in float64
-        fits = all(bool(((array < 2**53) & (array > -(2**53))).all()) for array in arrays)
-        need(fits and bool(arrays[1].all()), "expected whole numbers below 2^53, and divisors other than 0")
-    if node.operator == "Cast":
-        kind, given = helper.tensor_dtype_to_np_dtype(node.attributes["to"]), arrays[0]
-        if kind.kind in "iu" and kind != given.dtype:
-            ends = np.iinfo(kind)
-            fits = bool(((given >= max(ends.min, -(2**31))) & (given <= min(ends.max, 2**31 - 1))).all())
-            need(fits, f"expected numbers that fit {kind}, and 32 bits")
+def need_one_meaning(node: Node, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise where runtimes, or onnx's reference, may make different numbers of constants.
+
+    Args:
+        node: a node of `ON_CONSTANTS`.
+        arrays: what it reads, by name; of what is not known exactly, only the shape counts.
+    """
+    given = [arrays.get(name, np.zeros(0)) for name in node.inputs]
+    if node.operator == "Div" and all(array.dtype.kind in "iub" for array in given):  # the reference's is in float64
+        fits = all(bool(((array < 2**53) & (array > -(2**53))).all()) for array in given)
+        need(fits and bool(given[1].all()), "expected whole numbers below 2^53, and divisors other than 0")
+    elif node.operator == "Cast":
+        _need_plain_cast(helper.tensor_dtype_to_np_dtype(node.attributes["to"]), given[0])
+    elif node.operator == "Split":
+        count = len(node.outputs)
+        need(node.attributes.get("num_outputs", count) == count, f"expected num_outputs = {count}")
+    elif node.operator == "Unsqueeze" and "axes" in node.attributes:  # the reference takes them one after another
+        axes = list(node.attributes["axes"])
+        need(len(axes) == 1 or axes == sorted(map(abs, axes)), f"expected axes in ascending order, got {axes}")
+    elif node.operator == "Slice" and len(given) > 4:
+        starts, ends, axes, steps = (array.reshape(-1).tolist() for array in given[1:5])
+        for start, end, axis, step in zip(starts, ends, axes or range(len(starts)), steps, strict=False):
+            need_plain_slice(given[0].shape[axis], start, end, step)
+
+
+def need_plain_slice(size: int, start: int, end: int, step: int) -> None:
+    """Raise where a slice backward begins or ends beyond the entries of an axis: runtimes and the reference differ."""
+    is_plain = step > 0 or (start >= -size and end < size)
+    need(is_plain, f"expected a slice backward within {size} entries, got one from {start} to {end}")
+
+
+def _need_plain_cast(kind: np.dtype, given: np.ndarray) -> None:
+    """Raise unless all runtimes read a number in the same way: text is not, and numbers of few bits are rounded."""
+    is_plain = {kind.kind, given.dtype.kind} <= set("fiub") and kind != np.float16
+    need(is_plain, f"expected a Cast between numbers, not to float16, got one from {given.dtype} to {kind}")
+    if kind.kind in "iu" and kind != given.dtype:
+        ends = np.iinfo(kind)
+        fits = bool(((given >= max(ends.min, -(2**31))) & (given <= min(ends.max, 2**31 - 1))).all())
+        need(fits, f"expected numbers that fit {kind}, and 32 bits")
 
 
 def rounded(

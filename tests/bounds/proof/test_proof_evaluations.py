@@ -1,5 +1,6 @@
 """Oracle: every value of any evaluation in float32, and of the exact one, lies within its enclosure."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -9,7 +10,7 @@ import float_evaluation as net
 import numpy as np
 import pytest
 import torch
-from float_evaluation import Exact, Layer, Single
+from float_evaluation import CLASSES, Exact, Layer, Single, random_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,36 +19,6 @@ from abscert_plugin.bounds.proof import Proof, activations, arithmetic
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
-CLASSES = 2
-
-
-def random_layers(chance: np.random.Generator, scale: float, inputs: int) -> list[Layer]:
-    """Return layers of which several affine ones follow one another, with constants of many sizes."""
-
-    def floats(*shape: int) -> np.ndarray:
-        spread = 10.0 ** chance.uniform(-scale, scale, shape)
-        return (chance.standard_normal(shape) * spread).astype(np.float32)
-
-    def entrywise(width: int) -> Layer:
-        kind = str(chance.choice(["scale", "shift", "divide", "norm"]))
-        if kind == "norm":
-            variance = chance.uniform(0.01, 4, width).astype(np.float32)
-            return Layer(kind, (floats(width), floats(width), floats(width), variance))
-        constant = floats(width)
-        return Layer(kind, (np.where(constant == 0, np.float32(1), constant).reshape(1, -1),))
-
-    layers, width = [], inputs
-    for _ in range(int(chance.integers(1, 4))):
-        layers += [entrywise(width) for _ in range(int(chance.integers(0, 3)))]
-        outputs = int(chance.integers(2, 5))
-        layers.append(Layer("dense", (floats(width, outputs), floats(outputs))))
-        width = outputs
-        layers += [entrywise(width) for _ in range(int(chance.integers(0, 2)))]
-        layers.append(
-            Layer("relu") if chance.random() < 0.7 else Layer("leaky", (), float(np.float32(chance.normal())))
-        )
-    layers.append(Layer("dense", (floats(width, CLASSES), floats(CLASSES))))
-    return layers
 
 
 def evaluations(
@@ -158,6 +129,46 @@ def test_subnormal_values_lie_within_their_enclosures(seed: int) -> None:
 @pytest.mark.parametrize("layers", [folded_to_nothing(), subnormal_weights()])
 def test_weights_that_vanish_are_counted_at_large_inputs(layers: list[Layer]) -> None:
     check(layers, np.full(3, 2.0**100, np.float32), 0.0, random.Random(0), 40)
+
+
+def dense_layers(chance: np.random.Generator, *widths: int) -> list[Layer]:
+    return [
+        Layer("dense", (chance.standard_normal(pair).astype(np.float32), np.zeros(pair[1], np.float32)))
+        for pair in itertools.pairwise(widths)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dense_layers_in_a_row_are_bounded_as_one(seed: int) -> None:
+    """Intervals forget that the entries between them are of one image; the product of both matrices does not."""
+    chance = np.random.default_rng(seed)
+    layers = [*dense_layers(chance, 3, 8, 4), Layer("relu"), *dense_layers(chance, 4, CLASSES)]
+    center = chance.standard_normal(3).astype(np.float32)
+    check(layers, center, 0.3, random.Random(seed), 40)
+    width = np.abs(center) * np.float32(0.3)
+    proof = Proof(net.graph_of(layers, 3), net.SOURCE, (3,), CLASSES)
+    box = torch.from_numpy(center - width)[None], torch.from_numpy(center + width)[None]
+    loose, tight = (proof.intervals(*box, refined=refined)["v1"] for refined in (False, True))
+    is_open = (loose.lower < 0) & (loose.upper > 0)
+    assert bool(is_open.any())
+    assert bool(((tight.upper - tight.lower) < 0.9 * (loose.upper - loose.lower))[is_open].all())
+    (first, second) = (layer.constants[0].astype(np.float64) for layer in layers[:2])
+    exact = np.abs(first @ second).T @ width.astype(np.float64)
+    assert np.allclose((tight.upper - tight.lower).numpy()[is_open.numpy()] / 2, exact[is_open.numpy()[0]], rtol=1e-6)
+
+
+def test_a_dense_layer_behind_scaled_entries_is_not_bounded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(0)
+    scaling = [Layer(kind, (np.full((1, 3), 2, np.float32),)) for kind in ("scale", "shift")]
+    layers = [*scaling, *dense_layers(chance, 3, 4), Layer("relu"), *dense_layers(chance, 4, CLASSES)]
+    proof = Proof(net.graph_of(layers, 3), net.SOURCE, (3,), CLASSES)
+
+    def never(*arguments: Any) -> None:
+        raise AssertionError("a backward pass")
+
+    monkeypatch.setattr(Proof, "_bounds_of", never)
+    ends = torch.full((1, 3), 1.0)
+    proof.intervals(-ends, ends, refined=True)
 
 
 # --- with a term left out, the oracle sees it -------------------------------------------------------------------------
