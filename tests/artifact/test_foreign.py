@@ -231,8 +231,14 @@ def test_ends_hold_the_scale_exactly_and_in_float32(
 
 
 def test_a_file_of_this_project_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, read = graphs.save(graphs.deployed(), tmp_path), []
-    monkeypatch.setattr(foreign, "read_model", lambda path: read.append(path) or read_model(path))
-    monkeypatch.setattr(opened, "read_model", lambda path: read.append(path) or read_model(path))
+    path = graphs.save(graphs.deployed(), tmp_path)
+    read: list[Path] = []
+
+    def reading(path: Path) -> ModelProto:
+        read.append(path)
+        return read_model(path)
+
+    for module in (foreign, opened):
+        monkeypatch.setattr(module, "read_model", reading)
     assert open_classifier(path, Provider.CPU).grid is not None
     assert read == [path]
