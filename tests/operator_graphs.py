@@ -27,6 +27,8 @@ class Build:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
+    opset: int = OPSET
+    infos: list[onnx.ValueInfoProto] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.inputs = self.shape
@@ -48,16 +50,16 @@ class Build:
         return name
 
     def _shape_of(self, name: str) -> tuple[int, ...]:
-        graph = self._graph(helper.make_tensor_value_info(name, TensorProto.FLOAT, None), 1)
+        graph = self._graph(onnx.ValueInfoProto(name=name), 1)
         inferred = onnx.shape_inference.infer_shapes(self._model(graph), strict_mode=True, data_prop=True)
         return tuple(size.dim_value for size in inferred.graph.output[0].type.tensor_type.shape.dim[1:])
 
     def _graph(self, output: onnx.ValueInfoProto, batch: int | str) -> onnx.GraphProto:
         source = helper.make_tensor_value_info(SCALED, TensorProto.FLOAT, [batch, *self.inputs])
-        return helper.make_graph(self.nodes, "operator", [source], [output], self.constants)
+        return helper.make_graph(self.nodes, "operator", [source], [output], self.constants, value_info=self.infos)
 
     def _model(self, graph: onnx.GraphProto) -> onnx.ModelProto:
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
     def dense(self, outputs: int) -> None:
         """Flatten what there is, and append a dense layer of weights that keep the size of activations."""
@@ -116,6 +118,38 @@ def convolution(build: Build) -> None:
     build.add("Conv", weight, *bias, strides=pair(random, 1, 3), pads=pads * 2, dilations=dilations, group=groups)
 
 
+def lopsided(build: Build) -> None:
+    """Append a convolution that is padded by more on one side."""
+    planes(build, channels=2, size=5, signed=False)
+    kind = int(build.random.integers(3))
+    if kind == 0:
+        build.add("Conv", build.floats(3, 2, 3, 2, scale=0.4), pads=build.random.integers(0, 3, 4).tolist())
+    elif kind == 1:
+        build.add("Conv", build.floats(3, 2, 2, 3, scale=0.4), auto_pad="SAME_UPPER", strides=[2, 2])
+    else:
+        build.add("Conv", build.floats(2, 1, 2, 2, scale=0.4), pads=[0, 1, 2, 1], dilations=[2, 1], group=2)
+
+
+def line_convolution(build: Build) -> None:
+    planes(build, channels=2, size=4, signed=False)
+    build.add("Reshape", build.constant(np.array([0, 2, -1])))
+    pads, strides = build.random.integers(0, 3, 2).tolist(), [int(build.random.integers(1, 4))]
+    build.add("Conv", build.floats(3, 2, 4, scale=0.4), build.floats(3), pads=pads, strides=strides)
+
+
+def padded(build: Build) -> None:
+    planes(build, channels=2)
+    pads = build.random.integers(0, 3, 4).tolist()
+    build.add("Pad", build.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]])))
+
+
+def concatenated(build: Build) -> None:
+    planes(build, channels=2)
+    first = build.last
+    build.add("Relu")
+    build.add("Concat", reads=(first, build.last, first), axis=int(build.random.choice([1, -3])))
+
+
 def average_pool(build: Build) -> None:
     random = build.random
     planes(build, signed=False)
@@ -146,6 +180,13 @@ def overlapping_max_pool(build: Build) -> None:
 def global_pool(build: Build) -> None:
     planes(build, signed=False)
     build.add("GlobalAveragePool")
+
+
+def reduced_mean(build: Build) -> None:
+    planes(build, signed=False)
+    build.add(
+        "ReduceMean", axes=[[2, 3], [-1, -2]][int(build.random.integers(2))], keepdims=int(build.random.integers(2))
+    )
 
 
 def normalisation(build: Build) -> None:
@@ -266,7 +307,10 @@ OPERATORS: Mapping[str, Operator] = {
     "AveragePool, same": average_pool_same,
     "BatchNormalization": normalisation,
     "Cast": inert("Cast", to=TensorProto.FLOAT),
+    "Concat": concatenated,
     "Conv": convolution,
+    "Conv, line": line_convolution,
+    "Conv, lopsided": lopsided,
     "Div, Mul, constants": per_channel,
     "Dropout": inert("Dropout"),
     "Flatten": flatten,
@@ -277,6 +321,8 @@ OPERATORS: Mapping[str, Operator] = {
     "MatMul": matrix_product,
     "MaxPool": max_pool,
     "MaxPool, overlapping": overlapping_max_pool,
+    "Pad": padded,
+    "ReduceMean": reduced_mean,
     "Relu": activation("Relu"),
     "Reshape": reshape,
     "Sigmoid": activation("Sigmoid"),
@@ -289,10 +335,10 @@ OPERATORS: Mapping[str, Operator] = {
 """From a name to what puts one operator, with random attributes, behind a random layer."""
 
 
-def classifier(operator: Operator, seed: int, folder: Path) -> Path:
+def classifier(operator: Operator, seed: int, folder: Path, opset: int = OPSET) -> Path:
     """Write a random classifier that has the operator between two layers, and return its path."""
     random = np.random.default_rng(seed)
-    build = Build(random, (int(random.integers(1, 3)), 6, 6))
+    build = Build(random, (int(random.integers(1, 3)), 6, 6), opset=opset)
     operator(build)
     build.dense(5)
     build.add("Relu")

@@ -6,8 +6,9 @@ import onnx
 
 from abscert_plugin.graph.carried import Carried, Fixed, NotShownError, Scope, Sizes, Unknown, Value, small
 from abscert_plugin.graph.nodes import Graph, Node
-from abscert_plugin.graph.rules import RULES, SIZE_RULES
+from abscert_plugin.graph.rules import RULES
 from abscert_plugin.graph.shapes import inferred
+from abscert_plugin.graph.size_rules import SIZE_RULES
 
 _PROBED_BATCH: Final = 7919  # what a free batch is to shape inference: a prime, so unlike other sizes
 _DOMAINS: Final = ("", "ai.onnx.ml")

@@ -1,6 +1,6 @@
 """What can be known of a tensor and the batch: it is fixed, carries the batch along one axis, or holds sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Final, TypeAlias, final
@@ -31,7 +31,8 @@ class Carried:
 
 
 BATCH: Final = "batch"
-_LARGE: Final = 1024  # entries of a constant, beyond which it is no shape
+LARGE: Final = 1024
+"""Entries of a constant, beyond which it is no shape."""
 
 
 @final
@@ -137,8 +138,12 @@ class Scope:
         return int(self.node.attributes.get("axis", default)) % rank
 
 
+Rule: TypeAlias = Callable[[Scope], list[Value]]
+"""Returns what the outputs of a node are, or raises where the images of a batch might meet."""
+
+
 def small(tensor: TensorProto) -> tuple[int | float, ...] | None:
     """Return the values of a constant that may be a shape, axes or the like, None of another."""
-    if prod(tensor.dims) > _LARGE or tensor.data_location == TensorProto.EXTERNAL:
+    if prod(tensor.dims) > LARGE or tensor.data_location == TensorProto.EXTERNAL:
         return None
     return tuple(numpy_helper.to_array(tensor).ravel().tolist())

@@ -42,6 +42,11 @@ class Node:
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.operator})"
 
+    @property
+    def qualified(self) -> str:
+        """Return the operator with its domain, where that is another than ONNX's own."""
+        return f"{self.domain}.{self.operator}" if self.domain else self.operator
+
     def has(self, place: int) -> bool:
         """Return whether there is an input at `place`."""
         return place < len(self.inputs) and bool(self.inputs[place])
@@ -64,6 +69,7 @@ class Graph:
         input_shape: sizes of the input, batch first, None for each that is free; None where even the rank is unknown.
         output: the one tensor that is run, and that bounds are about: `output_name` of the file's outputs.
         opset: version of ONNX's own operators.
+        input_type: what the input holds, a value of `onnx.TensorProto.DataType`.
     """
 
     nodes: tuple[Node, ...]
@@ -72,6 +78,7 @@ class Graph:
     input_shape: tuple[int | None, ...] | None
     output: str
     opset: int
+    input_type: int = onnx.TensorProto.FLOAT
 
     def array(self, name: str) -> np.ndarray:
         """Return the constant of this name."""
@@ -129,6 +136,7 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
         input_shape=_shape(inputs[0]),
         output=output_name([value.name for value in graph.output]),
         opset=max(opsets, default=0),
+        input_type=inputs[0].type.tensor_type.elem_type,
     )
 
 

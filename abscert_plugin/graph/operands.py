@@ -1,7 +1,7 @@
 """What a rule reads of a node: its attributes, its constants, and the shapes of what depends on the image."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Final, Generic, TypeVar, final
 
@@ -12,7 +12,13 @@ from abscert_plugin.graph.walk import Walk, need
 
 W = TypeVar("W", bound=Walk)
 
-_SAME: Final = (b"SAME_UPPER", b"SAME_LOWER")
+SAME: Final = (b"SAME_UPPER", b"SAME_LOWER")
+"""Values of auto_pad that keep the size."""
+
+# Attributes that change nothing of what rules know: of training, of other modes, or told by other inputs as well.
+_TRAINING: Final = ("consumed_inputs", "momentum", "ratio", "seed", "spatial")
+_OTHER_MODES: Final = ("cubic_coeff_a", "exclude_outside", "extrapolation_value", "round_mode", "saturate")
+_INERT: Final = frozenset([*_TRAINING, *_OTHER_MODES, "kernel_shape"])
 
 
 @final
@@ -44,10 +50,12 @@ class Operands(Generic[W]):
     Args:
         node: the node.
         walk: what is known of what it reads.
+        read: names of attributes that were asked for.
     """
 
     node: Node
     walk: W
+    read: set[str] = field(default_factory=set)
 
     @property
     def output(self) -> str:
@@ -78,10 +86,17 @@ class Operands(Generic[W]):
 
     def attribute(self, name: str, default: Any) -> Any:
         """Return an attribute."""
+        self.read.add(name)
         return self.node.attributes.get(name, default)
+
+    def need_all_read(self) -> None:
+        """Raise if there is an attribute that nobody asked for: what it does is not known."""
+        unread = sorted(set(self.node.attributes) - self.read - _INERT)
+        need(not unread, f"expected no attribute {', '.join(unread)}")
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
         """Return an attribute, or the constant that later versions read instead; None where left out."""
+        self.read.add(attribute)
         found = self.node.integers(attribute)
         return self.array(place).reshape(-1).tolist() if found is None and self.has(place) else found
 
@@ -100,10 +115,22 @@ class Operands(Generic[W]):
 
     # --- windows -----------------------------------------------------------------------------------------------------
 
-    def pool(self) -> Window:
-        """Return the window of a MaxPool or AveragePool."""
-        self.require(ceil_mode=0, storage_order=0)
-        return self.window(self.node.attributes["kernel_shape"])
+    def pool(self, ranks: Collection[int] = (2,)) -> Window:
+        """Return the window of a MaxPool, AveragePool or LpPool; with ceil_mode, padded until its last place fits."""
+        self.require(storage_order=0)
+        window = self.window(self.attribute("kernel_shape", []), ranks)
+        if not self.attribute("ceil_mode", 0):
+            return window
+        need(self.attribute("auto_pad", b"NOTSET") == b"NOTSET", "expected ceil_mode without auto_pad")
+        ends = []
+        for axis, size in enumerate(self.shape()[1:]):
+            step, begin, end = window.stride[axis], window.begins[axis], window.ends[axis]
+            over = size + begin + end - (window.kernel[axis] - 1) * window.dilation[axis] - 1
+            need(over >= 0, "expected windows that fit")
+            places = -(-over // step)
+            need(places * step < size + begin, "with ceil_mode, a window begins behind the values: runtimes differ")
+            ends.append(end + places * step - over if places * step > over else end)
+        return replace(window, ends=ends)
 
     def window(self, kernel: Sequence[int], ranks: Collection[int] = (2,)) -> Window:
         """Return the window of this size.
@@ -118,25 +145,26 @@ class Operands(Generic[W]):
             rank in ranks and len(shape) == rank + 1,
             f"expected a window over the {axes} axes of images, got one over {rank} of {shape}",
         )
-        stride, dilation = self._steps("strides", rank), self._steps("dilations", rank)
+        stride, dilation = self.steps("strides", rank), self.steps("dilations", rank)
         kind, pads = self.attribute("auto_pad", b"NOTSET"), [int(pad) for pad in self.attribute("pads", [0] * 2 * rank)]
         need(kind == b"NOTSET" or not any(pads), "expected pads or auto_pad, not both")
         # runtimes leave dilations out of account there
-        need(kind not in _SAME or max(dilation) == 1, f"expected no dilations where auto_pad is {kind!r}")
-        if kind in _SAME:
+        need(kind not in SAME or max(dilation) == 1, f"expected no dilations where auto_pad is {kind!r}")
+        if kind in SAME:
             spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
             totals = [
                 max((-(-size // step) - 1) * step + span - size, 0)
                 for size, step, span in zip(shape[1:], stride, spans, strict=True)
             ]
             less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
-            pads = [*less, *more] if kind == _SAME[0] else [*more, *less]
+            pads = [*less, *more] if kind == SAME[0] else [*more, *less]
         elif kind == b"VALID":
             pads = [0] * 2 * rank
         need(len(pads) == 2 * rank and min(pads) >= 0, f"expected 2 x {rank} paddings of at least 0, got {pads}")
         return Window([int(size) for size in kernel], stride, dilation, pads[:rank], pads[rank:])
 
-    def _steps(self, attribute: str, rank: int) -> list[int]:
+    def steps(self, attribute: str, rank: int) -> list[int]:
+        """Return an attribute of steps along so many axes."""
         steps = [int(step) for step in self.attribute(attribute, [1] * rank)]
         need(len(steps) == rank and min(steps) >= 1, f"expected {rank} {attribute} of at least 1, got {steps}")
         return steps
@@ -176,14 +204,16 @@ def new_shape(node: Operands[Any]) -> tuple[int, ...]:
 
 def _flatten(node: Operands[Any]) -> tuple[int, ...]:
     axis = node.attribute("axis", 1)
-    need(axis in (1, -len(node.shape())), f"expected axis = 1, got {axis}")
-    return (prod(node.shape()),)
+    shape = node.shape()
+    place = axis + len(shape) + 1 if axis < 0 else axis
+    # what lies in front of the axis is merged with the batch, which stays apart where that is 1
+    need(1 <= place <= len(shape) + 1 and prod(shape[: place - 1]) == 1, f"expected axis = 1, got {axis}")
+    return (prod(shape[place - 1 :]),)
 
 
 def _reshape(node: Operands[Any]) -> tuple[int, ...]:
     shape, target = node.shape(), [int(size) for size in node.array(1)]
-    if 0 in target:
-        node.require(allowzero=0)
+    need(not node.attribute("allowzero", 0) or 0 not in target, "expected allowzero = 0, got 1")
     # the size of the batch may be written as -1, 0 or a number: what each image holds tells whether it stays the batch
     # where all other sizes are given; where one is not, a number of images has to be the file's own
     if -1 in target[1:]:

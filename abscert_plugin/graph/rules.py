@@ -4,19 +4,15 @@ A rule returns what the outputs of a node are, or raises where the images of a b
 rule counts as one that mixes them: write one where a file that is safe is run image by image.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final
 
-from onnx import TensorProto
+from abscert_plugin.graph.carried import BATCH, Carried, Fixed, NotShownError, Rule, Scope, Sizes, Value
 
-from abscert_plugin.graph.carried import BATCH, Carried, Fixed, NotShownError, Scope, Sizes, Value, small
-
-_INT32: Final = 2**31
+_ALL: Final = ((0, 2**31 - 1, 1), (0, 2**63 - 1, 1))  # starts, ends and steps of slices that take everything
 _CROP: Final = b"tf_crop_and_resize"
-
-Rule: TypeAlias = Callable[[Scope], list[Value]]
 
 
 def _need(holds: bool) -> None:
@@ -81,6 +77,12 @@ def _reduce(scope: Scope) -> list[Value]:
     return _without(scope, axes)
 
 
+def _mean_variance(scope: Scope) -> list[Value]:
+    axis, axes = scope.carried(), scope.node.attributes.get("axes", [0, 2, 3])
+    _need(axis not in {place % scope.rank() for place in axes})
+    return [Carried(axis)]
+
+
 def _arg_extreme(scope: Scope) -> list[Value]:
     return _without(scope, [int(scope.node.attributes.get("axis", 0))])
 
@@ -120,7 +122,9 @@ def _gemm(scope: Scope) -> list[Value]:
 
 
 def _flatten(scope: Scope) -> list[Value]:
-    _need(scope.carried() == 0 and scope.node.attributes.get("axis", 1) in (1, 1 - scope.rank()))
+    place, rank = int(scope.node.attributes.get("axis", 1)), scope.rank()
+    place = place + rank if place < 0 else place
+    _need(scope.carried() == 0 and place >= 1 and all(size == 1 for size in scope.shape()[1:place]))
     return [Carried(0)]
 
 
@@ -178,7 +182,12 @@ def _slice(scope: Scope) -> list[Value]:
     axes = scope.integers("axes", 3)
     if axes is None:
         axes = list(range(len(scope.integers("starts", 1) or range(scope.rank()))))
-    _need(axis not in {place % scope.rank() for place in axes})
+    if axis in {place % scope.rank() for place in axes}:
+        starts, ends = scope.integers("starts", 1) or [], scope.integers("ends", 2) or []
+        steps = scope.integers("steps", 4) or [1] * len(starts)
+        along = zip(axes, starts, ends, steps, strict=True)
+        # from the first image to behind every batch
+        _need(all(one[1:] in _ALL for one in along if one[0] % scope.rank() == axis))
     return [Carried(axis)]
 
 
@@ -233,10 +242,39 @@ def _tile(scope: Scope) -> list[Value]:
 def _resize(scope: Scope) -> list[Value]:
     axis = scope.carried()
     scope.fixed_from(1)
-    _need("axes" not in scope.node.attributes and scope.node.attributes.get("coordinate_transformation_mode") != _CROP)
-    scales = scope.value(2 if len(scope.node.inputs) > 2 else 1)
-    _need(isinstance(scales, Fixed) and scales.values is not None and scales.values[axis] == 1)
+    attributes = scope.node.attributes
+    _need(attributes.get("coordinate_transformation_mode") != _CROP)
+    axes = [place % scope.rank() for place in attributes.get("axes", range(scope.rank()))]
+    if axis in axes:
+        scales = scope.value(2 if len(scope.node.inputs) > 2 else 1)
+        _need(isinstance(scales, Fixed) and scales.values is not None and scales.values[axes.index(axis)] == 1)
     return [Carried(axis)]
+
+
+def _triangle(scope: Scope) -> list[Value]:
+    axis = scope.carried()
+    scope.fixed_from(1)
+    _need(axis < scope.rank() - 2)
+    return [Carried(axis)]
+
+
+def _running_sum(scope: Scope) -> list[Value]:
+    axis, along = scope.carried(), scope.integers("", 1) or []
+    _need(len(along) == 1 and along[0] % scope.rank() != axis)
+    return [Carried(axis)]
+
+
+def _einsum(scope: Scope) -> list[Value]:
+    equation = scope.node.attributes["equation"].decode().replace(" ", "")
+    left, output = equation.split("->")
+    operands = left.split(",")
+    _need("." not in equation and all(len(set(one)) == len(one) for one in [*operands, output]))
+    batches = {one[scope.carried(place)] for place, one in enumerate(operands) if scope.is_carried(place)}
+    _need(len(batches) == 1)
+    (batch,) = batches
+    fixed = [one for place, one in enumerate(operands) if not scope.is_carried(place)]
+    _need(all(batch not in one for one in fixed) and batch in output)
+    return [Carried(output.index(batch))]
 
 
 def _quantise(scope: Scope) -> list[Value]:
@@ -252,61 +290,6 @@ def _shape(scope: Scope) -> list[Value]:
     return [Sizes(tuple(sizes[scope.node.attributes.get("start", 0) : scope.node.attributes.get("end")]))]
 
 
-# --- sizes, and small constants that sizes are made of ---------------------------------------------------------------
-
-
-def _sizes(pick: Callable[[Scope], tuple[int | str | None, ...]]) -> Rule:
-    return lambda scope: [Sizes(pick(scope))]
-
-
-def _constant(scope: Scope) -> list[Value]:
-    attributes = scope.node.attributes
-    if "value" in attributes:
-        return [Fixed(small(attributes["value"]))]
-    if "value_int" in attributes:
-        return [Fixed((attributes["value_int"],))]
-    return [Fixed(tuple(attributes["value_ints"]) if "value_ints" in attributes else None)]
-
-
-def _cast(scope: Scope) -> tuple[int | str | None, ...]:
-    _need(scope.node.attributes["to"] in (TensorProto.INT32, TensorProto.INT64))
-    entries = scope.entries(0)
-    _need(all(not isinstance(entry, int) or abs(entry) < _INT32 for entry in entries))
-    return entries
-
-
-def _gathered(scope: Scope) -> tuple[int | str | None, ...]:
-    entries, indices = scope.entries(0), scope.integers("", 1)
-    _need(indices is not None and scope.node.attributes.get("axis", 0) == 0 and scope.rank(0) == 1)
-    return tuple(entries[index] for index in indices or ())
-
-
-def _sliced(scope: Scope) -> tuple[int | str | None, ...]:
-    starts, ends = scope.integers("starts", 1) or [], scope.integers("ends", 2) or []
-    steps = scope.integers("steps", 4) or [1]
-    _need(len(starts) == len(ends) == 1 and steps == [1] and scope.rank(0) == 1)
-    return scope.entries(0)[starts[0] : ends[0]]
-
-
-def _joined(scope: Scope) -> tuple[int | str | None, ...]:
-    _need(all(scope.rank(place) == 1 for place in range(len(scope.node.inputs))))
-    return tuple(entry for place in range(len(scope.node.inputs)) for entry in scope.entries(place))
-
-
-SIZE_RULES: Final[Mapping[str, Rule]] = MappingProxyType(
-    {
-        "Cast": _sizes(_cast),
-        "Concat": _sizes(_joined),
-        "Constant": _constant,
-        "Gather": _sizes(_gathered),
-        "Identity": _sizes(lambda scope: scope.entries(0)),
-        "Slice": _sizes(_sliced),
-        "Squeeze": _sizes(lambda scope: scope.entries(0)),
-        "Unsqueeze": _sizes(lambda scope: scope.entries(0)),
-    }
-)
-"""Operators that only pick and order sizes."""
-
 # --- all the rules ---------------------------------------------------------------------------------------------------
 
 _ENTRYWISE: Final = (
@@ -314,6 +297,8 @@ _ENTRYWISE: Final = (
     "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
     "Softplus Softsign Sqrt Tan Tanh ThresholdedRelu"
 )
+ENTRYWISE: Final = frozenset(_ENTRYWISE.split())
+"""Operators that make of each entry an entry."""
 _BROADCASTING: Final = (
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu Sub Sum Where Xor"
 )
@@ -331,7 +316,7 @@ _ROWWISE: Final = (
 
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
-        **dict.fromkeys(_ENTRYWISE.split(), _each_entry),
+        **dict.fromkeys(ENTRYWISE, _each_entry),
         **dict.fromkeys(_BROADCASTING.split(), _broadcast),
         **dict.fromkeys(_IMAGEWISE.split(), _each_image),
         **dict.fromkeys(_REDUCTIONS.split(), _reduce),
@@ -340,7 +325,9 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "ArgMin": _arg_extreme,
         "Concat": _concatenate,
         "ConstantOfShape": _filled,
+        "CumSum": _running_sum,
         "DequantizeLinear": _quantise,
+        "Einsum": _einsum,
         "Expand": _expand,
         "Flatten": _flatten,
         "Gather": _gather,
@@ -350,8 +337,10 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "LogSoftmax": _along_another_axis(-1),
         "LpNormalization": _along_another_axis(-1),
         "MatMul": _matrix_product,
+        "MeanVarianceNormalization": _mean_variance,
         "Pad": _pad,
         "QuantizeLinear": _quantise,
+        "RMSNormalization": _along_another_axis(-1),
         "Reshape": _reshape,
         "Resize": _resize,
         "Shape": _shape,
@@ -362,7 +351,9 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "Tile": _tile,
         "TopK": _along_another_axis(-1),
         "Transpose": _transpose,
+        "Trilu": _triangle,
         "Unsqueeze": _unsqueeze,
+        "Upsample": _resize,
     }
 )
 """From an operator, of ONNX itself or of ai.onnx.ml, to what it does with a batch."""

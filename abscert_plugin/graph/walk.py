@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -15,20 +16,59 @@ from abscert_plugin.graph.nodes import Graph, Node
 BATCH: Final = 7 - 2**31
 """Stands for the batch among sizes: below 0 in any type that it may have, and unlike -1 it asks for nothing."""
 
-_SIZES: Final = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze"})
-_SIZE_TYPES: Final = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64)
+_FAR: Final = -(2**30)
+"""Below it, what was picked among sizes may be `BATCH`, cast to a float as well."""
 
-MOVES: Final = _SIZES | {"Constant", "ConstantOfShape", "Expand", "Flatten", "Split", "Transpose"}
+_SIZES: Final = frozenset(
+    {"Cast", "Concat", "Equal", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze", "Where"}
+)
+_SIZE_TYPES: Final = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64)
+_REPEATED: Final = frozenset({"ConstantOfShape", "Expand"})  # may repeat a constant for each image
+
+MOVES: Final = (_SIZES - {"Equal"}) | {
+    "Constant",
+    "ConstantOfShape",
+    "DepthToSpace",
+    "Expand",
+    "EyeLike",
+    "Flatten",
+    "GatherElements",
+    "GatherND",
+    "Pad",
+    "ScatterElements",
+    "ScatterND",
+    "SpaceToDepth",
+    "Split",
+    "Tile",
+    "Transpose",
+    "Trilu",
+}
 """Exact on constants of any type. None here or below holds a graph, which might never end."""
 
-ON_CONSTANTS: Final = MOVES | {"Add", "Div", "Mul", "Neg", "Sqrt", "Sub"}
+CURVES: Final = frozenset({"Abs", "Erf", "Exp", "Log", "Pow", "Reciprocal", "Softplus", "Sqrt"})
+"""Functions of real constants, and powers with a constant exponent."""
+
+_PICKS: Final = (
+    "Abs And Ceil Equal Floor Greater GreaterOrEqual Less LessOrEqual Max Min NonZero Not Or Range ReduceMax ReduceMin "
+    "Round Sign Size Xor"
+)
+PICKS: Final = frozenset(_PICKS.split())
+"""Exact on constants that are known exactly, of any type; Range where what it gives are whole numbers."""
+
+COUNTS: Final = frozenset({"BitShift", "CumSum", "Mod", "ReduceProd", "ReduceSum"})
+"""Exact on whole numbers."""
+
+ON_CONSTANTS: Final = (
+    MOVES | PICKS | COUNTS | CURVES | {"Add", "DequantizeLinear", "Div", "MatMul", "Mul", "Neg", "Sub"}
+)
 """Operators that are computed where all that they read is constant."""
 
 # What layers, arithmetic and constants of a broken graph may raise.
 _BROKEN: Final = (IndexError, KeyError, MemoryError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
-_ONLY_SHAPES: Final = "expected the batch size to be used in shapes only"
+ONLY_SHAPES: Final = "expected the batch size to be used in shapes only"
+"""Why a node that makes anything else of it is refused."""
 
 
 class UnsupportedNodeError(Exception):
@@ -62,6 +102,10 @@ class Walk(ABC):
     @abstractmethod
     def fold(self, node: Node) -> None:
         """Take up what a node of `ON_CONSTANTS` gives that reads constants alone."""
+
+    @abstractmethod
+    def repeat(self, node: Node) -> None:
+        """Take up what a node on constants gives that repeats one for each image; `once` says what for one image."""
 
     @abstractmethod
     def apply(self, node: Node) -> None:
@@ -100,16 +144,20 @@ class Walk(ABC):
 
     def compute(self, node: Node) -> None:
         """Take up what a node gives that reads exact constants alone, by onnx's own reference."""
-        self.arrays.update(
-            evaluate(node, {name: self.constant(name) for name in node.inputs if name}, self.graph.opset)
-        )
-        if self._with_batch & set(node.inputs) and node.operator != "Shape":
-            self._with_batch |= set(node.outputs)
+        self.take(node, evaluate(node, {name: self.constant(name) for name in node.inputs if name}, self.graph.opset))
+
+    def take(self, node: Node, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up what a node gives that reads exact constants alone."""
+        self.arrays.update(arrays)
+        if self._with_batch & set(node.inputs):  # it only picked, ordered and cast what it read
+            self._with_batch |= {name for name, array in arrays.items() if bool((array < _FAR).any())}
 
     def _take(self, node: Node) -> None:
         shapes = [self.shape_of(name) for name in node.inputs if name]
         shape = next((found for found in shapes if found is not None), None)
-        if shape is None:
+        if shape is None and self._is_repeated(node):
+            self.repeat(node)
+        elif shape is None:
             self._need_sizes_to_stay(node)
             self.fold(node)
         elif node.operator == "Shape":
@@ -117,16 +165,36 @@ class Walk(ABC):
             self.arrays[node.outputs[0]] = np.array(sizes, dtype=np.int64)
             self._with_batch |= set(node.outputs)
         else:
-            is_shape = node.operator == "Reshape" and node.inputs[0] not in self._with_batch
-            need(is_shape or not self._with_batch & set(node.inputs), _ONLY_SHAPES)
+            is_shape = node.operator in ("Expand", "Reshape", "Resize") and node.inputs[0] not in self._with_batch
+            need(is_shape or not self._with_batch & set(node.inputs), ONLY_SHAPES)
             self.apply(node)
 
     def _need_sizes_to_stay(self, node: Node) -> None:
         """Raise unless a node on constants only picks and orders sizes among which that of the batch may be."""
         read = self._with_batch & set(node.inputs)
-        others = () if node.operator == "Concat" else node.inputs[1:]
+        if read and node.operator == "Equal":  # no size is below 0, so that of the batch is none of these
+            rest = [self.constant(name) for name in node.inputs if name not in read]
+            need(len(rest) == 1 and bool(((rest[0] < 0) & (rest[0] != BATCH)).all()), ONLY_SHAPES)
+            return
+        others = () if node.operator == "Concat" else node.inputs[:1] if node.operator == "Where" else node.inputs[1:]
         may = node.operator in _SIZES and (node.operator != "Cast" or node.attributes["to"] in _SIZE_TYPES)
-        need(not read or (may and not read & set(others)), _ONLY_SHAPES)
+        need(not read or (may and not read & set(others)), ONLY_SHAPES)
+
+    def _is_repeated(self, node: Node) -> bool:
+        """Return whether a node gives a constant once for each image: its first size is that of the batch."""
+        shape = node.inputs[-1] if node.inputs else ""
+        if node.operator not in _REPEATED or shape not in self._with_batch:
+            return False
+        first, *others = self.constant(shape).tolist()
+        need(first == BATCH and BATCH not in others and not self._with_batch & set(node.inputs[:-1]), ONLY_SHAPES)
+        return True
+
+    def once(self, node: Node) -> Node:
+        """Return a node that gives for one image what a node of `repeat` gives for each."""
+        name = f"{node.inputs[-1]}\0one"
+        sizes = self.constant(node.inputs[-1])
+        self.arrays[name] = np.where(sizes == BATCH, 1, sizes)
+        return replace(node, inputs=(*node.inputs[:-1], name))
 
 
 def unsupported(graph: Graph, source: str, known: Collection[str]) -> list[str]:
@@ -143,9 +211,8 @@ def unsupported(graph: Graph, source: str, known: Collection[str]) -> list[str]:
         if on_image and node.operator != "Shape":  # what that gives is a constant here
             dependent |= set(node.outputs)
         operators = {*known, "Shape"} if on_image else ON_CONSTANTS
-        if node.domain or node.operator not in operators or node.captured:
-            name = f"{node.domain}.{node.operator}" if node.domain else node.operator
-            lines.append(f"node {node.name!r}: no bounds of {name}{'' if on_image else ' on constants'}")
+        if node.qualified not in operators or node.captured:
+            lines.append(f"node {node.name!r}: no bounds of {node.qualified}{'' if on_image else ' on constants'}")
     return lines
 
 

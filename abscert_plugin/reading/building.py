@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
-from abscert_plugin.graph.walk import Walk, need
+from abscert_plugin.graph.walk import ONLY_SHAPES, UnsupportedNodeError, Walk, need
 from abscert_plugin.reading.layers import Permuted, with_parameters
 
 
@@ -87,8 +87,12 @@ class Build(Walk):
         self.compute(node)
 
     @override
+    def repeat(self, node: Node) -> None:
+        raise UnsupportedNodeError(ONLY_SHAPES)
+
+    @override
     def apply(self, node: Node) -> None:
-        made = self._rules[node.operator](View(node, self))
+        made = self._rules[node.qualified](View(node, self))
         self.values.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=False))
 
     def append(self, layer: nn.Module, *inputs: Activation) -> Activation:

@@ -33,6 +33,19 @@ class Difference(nn.Module):
 
 
 @final
+class Joined(nn.Module):
+    """Activations one after another along an axis, counted with the batch."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Return the values one after another."""
+        return torch.cat(values, self.axis)
+
+
+@final
 class Permuted(nn.Module):
     """The axes in another order; `order` counts the batch, which stays first."""
 

@@ -16,18 +16,65 @@ from torch import nn
 from abscert_plugin.graph.operands import SHAPES, Window, new_shape
 from abscert_plugin.graph.walk import need
 from abscert_plugin.reading.building import Activation, Affine, Rule, Value, View
-from abscert_plugin.reading.layers import Difference, Permuted, Reshaped, Total, with_parameters
+from abscert_plugin.reading.layers import Difference, Joined, Permuted, Reshaped, Total, with_parameters
 
 # --- layers ----------------------------------------------------------------------------------------------------------
 
 
 def _convolution(view: View) -> Value:
     weight = view.array(1)
-    outputs, inputs, *kernel = weight.shape
-    window, groups = view.window(kernel), view.attribute("group", 1)
+    outputs, _, *kernel = weight.shape
     bias = view.array(2) if view.has(2) else np.zeros(outputs)
-    made = nn.Conv2d(inputs * groups, outputs, *_sliding(window), tuple(window.dilation), groups)  # type: ignore[arg-type]
-    return view.layer(with_parameters(made, weight, bias))
+    return _convolved(view, view.window(kernel, (1, 2)), weight, bias, view.attribute("group", 1))
+
+
+def _convolved(view: View, window: Window, weight: np.ndarray, bias: np.ndarray, groups: int) -> Value:
+    """Return a convolution over one axis or two, of a window that may be padded by more on one side.
+
+    Where it is, the kernel is enlarged by zeros until it is padded by as much on both.
+    """
+    pads = [_more(*one) for one in zip(window.begins, window.ends, window.dilation, strict=True)]
+    grown = [(0, 0), (0, 0), *((before, behind) for _, before, behind in pads)]
+    weight = np.pad(weight, grown)
+    padding, stride, dilation = [pad for pad, _, _ in pads], list(window.stride), list(window.dilation)
+    value, shape = view.activation(), view.shape()
+    is_line = len(shape) == 2
+    if is_line:
+        weight, padding, stride, dilation = weight[:, :, None], [0, *padding], [1, *stride], [1, *dilation]
+        value = view.walk.append(Reshaped((shape[0], 1, shape[1])), value)
+    outputs, inputs, *kernel = weight.shape
+    made = nn.Conv2d(inputs * groups, outputs, kernel, stride, padding, dilation, groups)  # type: ignore[arg-type]
+    value = view.walk.append(with_parameters(made, weight, bias), value)
+    return view.walk.append(Reshaped((outputs, value.shape[2])), value) if is_line else value
+
+
+def _more(begin: int, end: int, dilation: int) -> tuple[int, int, int]:
+    """Return a padding for both sides, and by how many entries a kernel grows before and behind."""
+    need((begin - end) % dilation == 0, f"expected paddings that differ by a multiple of {dilation}")
+    pad = max(begin, end)
+    return pad, (pad - begin) // dilation, (pad - end) // dilation
+
+
+def _padded(view: View) -> Value:
+    """Return zeros around the images as a convolution of each channel by a kernel of one entry."""
+    view.require(mode=b"constant")
+    given = float(view.array(2).reshape(-1)[0]) if view.has(2) else float(view.attribute("value", 0.0))
+    need(given == 0, "expected zeros around the values")
+    pads, (channels, *sizes) = view.integers("pads", 1) or [], view.shape()
+    rank = len(sizes)
+    need(rank in (1, 2) and not view.has(3) and len(pads) == 2 * (rank + 2), "expected paddings of images")
+    begins, ends = pads[2 : rank + 2], pads[rank + 4 :]
+    need(not any([*pads[:2], *pads[rank + 2 : rank + 4]]) and min(*begins, *ends) >= 0, "expected padded images")
+    ones = [1] * rank
+    weight = np.ones((channels, 1, *ones))
+    return _convolved(view, Window(ones, ones, ones, begins, ends), weight, np.zeros(channels), channels)
+
+
+def _concatenate(view: View) -> Value:
+    parts = [view.activation(place) for place in range(len(view.node.inputs))]
+    rank = len(parts[0].shape) + 1
+    need(all(len(part.shape) + 1 == rank for part in parts), "expected values of one rank")
+    return view.walk.append(Joined(view.axis(0, rank)), *parts)
 
 
 def _sliding(window: Window) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -38,7 +85,7 @@ def _sliding(window: Window) -> tuple[tuple[int, ...], tuple[int, ...], tuple[in
 
 
 def _max_pool(view: View) -> Value:
-    view.require(dilations=[1, 1])
+    view.require(dilations=[1, 1], ceil_mode=0)
     kernel, stride, padding = _sliding(view.pool())
     # auto_LiRPA 0.3 refuses linear bounds where windows overlap or are padded, but looks at the heights alone
     tiles = [step == size and not pad for step, size, pad in zip(stride, kernel, padding, strict=True)]
@@ -47,7 +94,7 @@ def _max_pool(view: View) -> Value:
 
 
 def _average_pool(view: View) -> Value:
-    view.require(dilations=[1, 1])
+    view.require(dilations=[1, 1], ceil_mode=0)
     window = view.pool()
     counts = bool(view.attribute("count_include_pad", 0)) or not any(window.begins)
     need(counts, "expected padding that counts (count_include_pad = 1), got windows of several sizes")
@@ -58,14 +105,24 @@ def _global_average_pool(view: View) -> Value:
     return _average(view, view.window(view.shape()[1:]))
 
 
+def _reduced_mean(view: View) -> Value:
+    """Return the mean of each channel, which is what heads of classifiers take."""
+    axes, sizes = view.integers("axes", 1) or [], view.shape()[1:]
+    rank = len(sizes) + 2
+    need(sorted(axis % rank for axis in axes) == [2, 3] == list(range(2, rank)), "expected the mean of each channel")
+    mean = _average(view, view.window(sizes))
+    assert isinstance(mean, Activation)
+    return mean if view.attribute("keepdims", 1) else view.walk.append(nn.Flatten(), mean)
+
+
 def _average(view: View, window: Window) -> Value:
     """Return the mean over windows as a convolution of each channel: auto_LiRPA 0.3 bounds an AvgPool2d wrongly.
 
     Its backward pass scales slopes up by the kernel, whatever the stride and the padding are.
     """
     channels = view.shape()[0]
-    made = nn.Conv2d(channels, channels, *_sliding(window), groups=channels)  # type: ignore[arg-type]
-    return view.layer(with_parameters(made, np.full(made.weight.shape, 1 / prod(window.kernel)), np.zeros(channels)))
+    weight = np.full((channels, 1, *window.kernel), 1 / prod(window.kernel))
+    return _convolved(view, window, weight, np.zeros(channels), channels)
 
 
 def _batch_normalisation(view: View) -> Value:
@@ -193,6 +250,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "Add": lambda view: _sum(view, 1),
         "AveragePool": _average_pool,
         "BatchNormalization": _batch_normalisation,
+        "Concat": _concatenate,
         "Conv": _convolution,
         "Div": _divide,
         "Gemm": _gemm,
@@ -201,6 +259,8 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "MatMul": _matrix_product,
         "MaxPool": _max_pool,
         "Mul": _multiply,
+        "Pad": _padded,
+        "ReduceMean": _reduced_mean,
         "Relu": lambda view: view.layer(nn.ReLU()),
         "Sigmoid": lambda view: view.layer(nn.Sigmoid()),
         "Split": _split,

@@ -20,6 +20,8 @@ from abscert_plugin.bounds.proof.proof import margin_rows
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.tail import without_tail
+from abscert_plugin.verification.tails import BY_PLACE, answered, kept_margins
 
 _PROBES: Final = 4
 _Found = TypeVar("_Found")
@@ -42,7 +44,8 @@ class Prover:
 
     Boxes are between two points (`front`): of cells their interval images, which every runtime holds; of pixels the
     images themselves, since a runtime may fold their scaling into the first layer; of a file that this project did not
-    make what it is fed.
+    make what it is fed. Where a Softmax or its like ends the file, what is proven is of the logits before it, less what
+    it may undo (`tails`).
 
     Args:
         artifact: the file.
@@ -59,6 +62,10 @@ class Prover:
         self._front, self._image_shape = front, shape
         self._is_on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
+        cut = without_tail(graph)
+        self._tail = None if cut is None else cut.tail
+        graph = graph if cut is None else cut.graph
+        self._logits = graph.output
         self._proof = Proof(graph, artifact.held, front.held_shape(shape), classes)
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
@@ -77,7 +84,7 @@ class Prover:
             values = _in_memory(lambda: self._proof.intervals(lowest, highest), BoundMethod.IBP, len(images))
         except VerifierError:
             return  # what does not run, or does not fit, certifies nothing
-        lower, upper = (end.numpy() for end in values[self._proof.output].computed())
+        lower, upper = (end.numpy() for end in answered(self._tail, *values[self._logits].computed()))
         if logits.shape != lower.shape or not (((lower <= logits) & (logits <= upper)) | (upper == np.inf)).all():
             raise UnsupportedModelError(
                 f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
@@ -117,7 +124,7 @@ class Prover:
     @functools.cached_property
     def _apart(self) -> float:
         """How far the margins of two evaluations may be apart at any point; infinite where none was run on the CPU."""
-        if not self._is_on_cpu:
+        if not self._is_on_cpu or self._tail is not None:
             return math.inf
         shape = (1, *self._image_shape)
         if isinstance(self._front, Cells):
@@ -128,7 +135,13 @@ class Prover:
         return self._proof.apart(*self._ends(*ends))
 
     def _at_once(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
-        return _least(_in_memory(lambda: self._quick.margins_at(lower, labels), BoundMethod.IBP, len(labels)))
+        if self._tail in BY_PLACE:
+            return np.full(len(labels), -np.inf)
+        return _least(
+            _in_memory(
+                lambda: self._kept(self._quick.margins_at(lower, labels), {}, labels), BoundMethod.IBP, len(labels)
+            )
+        )
 
     def _one_by_one(self, lower: Tensor, upper: Tensor, labels: Tensor) -> np.ndarray:
         """Prove few points: each is worth a room of its own, and twice the precision."""
@@ -172,7 +185,20 @@ class Prover:
     def _least(
         self, proof: Proof, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes
     ) -> np.ndarray:
-        return _least(_in_memory(lambda: proof.margins(lower, upper, labels, method, slopes), method, len(labels)))
+        def margins() -> Tensor:
+            found = proof.margins(lower, upper, labels, method, slopes)
+            if self._tail not in BY_PLACE:
+                return self._kept(found, {}, labels)
+            return self._kept(found, self._proof.intervals(lower, upper), labels)
+
+        return _least(_in_memory(margins, method, len(labels)))
+
+    def _kept(self, margins: Tensor, values: Mapping[str, Enclosure], labels: Tensor) -> Tensor:
+        """Return what is left of margins of logits behind the file's tail."""
+        if self._tail is None:
+            return margins
+        ends = values[self._logits].computed() if self._tail in BY_PLACE else None
+        return kept_margins(self._tail, margins, ends, labels)
 
     def hidden(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
         """Return enclosures of all values between two points, for `part_margins`.
@@ -210,7 +236,11 @@ class Prover:
         rows = margin_rows(torch.from_numpy(labels), self.classes)
         return _least(
             _in_memory(
-                lambda: self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
+                lambda: self._kept(
+                    self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
+                    hidden,
+                    torch.from_numpy(labels),
+                ),
                 BoundMethod.CROWN,
                 len(labels),
             )

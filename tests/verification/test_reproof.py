@@ -97,6 +97,15 @@ def test_trees_prove_their_images_again(cells: Proven, signs: Proven) -> None:
 
 
 @pytest.mark.usefixtures("no_lirpa")
+def test_a_margin_that_is_more_than_the_tree_shows_fails(cells: Proven, signs: Proven) -> None:
+    for case in (cells, signs):
+        for row, (item, _) in enumerate(case.rows[:5]):
+            assert item.record.margin is not None
+            assert "is more than the" in case.fault(row, margin=item.record.margin + 0.1)
+            assert case.fault(row, margin=item.record.margin / 2) == ""
+
+
+@pytest.mark.usefixtures("no_lirpa")
 def test_a_tree_that_is_cut_short_fails(cells: Proven, signs: Proven) -> None:
     for case in (cells, signs):
         tree = case.tree()

@@ -29,9 +29,13 @@ class Function(ABC):
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         """Return ends of what may be computed where the input lies between two ends."""
 
-    @abstractmethod
     def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return how far two values may be apart that are computed from inputs between two ends, so far apart."""
+        """Return how far two values may be apart that are computed from inputs between two ends, so far apart.
+
+        By default as far as any two values between the ends.
+        """
+        least, most = self.interval(lower, upper)
+        return (most - least) * (1 + arithmetic.own_gamma(2)) + torch.zeros_like(distance)
 
     @abstractmethod
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.descent import Descent, Step
-from abscert_plugin.bounds.proof.enclosure import Enclosure, clipped, largest, spread
+from abscert_plugin.bounds.proof.enclosure import Enclosure, clipped, largest
 from abscert_plugin.bounds.proof.maps import LinearMap
 
 _FEW = 16  # roundings of our own that an affine step has beyond its sum
@@ -50,7 +50,7 @@ class Affine(Step):
         # one pass for the radius and the magnitude
         pair = torch.cat([(value.upper - value.lower) / 2, value.magnitude])
         radius, magnitude = self.map.apply(weights.absolute, pair).chunk(2)
-        roundings, carried = value.roundings + weights.roundings, spread(value.underflow, value.lower)
+        roundings = value.roundings + weights.roundings
         if self.bias is not None:
             center = center + (self.bias.lower / 2 + self.bias.upper / 2)
             radius = radius + (self.bias.upper - self.bias.lower) / 2

@@ -1,70 +1,18 @@
-"""From affine ONNX nodes to steps."""
+"""From ONNX nodes that are affine entry by entry to steps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from types import MappingProxyType
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.affine import Affine, Join, Shift
+from abscert_plugin.bounds.proof.affine import Join, Shift
 from abscert_plugin.bounds.proof.building import View
-from abscert_plugin.bounds.proof.constants import exactly, reciprocal, reshaped, scaled, weights
-from abscert_plugin.bounds.proof.enclosure import Enclosure, held
-from abscert_plugin.bounds.proof.maps import Convolution, Matrix, Mean, Scale, Weights
+from abscert_plugin.bounds.proof.constants import reciprocal, reshaped, weights
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.maps import Scale, Weights
 from abscert_plugin.graph.walk import need
-
-
-def _convolution(view: View) -> None:
-    weight = view.constant(1)
-    window = view.window(weight.lower.shape[2:], (1, 2, 3))
-    source, begins = view.name(), window.begins
-    if begins != window.ends:
-        source, begins = view.move(source, _padder(begins, window.ends)), [0] * len(begins)
-    options = {"stride": window.stride, "padding": begins, "dilation": window.dilation}
-    options["groups"] = view.attribute("group", 1)
-    bias = reshaped(view.constant(2), (1, -1, *(1 for _ in begins))) if view.has(2) else None
-    need(bias is None or bias.lower.shape[1] == len(weight.lower), f"expected a bias for each of {len(weight.lower)}")
-    view.affine(source, Convolution(weights(weight), options), bias)
-
-
-def _padder(begins: Sequence[int], ends: Sequence[int]) -> Callable[[Tensor], Tensor]:
-    pads = [pad for pair in zip(reversed(begins), reversed(ends), strict=True) for pad in pair]
-    return lambda values: torch.nn.functional.pad(values, pads)
-
-
-def _matrix_product(view: View) -> None:
-    weight = view.constant(1)
-    need(weight.lower.ndim == 2, "expected a matrix as the second factor")
-    need(view.shape()[-1:] == weight.lower.shape[:1], f"expected rows of {weight.lower.shape[0]} to be multiplied")
-    view.affine(view.name(), Matrix(weights(weight)))
-
-
-def _gemm(view: View) -> None:
-    view.require(transA=0)
-    weight, by_rows = view.constant(1), view.attribute("transB", 0)
-    need(len(view.shape()) == 1, f"expected features, got the shape {view.shape()}")
-    matrix = Matrix(weights(weight, lambda values: values.T.contiguous() if by_rows else values))
-    need(view.shape() == matrix.weights.center.shape[:1], f"expected {len(matrix.weights.center)} features")
-    alpha, beta = float(view.attribute("alpha", 1.0)), float(view.attribute("beta", 1.0))
-    bias = view.constant(2) if view.has(2) else None  # finite: runtimes may add 0 times it
-    if bias is not None and not beta:
-        bias = None
-    elif bias is not None:
-        bias = reshaped(bias, (1, *bias.lower.shape)) if bias.lower.ndim < 2 else bias
-        need(bias.lower.ndim == 2 and len(bias.lower) == 1, "expected the same bias for all images")
-        bias = bias if beta == 1 else scaled(bias, beta)
-        need(bias.lower.shape[1] in (1, matrix.weights.center.shape[1]), "expected a bias for each output")
-    if alpha == 1:
-        view.affine(view.name(), matrix, bias)
-    else:
-        product = view.walk.append(Affine(view.part(), view.name(), matrix))
-        view.affine(product, Scale(exactly(alpha)), bias)
-
-
-# --- entry by entry --------------------------------------------------------------------------------------------------
 
 
 def _sum(view: View, sign: int) -> None:
@@ -152,65 +100,13 @@ def _batch_normalisation(view: View) -> None:
     view.affine(view.name(), Scale(made), bias, peak=peak, underflows=8 * gain)
 
 
-# --- means -----------------------------------------------------------------------------------------------------------
-
-
-def _average_pool(view: View) -> None:
-    window = view.pool()
-    view.require(dilations=[1, 1])
-    pad, count = _padder(window.begins, window.ends), prod(window.kernel)
-
-    def summed(values: Tensor) -> Tensor:
-        return torch.nn.functional.avg_pool2d(pad(values), window.kernel, window.stride, divisor_override=1)
-
-    counts: Tensor = torch.full((1, 1, 1, 1), float(count), dtype=torch.float64)
-    if not view.attribute("count_include_pad", 0):
-        counts = summed(torch.ones((1, 1, *view.shape()[1:]), dtype=torch.float64))
-        need(bool((counts > 0).all()), "a window holds only padding")
-    _mean(view, summed, counts, count)
-
-
-def _global_average_pool(view: View) -> None:
-    need(len(view.shape()) >= 2, "expected images")
-    _reduced(view, list(range(2, len(view.shape()) + 1)), True, True)
-
-
-def _reduce(view: View, is_mean: bool) -> None:
-    axes = view.integers("axes", 1)
-    need(bool(axes), "expected axes")
-    assert axes is not None
-    rank = len(view.shape()) + 1
-    places = sorted({axis % rank for axis in axes})
-    need(places[0] > 0, "expected the images of a batch to stay apart")
-    _reduced(view, places, bool(view.attribute("keepdims", 1)), is_mean)
-
-
-def _reduced(view: View, axes: list[int], keeps: bool, is_mean: bool) -> None:
-    count = prod(view.shape()[axis - 1] for axis in axes)
-    divisor = torch.full((1,), float(count if is_mean else 1), dtype=torch.float64)
-    _mean(view, lambda values: values.sum(axes, keepdim=keeps), divisor, count)
-
-
-def _mean(view: View, summed: Callable[[Tensor], Tensor], counts: Tensor, products: int) -> None:
-    factor = reciprocal(held(counts, counts, is_constant=True))
-    mean = Mean(summed, factor, products)
-    view.affine(view.name(), mean, peak=2.0 * products)
-
-
 AFFINE_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
     {
         "Add": lambda view: _sum(view, 1),
-        "AveragePool": _average_pool,
         "BatchNormalization": _batch_normalisation,
-        "Conv": _convolution,
         "Div": _divide,
-        "Gemm": _gemm,
-        "GlobalAveragePool": _global_average_pool,
-        "MatMul": _matrix_product,
         "Mul": _multiply,
         "Neg": _negate,
-        "ReduceMean": lambda view: _reduce(view, True),
-        "ReduceSum": lambda view: _reduce(view, False),
         "Sub": lambda view: _sum(view, -1),
     }
 )

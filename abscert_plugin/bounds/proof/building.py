@@ -1,23 +1,44 @@
 """A plan in the making: what is known of its tensors, and what a rule sees of a node."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof.affine import Affine
-from abscert_plugin.bounds.proof.constants import need_one_meaning, point, rounded
+from abscert_plugin.bounds.proof.constants import exact, need_one_meaning, point, rounded, whole
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import LinearMap
-from abscert_plugin.bounds.proof.moves import Move
+from abscert_plugin.bounds.proof.moves import Concatenation, Move, Planted
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import MOVES, Walk, need
+
+_GIVE_TRUTH: Final = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"})
+_GIVE_WHOLE: Final = frozenset({"ArgMax", "ArgMin"})
+_ON_WHOLE: Final = MOVES | {"And", "Equal", "Not", "Or", "Where", "Xor"}
+"""Operators that mean the same of truth values, or whole numbers, as of the real ones that stand for them here."""
+
+FLOATS: Final = (np.dtype(np.float32), np.dtype(np.float64))
+"""What a proof computes with. Float64 rounds less than float32, so whatever holds of that holds of it."""
+
+_MOVING: Final = (
+    "Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxPool Pad Reshape "
+    "ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze"
+)
+_AFFINE: Final = (
+    "Add AveragePool BatchNormalization Clip Conv ConvTranspose CumSum Div Einsum Gemm GlobalAveragePool GlobalMaxPool "
+    "LeakyRelu MatMul Mul Neg PRelu ReduceMean ReduceSum Relu Sub"
+)
+_OF_WHOLE_NUMBERS: Final = frozenset([*_MOVING.split(), "Cast", "DequantizeLinear"])
+_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), "Cast"])
+_CHANGING: Final = ("Cast", "DequantizeLinear", "QuantizeLinear")  # whose rules say of what type they give numbers
 
 
 @final
@@ -29,17 +50,39 @@ class Build(Walk):
         source: the tensor that boxes are of.
         shape: of that tensor, without the batch.
         rules: from an operator to what appends the steps of a node.
+        need_rowwise: raises where a node that reads `rows` does more than act on each of them.
     """
 
     def __init__(
-        self, graph: Graph, source: str, shape: tuple[int, ...], rules: Mapping[str, Callable[["View"], None]]
+        self,
+        graph: Graph,
+        source: str,
+        shape: tuple[int, ...],
+        rules: Mapping[str, Callable[["View"], None]],
+        need_rowwise: Callable[["View"], None],
     ) -> None:
         super().__init__(graph, source)
         zero = torch.zeros((1, *shape), dtype=torch.float64)
         self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
         self.steps: list[Step] = []
+        self.whole: dict[str, bool] = {}  # names of truth values, as 0 and 1 (True), and of whole numbers (False)
+        self.types: dict[str, np.dtype] = {}  # of values that are not float32
+        self.rows: set[str] = set()  # values that hold rows of all images along their first axis
         self._rules = rules
+        self._need_rowwise = need_rowwise
+        if source == graph.input:
+            self.set_type(source, graph.input_type)
+        for node in graph.nodes:  # of a file of others, what it reads may be cast from what is fed
+            if node.operator == "Cast" and source in node.outputs:
+                self.set_type(source, node.attributes["to"])
+
+    def set_type(self, name: str, number: int) -> None:
+        """Say of what type a value is, as onnx numbers them."""
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(number))
+        need(kind in FLOATS or kind.kind in "iub", f"expected float32 or float64, or whole numbers, got {kind}")
+        if kind != FLOATS[0]:
+            self.types[name] = kind
 
     @override
     def shape_of(self, name: str) -> tuple[int, ...] | None:
@@ -48,26 +91,64 @@ class Build(Walk):
     @override
     def fold(self, node: Node) -> None:
         names = [name for name in node.inputs if name]
-        arrays = {
-            name: self.constants[name].lower.numpy() if name in self.constants else self.constant(name)
-            for name in names
-        }
-        need_one_meaning(node, arrays)
         if all(name not in self.constants for name in names):
-            is_whole = all(array.dtype.kind in "iub" for array in arrays.values())
-            if node.operator in MOVES or (is_whole and node.operator != "Sqrt"):
-                self.compute(node)
+            found = exact(node, {name: self.constant(name) for name in names}, self.graph.opset)
+            if found is not None:
+                self.take(node, found)
+                return
+        else:
+            need_one_meaning(node, {name: self._about(name) for name in names})
+            array = whole(node, self.enclosure(names[0])) if node.operator == "Cast" else None
+            if array is not None:
+                self.arrays[node.outputs[0]] = array
                 return
         given = {name: self.enclosure(name) for name in names if name in self.constants or self._is_float(name)}
         others = {name: self.constant(name) for name in names if name not in given}
         self.constants.update(rounded(node, given, others, self.graph.opset))
 
+    def _about(self, name: str) -> np.ndarray:
+        return self.constants[name].lower.numpy() if name in self.constants else self.constant(name)
+
     def _is_float(self, name: str) -> bool:
-        return self.constant(name).dtype == np.float32
+        return self.constant(name).dtype in FLOATS
+
+    @override
+    def repeat(self, node: Node) -> None:
+        one = self.once(node)
+        self.fold(one)
+        name = node.outputs[0]
+        constant = self.constants.pop(name) if name in self.constants else point(self.arrays.pop(name))
+        need(constant.lower.ndim > 0 and len(constant.lower) == 1, "expected a constant for each image")
+        self.append(Planted(name, self.source, constant))
 
     @override
     def apply(self, node: Node) -> None:
-        self._rules[node.operator](View(node, self))
+        kinds = [self.whole[name] for name in node.inputs if name in self.whole]
+        need(not kinds or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
+        types = {self.types[name] for name in node.inputs if name in self.types}
+        for kind in types:
+            known = _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
+            need(node.operator in known, f"expected float32, got {kind}")
+        view = View(node, self)
+        reads_rows = bool(self.rows & set(node.inputs))
+        if reads_rows:
+            self._need_rowwise(view)
+        self._rules[node.qualified](view)
+        view.need_all_read()
+        if reads_rows and node.operator != "Reshape":
+            self.rows.update(name for name in node.outputs if name in self.values)
+        if types and node.operator not in _CHANGING:
+            self.types.update((name, next(iter(types))) for name in node.outputs if name in self.values)
+        if node.operator in _GIVE_TRUTH:
+            kinds = [True]
+        elif node.operator in _GIVE_WHOLE:
+            kinds = [False]
+        elif node.operator == "Where":
+            kinds = [self.whole[name] for name in node.inputs[1:] if name in self.whole]
+        elif node.operator == "Cast":
+            kinds = kinds if node.attributes["to"] == TensorProto.BOOL else []
+        if kinds:
+            self.whole.update((name, all(kinds)) for name in node.outputs)
 
     def enclosure(self, name: str) -> Enclosure:
         """Return a float constant."""
@@ -75,6 +156,7 @@ class Build(Walk):
 
     def append(self, step: Step) -> str:
         """Append a step and return the name of its output."""
+        need(all(self.values[name].lower.numel() for name in step.inputs), "expected values with entries")
         self.values[step.output] = step.forward(self.values)
         shape = self.values[step.output].lower.shape
         need(shape[:1] == (1,) and len(shape) > 1, "expected the batch to stay first, and another axis behind it")
@@ -99,6 +181,37 @@ class View(Operands[Build]):
         need(self.has(place) and self.is_constant(place), f"expected input {place} to be a constant")
         return self.walk.enclosure(self.node.inputs[place])
 
+    def planted(self, place: int) -> str:
+        """Return the name of the input at a place; a constant, of a batch of one image, becomes a value."""
+        if not self.is_constant(place):
+            return self.name(place)
+        constant = self.constant(place)
+        need(constant.lower.ndim > 0 and len(constant.lower) == 1, "expected a constant for one image")
+        return self.walk.append(Planted(self.part(), self.walk.source, constant))
+
+    def filled(self, number: float) -> str:
+        """Return the name of a value of one exact number for each image, [batch, 1]."""
+        need(bool(np.isfinite(number)), f"expected finite numbers, got {number}")
+        values = torch.full((1, 1), number, dtype=torch.float64)
+        return self.walk.append(Planted(self.part(), self.walk.source, held(values, values, is_constant=True)))
+
+    def flat(self, name: str) -> str:
+        """Return the name of a value whose entries stand in a row."""
+        return self.move(name, lambda values: values.flatten(1))
+
+    def picked(self, sources: Sequence[str], places: np.ndarray) -> None:
+        """Give entries of values.
+
+        Args:
+            sources: names of the values.
+            places: of each entry that is given, in the values' entries one after another; [*shape], without the batch.
+        """
+        need(places.size > 0, "nothing is left")
+        rows = tuple(self.flat(source) for source in sources)
+        joint = rows[0] if len(rows) == 1 else self.walk.append(Concatenation(self.part(), rows, 1))
+        index, shape = torch.from_numpy(places.reshape(-1).astype(np.int64)), places.shape
+        self.move(joint, lambda values: values.index_select(1, index).reshape(len(values), *shape), self.output)
+
     def part(self) -> str:
         """Return a name for a tensor inside the node; NUL is in no name of a file that was checked."""
         self.parts_count += 1
@@ -112,6 +225,8 @@ class View(Operands[Build]):
         """Give what the node reads first with its entries moved."""
         self.move(self.name(), change, self.output)
 
-    def affine(self, source: str, linear: LinearMap, bias: Enclosure | None = None, **more: float) -> None:
-        """Give W x + b; `more` as `Affine` takes it."""
-        self.walk.append(Affine(self.output, source, linear, bias, **more))
+    def affine(
+        self, source: str, linear: LinearMap, bias: Enclosure | None = None, output: str | None = None, **more: float
+    ) -> None:
+        """Give W x + b, as the first output or another one; `more` as `Affine` takes it."""
+        self.walk.append(Affine(output or self.output, source, linear, bias, **more))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float64
@@ -16,6 +16,10 @@ class Step(ABC):
     """A node of the graph, forward on enclosures and backward on rows."""
 
     output: str
+    ends_chains: ClassVar[bool] = False
+    """Whether what it reads is computed before it and a new chain begins behind it; an affine node says no."""
+    reads_ends: ClassVar[bool] = False
+    """Whether it asks nothing of what it reads but the ends of what may be computed."""
 
     @property
     @abstractmethod

@@ -132,6 +132,35 @@ class Matrix(LinearMap):
 
 
 @final
+class Bilinear(LinearMap):
+    """A sum of products of weights with values, however they are paired.
+
+    Args:
+        function: of weights and values, linear in each, with no further constants.
+        weights: what the function takes.
+        products: most products in a sum.
+        shape: of the values, without the batch.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor, Tensor], Tensor], weights: Weights, products: int, shape: tuple[int, ...]
+    ) -> None:
+        self.weights = weights
+        self.products = products
+        ones = torch.ones((1, *shape), dtype=torch.float64)
+        self.row_sum = float(function(weights.absolute, ones).max()) * (1 + arithmetic.own_gamma(products + 4))
+        self._function = function
+
+    @override
+    def apply(self, weight: Tensor, values: Tensor) -> Tensor:
+        return self._function(weight, values)
+
+    @override
+    def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return pulled_back(lambda values: self._function(self.weights.center, values), rows, shape)
+
+
+@final
 class Scale(LinearMap):
     """Entry by entry: values * W; W goes with the values by broadcasting and does not enlarge them."""
 

@@ -1,7 +1,7 @@
 """Nodes that only move entries: they compute nothing, so chains go through them as they are."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -84,3 +84,34 @@ class Concatenation(Step):
         for name, piece in zip(self.parts, rows.split(sizes, self.axis + 1), strict=True):
             descent.account(piece, descent.values[name].magnitude)
             descent.send(name, piece)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Planted(Step):
+    """A constant, the same for each image.
+
+    Args:
+        output: name of what it gives.
+        source: name of the network's input, which tells how many images there are.
+        constant: with one entry along the first axis.
+    """
+
+    output: str
+    source: str
+    constant: Enclosure
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.source,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        images = len(values[self.source].lower)
+        found = self.constant.moved(lambda entries: entries.expand(images, *entries.shape[1:]))
+        return replace(found, underflow=found.underflow.expand(images), reach=found.reach.expand(images))
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.finish(self.output, rows)

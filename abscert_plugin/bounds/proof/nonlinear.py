@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 class Activation(Step):
     """A function of each entry."""
 
+    ends_chains: ClassVar[bool] = True
+    reads_ends: ClassVar[bool] = True
     output: str
     input: str
     function: Function
@@ -67,6 +69,8 @@ class Largest(Step):
         pool: the function, monotone in each entry.
     """
 
+    ends_chains: ClassVar[bool] = True
+    reads_ends: ClassVar[bool] = True
     output: str
     input: str
     pool: Callable[[Tensor], Tensor]

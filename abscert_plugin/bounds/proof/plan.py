@@ -7,12 +7,36 @@ from typing import Final, final
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
-from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
+from abscert_plugin.bounds.proof.ml_rules import ML_RULES
+from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
+from abscert_plugin.bounds.proof.pair_rules import PAIR_RULES
+from abscert_plugin.bounds.proof.pooling_rules import POOLING_RULES
+from abscert_plugin.bounds.proof.product_rules import PRODUCT_RULES
+from abscert_plugin.bounds.proof.quantised import QUANTISED_RULES
+from abscert_plugin.bounds.proof.reductions import REDUCTIONS
+from abscert_plugin.bounds.proof.resizing import RESIZING_RULES
+from abscert_plugin.bounds.proof.rows import need_rowwise
+from abscert_plugin.bounds.proof.shape_rules import SHAPE_RULES
+from abscert_plugin.bounds.proof.smooth_rules import SMOOTH_RULES
+from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph import walk
 from abscert_plugin.graph.nodes import Graph
 
-RULES: Final = {**AFFINE_RULES, **OTHER_RULES}
+RULES: Final = {
+    **AFFINE_RULES,
+    **ML_RULES,
+    **NORMALISATION_RULES,
+    **OTHER_RULES,
+    **POOLING_RULES,
+    **PRODUCT_RULES,
+    **QUANTISED_RULES,
+    **REDUCTIONS,
+    **RESIZING_RULES,
+    **SHAPE_RULES,
+    **SMOOTH_RULES,
+    **PAIR_RULES,  # last: of two values, else those above
+}
 
 
 @final
@@ -24,7 +48,7 @@ class Plan:
         steps: the steps.
         source: name of the tensor that boxes are of.
         output: name of the logits.
-        held: names of what nonlinear steps give, and of the source.
+        held: names at which chains begin: of what nonlinear steps give, and of the source.
         shapes: of all tensors by name, without the batch.
     """
 
@@ -55,8 +79,10 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     Raises:
         UnsupportedModelError: if an operator, or a way of using it, is not known; names all operators at once.
     """
-    build = Build(graph, source, shape, RULES)
+    if 0 in shape:
+        raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
+    build = Build(graph, source, shape, RULES, need_rowwise)
     build.run(RULES, classes, "this file has no proof in float32")
-    holding = {step.output for step in build.steps if isinstance(step, Activation | Largest)}
+    holding = {step.output for step in build.steps if step.ends_chains}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
     return Plan(tuple(build.steps), source, graph.output, frozenset(holding | {source}), shapes)

@@ -52,6 +52,8 @@ class PointsPass(QuickPass[Around]):
         apart = room.double() + 2 * arithmetic.TINY
         least, most = exact.amin(0, keepdim=True) - apart, exact.amax(0, keepdim=True) + apart
         width = step.function.apart(apart, least, most) + arithmetic.UNIT * size + arithmetic.TINY
+        if not bool((width < arithmetic.LARGEST).all()):
+            return None
         return (lower / 2 + upper / 2).to(self.dtype), beyond(width, width, self.dtype)[1]
 
     @override

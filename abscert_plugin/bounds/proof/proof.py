@@ -235,7 +235,7 @@ class Proof:
         is_open = (step.function.is_bent(*value.computed()) & value.magnitude.isfinite()).flatten(1)
         before = self._before.get(name, ())
         # intervals are as tight where nothing bends and entries meet in one step alone
-        is_loose = any(isinstance(one, Activation) for one in before) or sum(map(_mixes, before)) > 1
+        is_loose = any(one.ends_chains for one in before) or sum(map(_mixes, before)) > 1
         if not is_loose or not bool(is_open.any()):
             return value
         bounds = self._bounds_of(name, values, is_open)

@@ -25,7 +25,6 @@ from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
-from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 
 _FEW: Final = 16
 _CAST: Final = 1 + 2.0**-22  # a number of float32 times this is rounded up, or is that of a bound below
@@ -45,7 +44,7 @@ def closing(steps: Sequence[Step]) -> frozenset[str]:
         if isinstance(step, Affine)
         and step.map.weights.radius is None
         and step.output in readers
-        and all(isinstance(reader, Activation | Largest) for reader in readers[step.output])
+        and all(reader.reads_ends for reader in readers[step.output])
     )
 
 

@@ -1,0 +1,146 @@
+"""From ONNX nodes that pool, windows or everything, to steps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from types import MappingProxyType
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.constants import exactly, reciprocal
+from abscert_plugin.bounds.proof.enclosure import held
+from abscert_plugin.bounds.proof.maps import Mean
+from abscert_plugin.bounds.proof.nonlinear import Largest
+from abscert_plugin.graph.operands import Window
+from abscert_plugin.graph.walk import need
+
+RANKS: Final = (1, 2, 3)
+"""How many axes a window may have."""
+
+_CONVOLUTIONS: Final = (functional.conv1d, functional.conv2d, functional.conv3d)
+_MAX_POOLS: Final = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
+
+
+def padder(begins: Sequence[int], ends: Sequence[int], value: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """Return what puts a number around the last axes; a padding below 0 takes entries away."""
+    pads = [pad for pair in zip(reversed(begins), reversed(ends), strict=True) for pad in pair]
+    return lambda values: functional.pad(values, pads, value=value)
+
+
+def _max_pool(view: View) -> None:
+    need(len([name for name in view.node.outputs if name]) == 1, "expected no indices")
+    window = view.pool(RANKS)
+    pad, run = padder(window.begins, window.ends, -torch.inf), _MAX_POOLS[len(window.kernel) - 1]
+
+    def pool(values: Tensor) -> Tensor:
+        return run(pad(values), window.kernel, window.stride, dilation=window.dilation)
+
+    empty = pool(torch.zeros((1, *view.shape()), dtype=torch.float64))
+    need(bool((empty == 0).all()), "a window holds only padding")
+    view.walk.append(Largest(view.output, view.name(), pool))
+
+
+def _global_max_pool(view: View) -> None:
+    axes = _behind_channels(view)
+    view.walk.append(Largest(view.output, view.name(), lambda values: values.amax(axes, keepdim=True)))
+
+
+def _behind_channels(view: View) -> list[int]:
+    need(len(view.shape()) >= 2, "expected images")
+    return list(range(2, len(view.shape()) + 1))
+
+
+# --- sums and means --------------------------------------------------------------------------------------------------
+
+
+def _average_pool(view: View) -> None:
+    window = view.pool(RANKS)
+    summed, count = _window_sums(window), prod(window.kernel)
+    counts: Tensor = torch.full((1, 1, *(1 for _ in window.kernel)), float(count), dtype=torch.float64)
+    ones = torch.ones((1, 1, *view.shape()[1:]), dtype=torch.float64)
+    inside = summed(ones)
+    need(bool((inside > 0).all()), "a window holds only padding")
+    if not view.attribute("count_include_pad", 0):
+        counts = inside
+    elif view.attribute("ceil_mode", 0):
+        # what ceil_mode adds behind the padding is counted by some runtimes and not by others
+        given = view.window(window.kernel, RANKS)
+        need(given.ends == window.ends, "expected no window past the padding, with ceil_mode and count_include_pad")
+    _mean(view, summed, counts, count)
+
+
+def _window_sums(window: Window) -> Callable[[Tensor], Tensor]:
+    """Return what sums the entries of each window, channel by channel."""
+    pad, rank = padder(window.begins, window.ends), len(window.kernel)
+    if rank == 2 and window.dilation == [1, 1]:
+        return lambda values: functional.avg_pool2d(pad(values), window.kernel, window.stride, divisor_override=1)
+
+    def summed(values: Tensor) -> Tensor:
+        padded = pad(values).flatten(0, 1).unsqueeze(1)
+        kernel = torch.ones((1, 1, *window.kernel), dtype=values.dtype)
+        found = _CONVOLUTIONS[rank - 1](padded, kernel, stride=window.stride, dilation=window.dilation)
+        return found.reshape(*values.shape[:2], *found.shape[2:])
+
+    return summed
+
+
+def _global_average_pool(view: View) -> None:
+    _reduced(view, _behind_channels(view), True, True)
+
+
+def _reduce(view: View, is_mean: bool) -> None:
+    axes, rank = view.integers("axes", 1), len(view.shape()) + 1
+    keeps, is_inert = bool(view.attribute("keepdims", 1)), bool(view.attribute("noop_with_empty_axes", 0))
+    if not axes and is_inert:
+        view.moved(lambda values: values)
+        return
+    need(bool(axes), "expected axes")
+    assert axes is not None
+    need(all(-rank <= axis < rank for axis in axes), f"expected axes of {rank}, got {axes}")
+    places = sorted({axis % rank for axis in axes})
+    need(places[0] > 0, "expected the images of a batch to stay apart")
+    _reduced(view, places, keeps, is_mean)
+
+
+def _reduced(view: View, axes: list[int], keeps: bool, is_mean: bool) -> None:
+    count = prod(view.shape()[axis - 1] for axis in axes)
+    divisor = torch.full((1,), float(count if is_mean else 1), dtype=torch.float64)
+    _mean(view, lambda values: values.sum(axes, keepdim=keeps), divisor, count)
+
+
+def _mean(view: View, summed: Callable[[Tensor], Tensor], counts: Tensor, products: int) -> None:
+    factor = reciprocal(held(counts, counts, is_constant=True))
+    mean = Mean(summed, factor, products)
+    view.affine(view.name(), mean, peak=2.0 * products)
+
+
+def _running_sum(view: View) -> None:
+    rank, axis = len(view.shape()) + 1, int(view.array(1).reshape(-1)[0])
+    need(-rank <= axis < rank and axis % rank > 0, "expected the images of a batch to stay apart")
+    place, size = axis % rank, view.shape()[axis % rank - 1]
+    is_exclusive, is_reverse = bool(view.attribute("exclusive", 0)), bool(view.attribute("reverse", 0))
+
+    def summed(values: Tensor) -> Tensor:
+        turned = values.flip(place) if is_reverse else values
+        sums = turned.cumsum(place)
+        if is_exclusive:
+            sums = torch.cat([torch.zeros_like(sums.narrow(place, 0, 1)), sums.narrow(place, 0, size - 1)], place)
+        return sums.flip(place) if is_reverse else sums
+
+    view.affine(view.name(), Mean(summed, exactly(1.0), size))
+
+
+POOLING_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
+    {
+        "AveragePool": _average_pool,
+        "CumSum": _running_sum,
+        "GlobalAveragePool": _global_average_pool,
+        "GlobalMaxPool": _global_max_pool,
+        "MaxPool": _max_pool,
+        "ReduceMean": lambda view: _reduce(view, True),
+        "ReduceSum": lambda view: _reduce(view, False),
+    }
+)
