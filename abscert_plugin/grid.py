@@ -96,7 +96,7 @@ class Grid:
 
     @property
     def index_type(self) -> type[np.uint8] | type[np.uint16]:
-        """Type of the numbers of cells: bytes where these suffice."""
+        """The type of the numbers of cells, of one byte where that suffices."""
         return np.uint8 if self.cells <= _BYTE else np.uint16
 
     @classmethod

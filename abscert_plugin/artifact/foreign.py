@@ -46,10 +46,11 @@ def open_classifier(
         ConfigError: if an option is missing, does not fit, or is given for a file of this project.
         VerifierError: if the provider was asked for and is not there.
     """
-    if is_of_this_project(read_model(path)):
+    model = read_model(path)
+    if is_of_this_project(model):
         if opening is not None:
             raise ConfigError(f"{path} says itself how it reads images: leave out what tells how a file of others does")
-        return Artifact.open(path, provider)
+        return Artifact.open(path, provider, model=model)
     return open_foreign(path, provider, opening or Opening(), shape, labels)
 
 

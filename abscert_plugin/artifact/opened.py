@@ -51,11 +51,19 @@ class Artifact:
     opening: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, provider: Provider, threads: int | None = None) -> "Artifact":
+    def open(
+        cls, path: Path, provider: Provider, threads: int | None = None, model: onnx.ModelProto | None = None
+    ) -> "Artifact":
         """Read, check and load an ONNX file of this project.
 
         Where it does not tell the sizes of all its tensors, it is run in a process of its own first. Where the graph
         does not show that images of a batch get the logits that they get alone, each is run alone.
+
+        Args:
+            path: the file.
+            provider: where to run it.
+            threads: how many run it; onnxruntime's own choice where None.
+            model: what `read_model` gave of the file, where it was read before.
 
         Raises:
             UnsupportedModelError: if it cannot be read or run, kills onnxruntime, draws random numbers, is in
@@ -64,7 +72,7 @@ class Artifact:
         """
         if path.suffix == ".gz":
             raise UnsupportedModelError(f"{path} is a file of this project that was packed; unpack it first")
-        model = read_model(path)
+        model = read_model(path) if model is None else model
         sha256 = model_sha256(path, model)
         refuse_chance(model, path)
         metadata = check_artifact(model, path)

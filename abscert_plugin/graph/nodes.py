@@ -47,6 +47,15 @@ class Node:
         """Return the operator with its domain, where that is another than ONNX's own."""
         return f"{self.domain}.{self.operator}" if self.domain else self.operator
 
+    def has(self, place: int) -> bool:
+        """Return whether there is an input at `place`."""
+        return place < len(self.inputs) and bool(self.inputs[place])
+
+    def integers(self, attribute: str) -> list[int] | None:
+        """Return an attribute of whole numbers; None where it is left out."""
+        found = self.attributes.get(attribute)
+        return [found] if isinstance(found, int) else None if found is None else list(found)
+
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class Operands(Generic[W]):
 
     def has(self, place: int) -> bool:
         """Return whether there is an input at a place."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
+        return self.node.has(place)
 
     def name(self, place: int = 0) -> str:
         """Return the name of the input at a place, which has to depend on the image."""
@@ -96,10 +96,9 @@ class Operands(Generic[W]):
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
         """Return an attribute, or the constant that later versions read instead; None where left out."""
-        found = self.attribute(attribute, None)
-        if found is not None:
-            return [found] if isinstance(found, int) else list(found)
-        return self.array(place).reshape(-1).tolist() if self.has(place) else None
+        self.read.add(attribute)
+        found = self.node.integers(attribute)
+        return self.array(place).reshape(-1).tolist() if found is None and self.has(place) else found
 
     def require(self, **expected: Any) -> None:
         """Raise unless every attribute that is there has the expected value."""

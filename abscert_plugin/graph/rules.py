@@ -48,7 +48,7 @@ def _broadcast(scope: Scope) -> list[Value]:
 
 def _is_one(scope: Scope, place: int, from_end: int) -> bool:
     """Return whether an input is fixed, or left out, and the same along an axis, counted from the end."""
-    if not scope.has(place):
+    if not scope.node.has(place):
         return True
     value = scope.value(place)
     if isinstance(value, Carried) or (isinstance(value, Sizes) and value.with_batch):
@@ -117,7 +117,7 @@ def _gemm(scope: Scope) -> list[Value]:
         _need(scope.carried(2) == 0 and scope.rank(2) == 2 and not scope.is_carried(1))
     else:
         scope.fixed_from(1)
-        _need(not scope.has(2) or _is_one(scope, 2, -2))
+        _need(not scope.node.has(2) or _is_one(scope, 2, -2))
     return [Carried(0)]
 
 

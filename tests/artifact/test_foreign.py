@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto
 
+from abscert_plugin.artifact import foreign, opened
 from abscert_plugin.artifact.foreign import open_classifier, open_foreign
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.errors import AbscertError, ConfigError, UnsupportedModelError
@@ -248,3 +250,17 @@ def test_ends_hold_the_scale_exactly_and_in_float32(
         assert (found <= upper).all()
     for value, least, most in zip(exact, lower.tolist(), upper.tolist(), strict=True):
         assert Fraction(least) <= value <= Fraction(most)
+
+
+def test_a_file_of_this_project_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = graphs.save(graphs.deployed(), tmp_path)
+    read: list[Path] = []
+
+    def reading(path: Path) -> ModelProto:
+        read.append(path)
+        return read_model(path)
+
+    for module in (foreign, opened):
+        monkeypatch.setattr(module, "read_model", reading)
+    assert open_classifier(path, Provider.CPU).grid is not None
+    assert read == [path]
