@@ -94,6 +94,7 @@ def verify(  # one parameter per option
         if given is not None and not is_ball:
             raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
     asked = options.asked_arithmetic(arithmetic)
+    keep_freed_memory()
     decider: Decider
     if radius is None:
         decider, closed = open_cells(artifact, asked)
@@ -104,7 +105,6 @@ def verify(  # one parameter per option
         from abscert_plugin.verification.opening import BallQuestion, NetworkChoice
         from abscert_plugin.verification.solvers import OWN, open_solver
 
-        keep_freed_memory()
         ball = Ball(Radius.parse(radius, radius_scale), member(Inputs, "inputs", inputs))
         only = None if bound is None else member(BoundMethod, "bound", bound)
         budget = Budget(seconds=timeout, exhaustive=exhaustive, only=only)

@@ -34,12 +34,13 @@ def ends_and_slopes(seed: int, spread: float) -> tuple[Tensor, Tensor, list[Any]
 def piecewise_oracle(name: str, seed: int) -> None:
     """Check lines against rationals at ends, kinks and middles, where straight pieces come nearest to them."""
     function, exact = EXACT[name]
+    kinks = function.kinks if isinstance(function, Piecewise) else (0.0,)
     lower, upper, slopes = ends_and_slopes(seed, 1.0)
     for given_slopes in slopes:
         below, above = given_slopes or function.slopes(lower, upper)
         rows = torch.stack([lower, upper, below, above, *function.offsets(lower, upper, below, above)], dim=1)
         for low, high, first, second, least, most in rows.tolist():
-            points = [low, high, (low + high) / 2, *(kink for kink in function.kinks if low < kink < high)]
+            points = [low, high, (low + high) / 2, *(kink for kink in kinks if low < kink < high)]
             for x in map(Fraction, points):
                 value = exact(x)
                 assert Fraction(first) * x + Fraction(least) <= value <= Fraction(second) * x + Fraction(most)
