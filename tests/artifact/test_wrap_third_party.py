@@ -109,9 +109,10 @@ def test_labels_of_scikit_learn_are_wrapped_where_their_number_is_told(tmp_path:
         wrap(path, tmp_path / "out", options)
     assert listed(tmp_path / "out") == []
     wrapped = wrap(path, tmp_path / "out", replace(options, labels=10))
-    stored = stored_images(20, DIGIT)
-    labels = trained(name).predict(digits_midpoints(stored))
-    assert_logits(wrapped, stored, CELLS, np.eye(10)[labels])
+    stored = stored_images(5, DIGIT)
+    expected = np.eye(10)[trained(name).predict(digits_midpoints(stored))]
+    for place in range(5):  # one by one, as the graph of an MLP does not show that images stay apart
+        assert_logits(wrapped, stored[place : place + 1], CELLS, expected[place : place + 1])
 
 
 def test_an_output_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
