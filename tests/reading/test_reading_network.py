@@ -236,9 +236,9 @@ def after(*front: Node) -> list[Node]:
 REFUSED: dict[str, tuple[list[Node], dict[str, np.ndarray], str]] = {
     "operator": (after(("Elu", [INTERVAL], ["front"], {})), WEIGHT, "no bounds of Elu"),
     "constants": (
-        [("Erf", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})],
+        [("Sin", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})],
         WEIGHT,
-        "no bounds of Erf on constants",
+        "no bounds of Sin on constants",
     ),
     "product": (after(("Mul", [INTERVAL, INTERVAL], ["front"], {})), WEIGHT, "Mul.*expected a constant"),
     "per-pixel": (after(("Add", [INTERVAL, "per_pixel"], ["front"], {})), {**WEIGHT, **PER_PIXEL}, "each channel"),

@@ -19,8 +19,12 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof, arithmetic, blocks, gates, pair_rules, pairs, softmax
+from abscert_plugin.bounds.proof.affine import Affine
+from abscert_plugin.bounds.proof.constants import exactly
 from abscert_plugin.bounds.proof.descent import Descent
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+from abscert_plugin.bounds.proof.maps import Scale
+from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.verification.proving import Prover
 
@@ -178,6 +182,68 @@ def test_a_variance_may_be_found_in_one_pass(tmp_path: Path, monkeypatch: pytest
     assert escape_of_one_pass(tmp_path) <= 0
     monkeypatch.setattr(blocks, "_difference_from_mean", lambda *_: None)
     assert escape_of_one_pass(tmp_path) > 0
+
+
+# --- products in any order --------------------------------------------------------------------------------------------
+
+
+def escape_of_orders() -> float:
+    """Return by how much 0.4 a b leaves its enclosures, in any order, with the factor taken in early or late."""
+    chance, worst, share = np.random.default_rng(0), 0.0, np.float32(0.4)
+    for size in (1.0, 1e15, 1e-21):
+        first = (chance.standard_normal((1, 3, 12)) * size).astype(np.float32)
+        second = (chance.standard_normal((1, 12, 4)) * 10 ** chance.uniform(-2, 2, (1, 12, 4))).astype(np.float32)
+        wide = [torch.from_numpy(array).double() for array in (first, second)]
+        values = {name: held(array, array) for name, array in zip("ab", wide, strict=True)}
+        values["p"] = pairs.Product("p", "a", "b", torch.matmul, 12).forward(values)
+        values["s"] = Affine("s", "p", Scale(exactly(float(share)))).forward(values)
+        lower, upper = (end.numpy() for end in values["s"].computed())
+        for _ in range(300):
+            early = bool(chance.integers(2))
+            left = first * share if early else first
+            total = np.zeros((1, 3, 4), np.float32)
+            for place in chance.permutation(12):
+                total = total + left[:, :, place, None] * second[:, None, place]
+            found = (total if early else total * share).astype(np.float64)
+            worst = max(worst, float(((lower - found) / size).max()), float(((found - upper) / size).max()))
+    return worst
+
+
+def test_a_product_holds_for_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert escape_of_orders() <= 0
+    monkeypatch.setattr(arithmetic, "gamma", lambda _: 0.0)
+    assert escape_of_orders() > 0
+
+
+# --- what is no number ------------------------------------------------------------------------------------------------
+
+
+def places_divided(build: Build) -> None:
+    graphs.planes(build, channels=2)
+    source = build.last
+    first = build.add("ArgMax", axis=2)
+    build.add("ArgMin", reads=(source,), axis=2)
+    build.add("Div", reads=(first, build.last))
+    build.add("Cast", to=1)
+
+
+def number_as_a_condition(build: Build) -> None:
+    graphs.planes(build, channels=2)
+    place = build.add("ArgMax", axis=2)
+    build.add("Cast", reads=(place,), to=9)
+    build.add("Cast", to=1)
+
+
+@pytest.mark.parametrize(
+    ("operator", "reason"), [(places_divided, "truth values or whole ones"), (number_as_a_condition, "expected to = 1")]
+)
+def test_whole_numbers_are_not_taken_for_real_ones(operator: graphs.Operator, reason: str, tmp_path: Path) -> None:
+    path = graphs.classifier(operator, 0, tmp_path, OPSET)
+    graph = read_graph(onnx.load(path), path)
+    assert graph.input_shape is not None
+    shape = tuple(size for size in graph.input_shape[1:] if size)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        Proof(graph, SCALED, shape, graphs.CLASSES)
 
 
 # --- linear bounds ----------------------------------------------------------------------------------------------------
