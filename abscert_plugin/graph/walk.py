@@ -55,7 +55,7 @@ _PICKS: Final = (
 PICKS: Final = frozenset(_PICKS.split())
 """Exact on constants that are known exactly, of any type; Range where what it gives are whole numbers."""
 
-COUNTS: Final = frozenset({"BitShift", "CumSum", "Mod", "ReduceProd", "ReduceSum"})
+COUNTS: Final = frozenset({"CumSum", "Mod", "ReduceProd", "ReduceSum"})
 """Exact on whole numbers."""
 
 ON_CONSTANTS: Final = (

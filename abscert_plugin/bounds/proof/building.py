@@ -1,6 +1,6 @@
 """A plan in the making: what is known of its tensors, and what a rule sees of a node."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -71,11 +71,6 @@ class Build(Walk):
         self.rows: set[str] = set()  # values that hold rows of all images along their first axis
         self._rules = rules
         self._need_rowwise = need_rowwise
-        if source == graph.input:
-            self.set_type(source, graph.input_type)
-        for node in graph.nodes:  # of a file of others, what it reads may be cast from what is fed
-            if node.operator == "Cast" and source in node.outputs:
-                self.set_type(source, node.attributes["to"])
 
     def set_type(self, name: str, number: int) -> None:
         """Say of what type a value is, as onnx numbers them."""
@@ -211,6 +206,14 @@ class View(Operands[Build]):
         joint = rows[0] if len(rows) == 1 else self.walk.append(Concatenation(self.part(), rows, 1))
         index, shape = torch.from_numpy(places.reshape(-1).astype(np.int64)), places.shape
         self.move(joint, lambda values: values.index_select(1, index).reshape(len(values), *shape), self.output)
+
+    def giver(self, name: str, through: Collection[str] = ()) -> Node | None:
+        """Return the node that gives a tensor; of operators in `through`, that which gives what they read first."""
+        givers = {output: node for node in self.walk.graph.nodes for output in node.outputs}
+        node = givers.get(name)
+        while node is not None and node.operator in through:
+            node = givers.get(node.inputs[0]) if node.inputs else None
+        return node
 
     def part(self) -> str:
         """Return a name for a tensor inside the node; NUL is in no name of a file that was checked."""

@@ -96,10 +96,14 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     """
     if 0 in shape:
         raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
-    try:
-        build = Build(graph, source, shape, RULES, need_rowwise)
-    except walk.UnsupportedNodeError as error:
-        raise UnsupportedModelError(f"this file has no proof in float32: {source!r}: {error}") from error
+    build = Build(graph, source, shape, RULES, need_rowwise)
+    # of a file of others, what it reads may be cast from what is fed
+    casts = [node.attributes["to"] for node in graph.nodes if node.operator == "Cast" and source in node.outputs]
+    for kind in [graph.input_type] if source == graph.input else casts:
+        try:
+            build.set_type(source, kind)
+        except (KeyError, walk.UnsupportedNodeError) as error:
+            raise UnsupportedModelError(f"this file has no proof in float32: its input: {error}") from error
     build.run(RULES, classes, "this file has no proof in float32")
     holding = {step.output for step in build.steps if step.ends_chains}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}

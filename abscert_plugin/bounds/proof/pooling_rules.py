@@ -20,6 +20,10 @@ from abscert_plugin.graph.walk import need
 RANKS: Final = (1, 2, 3)
 """How many axes a window may have."""
 
+_SAME: Final = ("Cast", "Dropout", "Identity")
+_MOVING: Final = (*_SAME, "AveragePool", "MaxPool", "Reshape", "Slice", "Transpose")  # of numbers of at least 0 too
+_POSITIVE: Final = ("Relu", "Sigmoid")
+
 _CONVOLUTIONS: Final = (functional.conv1d, functional.conv2d, functional.conv3d)
 _MAX_POOLS: Final = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
 
@@ -30,7 +34,18 @@ def padder(begins: Sequence[int], ends: Sequence[int], value: float = 0.0) -> Ca
     return lambda values: functional.pad(values, pads, value=value)
 
 
+def _need_no_joined_pad(view: View, is_harmless: bool) -> None:
+    """Raise if a Pad by zeros stands before a pool: onnxruntime 1.31 joins them, and may pad by something else."""
+    pad = view.giver(view.node.inputs[0], _SAME)
+    if pad is None or pad.operator != "Pad" or is_harmless:
+        return
+    before = view.giver(pad.inputs[0], _MOVING)
+    is_below = before is not None and before.operator in _POSITIVE and view.node.operator == "MaxPool"
+    need(is_below, "expected no Pad before it, but behind a Relu; onnxruntime joins them and pads by other numbers")
+
+
 def _max_pool(view: View) -> None:
+    _need_no_joined_pad(view, False)
     need(len([name for name in view.node.outputs if name]) == 1, "expected no indices")
     window = view.pool(RANKS)
     pad, run = padder(window.begins, window.ends, -torch.inf), _MAX_POOLS[len(window.kernel) - 1]
@@ -58,6 +73,7 @@ def _behind_channels(view: View) -> list[int]:
 
 def _average_pool(view: View) -> None:
     window = view.pool(RANKS)
+    _need_no_joined_pad(view, bool(view.attribute("count_include_pad", 0)) or not any([*window.begins, *window.ends]))
     summed, count = _window_sums(window), prod(window.kernel)
     counts: Tensor = torch.full((1, 1, *(1 for _ in window.kernel)), float(count), dtype=torch.float64)
     ones = torch.ones((1, 1, *view.shape()[1:]), dtype=torch.float64)

@@ -109,10 +109,7 @@ def _quantise(view: View) -> None:
 
 def _need_no_pair(view: View, zero: np.ndarray) -> None:
     """Raise if what is quantised was quantised before by another scale: onnxruntime leaves out the pair between."""
-    givers = {name: node for node in view.walk.graph.nodes for name in node.outputs}
-    node = givers.get(view.node.inputs[0])
-    while node is not None and node.operator in _KEEPING:
-        node = givers.get(node.inputs[0])
+    node = view.giver(view.node.inputs[0], _KEEPING)
     if node is None or node.operator != "DequantizeLinear":
         return
     before = [*node.inputs, ""]

@@ -18,6 +18,7 @@ from abscert_plugin.graph.walk import BATCH, need
 
 _OPSET_OF_MODES: Final = 11  # before it, coordinates are divided by the scale and rounded down
 _ERROR: Final = Fraction(1, 2**20)  # of a coordinate in float32, a share of the size: sixteen roundings
+_SLACK: Final = 2.0**-20  # of a weight, where a runtime computes a + (b - a) f in place of (1 - f) a + f b
 
 _HALF: Final = Fraction(1, 2)
 
@@ -106,8 +107,8 @@ def _lines(view: View, source: str, axis: int, places: list[tuple[Fraction, Frac
         for entry in range(max(0, floor(at) - 1), min(size, floor(at) + 3)):
             share = max(Fraction(0), 1 - abs(at - entry))
             center[row, entry] = float(share)
-            if doubt and abs(at - entry) < 1 + doubt:
-                room[row, entry] = float(doubt) * (1 + 2.0**-40) + 2.0**-50
+            if abs(at - entry) < 1 + doubt and (doubt or 0 < share < 1):
+                room[row, entry] = float(doubt) * (1 + 2.0**-40) + _SLACK
     absolute = torch.from_numpy(center + room)
     radius = torch.from_numpy(room) if room.any() else None
     weights = Weights(torch.from_numpy(center), absolute, radius, 2)

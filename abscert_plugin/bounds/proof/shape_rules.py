@@ -90,10 +90,9 @@ def _pad_with(view: View, value: float, around: Sequence[tuple[int, int]]) -> No
 
 def _expand(view: View) -> None:
     sizes, shape = [int(size) for size in view.array(1).reshape(-1)], (1, *view.shape())
-    sizes = [1 if size == BATCH else size for size in sizes]
     rank = max(len(sizes), len(shape))
     sizes = [1] * (rank - len(sizes)) + sizes
-    need(rank == len(shape), f"expected a shape that keeps the batch first, got {sizes}")
+    need(rank == len(shape) and BATCH not in sizes[1:], f"expected a shape that keeps the batch first, got {sizes}")
     full = np.broadcast_shapes(shape[1:], tuple(sizes[1:]))
     # a runtime repeats a batch of one image where another size is asked for: each of those is this image
     view.moved(lambda values: values.expand(len(values), *full))

@@ -240,6 +240,20 @@ def test_quantised_files_are_run_as_their_graph_says(tmp_path: Path) -> None:
     np.testing.assert_allclose(BlackBox(path, Provider.CPU).run(points), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_pad_that_onnxruntime_joins_with_a_pool_is_refused() -> None:
+    for operator, pads in (("MaxPool", [0] * 4), ("AveragePool", [1] * 4)):
+        net = fresh(1, 4, 4)
+        net.add("Pad", net.last, net.whole(0, 0, 1, 1, 0, 0, 1, 1))
+        net.add(operator, kernel_shape=[3, 3], pads=pads)
+        assert "expected no Pad before it" in refused(net)
+    random = np.random.default_rng(0)
+    net = Net(random, (1, 4, 4))
+    net.add("Relu")
+    net.add("Pad", net.last, net.whole(0, 0, 1, 1, 0, 0, 1, 1))
+    net.add("MaxPool", kernel_shape=[3, 3])
+    assert sampled(net.logits(), random).excess <= 0
+
+
 def test_windows_that_runtimes_count_in_other_ways_are_refused() -> None:
     net = fresh(2, 5, 5)
     net.add("MaxPool", kernel_shape=[2, 2], strides=[3, 3], pads=[0, 0, 1, 1], ceil_mode=1)
@@ -299,3 +313,35 @@ def test_an_attribute_that_no_rule_asks_for_is_refused() -> None:
     model.graph.node[0].attribute.append(helper.make_attribute("slope", 0.3))
     with pytest.raises(UnsupportedModelError, match="expected no attribute slope"):
         Proof(read_graph(model, Path("net.onnx")), SOURCE, net.shape, 3)
+
+
+def test_an_input_of_half_precision_is_refused() -> None:
+    net = fresh(4)
+    net.kind = TensorProto.FLOAT16
+    net.add("Cast", to=TensorProto.FLOAT)
+    assert "got float16" in refused(net)
+
+
+def test_a_repetition_along_another_axis_by_the_batch_is_refused() -> None:
+    net = fresh(1, 3)
+    batch = net.add("Gather", net.add("Shape", SOURCE), net.whole(0))
+    net.add("Expand", SOURCE, net.add("Concat", net.whole(1), batch, net.whole(3), axis=0))
+    net.add("ReduceSum", net.last, net.whole(1))
+    assert "keeps the batch first" in refused(net)
+
+
+def test_lines_between_entries_hold_for_differences_too() -> None:
+    """Where a large entry is all but replaced by a small one, a + (b - a) f is rounded by what a is large."""
+    net = fresh(1, 1, 2)
+    net.batch = 1
+    scales = net.constant([1, 1, 1, 256], np.float32)
+    net.add("Resize", SOURCE, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+    name = net.last
+    proof = Proof(read_graph(net.logits(), Path("net.onnx")), SOURCE, net.shape, 3)
+    share = np.float32((383 + 0.5) / 256 - 0.5)
+    for numerator in range(1, 50):
+        first, second = np.float32(1e8 / numerator), np.float32(1 / 3)
+        point = torch.tensor([[[[float(first), float(second)]]]])
+        lower, upper = proof.intervals(point, point)[name].computed()
+        between = float(first + (second - first) * share)
+        assert float(lower[0, 0, 0, 383]) <= between <= float(upper[0, 0, 0, 383])
