@@ -82,6 +82,7 @@ TRIALS = {
     "Erf": Trial("Erf", torch.erf, of_one),
     "Sin": Trial("Sin", torch.sin, of_one, -(2.0**20), 2.0**20),
     "Cos": Trial("Cos", torch.cos, of_one, -(2.0**20), 2.0**20),
+    "Tan": Trial("Tan", torch.tan, of_value, -1.5, 1.5),
     "Softplus": Trial("Softplus", softplus, of_one_and_value),
     "Gelu": Trial("Gelu", gelu, of_argument),
     "Gelu, tanh": Trial("Gelu", gelu_tanh, of_argument, -1e12, 1e12, {"approximate": "tanh"}),

@@ -34,6 +34,9 @@ SINE_ERROR: Final = 2 * 1.02842e-07
 
 SINE_LIMIT: Final = 2.0**20
 
+TAN_ERROR: Final = 2 * 7.31920e-08
+"""Assumed relative error of tan between -1.5 and 1.5, beyond which nothing is claimed."""
+
 POWER_ERROR: Final = 2 * 1.17998e-07
 """Assumed relative error of pow, beside what multiplying again and again may do."""
 
@@ -210,6 +213,14 @@ def _periodic(top: float) -> Turns:
 _WAVE: Final = Error(0.0, 0.0, SINE_ERROR)
 SIN: Final = Smooth(torch.sin, _constant(1.0), _WAVE, _periodic(math.pi / 2), known=within(-SINE_LIMIT, SINE_LIMIT))
 COS: Final = Smooth(torch.cos, _constant(1.0), _WAVE, _periodic(0.0), known=within(-SINE_LIMIT, SINE_LIMIT))
+
+
+def _tan_bend(lower: Tensor, upper: Tensor) -> Tensor:
+    steep = _farthest(lower, upper).tan()
+    return 2 * steep * (1 + steep.square()) * (1 + 2.0**-40)
+
+
+TAN: Final = Smooth(torch.tan, _tan_bend, Error(TAN_ERROR), known=within(-1.5, 1.5))
 
 
 # --- powers ----------------------------------------------------------------------------------------------------------

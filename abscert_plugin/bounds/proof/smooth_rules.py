@@ -93,6 +93,7 @@ SMOOTH_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
         "Softplus": _function(functions.SOFTPLUS),
         "Softsign": _function(functions.SOFTSIGN),
         "Sqrt": _function(functions.SQRT),
+        "Tan": _function(functions.TAN),
         "ThresholdedRelu": _thresholded,
     }
 )

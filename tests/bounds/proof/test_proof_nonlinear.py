@@ -262,6 +262,12 @@ def tanh_gate(build: Build) -> None:
     build.add("Mul", reads=(build.last, source))
 
 
+def tangent(build: Build) -> None:
+    start(build)
+    build.add("Softsign")
+    build.add("Tan")
+
+
 def computed_constants(build: Build) -> None:
     """Scale by what functions make of constants."""
     start(build)
@@ -304,6 +310,7 @@ OPERATORS: dict[str, graphs.Operator] = {
     "Softplus": entrywise("Softplus", most=1),
     "Softsign": entrywise("Softsign"),
     "Sqrt": of_positive("Sqrt"),
+    "Tan": tangent,
     "ThresholdedRelu": entrywise("ThresholdedRelu", alpha=(0.0, 1.0, -0.5)),
     "Add": paired("Add"),
     "Div": division,

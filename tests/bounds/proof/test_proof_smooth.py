@@ -16,7 +16,7 @@ from abscert_plugin.bounds.proof.smooth import Error, Smooth
 Tensor = torch.Tensor
 COUNT = 600
 SAMPLES = 201
-REACH = {"exp": (-60.0, 80.0), "softplus": (-60.0, 80.0)}
+REACH = {"tan": (-1.5, 1.5), "exp": (-60.0, 80.0), "softplus": (-60.0, 80.0)}
 POSITIVE = {"log", "sqrt", "inverse root", "power 0.5", "power 1.5", "power -0.5"}
 NOT_0 = {"reciprocal", "power -1", "power -2"}
 FUNCTIONS: dict[str, Smooth] = {
@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, Smooth] = {
     "softsign": known.SOFTSIGN,
     "sqrt": known.SQRT,
     "swish": known.SWISH,
+    "tan": known.TAN,
     **{f"power {exponent}": known.power(float(exponent)) for exponent in (3, 4, 5, -1, -2, 0.5, 1.5, -0.5)},
 }
 
@@ -147,6 +148,7 @@ def test_nothing_is_known_outside_of_a_domain() -> None:
         ("power 1.5", (-1.0, 1.0)),
         ("sin", (0.0, 1e7)),
         ("gelu", (0.0, 2e38)),
+        ("tan", (1.0, 2.0)),
     ):
         lower, upper = (torch.tensor([[end]], dtype=torch.float64) for end in ends)
         function = FUNCTIONS[name]
@@ -212,6 +214,7 @@ OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "softplus": ("Softplus", {}),
     "softsign": ("Softsign", {}),
     "sqrt": ("Sqrt", {}),
+    "tan": ("Tan", {}),
 }
 
 
@@ -222,7 +225,8 @@ def numbers(name: str) -> np.ndarray:
     found = np.concatenate([sizes, chance.standard_normal(40_000) * 3]).astype(np.float32)
     if name in POSITIVE:
         return np.abs(found)
-    return np.clip(found, -80, 80) if name in REACH else found
+    least, most = REACH.get(name, (-80.0, 80.0))
+    return np.clip(found, max(least, -80.0), min(most, 80.0)).astype(np.float32)
 
 
 def share_of_error(name: str, found: np.ndarray, points: np.ndarray, function: Smooth) -> float:
