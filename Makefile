@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # of the tests: make test WORKERS=0 runs them in one process
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest -q -n $(strip $(WORKERS)) --dist loadscope
+PYTEST := $(BIN)/python -m pytest -q -n $(strip $(WORKERS)) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint docs install-check results format clean

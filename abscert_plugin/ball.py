@@ -1,14 +1,16 @@
 """The l-infinity ball of a claim: which images lie in it, by exact arithmetic."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from abscert_plugin.claim import Inputs, Radius
+from abscert_plugin.claim import Inputs, Radius, RadiusScale
+from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.grid import float32_within, level_pixels
 
 LEVELS: Final = 255
@@ -30,6 +32,20 @@ class Ball:
 
     radius: Radius
     inputs: Inputs = Inputs.FLOAT
+
+    @classmethod
+    def told(cls, configuration: Mapping[str, Any]) -> "Ball":
+        """Return the ball that the configuration of a run on the claim `ball` tells of.
+
+        Raises:
+            RecordError: if the radius, its scale or the kind of images has no meaning.
+        """
+        try:
+            scale = RadiusScale(str(configuration.get("radius_scale")))
+            radius = Radius.parse(str(configuration.get("radius")), scale)
+            return cls(radius, Inputs(str(configuration.get("inputs"))))
+        except (ConfigError, ValueError) as error:
+            raise RecordError(f"the radius, its scale or the inputs that are told have no meaning: {error}") from error
 
     def contains(self, center: Float32[np.ndarray, "*shape"], image: Float32[np.ndarray, "*shape"]) -> bool:
         """Return whether an image lies in the ball around `center` and in the pixel range, by exact arithmetic."""

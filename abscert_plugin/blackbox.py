@@ -159,6 +159,24 @@ class BlackBox:
         return binding.copy_outputs_to_cpu()[0]
 
 
+def first_outputs(model: Path, inputs: Float32[np.ndarray, "batch *feature"]) -> dict[str, np.ndarray]:
+    """Return all that a file gives for some inputs, by name, whatever its shapes and types are.
+
+    Raises:
+        UnsupportedModelError: if onnxruntime cannot load the file, or it has not one float32 input.
+        VerifierError: if the backend fails.
+    """
+    session = _open(model, _PROVIDERS[Provider.CPU], 1)
+    given, names = session.get_inputs(), [value.name for value in session.get_outputs()]
+    if len(given) != 1 or given[0].type != "tensor(float)":
+        raise UnsupportedModelError(f"expected one float32 input, got {[(value.name, value.type) for value in given]}")
+    try:
+        found = session.run(names, {given[0].name: inputs})
+    except _BACKEND_ERRORS as error:
+        raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
+    return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
+
+
 def available_cores() -> int:
     """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it

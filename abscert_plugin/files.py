@@ -1,5 +1,6 @@
 """Files: written whole or not at all, read up to a limit; folders set aside, checksums, and locks."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -203,7 +204,7 @@ def read_bytes(
     """
     limit, read = byte_limit(limit), io.BytesIO()
     try:
-        with gzip.open(path) if is_packed else path.open("rb") as file:
+        with open_file(path) as raw, gzip.open(raw) if is_packed else raw as file:
             while read.tell() <= limit and (block := file.read(_BLOCK)):
                 read.write(block)
     except (OSError, EOFError, zlib.error) as fault:
@@ -214,10 +215,21 @@ def read_bytes(
     return read.getvalue()
 
 
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file to be read; a pipe or a device is refused, since reading one may wait for ever.
+
+    Raises:
+        OSError: if it cannot be opened, or is no file.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():  # what a folder is, the system says itself
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.open("rb")
+
+
 def read_packed(path: Path, limit: int, advice: str = "", error: type[AbscertError] = RecordError) -> bytes:
     """Return what `read_bytes` does, unpacked where the file's name ends in .gz or it starts as gzip files do."""
     is_packed = path.suffix == ".gz"
-    with suppress(OSError), path.open("rb") as file:  # where it cannot be opened, `read_bytes` says so
+    with suppress(OSError), open_file(path) as file:  # where it cannot be opened, `read_bytes` says so
         is_packed = is_packed or file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     return read_bytes(path, limit, advice, error, is_packed)
 
@@ -260,7 +272,7 @@ def blocks_of(path: Path) -> Iterator[bytes]:
     Raises:
         OSError: if it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(_BLOCK):
             yield block
 

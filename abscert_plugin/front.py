@@ -9,19 +9,20 @@ from math import prod
 from typing import Final, Protocol, TypeAlias, final, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt
 
 from abscert_plugin.ball import LEVELS, Ball
 from abscert_plugin.claim import Inputs
 from abscert_plugin.grid import Grid, check_pixels, level_pixels, log2_count
+from abscert_plugin.preprocessing import Preprocessing
 
-Points: TypeAlias = (
-    UInt8[np.ndarray, "batch channels height width"] | Float32[np.ndarray, "batch channels height width"]
-)
+Points: TypeAlias = UInt[np.ndarray, "batch channels height width"] | Float32[np.ndarray, "batch channels height width"]
 """Cells, or pixels on the pixel scale, of a batch of images."""
-Point: TypeAlias = UInt8[np.ndarray, "channels height width"] | Float32[np.ndarray, "channels height width"]
+Point: TypeAlias = UInt[np.ndarray, "channels height width"] | Float32[np.ndarray, "channels height width"]
 Images: TypeAlias = Float32[np.ndarray, "batch channels height width"]
 _PROBES: Final = 64
+_FEWEST_PROBES: Final = 8
+_PROBED_PIXELS: Final = 2**20  # of large images fewer are run: 8 of 3 x 224 x 224
 
 
 @runtime_checkable
@@ -36,7 +37,7 @@ class Front(Protocol):
         """Why a ball that reaches one point is decided by running its image."""
         ...
 
-    def input_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    def input_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Return the shape of what the network takes for an image of this shape."""
         ...
 
@@ -58,8 +59,22 @@ class Front(Protocol):
         """Return an image of each point."""
         ...
 
-    def network_input(self, points: Points) -> Float32[np.ndarray, "batch inputs height width"]:
+    def held_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Return the shape of the tensor that every runtime holds, for an image of this shape: see `held_ends`."""
+        ...
+
+    def file_input(self, images: Images) -> Float32[np.ndarray, "batch *input"]:
+        """Return what the deployed file is fed for images."""
+        ...
+
+    def network_input(self, points: Points) -> Float32[np.ndarray, "batch *input"]:
         """Return what the network takes of each point, on the training scale."""
+        ...
+
+    def held_ends(
+        self, lowest: Points, highest: Points
+    ) -> tuple[Float32[np.ndarray, "batch *input"], Float32[np.ndarray, "batch *input"]]:
+        """Return the ends of a box of the tensor that every runtime holds, for all points between two."""
         ...
 
     def image_in(self, ball: Ball, center: np.ndarray, own: Point, point: Point) -> np.ndarray | None:
@@ -68,7 +83,7 @@ class Front(Protocol):
 
     def change(
         self,
-        slopes: Float32[np.ndarray, "batch inputs height width"],
+        slopes: Float32[np.ndarray, "batch *input"],
         lowest: Points,
         highest: Points,
     ) -> Float32[np.ndarray, "batch channels height width"]:
@@ -123,19 +138,13 @@ class Reach:
         parts = (self.images[rows], self.own[rows], self.lowest[rows], self.highest[rows])
         return Reach(self.front, self.ball, *parts)
 
-    def box(
-        self,
-    ) -> tuple[Float32[np.ndarray, "batch inputs height width"], Float32[np.ndarray, "batch inputs height width"]]:
+    def box(self) -> tuple[Float32[np.ndarray, "batch *input"], Float32[np.ndarray, "batch *input"]]:
         """Return the ends of the box of all that the network may be fed, on the training scale."""
         return self.front.network_input(self.lowest), self.front.network_input(self.highest)
 
     def image_in(self, row: int, point: Point) -> Float32[np.ndarray, "channels height width"] | None:
         """Return an image of a row's ball at, or nearest to, a point; None where there is none."""
         return self.front.image_in(self.ball, self.images[row], self.own[row], point)
-
-    def straddling(self) -> Bool[np.ndarray, "batch channels height width"]:
-        """Return which pixels have more than one value that the network can tell apart."""
-        return self.lowest < self.highest
 
 
 @final
@@ -178,16 +187,28 @@ class Cells:
 
     def probes(self, image_shape: tuple[int, int, int]) -> Images:
         """Return images of random cells."""
-        cells = np.random.default_rng(0).integers(0, self.grid.cells, (_PROBES, *image_shape))
-        return self.images(cells.astype(np.uint8))
+        cells = np.random.default_rng(0).integers(0, self.grid.cells, (_probes(image_shape), *image_shape))
+        return self.images(cells.astype(self.grid.index_type))
 
     def images(self, points: Points) -> Images:
         """Return the image of the cells' lower edges, which lie in them."""
         return self.grid.edges[:-1][points]
 
+    def held_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the shape of an interval image."""
+        return self.input_shape(image_shape)
+
+    def file_input(self, images: Images) -> Images:
+        """Return the images: the file holds phi."""
+        return images
+
     def network_input(self, points: Points) -> Float32[np.ndarray, "batch inputs height width"]:
         """Return the interval images of cells."""
         return self.grid.ends(points)
+
+    def held_ends(self, lowest: Points, highest: Points) -> tuple[np.ndarray, np.ndarray]:
+        """Return the interval images at the ends, which every runtime holds."""
+        return self.grid.ends(lowest), self.grid.ends(highest)
 
     def image_in(self, ball: Ball, center: np.ndarray, own: Point, point: Point) -> np.ndarray | None:
         """Return an image of the ball that lies in given cells, or None where there is none.
@@ -214,7 +235,7 @@ class Cells:
 
     def change(
         self,
-        slopes: Float32[np.ndarray, "batch inputs height width"],
+        slopes: Float32[np.ndarray, "batch *input"],
         lowest: Points,
         highest: Points,
     ) -> Float32[np.ndarray, "batch channels height width"]:
@@ -230,23 +251,33 @@ class Cells:
 
     def between(self, lowest: Point, highest: Point, share: Float64[np.ndarray, "batch *point"]) -> Points:
         """Return combinations of cells between two."""
-        cells: UInt8[np.ndarray, "batch *point"] = np.rint(lowest + share * (highest - lowest)).astype(np.uint8)
+        cells: UInt[np.ndarray, "batch *point"] = np.rint(lowest + share * (highest - lowest)).astype(lowest.dtype)
         return cells
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """The scaling of pixels alone: the network sees 2 x - 1 of every pixel x, computed in float32."""
+    """The pixels themselves, scaled for the network: by the file, to 2 x - 1, or before it is run.
+
+    Args:
+        preprocessing: what stands before a file that this project did not make; None where the file scales pixels.
+    """
+
+    preprocessing: Preprocessing | None = None
 
     @property
     def alone(self) -> str:
         """Why a ball of one image is decided by running it."""
         return "the ball holds the image alone"
 
-    def input_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the image's shape."""
-        return image_shape
+    def input_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Return the image's shape, or that of the file's input."""
+        return image_shape if self.preprocessing is None else self.preprocessing.input_shape
+
+    def held_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Return the shape of an image, or of the file's input."""
+        return self.input_shape(image_shape)
 
     def reach(self, ball: Ball, images: Images) -> Reach:
         """Return the least and the greatest image of each ball.
@@ -259,15 +290,23 @@ class Pixels:
 
     def probes(self, image_shape: tuple[int, int, int]) -> Images:
         """Return random images."""
-        return np.random.default_rng(0).random((_PROBES, *image_shape), dtype=np.float32)
+        return np.random.default_rng(0).random((_probes(image_shape), *image_shape), dtype=np.float32)
 
     def images(self, points: Points) -> Images:
         """Return the points, which are images."""
         return points
 
-    def network_input(self, points: Points) -> Float32[np.ndarray, "batch inputs height width"]:
-        """Return 2 x - 1 as the file computes it; that is monotone, so images between two are mapped between theirs."""
-        return 2 * points - 1
+    def file_input(self, images: Images) -> Float32[np.ndarray, "batch *input"]:
+        """Return the images, or what is made of them before the file is run."""
+        return images if self.preprocessing is None else self.preprocessing.apply(images)
+
+    def network_input(self, points: Points) -> Float32[np.ndarray, "batch *input"]:
+        """Return 2 x - 1 as the file computes it, or what is fed to the file; both are monotone in every pixel."""
+        return 2 * points - 1 if self.preprocessing is None else self.preprocessing.apply(points)
+
+    def held_ends(self, lowest: Points, highest: Points) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images themselves, since a runtime may fold their scaling, or ends of what is fed to the file."""
+        return (lowest, highest) if self.preprocessing is None else self.preprocessing.ends(lowest, highest)
 
     def image_in(self, ball: Ball, center: np.ndarray, own: Point, point: Point) -> np.ndarray | None:
         """Return the image of the ball that is nearest to one."""
@@ -277,12 +316,13 @@ class Pixels:
 
     def change(
         self,
-        slopes: Float32[np.ndarray, "batch inputs height width"],
+        slopes: Float32[np.ndarray, "batch *input"],
         lowest: Points,
         highest: Points,
     ) -> Float32[np.ndarray, "batch channels height width"]:
-        """Return slope times width, on the training scale."""
-        change: Float32[np.ndarray, "batch channels height width"] = 2 * slopes * (highest - lowest)
+        """Return slope times width."""
+        by_pixel = 2 * slopes if self.preprocessing is None else self.preprocessing.pulled_back(slopes)
+        change: Float32[np.ndarray, "batch channels height width"] = by_pixel * (highest - lowest)
         return change
 
     def log2_counts(self, lowest: Points, highest: Points) -> None:
@@ -295,11 +335,15 @@ class Pixels:
         return np.clip(images, lowest, highest)
 
 
+def _probes(image_shape: tuple[int, int, int]) -> int:
+    return min(_PROBES, max(_FEWEST_PROBES, _PROBED_PIXELS // prod(image_shape)))
+
+
 def combinations(
-    lowest: UInt8[np.ndarray, "channels height width"],
-    highest: UInt8[np.ndarray, "channels height width"],
+    lowest: UInt[np.ndarray, "channels height width"],
+    highest: UInt[np.ndarray, "channels height width"],
     size: int,
-) -> Iterator[UInt8[np.ndarray, "batch channels height width"]]:
+) -> Iterator[UInt[np.ndarray, "batch channels height width"]]:
     """Yield every combination of cells between two ends once, at most `size` at a time."""
     free = np.flatnonzero(lowest < highest)
     low, high = lowest.ravel(), highest.ravel()
@@ -309,6 +353,6 @@ def combinations(
         number = np.arange(start, min(start + size, count), dtype=np.int64)
         cells = np.repeat(low[None], len(number), axis=0)
         for pixel, choice in zip(free, choices, strict=True):
-            cells[:, pixel] += (number % choice).astype(np.uint8)
+            cells[:, pixel] += (number % choice).astype(cells.dtype)
             number = number // choice
         yield cells.reshape(-1, *lowest.shape)

@@ -8,11 +8,12 @@ from itertools import pairwise
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt
 
 from abscert_plugin.errors import GridError
 
-MAX_CELLS: Final = 255
+MAX_CELLS: Final = 65_535
+_BYTE: Final = 256  # cells that a byte tells apart
 # Edges are multiples of 2^-24 on the pixel scale. Each is then a float32, and so is 2 * edge - 1: a pixel lies
 # between the ends of its cell exactly, on both scales, with no rounding anywhere.
 _EDGE_UNITS: Final = 2**24
@@ -29,11 +30,11 @@ class Grid:
     an 8-bit pixel that falls on an ideal edge belongs to the upper cell, as in exact arithmetic.
 
     Args:
-        cells: number of intervals, 1 to 255. One cell is legal and decides nothing: every image is the same.
+        cells: number of intervals, 1 to 65,535. One cell is legal and decides nothing: every image is the same.
         inner: the cells - 1 edges between 0 and 1, in units of 2^-24 on the pixel scale; None for a uniform grid.
 
     Raises:
-        GridError: if `cells` is not a whole number from 1 to 255, or the inner edges do not rise between 0 and 1.
+        GridError: if `cells` is not a whole number from 1 to 65,535, or the inner edges do not rise between 0 and 1.
 
     Source: AbsCert paper, section 3.2.1; inner edges are an extension of ours.
 
@@ -46,7 +47,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.cells, int) and 1 <= self.cells <= MAX_CELLS):
-            raise GridError(f"expected a whole number of cells from 1 to {MAX_CELLS}, got {self.cells}")
+            raise GridError(f"expected a whole number of cells from 1 to {MAX_CELLS:,}, got {self.cells}")
         if self.inner is None:
             return
         whole = (0, *self.inner, _EDGE_UNITS)
@@ -94,6 +95,20 @@ class Grid:
         return 2 / self.cells
 
     @property
+    def index_type(self) -> type[np.uint8] | type[np.uint16]:
+        """The type of the numbers of cells, of one byte where that suffices."""
+        return np.uint8 if self.cells <= _BYTE else np.uint16
+
+    @classmethod
+    def of_levels(cls, levels: int) -> "Grid":
+        """Return the grid that has a cell for each stored value 0, ..., levels: edges lie half way between two.
+
+        >>> Grid.of_levels(2).edges.tolist()
+        [0.0, 0.25, 0.75, 1.0]
+        """
+        return cls.from_inner_edges([(level - 0.5) / levels for level in range(1, levels + 1)])
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all cells have one width."""
         return self.inner is None
@@ -117,7 +132,7 @@ class Grid:
         """All cells + 1 edges on the training scale, from -1 to 1: exactly 2 * edges - 1."""
         return 2 * self.edges - 1
 
-    def cell(self, images: Float32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    def cell(self, images: Float32[np.ndarray, "*shape"]) -> UInt[np.ndarray, "*shape"]:
         """Return the cell of every pixel.
 
         Args:
@@ -127,7 +142,7 @@ class Grid:
             GridError: if a pixel is NaN or lies outside [0, 1]; nothing is clamped silently.
         """
         check_pixels(images)
-        return np.searchsorted(self.edges[1:-1], images, side="right").astype(np.uint8)
+        return np.searchsorted(self.edges[1:-1], images, side="right").astype(self.index_type)
 
     def interval_image(
         self, images: Float32[np.ndarray, "*batch channels height width"]
@@ -145,7 +160,7 @@ class Grid:
         return self.ends(self.cell(images))
 
     def ends(
-        self, cell: UInt8[np.ndarray, "*batch channels height width"]
+        self, cell: UInt[np.ndarray, "*batch channels height width"]
     ) -> Float32[np.ndarray, "*batch channels2 height width"]:
         """Return the interval image of given cells: C lower ends, then C upper ends, on the training scale."""
         edges = self.training_edges
@@ -153,7 +168,7 @@ class Grid:
 
     def reachable(
         self, images: Float32[np.ndarray, "*shape"], radius: float
-    ) -> tuple[UInt8[np.ndarray, "*shape"], UInt8[np.ndarray, "*shape"]]:
+    ) -> tuple[UInt[np.ndarray, "*shape"], UInt[np.ndarray, "*shape"]]:
         """Return the lowest and the highest cell that each pixel reaches within the ball; all between are reachable.
 
         Soundness: the ball's ends are rounded outward to float32 before they are looked up, so no cell that a
@@ -178,7 +193,7 @@ class Grid:
         high = np.minimum(-_difference_below(-pixels, shift), np.float32(1))
         return self.cell(low), self.cell(high)
 
-    def level_cells(self, levels: int) -> UInt8[np.ndarray, "values"]:
+    def level_cells(self, levels: int) -> UInt[np.ndarray, "values"]:
         """Return the cell of each stored pixel value 0, 1, ..., levels, which stands for value / levels."""
         return self.cell(level_pixels(levels))
 
@@ -219,7 +234,7 @@ def float32_within(
 
 
 def log2_count(
-    lowest: UInt8[np.ndarray, "batch *pixels"], highest: UInt8[np.ndarray, "batch *pixels"]
+    lowest: UInt[np.ndarray, "batch *pixels"], highest: UInt[np.ndarray, "batch *pixels"]
 ) -> Float64[np.ndarray, "batch"]:
     """Return log2 of the number of interval images between `lowest` and `highest`, for each image."""
     widths: Int64[np.ndarray, "batch *pixels"] = highest.astype(np.int64) - lowest.astype(np.int64) + 1

@@ -295,5 +295,5 @@ def _flat(parts: Any) -> Vector:
 
 
 ENTRY = MethodEntry(
-    AdvIbp.name, "an attack's and the interval loss, joined by their gradients", "Fan & Li 2021", AdvIbp
+    AdvIbp.name, "an attack's and the interval loss, joined by their gradients", "Fan & Li 2021", AdvIbp, step_cost=3.5
 )

@@ -56,4 +56,6 @@ class Ibp(RobustBaseline):
         )
 
 
-ENTRY = MethodEntry(Ibp.name, "cross-entropy of interval bounds", "Gowal et al. 2018; Shi et al. 2021", Ibp)
+ENTRY = MethodEntry(
+    Ibp.name, "cross-entropy of interval bounds", "Gowal et al. 2018; Shi et al. 2021", Ibp, step_cost=2.0
+)

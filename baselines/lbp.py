@@ -181,4 +181,5 @@ ENTRY = MethodEntry(
     "Lyu et al. 2021",
     Lbp,
     activation=Activation.PARAM_RAMP,
+    step_cost=25.0,
 )

@@ -56,4 +56,6 @@ class MtlIbp(RobustBaseline):
         )
 
 
-ENTRY = MethodEntry(MtlIbp.name, "interval loss mixed with an attack's loss", "De Palma et al. 2024", MtlIbp)
+ENTRY = MethodEntry(
+    MtlIbp.name, "interval loss mixed with an attack's loss", "De Palma et al. 2024", MtlIbp, step_cost=6.5
+)

@@ -158,5 +158,5 @@ class _AttackedCrossEntropy:
         return logit_margins(network(attacked).float(), labels)
 
 
-PLAIN = MethodEntry(Plain.name, "cross-entropy on the images", "no certificate", Plain)
-PGD = MethodEntry(Pgd.name, "cross-entropy on attacked images", "Madry et al. 2018; no certificate", Pgd)
+PLAIN = MethodEntry(Plain.name, "cross-entropy on the images", "no certificate", Plain, step_cost=1.0)
+PGD = MethodEntry(Pgd.name, "cross-entropy on attacked images", "Madry et al. 2018; no certificate", Pgd, step_cost=6.5)

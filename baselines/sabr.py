@@ -56,4 +56,6 @@ class Sabr(RobustBaseline):
         )
 
 
-ENTRY = MethodEntry(Sabr.name, "interval bounds of small boxes round attacks", "Mueller et al. 2023", Sabr)
+ENTRY = MethodEntry(
+    Sabr.name, "interval bounds of small boxes round attacks", "Mueller et al. 2023", Sabr, step_cost=8.5
+)

@@ -1,16 +1,18 @@
-"""What proofs cost beside the float32 bounds that certified before them: the same images, in turn in one process.
+"""What proofs cost beside what decided before them: the same images, in turn in one process.
 
-usage: python benchmarks/proof_cost.py DEPLOY_ONNX [--radius 0.1] [--data mnist] [--images 500] [--rounds 5]
+usage: python benchmarks/proof_cost.py DEPLOY_ONNX [--claim ball] [--radius 0.1] [--data mnist] [--images 500]
+       [--rounds 5]
 
-Float32: intervals of all images, then CROWN-IBP of those that are still open, by auto_LiRPA. Proofs: intervals of all,
-then CROWN-IBP in float32 of the open ones, and a proof of those that it would certify. Attacks and the search are
-left out: they are the same.
+ball: intervals of all images, then CROWN-IBP of those that are still open, by auto_LiRPA, in float32 and not rounded
+outward; against the same two by proofs. Attacks and the search are left out: they are the same.
+cell: images decided for this runtime alone; against the same for any order of the sums.
 """
 
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,18 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.claim import Radius
-from abscert_plugin.data import Split, load_data
+from abscert_plugin.claim import Arithmetic, Claim, Radius, Verdict
+from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.front import Reach
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
+from abscert_plugin.verification.cell import CellDecider, open_cells
 from abscert_plugin.verification.proving import Prover
 
 AT_ONCE = 100
+CELLS_AT_ONCE = 250
+Way = Callable[[], int]
+"""Decides all images and returns how many it certifies."""
 
 
 def in_float32(white_box: WhiteBox, reach: Reach, labels: np.ndarray, method: BoundMethod) -> np.ndarray:
@@ -43,21 +50,42 @@ def bounded(white_box: WhiteBox, reach: Reach, labels: np.ndarray) -> int:
     return int((found > 0).sum())
 
 
-def proven(white_box: WhiteBox, prover: Prover, reach: Reach, labels: np.ndarray) -> int:
+def proven(prover: Prover, reach: Reach, labels: np.ndarray) -> int:
     """Return how many images proofs certify."""
     found = prover.least_margins(reach.lowest, reach.highest, labels, BoundMethod.IBP)
     rest = np.flatnonzero(found <= 0)
     if len(rest):
-        seen = in_float32(white_box, reach.take(rest), labels[rest], BoundMethod.CROWN_IBP)
-        likely = rest[seen > 0]
-        ends = reach.lowest[likely], reach.highest[likely]
-        found[likely] = prover.least_margins(*ends, labels[likely], BoundMethod.CROWN_IBP)
+        ends = reach.lowest[rest], reach.highest[rest]
+        found[rest] = prover.least_margins(*ends, labels[rest], BoundMethod.CROWN_IBP, is_open=True)
     return int((found > 0).sum())
+
+
+def ball_ways(artifact: Artifact, data: DataSet, radius: str) -> Mapping[str, Way]:
+    white_box, prover, parts = open_white_box(artifact), Prover(artifact), []
+    for batch in data.batches(AT_ONCE):
+        parts.append((artifact.front.reach(Ball(Radius.parse(radius)), data.pixels(batch.images)), batch.labels))
+    return {
+        "before": lambda: sum(bounded(white_box, *part) for part in parts),
+        "proofs": lambda: sum(proven(prover, *part) for part in parts),
+    }
+
+
+def cell_ways(artifact: Artifact, data: DataSet) -> Mapping[str, Way]:
+    batches = [(data.pixels(batch.images), batch.labels, batch.index) for batch in data.batches(CELLS_AT_ONCE)]
+
+    def way(decider: CellDecider) -> Way:
+        return lambda: sum(
+            one.record.verdict is Verdict.CERTIFIED for batch in batches for one in decider.decide(*batch)
+        )
+
+    kinds = {"before": Arithmetic.THIS_RUNTIME, "proofs": Arithmetic.ANY_ORDER}
+    return {name: way(open_cells(artifact, kind)[0]) for name, kind in kinds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--claim", choices=[str(claim) for claim in Claim], default=str(Claim.BALL))
     parser.add_argument("--radius", default="0.1")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", type=Path)
@@ -65,35 +93,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
 
+    keep_freed_memory()
+    is_ball = options.claim == Claim.BALL
     artifact = Artifact.open(options.model, Provider.CPU)
-    white_box, prover = open_white_box(artifact), Prover(artifact)
-    data = load_data(options.data, Split.TEST, options.data_dir)
-    parts = []
-    for start in range(0, options.images, AT_ONCE):
-        batch = data.take(np.arange(start, min(start + AT_ONCE, options.images)))
-        reach = artifact.front.reach(Ball(Radius.parse(options.radius)), data.pixels(batch.images))
-        parts.append((reach, batch.labels))
-
-    counts: dict[str, int] = {}
-    times: dict[str, list[float]] = {"float32": [], "proofs": []}
+    data = load_data(options.data, Split.TEST, options.data_dir).first(options.images)
+    ways = ball_ways(artifact, data, options.radius) if is_ball else cell_ways(artifact, data)
+    counts = {name: way() for name, way in ways.items()}  # and what is made once is made
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.rounds):
-        for name in sorted(times, reverse=number % 2 == 0):
-            start_time = time.perf_counter()
-            if name == "float32":
-                counts[name] = sum(bounded(white_box, *part) for part in parts)
-            else:
-                counts[name] = sum(proven(white_box, prover, *part) for part in parts)
-            times[name].append(time.perf_counter() - start_time)
-    ratios = [own / base for own, base in zip(times["proofs"], times["float32"], strict=True)]
+        for name in sorted(ways, reverse=number % 2 == 0):
+            start = time.perf_counter()
+            ways[name]()
+            times[name].append(time.perf_counter() - start)
+    ratios = [own / base for own, base in zip(times["proofs"], times["before"], strict=True)]
     result = {
         "network": artifact.metadata.network,
-        "radius": options.radius,
-        "images": options.images,
-        "certified_float32": counts["float32"],
-        "certified_proofs": counts["proofs"],
-        "float32_s": round(statistics.median(times["float32"]), 2),
-        "proofs_s": round(statistics.median(times["proofs"]), 2),
+        "claim": options.claim,
+        "radius": options.radius if is_ball else None,
+        "images": len(data),
+        **{f"certified_{name}": count for name, count in counts.items()},
+        **{f"{name}_s": round(statistics.median(times[name]), 3) for name in ways},
         "median_of_ratios": round(statistics.median(ratios), 3),
+        "quartiles": [round(quartile, 3) for quartile in np.quantile(ratios, [0.25, 0.75]).tolist()],
     }
     print(json.dumps(result))
 

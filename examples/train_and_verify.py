@@ -18,7 +18,7 @@ from abscert_plugin.training.loop import SilentObserver
 from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder, run_training, write_run
 from abscert_plugin.verification.budget import Budget
-from abscert_plugin.verification.opening import NetworkChoice, open_verifier
+from abscert_plugin.verification.opening import BallQuestion, open_verifier
 from abscert_plugin.verification.run import Verification
 from abscert_plugin.verification.summary import summarise
 
@@ -41,7 +41,7 @@ def main(out: Path) -> None:
 
     # the claim ball of the first 50: bounds, attacks and branch and bound, for a second an image
     ball, first = Ball(Radius.parse("0.02"), Inputs.FLOAT), images.first(50)
-    verifier, note = open_verifier(artifact, first, ball, Budget(seconds=1), NetworkChoice())
+    verifier, note = open_verifier(BallQuestion(artifact, first, ball, Budget(seconds=1)))
     if note:
         print(f"the file is run alone: {note}")
     balls, _ = Verification(artifact, first, decider=verifier).run(out / "verify-ball", lambda _: None)

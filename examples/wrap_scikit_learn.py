@@ -13,12 +13,12 @@ import numpy as np
 from skl2onnx import to_onnx
 from sklearn.neural_network import MLPClassifier
 
-from abscert_plugin.artifact.midpoint import Layout
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.wrap import WrapOptions, wrap
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import Layout
 from abscert_plugin.verification.run import Verification
 from abscert_plugin.verification.summary import summarise
 

@@ -4,9 +4,10 @@ import inspect
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typer.main import get_command
 
 from abscert_plugin.cli import app, main
 
 FAST = ("--network", "fc-3", "--epochs", "1", "--batch-size", "512", "--device", "cpu")
 TEST_IMAGES = 359
+_BUILD = app.build_app
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,19 @@ def run(*arguments: object) -> Result:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["abscert", *map(str, arguments)])
-        # typer hands over a context of another class than the one it has its users name
-        patch.setattr(app, "_options", inspect.unwrap(app._options))
+        patch.setattr(app, "build_app", _command)
         with pytest.raises(SystemExit) as caught:
             main()
     return Result(int(caught.value.code or 0), _text(out), _text(err))
+
+
+@cache
+def _command() -> Callable[..., object]:
+    """Return what `main` calls; to build it takes longer than many a command does."""
+    with pytest.MonkeyPatch.context() as patch:
+        # typer hands over a context of another class than the one it has its users name
+        patch.setattr(app, "_options", inspect.unwrap(app._options))
+        return get_command(_BUILD())
 
 
 def _text(stream: io.TextIOWrapper) -> str:

@@ -19,6 +19,12 @@ DATA_VARIABLE = "ABSCERT_TEST_DATA"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put modules with slow tests first, so that no worker is left alone with one in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """Return the folder to pass as `--data-dir` for MNIST, or skip."""

@@ -27,6 +27,8 @@ class Build:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
+    opset: int = OPSET
+    infos: list[onnx.ValueInfoProto] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.inputs = self.shape
@@ -48,16 +50,16 @@ class Build:
         return name
 
     def _shape_of(self, name: str) -> tuple[int, ...]:
-        graph = self._graph(helper.make_tensor_value_info(name, TensorProto.FLOAT, None), 1)
+        graph = self._graph(onnx.ValueInfoProto(name=name), 1)
         inferred = onnx.shape_inference.infer_shapes(self._model(graph), strict_mode=True, data_prop=True)
         return tuple(size.dim_value for size in inferred.graph.output[0].type.tensor_type.shape.dim[1:])
 
     def _graph(self, output: onnx.ValueInfoProto, batch: int | str) -> onnx.GraphProto:
         source = helper.make_tensor_value_info(SCALED, TensorProto.FLOAT, [batch, *self.inputs])
-        return helper.make_graph(self.nodes, "operator", [source], [output], self.constants)
+        return helper.make_graph(self.nodes, "operator", [source], [output], self.constants, value_info=self.infos)
 
     def _model(self, graph: onnx.GraphProto) -> onnx.ModelProto:
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
     def dense(self, outputs: int) -> None:
         """Flatten what there is, and append a dense layer of weights that keep the size of activations."""
@@ -333,10 +335,10 @@ OPERATORS: Mapping[str, Operator] = {
 """From a name to what puts one operator, with random attributes, behind a random layer."""
 
 
-def classifier(operator: Operator, seed: int, folder: Path) -> Path:
+def classifier(operator: Operator, seed: int, folder: Path, opset: int = OPSET) -> Path:
     """Write a random classifier that has the operator between two layers, and return its path."""
     random = np.random.default_rng(seed)
-    build = Build(random, (int(random.integers(1, 3)), 6, 6))
+    build = Build(random, (int(random.integers(1, 3)), 6, 6), opset=opset)
     operator(build)
     build.dense(5)
     build.add("Relu")

@@ -6,7 +6,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from abscert_plugin.grid import MAX_CELLS, Grid
+from abscert_plugin.grid import Grid
+
+_MOST = 300  # cells; more than a byte tells apart
 
 SPECIAL_PIXELS = np.array(
     [
@@ -22,12 +24,12 @@ SPECIAL_PIXELS = np.array(
 )
 
 
-def cell_counts(most: int = MAX_CELLS) -> st.SearchStrategy[int]:
+def cell_counts(most: int = _MOST) -> st.SearchStrategy[int]:
     """Return numbers of cells, few as often as many."""
     return st.integers(1, min(most, 12)) | st.integers(1, most)
 
 
-def grids(most: int = MAX_CELLS) -> st.SearchStrategy[Grid]:
+def grids(most: int = _MOST) -> st.SearchStrategy[Grid]:
     """Return grids, uniform and not."""
     return cell_counts(most).map(Grid) | uneven_grids(min(most, 12))
 

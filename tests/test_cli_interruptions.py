@@ -54,6 +54,7 @@ def assert_complete(trained: Path, out: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signal 9")
 @pytest.mark.parametrize("batch", [1, 7])
 def test_a_killed_verification_is_completed_by_the_same_command(trained: Path, tmp_path: Path, batch: int) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -219,3 +219,16 @@ def test_what_json_could_not_say_again_is_no_json(tmp_path: Path, text: str, wor
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"a": "\\ud83d\\ude00"}')
     assert read_json(tmp_path / "a.json") == {"a": "\N{GRINNING FACE}"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with a name")
+@pytest.mark.timeout(60)  # one that is opened waits for ever
+@pytest.mark.parametrize(
+    "read",
+    [read_json, lambda path: read_packed(path, 10), lambda path: sha256_of([path])],
+    ids=["json", "packed", "checksum"],
+)
+def test_a_pipe_is_no_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises((RecordError, OSError), match="not a regular file"):
+        read(tmp_path / "pipe")

@@ -99,18 +99,18 @@ def test_a_training_from_a_folder_is_verified_as_its_deployed_file_answers(
     pixels, labels = stored_pixels(images)
     deployed = BlackBox(trained / "deploy.onnx", Provider.CPU)
     cells = verify(trained / "deploy.onnx", images, tmp_path / "cell")
+    answers = [deployed.run(image[None]).argmax() for image in pixels]
+    assert [(cell.prediction, cell.label, cell.verdict == "certified") for cell in cells] == [
+        (int(answer), int(label), bool(answer == label)) for answer, label in zip(answers, labels, strict=True)
+    ]
+    if trained.name == "vgg11":  # to open half a gigabyte again and run it on neighbours shows no more than the others
+        return
     ball = ("--claim", "ball", "--black-box", "--radius", RADIUS, "--timeout", 60)
     balls = verify(trained / "deploy.onnx", images, tmp_path / "ball", *ball)
     assert len(cells) == len(balls) == CLASSES
     counts = []
-    for cell, row, image, label in zip(cells, balls, pixels, labels, strict=True):
+    for row, image, label in zip(balls, pixels, labels, strict=True):
         answers = deployed.run(variants(image)).argmax(axis=1)
-        answer = deployed.run(image[None]).argmax()
-        assert (cell.prediction, cell.label, cell.verdict == "certified") == (
-            int(answer),
-            int(label),
-            bool(answer == label),
-        )
         assert row.verdict == ("certified" if (answers == label).all() else "falsified")
         counts.append(len(answers))
         assert row.reachable_log2 == np.log2(len(answers))

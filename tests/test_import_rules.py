@@ -32,7 +32,7 @@ FLOORS: Final = (
     ("files", "plugins", "choices"),
     ("grid", "claim"),
     ("records",),
-    ("ball",),
+    ("ball", "preprocessing"),
     ("front",),
     ("data", "networks", "abstraction"),
     ("graph",),

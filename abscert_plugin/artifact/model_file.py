@@ -9,14 +9,14 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.files import byte_limit, raise_limit, sha256_of
+from abscert_plugin.files import byte_limit, raise_limit, read_bytes, sha256_of
 from abscert_plugin.graph.shapes import MEMORY_LIMIT
 
 _FILE_LIMIT: Final = 2**31  # bytes: protobuf's own limit
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Return the graph of an ONNX file, without the tensors that it keeps in other files.
+    """Return the graph of an ONNX file, packed by gzip or not, without the tensors that it keeps in other files.
 
     Raises:
         UnsupportedModelError: if the file is missing, empty or not an ONNX model, or if it points at external
@@ -29,7 +29,11 @@ def read_model(path: Path) -> onnx.ModelProto:
     if path.stat().st_size >= _FILE_LIMIT:
         raise UnsupportedModelError(f"{path} holds {_FILE_LIMIT:,} bytes or more, which no ONNX file can")
     try:
-        model = onnx.load_model(str(path), load_external_data=False)
+        if path.suffix == ".gz":
+            packed = read_bytes(path, _FILE_LIMIT, error=UnsupportedModelError, is_packed=True)
+            model = onnx.load_model_from_string(packed)
+        else:
+            model = onnx.load_model(str(path), load_external_data=False)
     except DecodeError as error:
         raise UnsupportedModelError(f"{path} is not an ONNX model, or is cut short; export it again") from error
     except OSError as error:
@@ -86,7 +90,8 @@ def _check_external_sizes(model: onnx.ModelProto, path: Path) -> None:
 
 def model_sha256(path: Path, model: onnx.ModelProto) -> str:
     """Return the checksum of an ONNX file and of the files that hold its tensors, in the order of their names."""
-    return sha256_of([path, *(path.parent / location for location in external_locations(model))])
+    beside = [path.parent / location for location in external_locations(model)]
+    return sha256_of([path, *beside])
 
 
 def _check_location(location: str, path: Path) -> None:

@@ -1,16 +1,17 @@
 """An ONNX file of this project, read, checked and loaded: the one place where a file is opened to be run."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import onnx
 from jaxtyping import Float32, Int64
 
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.metadata import IMAGE, Metadata
+from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, SCALED, Metadata
 from abscert_plugin.artifact.model_file import model_sha256, read_model
 from abscert_plugin.artifact.trial import try_in_child
 from abscert_plugin.blackbox import BlackBox, Provider
@@ -34,8 +35,11 @@ class Artifact:
         path: the file.
         sha256: its checksum, with that of the files that hold its tensors.
         model: its graph, without the tensors that it keeps in other files.
-        metadata: what it says of itself, held against its graph.
+        metadata: what it says of itself, held against its graph; of a file that this project did not make, what was
+            found out and told.
         classifier: the file as onnxruntime runs it.
+        foreign_input: name of the tensor that a file which this project did not make is fed; None for its own files.
+        opening: what a record has to tell of how a file of others was opened; empty for one of this project.
     """
 
     path: Path
@@ -43,20 +47,32 @@ class Artifact:
     model: onnx.ModelProto
     metadata: Metadata
     classifier: BlackBox
+    foreign_input: str | None = None
+    opening: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, provider: Provider, threads: int | None = None) -> "Artifact":
+    def open(
+        cls, path: Path, provider: Provider, threads: int | None = None, model: onnx.ModelProto | None = None
+    ) -> "Artifact":
         """Read, check and load an ONNX file of this project.
 
         Where it does not tell the sizes of all its tensors, it is run in a process of its own first. Where the graph
         does not show that images of a batch get the logits that they get alone, each is run alone.
+
+        Args:
+            path: the file.
+            provider: where to run it.
+            threads: how many run it; onnxruntime's own choice where None.
+            model: what `read_model` gave of the file, where it was read before.
 
         Raises:
             UnsupportedModelError: if it cannot be read or run, kills onnxruntime, draws random numbers, is in
                 training mode, or its graph is not what its metadata say.
             VerifierError: if the provider was asked for and is not there.
         """
-        model = read_model(path)
+        if path.suffix == ".gz":
+            raise UnsupportedModelError(f"{path} is a file of this project that was packed; unpack it first")
+        model = read_model(path) if model is None else model
         sha256 = model_sha256(path, model)
         refuse_chance(model, path)
         metadata = check_artifact(model, path)
@@ -94,6 +110,34 @@ class Artifact:
             )
         return self.grid
 
+    @property
+    def held(self) -> str:
+        """Name of the tensor that every runtime holds, and that proofs are over boxes of."""
+        return self.foreign_input or (IMAGE if self.grid is None else INTERVAL)
+
+    @property
+    def read(self) -> str:
+        """Name of the tensor that the network inside the file reads."""
+        return self.foreign_input or (SCALED if self.grid is None else INTERVAL)
+
+    @property
+    def told(self) -> str:
+        """How a file that this project did not make is read, in a line; empty for its own files."""
+        if not self.opening:
+            return ""
+        low, high = self.opening["input_range"]
+        normalised = f", less {self.opening['mean']}, over {self.opening['std']}"
+        is_plain = (self.opening["mean"], self.opening["std"]) == ([0.0], [1.0])
+        return (
+            f"note: {self.path.name} is read as a classifier of others: pixels from {low:g} to {high:g}"
+            f"{'' if is_plain else normalised}, in the order {self.opening['layout']}"
+        )
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it is a deployed classifier: its input is an image, not an interval image."""
+        return self.grid is None or self.classifier.input_name == IMAGE
+
     def run_images(
         self, images: Float32[np.ndarray, "batch channels height width"]
     ) -> Float32[np.ndarray, "batch classes"]:
@@ -102,8 +146,8 @@ class Artifact:
         Raises:
             VerifierError: if the backend fails.
         """
-        is_deployed = self.classifier.input_name == IMAGE
-        return self.classifier.run(images if is_deployed else self.cells.interval_image(images))
+        given = self.front.file_input(images) if self.takes_images else self.cells.interval_image(images)
+        return self.classifier.run(given)
 
     def check_fit(self, shape: tuple[int, ...], labels: Int64[np.ndarray, "batch"]) -> None:
         """Raise unless images of this shape and these labels fit the file.

@@ -1,21 +1,25 @@
 """Reading an ONNX classifier that this project did not make: its one input, its logits, a current operator set."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from abscert_plugin.artifact.model_file import external_locations, read_model
+from abscert_plugin.artifact.model_file import external_locations, model_sha256, read_model
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.graph.chance import refuse_chance
 from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, inner_graphs
 
 OLDEST_OPSET: Final = 13
-_FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-_INPUTS: Final = (*_FLOATS, TensorProto.UINT8)
+_FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_WHOLE: Final = (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64)
+_INPUTS: Final = (*_FLOATS, *_WHOLE)
 
 
 @final
@@ -47,9 +51,14 @@ class Port:
 
     @property
     def may_be_logits(self) -> bool:
-        """Whether it can hold logits [batch, classes], perhaps with two sizes of 1 behind them."""
+        """Whether it looks like logits [batch, classes], perhaps with two sizes of 1 behind them."""
         fits = self.shape is None or len(self.shape) == 2 or (len(self.shape) == 4 and self.shape[2:] == (1, 1))
         return self.element_type in _FLOATS and fits
+
+    @property
+    def may_be_an_answer(self) -> bool:
+        """Whether it can hold scores in any shape, or labels."""
+        return self.element_type in (*_FLOATS, *_WHOLE)
 
 
 @final
@@ -62,20 +71,30 @@ class ThirdParty:
         input: its one input.
         logits: its one output.
         files: where it was read from: the file, and those that held its tensors.
+        sha256: checksum of these.
     """
 
     model: onnx.ModelProto
     input: Port
     logits: Port
     files: frozenset[Path]
+    sha256: str
 
 
-def read_third_party(path: Path, output: str | None = None) -> ThirdParty:
+def is_of_this_project(model: onnx.ModelProto) -> bool:
+    """Return whether a file says that this project wrote it."""
+    return any(entry.key == "abscert.version" for entry in model.metadata_props)
+
+
+def read_third_party(
+    path: Path, output: str | None = None, constants: Mapping[str, float] = MappingProxyType({})
+) -> ThirdParty:
     """Return the classifier that an ONNX file holds.
 
     Args:
         path: the file.
         output: name of the output that holds the logits; found by its type and shape where None.
+        constants: values of inputs that are no image, by their names.
 
     Raises:
         UnsupportedModelError: if the file cannot be read, is under abstraction already, draws random numbers, or
@@ -83,11 +102,14 @@ def read_third_party(path: Path, output: str | None = None) -> ThirdParty:
         ConfigError: if `output` is not there, or is needed to choose between several.
     """
     model = read_model(path)
-    if any(entry.key == "abscert.version" for entry in model.metadata_props):
+    if is_of_this_project(model):
         raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
     refuse_chance(model, path)
     _add_default_domain(model)
     _skip_zip_maps(model.graph)
+    sha256 = model_sha256(path, model)
+    for name, value in constants.items():
+        _fix_input(model.graph, name, value, path)
     source = _input(model.graph, path)
     logits = _choose_output(_outputs(model), output, path)
     folder = path.resolve().parent
@@ -96,7 +118,7 @@ def read_third_party(path: Path, output: str | None = None) -> ThirdParty:
     kept = [value for value in model.graph.output if value.name == logits.name]
     del model.graph.output[:], model.training_info[:]
     model.graph.output.extend(kept)
-    return ThirdParty(model, source, logits, frozenset(files))
+    return ThirdParty(model, source, logits, frozenset(files), sha256)
 
 
 def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -174,10 +196,29 @@ def _input(graph: onnx.GraphProto, path: Path) -> Port:
     if len(ports) != 1:
         raise UnsupportedModelError(
             f"{path}: expected one input, an image, got {len(ports)}: {', '.join(map(str, ports)) or 'none'}"
+            + ("; fix the others with --constant NAME=VALUE" if len(ports) > 1 else "")
         )
     if ports[0].element_type not in _INPUTS:
-        raise UnsupportedModelError(f"{path}: expected an input of floats or bytes, got {ports[0]}")
+        raise UnsupportedModelError(f"{path}: expected an input of floats, bytes or other integers, got {ports[0]}")
     return ports[0]
+
+
+def _fix_input(graph: onnx.GraphProto, name: str, value: float, path: Path) -> None:
+    """Make a constant of an input that is no image."""
+    places = [place for place, given in enumerate(graph.input) if given.name == name]
+    if not places:
+        listed = ", ".join(str(_port(given)) for given in graph.input)
+        raise ConfigError(f"{path}: expected --constant of one of its inputs, got {name!r}; it has {listed}")
+    port = _port(graph.input[places[0]])
+    try:
+        array = np.full([size or 1 for size in port.shape or ()], value)
+        tensor = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(port.element_type)), name)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: the input {port} cannot be {value:g}") from error
+    del graph.input[places[0]]
+    kept = [given for given in graph.initializer if given.name != name]
+    del graph.initializer[:]
+    graph.initializer.extend([*kept, tensor])
 
 
 def _outputs(model: onnx.ModelProto) -> list[Port]:
@@ -199,9 +240,11 @@ def _choose_output(ports: list[Port], name: str | None, path: Path) -> Port:
             raise ConfigError(f"{path}: expected the output that holds the logits, got {name!r}; it has {listed}")
     else:
         found = [port for port in ports if port.may_be_logits]
+        found = found or [port for port in ports if port.element_type in _FLOATS]
+        found = found or [port for port in ports if port.may_be_an_answer]
     if len(found) > 1:
         raise ConfigError(f"{path} has several outputs that may be the logits; name one with --output: {listed}")
-    if not found or not found[0].may_be_logits:
+    if not found or not found[0].may_be_an_answer:
         raise UnsupportedModelError(f"{path}: expected an output of float logits [batch, classes], got {listed}")
     return found[0]
 

@@ -1,12 +1,9 @@
 """Putting an ONNX classifier that this project did not make under abstraction: phi in front, then cells' mid-points."""
 
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import onnx
@@ -14,29 +11,27 @@ from jaxtyping import Float32
 from onnx import TensorProto, helper
 
 import abscert_plugin
+from abscert_plugin.artifact.adapted import Adapted, adapt, opened
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, LOGITS, Metadata, write_metadata
-from abscert_plugin.artifact.midpoint import InputScale, Layout, Midpoint, fit_midpoint
+from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
+from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, write_metadata
+from abscert_plugin.artifact.midpoint import Midpoint
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.probe import Probe, agree, probe
-from abscert_plugin.artifact.third_party import Port, ThirdParty, brought_up, prefix_names, read_third_party
-from abscert_plugin.artifact.trial import try_in_child
-from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, save_model, write_checked
+from abscert_plugin.artifact.third_party import ThirdParty, brought_up, prefix_names, read_third_party
+from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
-from abscert_plugin.graph.shapes import check_sizes
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import InputScale, Layout
 
 _MODEL_PREFIX: Final = "model/"
-_REFERENCE_PREFIX: Final = "abscert/"
 _SAME_MODEL: Final = 1e-4  # of the largest logit: float32 sums in another order, or by a later operator set's rules
 _SAME_GRAPH: Final = 1e-6  # of the largest logit: one graph on one input, with and without phi in front
-
-_log = logging.getLogger(__name__)
 
 
 @final
@@ -50,6 +45,9 @@ class WrapOptions:
         layout: order of the axes that the classifier reads; where None, flat for an input of two axes, else nchw.
         scale: what the classifier reads for a pixel.
         output: the output that holds the logits; found by its type and shape where None.
+        labels: how many classes there are, for a classifier that gives labels alone.
+        levels: the stored value that stands for 1, where each cell is to stand for the stored value in it; the grid is
+            `Grid.of_levels` of it then. None: for its mid-point.
     """
 
     grid: Grid
@@ -57,6 +55,14 @@ class WrapOptions:
     layout: Layout | None = None
     scale: InputScale = field(default_factory=InputScale)
     output: str | None = None
+    labels: int | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and self.grid != Grid.of_levels(self.levels):
+            raise ConfigError(
+                f"expected a cell for each of {self.levels + 1} stored values, got {self.grid.cells} cells"
+            )
 
 
 @final
@@ -86,24 +92,25 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
     source = read_third_party(path, options.output)
     _refuse_overwriting(source, folder)
     try:
-        midpoint = fit_midpoint(source.input, options.image_shape, options.layout, options.scale)
+        given = fit_preprocessing(source.input, options.image_shape, options.layout, options.scale)
     except (ConfigError, UnsupportedModelError) as error:
         raise type(error)(f"{path}: {error}") from error
-    images = probe_images(midpoint.image_shape)
+    midpoint = Midpoint(given, options.levels)
+    images = probe_images(given.image_shape)
     inputs = midpoint.apply(options.grid.interval_image(images))
-    graph = read_graph(source.model, path)
-    check_sizes(graph, source.model, path, inputs.shape[1:])
-    with _opened_reference(source, inputs.shape[1:], path) as reference:
-        seen = probe(reference, inputs, path, batch_obstacle(graph, source.model))
+    adapted = adapt(source, given.input_shape, has_batch(source.input, given.image_shape), options.labels, path)
+    graph = read_graph(adapted.model, path)
+    reference = opened(adapted, path, Provider.CPU, None, one_by_one=False)
+    seen = probe(reference, inputs, path, batch_obstacle(graph, adapted.model))
     metadata = Metadata(
         version=abscert_plugin.__version__,
         front=Cells(options.grid),
-        image_shape=midpoint.image_shape,
+        image_shape=given.image_shape,
         classes=seen.logits.shape[1],
         network=f"wrapped:{path.name}",
         training="none",
     )
-    abstract, deploy = _wrapped_models(source, midpoint, metadata, seen.batch, path)
+    abstract, deploy = _wrapped_models(adapted, midpoint, metadata, seen.batch or source.input.batch_symbol, path)
     check = _Check(options.grid, images, seen)
     written = write_checked({ABSTRACT: abstract, DEPLOY: deploy}, folder, check.run)
     return Wrapped(written[ABSTRACT], written[DEPLOY], metadata, seen.notes)
@@ -122,75 +129,22 @@ def _refuse_overwriting(source: ThirdParty, folder: Path) -> None:
             raise ConfigError(f"{target} belongs to the classifier itself and would be replaced; choose another folder")
 
 
-@contextmanager
-def _opened_reference(source: ThirdParty, sizes: tuple[int, ...], path: Path) -> Iterator[BlackBox]:
-    """Open the classifier as its file has it; only a flattening and casts are put around it, where they are needed."""
-    model = onnx.ModelProto()
-    model.CopyFrom(source.model)
-    graph = model.graph
-    if source.input.element_type != TensorProto.FLOAT:
-        _read_floats(graph, source.input)
-    logits = _REFERENCE_PREFIX + LOGITS
-    graph.node.extend(_logits_nodes(source.logits.name, source.logits, logits))
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(logits, TensorProto.FLOAT, [None, None]))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        try:
-            copy = save_model(model, Path(scratch) / path.name)
-        except OSError as error:
-            raise ExportError(f"cannot write into {scratch}: {error.strerror}; free space there") from error
-        del model
-        try_in_child(copy, (source.input.fixed_batch or 1, *sizes), path)
-        try:
-            reference = BlackBox(copy, Provider.CPU)
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
-        yield reference
-
-
-def _read_floats(graph: onnx.GraphProto, port: Port) -> None:
-    """Let the graph read float32, and cast it to what it read before."""
-    name = _REFERENCE_PREFIX + IMAGE
-    cast = helper.make_node("Cast", [name], [port.name], name, to=port.element_type)
-    nodes = [cast, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    value = next(value for value in graph.input if value.name == port.name)
-    value.name = name
-    value.type.tensor_type.elem_type = TensorProto.FLOAT
-
-
-def _logits_nodes(name: str, port: Port, target: str) -> list[onnx.NodeProto]:
-    """Return nodes from the classifier's output, now called `name`, to float32 logits [batch, classes]."""
-    steps: list[tuple[str, dict[str, Any]]] = []
-    if port.shape is not None and len(port.shape) == 4:
-        steps.append(("Flatten", {"axis": 1}))
-    if port.element_type != TensorProto.FLOAT:
-        steps.append(("Cast", {"to": TensorProto.FLOAT}))
-    nodes: list[onnx.NodeProto] = []
-    for operator, attributes in steps or [("Identity", {})]:
-        output = f"{target}/{operator}"
-        nodes.append(helper.make_node(operator, [name], [output], output, **attributes))
-        name = output
-    nodes[-1].output[0] = target
-    return nodes
-
-
 def _wrapped_models(
-    source: ThirdParty, midpoint: Midpoint, metadata: Metadata, batch: int | None, path: Path
+    adapted: Adapted, midpoint: Midpoint, metadata: Metadata, batch: int | str | None, path: Path
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Return `abstract.onnx` and `deploy.onnx`."""
-    abstract = brought_up(source.model, path)
+    abstract = brought_up(adapted.model, path)
     graph = abstract.graph
+    given, answer = graph.input[0].name, graph.output[0].name
     prefix_names(graph, _MODEL_PREFIX)
-    front, constants = midpoint.nodes(_MODEL_PREFIX + source.input.name)
-    back = _logits_nodes(_MODEL_PREFIX + source.logits.name, source.logits, LOGITS)
-    nodes = [*front, *graph.node, *back]
+    front, constants = midpoint.nodes(_MODEL_PREFIX + given)
+    back = helper.make_node("Identity", [_MODEL_PREFIX + answer], [LOGITS], LOGITS)
+    nodes = [*front, *graph.node, back]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
     graph.initializer.extend(constants)
-    size = batch or source.input.batch_symbol or "batch"
-    channels, height, width = midpoint.image_shape
+    size = batch or "batch"
+    channels, height, width = midpoint.preprocessing.image_shape
     graph.input.append(helper.make_tensor_value_info(INTERVAL, TensorProto.FLOAT, [size, 2 * channels, height, width]))
     graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [size, metadata.classes]))
     graph.name = "abstract"
@@ -199,7 +153,7 @@ def _wrapped_models(
     deploy = onnx.ModelProto()
     deploy.CopyFrom(abstract)
     assert metadata.grid is not None
-    prepend_phi(deploy.graph, metadata.grid, midpoint.image_shape)
+    prepend_phi(deploy.graph, metadata.grid, midpoint.preprocessing.image_shape)
     return abstract, deploy
 
 

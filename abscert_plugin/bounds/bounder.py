@@ -70,7 +70,7 @@ class LinearMargins:
     """
 
     bounds: Float32[Tensor, "batch others"]
-    coefficients: Float32[Tensor, "batch others channels2 height width"]
+    coefficients: Float32[Tensor, "batch others *input"]
 
 
 @final
@@ -98,8 +98,8 @@ class Bounder(Protocol):
 
     def margins(
         self,
-        lower: Float32[Tensor, "batch inputs height width"],
-        upper: Float32[Tensor, "batch inputs height width"],
+        lower: Float32[Tensor, "batch *input"],
+        upper: Float32[Tensor, "batch *input"],
         labels: Int64[Tensor, "batch"],
         method: BoundMethod,
     ) -> Float32[Tensor, "batch others"]:
@@ -121,8 +121,8 @@ class Bounder(Protocol):
 
     def linear_margins(
         self,
-        lower: Float32[Tensor, "batch inputs height width"],
-        upper: Float32[Tensor, "batch inputs height width"],
+        lower: Float32[Tensor, "batch *input"],
+        upper: Float32[Tensor, "batch *input"],
         labels: Int64[Tensor, "batch"],
         method: BoundMethod,
     ) -> LinearMargins:
@@ -135,8 +135,8 @@ class Bounder(Protocol):
 
     def split_margins(
         self,
-        lower: Float32[Tensor, "batch inputs height width"],
-        upper: Float32[Tensor, "batch inputs height width"],
+        lower: Float32[Tensor, "batch *input"],
+        upper: Float32[Tensor, "batch *input"],
         labels: Int64[Tensor, "batch"],
         hidden: HiddenBounds,
     ) -> SplitMargins:
@@ -151,8 +151,8 @@ class Bounder(Protocol):
 
     def optimised_margins(
         self,
-        lower: Float32[Tensor, "batch inputs height width"],
-        upper: Float32[Tensor, "batch inputs height width"],
+        lower: Float32[Tensor, "batch *input"],
+        upper: Float32[Tensor, "batch *input"],
         labels: Int64[Tensor, "batch"],
     ) -> OptimisedMargins:
         """Return the bounds of `margins` by optimised slopes of ReLUs, and these; none where CROWN was enough.

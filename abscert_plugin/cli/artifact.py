@@ -1,13 +1,16 @@
 """`abscert export` and `abscert wrap`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from abscert_plugin.cli import options
+from abscert_plugin.ball import LEVELS
+from abscert_plugin.cli import foreign, options
 from abscert_plugin.cli.console import LOG, OUT, print_json
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
 
 
 def register(app: typer.Typer) -> None:
@@ -47,63 +50,69 @@ def wrap(
     out: Annotated[Path, typer.Option("--out", help="Folder for deploy.onnx and abstract.onnx.")],
     cells: options.Cells = None,
     granularity: options.Granularity = None,
-    image_shape: Annotated[
-        str | None, typer.Option("--image-shape", help="C,H,W of an image, where the model's input does not tell.")
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="256 cells, each of which stands for its own 8-bit value.")
+    ] = False,
+    image_shape: foreign.ImageShape = None,
+    layout: foreign.LayoutName = None,
+    input_range: foreign.InputRange = None,
+    mean: foreign.Mean = None,
+    std: foreign.Std = None,
+    output: foreign.Output = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=2, help="How many there are, for a model that gives labels alone.")
     ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--layout", help="nchw, nhwc or flat.  [default: by the model's input]")
+    data: Annotated[
+        str | None, typer.Option("--data", help="Data set on which to compare the accuracy with the model's own.")
     ] = None,
-    input_range: Annotated[
-        str, typer.Option("--input-range", help="What pixel 0 and pixel 1 are to the model: 0,1 or 0,255 or -1,1.")
-    ] = "0,1",
-    mean: Annotated[str, typer.Option("--mean", help="Subtracted, one value or one per channel.")] = "0",
-    std: Annotated[str, typer.Option("--std", help="Divided by, one value or one per channel.")] = "1",
-    output: Annotated[str | None, typer.Option("--output", help="Which output holds the logits.")] = None,
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = None,
     json: options.Json = False,
 ) -> None:
     """Put any ONNX classifier under abstraction: phi in front, the cell's mid-point fed to the model."""
-    from abscert_plugin.artifact.midpoint import InputScale, Layout
+    from abscert_plugin.artifact.foreign import open_foreign
+    from abscert_plugin.artifact.opened import Artifact
     from abscert_plugin.artifact.wrap import WrapOptions
     from abscert_plugin.artifact.wrap import wrap as write
+    from abscert_plugin.blackbox import Provider
+    from abscert_plugin.data import Split, load_data
+    from abscert_plugin.preprocessing import Opening
+    from abscert_plugin.verification.logits import accuracy
 
-    shape = None if image_shape is None else _shape(image_shape)
-    low, high = _numbers("--input-range", input_range, 2)
-    try:
-        chosen_layout = None if layout is None else Layout(layout)
-    except ValueError as error:
-        raise ConfigError(f"expected --layout of {', '.join(Layout)}, got {layout!r}") from error
+    if lossless and (cells, granularity) != (None, None):
+        raise ConfigError("expected --lossless or a number of cells, got both: it has a cell for each 8-bit value")
+    asked = foreign.opening(image_shape, layout, input_range, mean, std, output) or Opening()
+    images = None if data is None else load_data(data, Split.TEST, data_dir, image_size)
+    if images is not None:
+        asked = replace(asked, image_shape=asked.image_shape or images.shape)
+        classes = classes or len(images.classes)
     wrapped = write(
         model,
         out,
         WrapOptions(
-            grid=options.chosen_grid(cells, granularity),
-            image_shape=shape,
-            layout=chosen_layout,
-            scale=InputScale((low, high), _numbers("--mean", mean), _numbers("--std", std)),
-            output=output,
+            grid=Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity),
+            image_shape=asked.image_shape,
+            layout=asked.layout,
+            scale=asked.scale,
+            output=asked.output,
+            labels=classes,
+            levels=LEVELS if lossless else None,
         ),
     )
     for note in wrapped.notes:
         LOG.print(f"note: {note}", highlight=False, soft_wrap=True)
+    accuracies = {}
+    if images is not None:
+        original = open_foreign(model, Provider.CPU, asked, images.shape, classes)
+        accuracies = {
+            "accuracy": accuracy(original.run_images, images),
+            "wrapped_accuracy": accuracy(Artifact.open(wrapped.deploy, Provider.CPU).run_images, images),
+        }
     if json:
-        print_json({"deploy": str(wrapped.deploy), "abstract": str(wrapped.abstract), "notes": list(wrapped.notes)})
+        facts = {"deploy": str(wrapped.deploy), "abstract": str(wrapped.abstract), "notes": list(wrapped.notes)}
+        print_json({**facts, **accuracies})
         return
     OUT.print(f"wrote {wrapped.deploy} and {wrapped.abstract}", highlight=False, soft_wrap=True)
-
-
-def _numbers(option: str, text: str, count: int | None = None) -> tuple[float, ...]:
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"expected {option} as numbers joined by commas, got {text!r}") from error
-    if count is not None and len(values) != count:
-        raise ConfigError(f"expected {count} numbers in {option}, got {text!r}")
-    return values
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    try:
-        channels, height, width = (int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"expected --image-shape as C,H,W, such as 3,224,224, got {text!r}") from error
-    return channels, height, width
+    if accuracies:
+        told = "{accuracy:.2%} as the model is, {wrapped_accuracy:.2%} under abstraction".format(**accuracies)
+        OUT.print(f"accuracy on {data}: {told}", highlight=False)

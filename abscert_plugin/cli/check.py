@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
@@ -51,9 +52,9 @@ def check(  # one parameter per option
     if not 0 <= timeout < float("inf"):
         raise ConfigError(f"expected a time-out of at least 0 seconds, got {timeout}")
     stored, is_intact = read_certificate(certificate)
-    artifact = Artifact.open(model, provider)
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
     images = load_data(data, Split.TEST, data_dir, image_size)
+    artifact = reopen(model, provider, stored.model, images.shape, len(images.classes))
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)
     found: list[Check] = []
@@ -69,7 +70,8 @@ def check(  # one parameter per option
             number = None if everything else sample
             yield from check_verdicts(stored, images, replay, number, seed, lambda n: bar.update(task, advance=n))
 
-        origin = check_origin(stored, is_intact, artifact.sha256, artifact.grid, images)
+        runs_alone = bool(artifact.classifier.settings.get("one_by_one"))
+        origin = check_origin(stored, is_intact, artifact.sha256, artifact.grid, images, runs_alone)
         _show(origin, found, quiet=json)
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)
@@ -108,7 +110,7 @@ def _replay(
     # torch is imported here: cells are checked without it
     from abscert_plugin.verification.budget import Budget
     from abscert_plugin.verification.deployed import Deployed
-    from abscert_plugin.verification.opening import NetworkChoice, check_inputs, open_verifier
+    from abscert_plugin.verification.opening import BallQuestion, NetworkChoice, check_inputs, open_verifier
     from abscert_plugin.verification.reproof import Reproof
 
     choice = NetworkChoice(black_box, checkpoint)
@@ -118,7 +120,9 @@ def _replay(
     @cache
     def verifier() -> Decider:
         """Return what searches again: opened where a row asks for it alone, since auto_LiRPA may not be there."""
-        found, closed = open_verifier(artifact, images, ball, Budget(seconds=timeout), choice, stored.arithmetic)
+        found, closed = open_verifier(
+            BallQuestion(artifact, images, ball, Budget(seconds=timeout), choice, stored.arithmetic)
+        )
         say_closed(closed)
         return found
 

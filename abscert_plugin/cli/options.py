@@ -44,7 +44,7 @@ ImageSize: TypeAlias = Annotated[
     typer.Option("--image-size", help="Resize and crop the images of --data folder or imagenet to this side."),
 ]
 Cells: TypeAlias = Annotated[
-    int | None, typer.Option("--cells", help=f"Number of cells per pixel, 1 to 255.  [default: {DEFAULT_CELLS}]")
+    int | None, typer.Option("--cells", help=f"Number of cells per pixel, 1 to 65,535.  [default: {DEFAULT_CELLS}]")
 ]
 Granularity: TypeAlias = Annotated[
     float | None, typer.Option("--granularity", help="Width d of a cell on the training scale, in place of --cells.")

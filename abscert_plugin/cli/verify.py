@@ -1,17 +1,18 @@
 """`abscert verify`."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.foreign import open_classifier, trained_on
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
 from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale
-from abscert_plugin.cli import options
+from abscert_plugin.cli import foreign, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import Split, load_data
@@ -35,7 +36,9 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(  # one parameter per option
-    model: Annotated[Path, typer.Argument(help="deploy.onnx or abstract.onnx (claim cell alone).")],
+    model: Annotated[
+        Path, typer.Argument(help="deploy.onnx, abstract.onnx (claim cell alone), or any ONNX classifier (claim ball).")
+    ],
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
@@ -55,6 +58,13 @@ def verify(  # one parameter per option
         str | None,
         typer.Option("--solver", help="Who decides: abscert, or a solver of another package (claim ball)."),
     ] = None,
+    image_shape: foreign.ImageShape = None,
+    layout: foreign.LayoutName = None,
+    input_range: foreign.InputRange = None,
+    mean: foreign.Mean = None,
+    std: foreign.Std = None,
+    output: foreign.Output = None,
+    constant: foreign.Constants = None,
     limit: options.Limit = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Images that are decided together.  [default: by claim]")
@@ -70,18 +80,21 @@ def verify(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Decide a claim for every test image by running the ONNX file."""
+    start = time.perf_counter()
     is_ball = claim is options.ClaimName.BALL
     if is_ball != (radius is not None):
         raise ConfigError("expected --radius with --claim ball, and with it alone")
-    artifact = Artifact.open(model, provider)
+    opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
+    data, note = options.known_data(data, trained_on(model), "the model")
+    images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
+    artifact = open_classifier(model, provider, opening, images.shape, len(images.classes))
     if artifact.grid is not None and artifact.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
-    data, note = options.known_data(data, artifact.metadata.trained_on, "the model")
-    images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     for option, given in (("checkpoint", checkpoint), ("bound", bound), ("solver", solver)):
         if given is not None and not is_ball:
             raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
     asked = options.asked_arithmetic(arithmetic)
+    keep_freed_memory()
     decider: Decider
     if radius is None:
         decider, closed = open_cells(artifact, asked)
@@ -89,10 +102,9 @@ def verify(  # one parameter per option
         # torch is imported here: deciding cells must start without it
         from abscert_plugin.bounds.bounder import BoundMethod
         from abscert_plugin.verification.budget import Budget
-        from abscert_plugin.verification.opening import NetworkChoice
+        from abscert_plugin.verification.opening import BallQuestion, NetworkChoice
         from abscert_plugin.verification.solvers import OWN, open_solver
 
-        keep_freed_memory()
         ball = Ball(Radius.parse(radius, radius_scale), member(Inputs, "inputs", inputs))
         only = None if bound is None else member(BoundMethod, "bound", bound)
         budget = Budget(seconds=timeout, exhaustive=exhaustive, only=only)
@@ -101,8 +113,8 @@ def verify(  # one parameter per option
             raise ConfigError(
                 f"expected no --certificate with --solver {solver}: it says how {OWN}'s bounds are computed"
             )
-        choice = NetworkChoice(black_box, checkpoint)
-        decider, closed = open_solver(solver or OWN, artifact, images, ball, budget, choice, asked)
+        question = BallQuestion(artifact, images, ball, budget, NetworkChoice(black_box, checkpoint), asked)
+        decider, closed = open_solver(solver or OWN, question)
     say_closed(closed)
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
     name += "".join(f"-{given}" for given in (bound, solver, arithmetic) if given is not None)
@@ -110,11 +122,12 @@ def verify(  # one parameter per option
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     verification = Verification(artifact, images, size, decider)
     verification.check()
+    say(artifact.told)
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task(f"verifying {data}", total=len(images), note="")
-        records, info = verification.run(folder, lambda n: bar.update(task, advance=n))
+        records, info = verification.run(folder, lambda n: bar.update(task, advance=n), start)
     say(note)
     if certificate is not None:
         write_certificate(certificate, folder, records, info, images)

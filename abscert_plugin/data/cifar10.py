@@ -14,7 +14,7 @@ from abscert_plugin.data.holdout import official_rows
 from abscert_plugin.data.inert_pickle import InertArray, read_inert_pickle
 from abscert_plugin.data.request import DataRequest, DataSetEntry, missing_files, searched_folders
 from abscert_plugin.errors import DataError
-from abscert_plugin.files import LYING_HEADERS, byte_limit, raise_limit
+from abscert_plugin.files import LYING_HEADERS, byte_limit, open_file, raise_limit
 
 CIFAR10_CLASSES: Final = (
     "airplane",
@@ -63,7 +63,7 @@ def load_cifar10(request: DataRequest) -> DataSet:
 def _read_archive(path: Path, split: Split) -> ArrayFile:
     part = "test" if split is Split.TEST else "train"
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        with open_file(path) as stream, np.load(stream, allow_pickle=False) as archive:
             _check_sizes(archive, path)
             images, labels = archive[f"x_{part}"], archive[f"y_{part}"]
     except _BROKEN_ARCHIVE as error:

@@ -76,13 +76,9 @@ class Scope:
     shapes: Mapping[str, tuple[int | None, ...]]
     batch: int | None
 
-    def has(self, place: int) -> bool:
-        """Return whether there is an input at `place`."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
-
     def value(self, place: int) -> Value:
         """Return the input at `place`."""
-        if not self.has(place):
+        if not self.node.has(place):
             raise NotShownError
         return self.values[self.node.inputs[place]]
 
@@ -95,7 +91,7 @@ class Scope:
 
     def is_carried(self, place: int) -> bool:
         """Return whether there is an input at `place` that carries the batch."""
-        return self.has(place) and isinstance(self.value(place), Carried)
+        return self.node.has(place) and isinstance(self.value(place), Carried)
 
     def shape(self, place: int = 0) -> tuple[int | None, ...]:
         """Return the shape of the input at `place`."""
@@ -122,11 +118,8 @@ class Scope:
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
         """Return an attribute, or the constant at `place` that later versions read instead; None where left out."""
-        if attribute in self.node.attributes:
-            found = self.node.attributes[attribute]
-            return [found] if isinstance(found, int) else list(found)
-        if not self.has(place):
-            return None
+        if (found := self.node.integers(attribute)) is not None or not self.node.has(place):
+            return found
         entries = self.entries(place)
         numbers = [entry for entry in entries if isinstance(entry, int)]
         if len(numbers) != len(entries):

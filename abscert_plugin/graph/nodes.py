@@ -47,6 +47,15 @@ class Node:
         """Return the operator with its domain, where that is another than ONNX's own."""
         return f"{self.domain}.{self.operator}" if self.domain else self.operator
 
+    def has(self, place: int) -> bool:
+        """Return whether there is an input at `place`."""
+        return place < len(self.inputs) and bool(self.inputs[place])
+
+    def integers(self, attribute: str) -> list[int] | None:
+        """Return an attribute of whole numbers; None where it is left out."""
+        found = self.attributes.get(attribute)
+        return [found] if isinstance(found, int) else None if found is None else list(found)
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,9 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
         raise UnsupportedModelError(f"{path}: expected each tensor to be given once, got {twice[0]!r} twice")
     if any(function.domain in DEFAULT_DOMAINS for function in model.functions):
         raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
-    opsets = [entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS]
+    opsets = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
+    if len(opsets) > 1:
+        raise UnsupportedModelError(f"{path}: expected one version of ONNX's operators, got {sorted(opsets)}")
     return Graph(
         nodes=tuple(map(_node, graph.node)),
         tensors=tensors,

@@ -64,7 +64,7 @@ class Operands(Generic[W]):
 
     def has(self, place: int) -> bool:
         """Return whether there is an input at a place."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
+        return self.node.has(place)
 
     def name(self, place: int = 0) -> str:
         """Return the name of the input at a place, which has to depend on the image."""
@@ -96,10 +96,9 @@ class Operands(Generic[W]):
 
     def integers(self, attribute: str, place: int) -> list[int] | None:
         """Return an attribute, or the constant that later versions read instead; None where left out."""
-        found = self.attribute(attribute, None)
-        if found is not None:
-            return [found] if isinstance(found, int) else list(found)
-        return self.array(place).reshape(-1).tolist() if self.has(place) else None
+        self.read.add(attribute)
+        found = self.node.integers(attribute)
+        return self.array(place).reshape(-1).tolist() if found is None and self.has(place) else found
 
     def require(self, **expected: Any) -> None:
         """Raise unless every attribute that is there has the expected value."""
@@ -148,6 +147,9 @@ class Operands(Generic[W]):
         )
         stride, dilation = self.steps("strides", rank), self.steps("dilations", rank)
         kind, pads = self.attribute("auto_pad", b"NOTSET"), [int(pad) for pad in self.attribute("pads", [0] * 2 * rank)]
+        need(kind == b"NOTSET" or not any(pads), "expected pads or auto_pad, not both")
+        # runtimes leave dilations out of account there
+        need(kind not in SAME or max(dilation) == 1, f"expected no dilations where auto_pad is {kind!r}")
         if kind in SAME:
             spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
             totals = [
@@ -213,6 +215,11 @@ def _reshape(node: Operands[Any]) -> tuple[int, ...]:
     shape, target = node.shape(), [int(size) for size in node.array(1)]
     need(not node.attribute("allowzero", 0) or 0 not in target, "expected allowzero = 0, got 1")
     # the size of the batch may be written as -1, 0 or a number: what each image holds tells whether it stays the batch
+    # where all other sizes are given; where one is not, a number of images has to be the file's own
+    if -1 in target[1:]:
+        declared = (node.walk.graph.input_shape or (None,))[0] or 1  # a file that mixes a free batch is run one by one
+        is_batch = target[0] == declared or (target[0] < 1 and target[0] != -1)
+        need(is_batch, f"expected a shape that keeps the batch apart, got {target}")
     sizes = [(0, *shape)[place] if size == 0 and place <= len(shape) else size for place, size in enumerate(target)][1:]
     if sizes.count(-1) == 1:
         known = prod(size for size in sizes if size != -1)

@@ -48,7 +48,7 @@ def _broadcast(scope: Scope) -> list[Value]:
 
 def _is_one(scope: Scope, place: int, from_end: int) -> bool:
     """Return whether an input is fixed, or left out, and the same along an axis, counted from the end."""
-    if not scope.has(place):
+    if not scope.node.has(place):
         return True
     value = scope.value(place)
     if isinstance(value, Carried) or (isinstance(value, Sizes) and value.with_batch):
@@ -75,6 +75,12 @@ def _reduce(scope: Scope) -> list[Value]:
         _need(bool(scope.node.attributes.get("noop_with_empty_axes", 0)))
         return [Carried(scope.carried())]
     return _without(scope, axes)
+
+
+def _mean_variance(scope: Scope) -> list[Value]:
+    axis, axes = scope.carried(), scope.node.attributes.get("axes", [0, 2, 3])
+    _need(axis not in {place % scope.rank() for place in axes})
+    return [Carried(axis)]
 
 
 def _arg_extreme(scope: Scope) -> list[Value]:
@@ -111,7 +117,7 @@ def _gemm(scope: Scope) -> list[Value]:
         _need(scope.carried(2) == 0 and scope.rank(2) == 2 and not scope.is_carried(1))
     else:
         scope.fixed_from(1)
-        _need(not scope.has(2) or _is_one(scope, 2, -2))
+        _need(not scope.node.has(2) or _is_one(scope, 2, -2))
     return [Carried(0)]
 
 
@@ -331,8 +337,10 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "LogSoftmax": _along_another_axis(-1),
         "LpNormalization": _along_another_axis(-1),
         "MatMul": _matrix_product,
+        "MeanVarianceNormalization": _mean_variance,
         "Pad": _pad,
         "QuantizeLinear": _quantise,
+        "RMSNormalization": _along_another_axis(-1),
         "Reshape": _reshape,
         "Resize": _resize,
         "Shape": _shape,

@@ -45,6 +45,9 @@ MOVES: Final = (_SIZES - {"Equal"}) | {
 }
 """Exact on constants of any type. None here or below holds a graph, which might never end."""
 
+CURVES: Final = frozenset({"Abs", "Erf", "Exp", "Log", "Pow", "Reciprocal", "Softplus", "Sqrt"})
+"""Functions of real constants, and powers with a constant exponent."""
+
 _PICKS: Final = (
     "Abs And Ceil Equal Floor Greater GreaterOrEqual Less LessOrEqual Max Min NonZero Not Or Range ReduceMax ReduceMin "
     "Round Sign Size Xor"
@@ -56,7 +59,7 @@ COUNTS: Final = frozenset({"CumSum", "Mod", "ReduceProd", "ReduceSum"})
 """Exact on whole numbers."""
 
 ON_CONSTANTS: Final = (
-    MOVES | PICKS | COUNTS | {"Add", "DequantizeLinear", "Div", "MatMul", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub"}
+    MOVES | PICKS | COUNTS | CURVES | {"Add", "DequantizeLinear", "Div", "MatMul", "Mul", "Neg", "Sub"}
 )
 """Operators that are computed where all that they read is constant."""
 

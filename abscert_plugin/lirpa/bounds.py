@@ -49,7 +49,7 @@ class LirpaBounder:
 
     Args:
         network: takes interval images (training scale); bounded in evaluation mode.
-        input_shape: (2C, height, width) of an interval image.
+        input_shape: of what it takes, without the batch: (2C, height, width) of an interval image.
         classes: number of logits, at least 2.
         device: where the bounds are computed; float32 products are not shortened to TF32 there.
 
@@ -58,9 +58,7 @@ class LirpaBounder:
         ConfigError: if auto_LiRPA is not installed.
     """
 
-    def __init__(
-        self, network: nn.Module, input_shape: tuple[int, int, int], classes: int, device: torch.device
-    ) -> None:
+    def __init__(self, network: nn.Module, input_shape: tuple[int, ...], classes: int, device: torch.device) -> None:
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
         self._network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
@@ -72,8 +70,8 @@ class LirpaBounder:
 
     def margins(
         self,
-        lower: Float32[Tensor, "batch channels2 height width"],
-        upper: Float32[Tensor, "batch channels2 height width"],
+        lower: Float32[Tensor, "batch *input"],
+        upper: Float32[Tensor, "batch *input"],
         labels: Int64[Tensor, "batch"],
         method: BoundMethod,
     ) -> Float32[Tensor, "batch others"]:
@@ -90,8 +88,8 @@ class LirpaBounder:
 
     def linear_margins(
         self,
-        lower: Float32[Tensor, "batch channels2 height width"],
-        upper: Float32[Tensor, "batch channels2 height width"],
+        lower: Float32[Tensor, "batch *input"],
+        upper: Float32[Tensor, "batch *input"],
         labels: Int64[Tensor, "batch"],
         method: BoundMethod,
     ) -> LinearMargins:

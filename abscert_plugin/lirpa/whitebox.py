@@ -22,12 +22,10 @@ class WhiteBox:
         network: takes interval images, or plain images where there are no cells, on the training scale; on the CPU, in
             evaluation mode.
         bounder: bounds of its margins.
-        difference: the largest difference of its logits from onnxruntime's that was seen.
     """
 
     network: nn.Module
     bounder: Bounder
-    difference: float
 
 
 def open_white_box(artifact: Artifact, network: nn.Module | None = None) -> WhiteBox:
@@ -46,13 +44,12 @@ def open_white_box(artifact: Artifact, network: nn.Module | None = None) -> Whit
     """
     metadata = artifact.metadata
     if network is None:
-        converted = convert(artifact)
-        network, difference = converted.network.eval(), converted.largest_difference
+        network = convert(artifact).network.eval()
     else:
         network = copy.deepcopy(network).cpu().eval()
-        difference = largest_difference(network, artifact)
+        largest_difference(network, artifact)
     network.requires_grad_(False)
     bounder = LirpaBounder(
         network, metadata.front.input_shape(metadata.image_shape), metadata.classes, torch.device("cpu")
     )
-    return WhiteBox(network, bounder, difference)
+    return WhiteBox(network, bounder)

@@ -85,6 +85,15 @@ class NetworkConfig:
         channels, height, width = self.image_shape
         return (2 * channels if self.takes_intervals else channels), height, width
 
+    def empty(self) -> nn.Module:
+        """Return the network without memory for its weights: they have shapes alone.
+
+        Raises:
+            ConfigError: if the image is too small for the network.
+        """
+        with torch.device("meta"):
+            return NETWORKS[self.name].build(self.input_shape, self.classes, self.activation)
+
     def build(self, seed: int) -> nn.Module:
         """Return the network with Xavier-uniform weights and zero biases, drawn from this seed alone.
 

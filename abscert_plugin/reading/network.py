@@ -1,7 +1,9 @@
 """From an ONNX file of this project to the interval network as a torch module, for auto_LiRPA to bound."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
 import numpy as np
@@ -9,17 +11,28 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from abscert_plugin.artifact.metadata import INTERVAL, SCALED
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Points
 from abscert_plugin.graph.nodes import Graph, read_graph
+from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.reading.building import Build
 from abscert_plugin.reading.rules import RULES
 
 _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the module computes something else
 _PROBES: Final = 16
+
+
+_BEHIND: Final[Mapping[Tail | None, Callable[[Tensor], Tensor]]] = MappingProxyType(
+    {
+        None: lambda logits: logits,
+        Tail.SOFTMAX: lambda logits: logits.softmax(1),
+        Tail.LOG_SOFTMAX: lambda logits: logits.log_softmax(1),
+        Tail.SIGMOID: torch.sigmoid,
+        Tail.TANH: torch.tanh,
+    }
+)
 
 
 @final
@@ -38,7 +51,7 @@ class IntervalNetwork(nn.Module):
         self.slots = tuple(slots)
         self.output = output
 
-    def forward(self, intervals: Float32[Tensor, "batch channels2 height width"]) -> Float32[Tensor, "batch classes"]:
+    def forward(self, intervals: Float32[Tensor, "batch *input"]) -> Float32[Tensor, "batch classes"]:
         """Return the logits of interval images (training scale)."""
         values: list[Tensor] = [intervals]
         for layer, slots in zip(self.layers, self.slots, strict=True):
@@ -58,7 +71,8 @@ class Converted:
 def convert(artifact: Artifact) -> Converted:
     """Return the network of an ONNX file: what lies between `interval`, or `scaled` without cells, and the output.
 
-    The output is the one that `BlackBox` runs, whatever tensors inside are called.
+    The output is the one that `BlackBox` runs, whatever tensors inside are called; or the logits before it, where a
+    Softmax or its like stands at the end.
 
     Soundness: the module's logits were compared with those of the file, run by onnxruntime, on random cells of the
     file's grid. Bounds of the module hold for the file up to that difference of floats.
@@ -72,13 +86,19 @@ def convert(artifact: Artifact) -> Converted:
     """
     path, metadata = artifact.path, artifact.metadata
     graph = read_graph(with_tensors(artifact.model, path), path)
-    source = SCALED if artifact.grid is None else INTERVAL
-    network = _read(graph, path, source, metadata.front.input_shape(metadata.image_shape), metadata.classes)
-    return Converted(network, largest_difference(network, artifact))
+    cut = without_tail(graph)
+    shape, classes = metadata.front.input_shape(metadata.image_shape), metadata.classes
+    network = _read(graph if cut is None else cut.graph, path, artifact.read, shape, classes)
+    return Converted(network, largest_difference(network, artifact, None if cut is None else cut.tail))
 
 
-def largest_difference(network: nn.Module, artifact: Artifact) -> float:
+def largest_difference(network: nn.Module, artifact: Artifact, tail: Tail | None = None) -> float:
     """Return the largest difference of logits between a torch module and the file, on random points.
+
+    Args:
+        network: the module.
+        artifact: the file.
+        tail: what the file makes of the module's logits, where something stands behind them.
 
     Raises:
         UnsupportedModelError: if it is beyond 1e-4 of the largest logit, or not a number, or the module takes or gives
@@ -88,18 +108,19 @@ def largest_difference(network: nn.Module, artifact: Artifact) -> float:
     path, front = artifact.path, artifact.front
     random, shape = np.random.default_rng(0), (_PROBES, *artifact.metadata.image_shape)
     if artifact.grid is not None:
-        points: Points = random.integers(0, artifact.grid.cells, shape, dtype=np.uint8)
+        points: Points = random.integers(0, artifact.grid.cells, shape, dtype=artifact.grid.index_type)
     else:
         points = random.random(shape, dtype=np.float32)
     inputs, expected = front.network_input(points), artifact.run_images(front.images(points))
     try:
         with torch.no_grad():
-            logits = network(torch.from_numpy(inputs)).numpy()
+            logits = _BEHIND[tail](network(torch.from_numpy(inputs))).numpy()
     except RuntimeError as error:
         raise UnsupportedModelError(f"{path}: its torch module does not take what the file takes: {error}") from error
     if logits.shape != expected.shape:
         raise UnsupportedModelError(f"{path}: expected logits of shape {expected.shape}, got {logits.shape}")
-    difference = float(np.abs(logits - expected).max())
+    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is refused below
+        difference = float(np.abs(logits - expected).max())
     if not difference <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):  # also where it is NaN
         raise UnsupportedModelError(
             f"{path}: expected the logits of its torch module within {_TOLERANCE:g} of the file's, "

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt
 
 from abscert_plugin.report.gallery import Picture, png_uri
 
@@ -33,8 +33,8 @@ class Flips:
     @classmethod
     def between(
         cls,
-        before: UInt8[np.ndarray, "channels height width"],
-        after: UInt8[np.ndarray, "channels height width"],
+        before: UInt[np.ndarray, "channels height width"],
+        after: UInt[np.ndarray, "channels height width"],
     ) -> "Flips":
         """Return the moves from the cells of one image to those of another."""
         up = np.asarray((after > before).any(axis=0))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt, UInt8
 from PIL import Image
 
 from abscert_plugin.data.dataset import DataSet
@@ -83,7 +83,7 @@ def draw_image(image: Float32[np.ndarray, "channels height width"], name: str) -
     return Picture(name, f"the {name}", png_uri(to_bytes(image)), *image.shape[1:])
 
 
-def mid_points(cells: UInt8[np.ndarray, "*shape"], grid: Grid) -> Float32[np.ndarray, "*shape"]:
+def mid_points(cells: UInt[np.ndarray, "*shape"], grid: Grid) -> Float32[np.ndarray, "*shape"]:
     """Return the middle of each pixel's cell on the pixel scale."""
     edges = grid.edges
     return ((edges[:-1] + edges[1:]) / 2)[cells]
@@ -110,7 +110,7 @@ def png_uri(image: UInt8[np.ndarray, "channels height width"]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def cell_borders(cells: UInt8[np.ndarray, "channels height width"]) -> str:
+def cell_borders(cells: UInt[np.ndarray, "channels height width"]) -> str:
     """Return an SVG path along the sides where two neighbouring pixels differ in the cell of some channel."""
     across = (cells[:, 1:, :] != cells[:, :-1, :]).any(axis=0)
     down = (cells[:, :, 1:] != cells[:, :, :-1]).any(axis=0)

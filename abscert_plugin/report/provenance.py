@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from abscert_plugin.artifact.metadata import IMAGE
+from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.model_file import model_sha256, read_model
-from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import AbscertError, DataError
@@ -32,6 +31,20 @@ def run_images(run: RunInfo, data_dir: Path | None, image_size: int | None = Non
     return data
 
 
+def run_model(run: RunInfo, places: Sequence[Path]) -> Path | None:
+    """Return the very file that a run was about, where it lies in one of some folders; None where it does not.
+
+    Raises:
+        AbscertError: if a file of its name cannot be read.
+    """
+    facts = run.model or {}
+    name = str(facts.get("path"))
+    path = next((place / name for place in places if (place / name).is_file()), None)
+    if path is None or Path(name).name != name or model_sha256(path, read_model(path)) != facts.get("sha256"):
+        return None
+    return path
+
+
 def run_replay(run: RunInfo, places: Sequence[Path], shape: tuple[int, ...]) -> Replay | None:
     """Return what runs the deployed file, where that very file lies in one of the places; None where it does not.
 
@@ -44,17 +57,15 @@ def run_replay(run: RunInfo, places: Sequence[Path], shape: tuple[int, ...]) -> 
         AbscertError: if the file cannot be read or run.
         OSError: if it cannot be opened.
     """
-    facts = run.model or {}
-    name = str(facts.get("path"))
-    path = next((place / name for place in places if (place / name).is_file()), None)
-    if path is None or Path(name).name != name or model_sha256(path, read_model(path)) != facts.get("sha256"):
+    path = run_model(run, places)
+    if path is None:
         return None
-    artifact = Artifact.open(path, Provider.CPU)
-    if artifact.classifier.input_name != IMAGE or artifact.metadata.image_shape != shape:
+    artifact = reopen(path, Provider.CPU, run.model or {})
+    if not artifact.takes_images or artifact.metadata.image_shape != shape:
         return None
 
     def replay(images: np.ndarray) -> list[int]:
-        answers = read_logits(artifact.classifier.run(images), np.zeros(len(images), dtype=np.int64))
+        answers = read_logits(artifact.run_images(images), np.zeros(len(images), dtype=np.int64))
         return [int(label) for label in answers.prediction]
 
     return replay

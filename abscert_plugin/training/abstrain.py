@@ -90,4 +90,5 @@ ENTRY: Final = MethodEntry(
     AbstrainMethod,
     patience=None,
     gradient_clip=None,
+    step_cost=0.6,
 )

@@ -4,6 +4,7 @@ A checkpoint counts from the moment `checkpoint.json` names its tensor files, so
 former checkpoint or the new one, whole.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
-from abscert_plugin.files import byte_limit, raise_limit, read_json, write_json, write_whole
+from abscert_plugin.files import byte_limit, open_file, raise_limit, read_json, write_json, write_whole
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
@@ -187,7 +188,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        size, limit = path.stat().st_size, byte_limit(_LIMIT)
+        with open_file(path) as file:
+            size, limit = os.fstat(file.fileno()).st_size, byte_limit(_LIMIT)
         if size > limit:
             raise CheckpointError(f"{path} holds {size:,} bytes; if it is to be trusted, {raise_limit()}")
         return safetensors.torch.load_file(path)

@@ -264,15 +264,15 @@ class _Loop:
             raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network: {error}") from error
 
 
-def load_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put a checkpoint's weights into a network.
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
+    """Put a checkpoint's weights into a network: copies, or with `assign` the tensors themselves.
 
     Raises:
         CheckpointError: if they do not fit.
     """
     weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint's weights do not fit the network: {error}") from error
 

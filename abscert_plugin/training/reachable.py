@@ -111,5 +111,5 @@ class ReachableMethod:
 
 
 ENTRY: Final = MethodEntry(
-    "reachable", "sound losses over reachable cells", "abscert-plugin", RobustConfig, ReachableMethod
+    "reachable", "sound losses over reachable cells", "abscert-plugin", RobustConfig, ReachableMethod, step_cost=3.5
 )

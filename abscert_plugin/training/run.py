@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
@@ -317,6 +318,8 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoin
         grid = None if said.cells is None else Grid(said.cells, said.edges)
         config = NetworkConfig(said.network, said.activation, said.image_shape, said.classes, grid is not None)
         training_note(checkpoint)  # what an export of it says
+        with suppress(RuntimeError):  # of a registered network that needs its weights' values
+            load_weights(config.empty(), checkpoint.best, assign=True)  # a file may say any size: no memory for it yet
         network = config.build(seed=0)
     except (KeyError, ValueError, TypeError, RuntimeError, msgspec.ValidationError) as error:  # torch's, of sizes
         fault = " ".join(str(error).split())[:200]

@@ -122,11 +122,10 @@ class BallVerifier:
 
         first = [method for method in self._budget.bounds if method is BoundMethod.IBP]
         linear = [method for method in self._budget.bounds if method is not BoundMethod.IBP]
-        can_attack = self._budget.attacks and (self._white_box is not None or self._counts_cells)
         return [
             *bound(first),
             lambda rows: self._run_small(batch, rows),
-            *([lambda rows: self._attack(batch, rows)] if can_attack else []),
+            *([lambda rows: self._attack(batch, rows)] if self._budget.attacks else []),
             *bound(linear),
             self._last(batch),
         ]

@@ -32,7 +32,7 @@ class CellDecider:
     Args:
         artifact: the ONNX file, with the input `image` or `interval`.
         prove: returns lower bounds of the labels' margins on the cells of images that every evaluation in float32
-            keeps: `certified` asks for one above 0. None asks for this runtime alone.
+            keeps, given the margins that were seen: `certified` asks for one above 0. None asks for this runtime alone.
 
     Raises:
         UnsupportedModelError: if the file has no cells.
@@ -41,7 +41,7 @@ class CellDecider:
     """
 
     artifact: Artifact
-    prove: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    prove: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         self.artifact.cells  # noqa: B018 - raises where there are none
@@ -90,7 +90,7 @@ class CellDecider:
         proven: Bool[np.ndarray, "batch"] | None = None
         if self.prove is not None:
             proven, right = answers.margin > 0, np.flatnonzero(answers.margin > 0)
-            proven[right] = self.prove(images[right], labels[right]) > 0
+            proven[right] = self.prove(images[right], labels[right], answers.margin[right]) > 0
         seconds = round((time.perf_counter() - start) / len(images), 9)
         return [Decided(record) for record in _rows(index, labels, answers, proven, seconds)]
 
@@ -120,8 +120,8 @@ def open_cells(artifact: Artifact, arithmetic: Arithmetic | None) -> tuple[CellD
             raise ConfigError(f"expected torch for --arithmetic any-order, which proves it: {error}") from error
         raise
 
-    def prove(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return prover.at_points(cells.cell(images), labels)
+    def prove(images: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        return prover.at_points(cells.cell(images), labels, seen)
 
     return CellDecider(artifact, prove), ""
 

@@ -74,7 +74,8 @@ def _directions(
         change = -slope * (ends(target) - here)
         return change[:, :channels] + change[:, channels:]
 
-    to_low, to_high = fall(reach.lowest), fall(reach.highest)
+    with np.errstate(invalid="ignore"):  # where logits are infinite, slopes are, and a gain of NaN is none
+        to_low, to_high = fall(reach.lowest), fall(reach.highest)
     return margins.detach().numpy(), np.maximum(to_low, to_high), to_high > to_low
 
 

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale, Verdict
+from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
-from abscert_plugin.errors import ConfigError, RecordError
+from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_array, read_text, write_json
 from abscert_plugin.front import Images
 from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo
@@ -120,14 +120,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Raises:
             RecordError: if the radius, its scale or the kind of images has no meaning.
         """
-        if self.claim == Claim.CELL:
-            return None
-        said = self.configuration
-        try:
-            radius = Radius.parse(str(said.get("radius")), RadiusScale(str(said.get("radius_scale"))))
-            return Ball(radius, Inputs(str(said.get("inputs"))))
-        except (ConfigError, ValueError) as error:
-            raise RecordError(f"the certificate's radius, its scale or its inputs have no meaning: {error}") from error
+        return None if self.claim == Claim.CELL else Ball.told(self.configuration)
 
 
 def sentence(claim: Claim, configuration: Mapping[str, Any]) -> str:

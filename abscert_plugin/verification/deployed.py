@@ -7,7 +7,6 @@ from typing import Final, final
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from abscert_plugin.artifact.metadata import IMAGE
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
@@ -45,12 +44,12 @@ class Deployed:
     """
 
     def __init__(self, artifact: Artifact, arithmetic: Arithmetic | None = None, is_black_box: bool = False) -> None:
-        if artifact.classifier.input_name != IMAGE:
+        if not artifact.takes_images:
             raise UnsupportedModelError(
                 "expected a deploy.onnx for the claim `ball`, got an interval network: a ball is one of images, and "
                 "counterexamples are replayed through the deployed file"
             )
-        self._classifier = artifact.classifier
+        self._artifact = artifact
         self._classes = artifact.metadata.classes
         self.front: Front = artifact.front
         self.image_shape = shape = artifact.metadata.image_shape
@@ -74,7 +73,7 @@ class Deployed:
         Raises:
             VerifierError: if the backend fails or the logits are not those of the metadata's classes.
         """
-        logits = self._classifier.run(images)
+        logits = self._artifact.run_images(images)
         if logits.shape[1] != self._classes:
             raise VerifierError(f"expected {self._classes} logits, got {logits.shape[1]}")
         return logits
@@ -105,7 +104,7 @@ class Deployed:
         rows = np.flatnonzero(is_shown)
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
-            is_shown[part] = self.prover.at_points(points[part], labels[part]) > 0
+            is_shown[part] = self.prover.at_points(points[part], labels[part], margins[part]) > 0
         return is_shown
 
     def undecided(self, margin: float) -> str:

@@ -1,10 +1,15 @@
 """What a batch of logits says of labels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float32, Int64
+
+from abscert_plugin.data import DataSet
+
+_AT_ONCE: Final = 250  # images
 
 
 @final
@@ -37,3 +42,16 @@ def read_logits(logits: Float32[np.ndarray, "batch classes"], labels: Int64[np.n
         difference = safe[rows, labels] - others.max(axis=1)
     margin = np.where(finite, difference, np.float32(np.nan)).astype(np.float32)
     return Answers(np.where(finite, safe.argmax(axis=1), -1), margin)
+
+
+def accuracy(run: Callable[[np.ndarray], np.ndarray], data: DataSet) -> float:
+    """Return the share of a data set's images whose largest logit is that of their label.
+
+    Args:
+        run: logits [batch, classes] of images on the pixel scale.
+        data: the images.
+    """
+    right = 0
+    for batch in data.batches(_AT_ONCE):
+        right += int((read_logits(run(data.pixels(batch.images)), batch.labels).prediction == batch.labels).sum())
+    return right / len(data)

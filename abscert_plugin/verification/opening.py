@@ -40,15 +40,10 @@ class NetworkChoice:
             raise ConfigError("expected --black-box or --checkpoint, got both: one opens no network, the other does")
 
 
-def open_verifier(
-    artifact: Artifact,
-    data: DataSet,
-    ball: Ball,
-    budget: Budget,
-    choice: NetworkChoice,
-    arithmetic: Arithmetic | None = None,
-) -> tuple[BallVerifier, str]:
-    """Return the verifier of the claim `ball`, and what of the file stays closed to it; empty where nothing does.
+@final
+@dataclass(frozen=True, slots=True)
+class BallQuestion:
+    """The claim `ball` for images of a data set by a file, and how it is to be decided.
 
     Args:
         artifact: the file.
@@ -57,6 +52,18 @@ def open_verifier(
         budget: what may be spent on an image.
         choice: which network serves gradients and float32 bounds.
         arithmetic: what verdicts are to hold for; None: any order where the graph can be read, else this runtime.
+    """
+
+    artifact: Artifact
+    data: DataSet
+    ball: Ball
+    budget: Budget
+    choice: NetworkChoice = NetworkChoice()
+    arithmetic: Arithmetic | None = None
+
+
+def open_verifier(asked: BallQuestion) -> tuple[BallVerifier, str]:
+    """Return the verifier of the claim `ball`, and what of the file stays closed to it; empty where nothing does.
 
     Raises:
         ConfigError: if 8-bit images are asked for of data that are none, a bound alone of a network that stays closed,
@@ -65,11 +72,12 @@ def open_verifier(
         CheckpointError: if the checkpoint cannot be read.
         VerifierError: if the bound is not written for the network.
     """
-    check_inputs(data, ball)
-    if choice.black_box and arithmetic is Arithmetic.ANY_ORDER:
+    choice, budget = asked.choice, asked.budget
+    check_inputs(asked.data, asked.ball)
+    if choice.black_box and asked.arithmetic is Arithmetic.ANY_ORDER:
         raise ConfigError("expected --arithmetic this-runtime with --black-box: of what is run alone nothing is proven")
-    deployed = Deployed(artifact, arithmetic, choice.black_box)
-    white_box, closed = _opened(artifact, choice)
+    deployed = Deployed(asked.artifact, asked.arithmetic, choice.black_box)
+    white_box, closed = _opened(asked.artifact, choice)
     if budget.only is not None:
         _check_bound(deployed, white_box, budget.only)
     notes = []
@@ -77,7 +85,7 @@ def open_verifier(
         notes.append(f"nothing is proven, and verdicts hold for this runtime alone: {deployed.note}")
     if closed:
         notes.append(f"its network stays closed to gradients and to the search: {closed}")
-    return BallVerifier(deployed, white_box, ball, budget), "; ".join(notes)
+    return BallVerifier(deployed, white_box, asked.ball, budget), "; ".join(notes)
 
 
 def check_inputs(data: DataSet, ball: Ball) -> None:

@@ -31,7 +31,7 @@ def pgd(
     geometrically.
 
     Args:
-        network: takes images on the training scale.
+        network: what the front feeds.
         reach: the balls.
         labels: the classes of their centres.
         index: each centre's place in its data set.
@@ -40,26 +40,26 @@ def pgd(
 
     Source: Madry et al. 2018, with the margin as loss (Carlini & Wagner 2017) and steps that shrink.
     """
-    images = reach.images
-    low, high = torch.from_numpy(reach.lowest), torch.from_numpy(reach.highest)
+    front, images, low, high = reach.front, reach.images, reach.lowest, reach.highest
     targets = torch.from_numpy(labels)
     best, margins = images.copy(), np.full(len(images), np.inf, dtype=np.float32)
     for number in range(restarts):
         if number and time.perf_counter() > until:
             break
-        current = torch.from_numpy(images) if number == 0 else low + (high - low) * _random(index, number, images.shape)
+        current = images if number == 0 else low + (high - low) * _random(index, number, images.shape)
         for step in range(_STEPS + 1):
-            current = current.detach().requires_grad_()
-            found = logit_margins(network(2 * current - 1), targets)
-            (gradient,) = torch.autograd.grad(found.sum(), current)
+            inputs = torch.from_numpy(front.network_input(current)).requires_grad_()
+            found = logit_margins(network(inputs), targets)
+            (gradient,) = torch.autograd.grad(found.sum(), inputs)
             lower = found.detach().numpy() < margins
             margins = np.where(lower, found.detach().numpy(), margins)
-            best[lower] = current.detach().numpy()[lower]
-            size = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / _STEPS)
-            current = torch.minimum(torch.maximum(current - size * (high - low) * gradient.sign(), low), high)
+            best[lower] = current[lower]
+            size = np.float32(_FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / _STEPS))
+            uphill = np.sign(front.change(gradient.numpy(), low, high))
+            current = np.clip(current - size * (high - low) * uphill, low, high)
     return Candidates(best, margins)
 
 
-def _random(index: Int64[np.ndarray, "batch"], number: int, shape: tuple[int, ...]) -> torch.Tensor:
+def _random(index: Int64[np.ndarray, "batch"], number: int, shape: tuple[int, ...]) -> np.ndarray:
     draws = [np.random.default_rng([int(place), number]).random(shape[1:], dtype=np.float32) for place in index]
-    return torch.from_numpy(np.stack(draws))
+    return np.stack(draws)

@@ -1,26 +1,29 @@
 """Proofs of a deployed file's margins, for every order of its sums: what `certified` rests on."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from abscert_plugin.artifact.metadata import IMAGE, INTERVAL
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.bounds.proof.proof import margin_rows
-from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.bounds.proof.proof import NEARLY, margin_rows
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.tail import without_tail
+from abscert_plugin.verification.tails import BY_PLACE, answered, kept_margins
 
+_PROBES: Final = 4
 _Found = TypeVar("_Found")
 Signs: TypeAlias = Mapping[int, bool]
 """ReLUs whose sign is given, by their place among all of a file: True where what they read is at least 0."""
@@ -40,43 +43,112 @@ class Prover:
     """Lower bounds of a file's margins that every evaluation of it in float32 keeps.
 
     Boxes are between two points (`front`): of cells their interval images, which every runtime holds; of pixels the
-    images themselves, since a runtime may fold their scaling into the first layer.
+    images themselves, since a runtime may fold their scaling into the first layer; of a file that this project did not
+    make what it is fed. Where a Softmax or its like ends the file, what is proven is of the logits before it, less what
+    it may undo (`tails`).
 
     Args:
         artifact: the file.
 
     Raises:
-        UnsupportedModelError: if its graph has a node that the proof does not know; names all of them.
+        UnsupportedModelError: if its graph has a node that the proof does not know, and names all of them; or the file
+            itself gives other logits of random points than those that the proof allows.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         front, shape, classes = artifact.front, artifact.metadata.image_shape, artifact.metadata.classes
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
-        self._has_cells = isinstance(front, Cells)
-        self._front = front
+        self._front, self._image_shape = front, shape
+        self._is_on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
-        what = (graph, INTERVAL, front.input_shape(shape)) if self._has_cells else (graph, IMAGE, shape)
-        self._proof = Proof(*what, classes)
+        cut = without_tail(graph)
+        self._tail = None if cut is None else cut.tail
+        graph = graph if cut is None else cut.graph
+        self._logits = graph.output
+        self._proof = Proof(graph, artifact.held, front.held_shape(shape), classes)
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
         self.classes = classes
         self.sizes = tuple(math.prod(shape) for shape in self._proof.relus.values())
         """How many ReLUs each layer of them has, in order."""
+        self._need_agreement(artifact)
 
-    def at_points(self, points: Points, labels: Int64[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
+    def _need_agreement(self, artifact: Artifact) -> None:
+        """Raise where the file contradicts the proof at a few points: it is read in another way, or run in less."""
+        images = self._front.probes(artifact.metadata.image_shape)[:_PROBES]
+        points = artifact.cells.cell(images) if isinstance(self._front, Cells) else images
+        lowest, highest = self._ends(points, points)
+        try:
+            logits = artifact.run_images(images)
+            values = _in_memory(lambda: self._proof.intervals(lowest, highest), BoundMethod.IBP, len(images))
+        except VerifierError:
+            return  # what does not run, or does not fit, certifies nothing
+        lower, upper = (end.numpy() for end in answered(self._tail, *values[self._logits].computed()))
+        if logits.shape != lower.shape or not (((lower <= logits) & (logits <= upper)) | (upper == np.inf)).all():
+            raise UnsupportedModelError(
+                f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
+            )
+
+    def at_points(
+        self, points: Points, labels: Int64[np.ndarray, "batch"], seen: Float32[np.ndarray, "batch"]
+    ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.
+
+        Where the CPU ran the file, what it saw bounds every other evaluation: less how far two may be apart anywhere.
+        That takes onnxruntime's own sums on the CPU to be sums of products in float32, as the proof's own are.
+
+        Args:
+            points: the points.
+            labels: the classes.
+            seen: the margins that the file computed there.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        found = self.least_margins(points, points, labels, BoundMethod.IBP)
-        rest = np.flatnonzero(found <= 0)  # few: those are worth twice the precision
-        if len(rest):
-            ends, classes = self._ends(points[rest]), torch.from_numpy(labels[rest])
-            exact = self._least(self._proof, ends, ends, classes, BoundMethod.IBP, {})
-            found[rest] = np.maximum(found[rest], exact)
+        lower, upper = self._ends(points, points)
+        if torch.equal(lower, upper):
+            found = seen.astype(np.float64) * (1 - 2.0**-20) - self._apart  # a difference of logits is rounded once
+            found[~(found > 0)] = -np.inf
+            steps = [self._at_once, self._one_by_one]
+        else:  # what a file of others is fed is not known to the last bit: a box around each point
+            found = self.least_margins(points, points, labels, BoundMethod.IBP)
+            steps = [self._one_by_one]
+        for prove in steps:
+            rest = np.flatnonzero(found <= 0)
+            if len(rest):
+                proven = prove(lower[rest], upper[rest], torch.from_numpy(labels[rest]))
+                found[rest] = np.maximum(found[rest], proven)
+        lost = np.flatnonzero(found <= 0)
+        if self._proof.has_products and len(lost):
+            found[lost] = self.least_margins(points[lost], points[lost], labels[lost], BoundMethod.CROWN)
         return found
+
+    @functools.cached_property
+    def _apart(self) -> float:
+        """How far the margins of two evaluations may be apart at any point; infinite where none was run on the CPU."""
+        if not self._is_on_cpu or self._tail is not None:
+            return math.inf
+        shape = (1, *self._image_shape)
+        if isinstance(self._front, Cells):
+            kind = self._front.grid.index_type
+            ends: tuple[Points, Points] = np.zeros(shape, kind), np.full(shape, self._front.grid.cells - 1, kind)
+        else:
+            ends = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+        return self._proof.apart(*self._ends(*ends))
+
+    def _at_once(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
+        if self._tail in BY_PLACE:
+            return np.full(len(labels), -np.inf)
+        return _least(
+            _in_memory(
+                lambda: self._kept(self._quick.margins_at(lower, labels), {}, labels), BoundMethod.IBP, len(labels)
+            )
+        )
+
+    def _one_by_one(self, lower: Tensor, upper: Tensor, labels: Tensor) -> np.ndarray:
+        """Prove few points: each is worth a room of its own, and twice the precision."""
+        return self._least(self._proof, lower, upper, labels, BoundMethod.IBP, {})
 
     def least_margins(
         self,
@@ -85,10 +157,13 @@ class Prover:
         labels: Int64[np.ndarray, "batch"],
         method: BoundMethod,
         slopes: Sequence[Float[np.ndarray, "batch others _"]] = (),
+        is_open: bool = False,
+        is_exact: bool = False,
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at all points between two; -inf claims nothing.
 
-        Intervals come first, in float32 and quick: linear bounds are of what these leave open.
+        Intervals come first, in float32 and quick: linear bounds are of what these leave open. CROWN-IBP is tried with
+        convolutions in float32 before it is with none.
 
         Args:
             lowest: the lower points.
@@ -96,27 +171,52 @@ class Prover:
             labels: the classes.
             method: any; see `PROVEN_BY`.
             slopes: lower slopes of the ReLUs that someone found, in order; any are sound.
+            is_open: whether intervals are known to leave all of them open.
+            is_exact: whether linear bounds are to be computed in float64 alone, which takes longer.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        lower, upper, classes = self._ends(lowest), self._ends(highest), torch.from_numpy(labels)
-        found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
-        rest = np.flatnonzero(found <= 0)
-        by = PROVEN_BY[method]
-        if by is BoundMethod.IBP or not len(rest):
+        (lower, upper), classes = self._ends(lowest, highest), torch.from_numpy(labels)
+        by, found = PROVEN_BY[method], np.full(len(labels), -np.inf)
+        if not is_open or by is BoundMethod.IBP:
+            found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
+        if by is BoundMethod.IBP:
             return found
-        given = {
-            name: torch.from_numpy(slope[rest]).reshape(len(rest), slope.shape[1], *shape)
+        rest = np.flatnonzero(found <= 0)
+        is_quick = by is BoundMethod.CROWN_IBP and not is_exact
+        for proof in (self._quick, self._proof) if is_quick else (self._proof,):
+            if len(rest):
+                given = self._given(slopes, rest)
+                bounds = self._least(proof, lower[rest], upper[rest], classes[rest], by, given)
+                found[rest] = np.maximum(found[rest], bounds)
+            # float64 changes a bound by little
+            rest = np.flatnonzero((found <= 0) & (found > -NEARLY))
+        return found
+
+    def _given(self, slopes: Sequence[np.ndarray], rows: np.ndarray) -> Slopes:
+        return {
+            name: torch.from_numpy(slope[rows]).reshape(len(rows), slope.shape[1], *shape)
             for (name, shape), slope in zip(self._proof.relus.items(), slopes, strict=False)
         }
-        found[rest] = self._least(self._proof, lower[rest], upper[rest], classes[rest], by, given)
-        return found
 
     def _least(
         self, proof: Proof, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes
     ) -> np.ndarray:
-        return _least(_in_memory(lambda: proof.margins(lower, upper, labels, method, slopes), method, len(labels)))
+        def margins() -> Tensor:
+            found = proof.margins(lower, upper, labels, method, slopes)
+            if self._tail not in BY_PLACE:
+                return self._kept(found, {}, labels)
+            return self._kept(found, self._proof.intervals(lower, upper), labels)
+
+        return _least(_in_memory(margins, method, len(labels)))
+
+    def _kept(self, margins: Tensor, values: Mapping[str, Enclosure], labels: Tensor) -> Tensor:
+        """Return what is left of margins of logits behind the file's tail."""
+        if self._tail is None:
+            return margins
+        ends = values[self._logits].computed() if self._tail in BY_PLACE else None
+        return kept_margins(self._tail, margins, ends, labels)
 
     def hidden(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
         """Return enclosures of all values between two points, for `part_margins`.
@@ -124,7 +224,7 @@ class Prover:
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
-        lower, upper = self._ends(lowest), self._ends(highest)
+        lower, upper = self._ends(lowest, highest)
         return _in_memory(lambda: self._proof.intervals(lower, upper, refined=True), BoundMethod.CROWN, len(lowest))
 
     def part_margins(
@@ -154,14 +254,19 @@ class Prover:
         rows = margin_rows(torch.from_numpy(labels), self.classes)
         return _least(
             _in_memory(
-                lambda: self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
+                lambda: self._kept(
+                    self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
+                    hidden,
+                    torch.from_numpy(labels),
+                ),
                 BoundMethod.CROWN,
                 len(labels),
             )
         )
 
-    def _ends(self, points: Points) -> Tensor:
-        return torch.from_numpy(self._front.network_input(points) if self._has_cells else points)
+    def _ends(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
+        lower, upper = self._front.held_ends(lowest, highest)
+        return torch.from_numpy(lower), torch.from_numpy(upper)
 
 
 def joined(hidden: Sequence[Mapping[str, Enclosure]]) -> dict[str, Enclosure]:

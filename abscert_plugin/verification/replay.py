@@ -89,7 +89,7 @@ class Check:
 
 
 def check_origin(
-    certificate: Certificate, is_intact: bool, sha256: str, grid: Grid | None, data: DataSet
+    certificate: Certificate, is_intact: bool, sha256: str, grid: Grid | None, data: DataSet, runs_alone: bool
 ) -> Iterator[Check]:
     """Yield the checks of what a certificate is about, one by one; none runs the file.
 
@@ -99,6 +99,7 @@ def check_origin(
         sha256: the checksum of the ONNX file at hand.
         grid: that file's cells; None where it has none.
         data: the whole split of the images at hand.
+        runs_alone: whether that file is run on one image at a time, which a certificate of it has to say.
     """
     yield _check("digest", "" if is_intact else "the file was changed after it was written", "as written")
     written, here = certificate.versions.get("abscert-plugin"), abscert_plugin.__version__
@@ -109,6 +110,8 @@ def check_origin(
     expected = sentence(claim, certificate.configuration), FLOATING_POINT[certificate.schema][claim]
     if (certificate.says, certificate.floating_point) != expected:
         contradictions.insert(0, "its sentences are not those of its claim")
+    if bool(certificate.configuration.get("one_by_one")) != runs_alone:
+        contradictions.insert(0, f"its file is run {'one image' if runs_alone else 'many images'} at a time")
     if certificate.configuration.get("claim") != certificate.claim:
         contradictions.insert(0, "its configuration is of another claim")
     yield _check("rows agree with the claim", _listed(contradictions), f"all {len(certificate.rows)}")

@@ -1,5 +1,6 @@
 """Proving certified balls again from what a certificate keeps: without a search, and without auto_LiRPA."""
 
+import math
 from typing import Final, final
 
 import numpy as np
@@ -47,49 +48,54 @@ class Reproof:
             evidence: what the certificate keeps of it.
         """
         reach = self._deployed.front.reach(self._ball, image[None])
-        lowest, highest, method = reach.lowest[0], reach.highest[0], record.method
         try:
-            if method in ("forward", "exhaustive"):
-                return self._run(lowest, highest, record.label)
-            prover = self._deployed.prover
-            if prover is None:
-                return f"nothing can be proven of this file: {self._deployed.note or 'it is run alone'}"
-            if method == "branch and bound":
-                if evidence is None or evidence.tree is None:
-                    return RESEARCH
-                numbers = evidence.nodes()
-                if isinstance(self._deployed.front, Cells):
-                    return self._cells(prover, numbers, lowest, highest, record.label)
-                return _signs(prover, numbers, lowest, highest, record.label)
-            if method not in list(BoundMethod) or (evidence is None and method == BoundMethod.OPTIMISED):
-                return RESEARCH
-            return self._bound(prover, record, lowest, highest, evidence)
+            least = self._least(record, reach.lowest[0], reach.highest[0], evidence)
         except (RecordError, VerifierError) as error:
             return str(error)
-
-    def _bound(self, prover: Prover, record: Record, lowest: Point, highest: Point, evidence: Evidence | None) -> str:
-        method, labels = BoundMethod(record.method), np.array([record.label], dtype=np.int64)
-        slopes = []
-        if evidence is not None and evidence.slopes is not None:
-            slopes = [slope[None] for slope in evidence.lower_slopes(prover.classes - 1, prover.sizes)]
-        proven = float(prover.least_margins(lowest[None], highest[None], labels, method, slopes)[0])
-        if not proven > 0:
-            return f"the proof by {method} bounds its margin by {proven:.4g} alone"
-        is_said = record.arithmetic == Arithmetic.ANY_ORDER  # older rows say what was found in float32
-        if is_said and not (record.margin is not None and record.margin <= proven + _TOLERANCE * max(1.0, proven)):
-            return f"its margin of {record.margin} is more than the {proven:.6g} that is proven"
+        if least is None:
+            return RESEARCH
+        if record.arithmetic is None:  # older rows say what was found in float32
+            return ""
+        told = math.inf if record.margin is None else record.margin
+        if told > least + _TOLERANCE * max(1.0, least) + 2 * self._deployed.floor:
+            return f"its margin of {record.margin} is more than the {least:.6g} that is proven"
         return ""
 
-    def _run(self, lowest: Point, highest: Point, label: int) -> str:
+    def _least(self, record: Record, lowest: Point, highest: Point, evidence: Evidence | None) -> float | None:
+        """Return the least margin that is proven or run again; None where nothing was kept.
+
+        Raises:
+            RecordError: if a row is not proven; says why.
+            VerifierError: if nothing can be proven.
+        """
+        method = record.method
+        if method in ("forward", "exhaustive"):
+            return self._run(lowest, highest, record.label)
+        prover = self._deployed.prover
+        if prover is None:
+            raise RecordError(f"nothing can be proven of this file: {self._deployed.note or 'it is run alone'}")
+        if method == "branch and bound":
+            if evidence is None or evidence.tree is None:
+                return None
+            numbers = evidence.nodes()
+            if isinstance(self._deployed.front, Cells):
+                return self._cells(prover, numbers, lowest, highest, record.label)
+            return _signs(prover, numbers, lowest, highest, record.label)
+        if method not in list(BoundMethod) or (evidence is None and method == BoundMethod.OPTIMISED):
+            return None
+        return _bound(prover, record, lowest, highest, evidence)
+
+    def _run(self, lowest: Point, highest: Point, label: int) -> float:
         """Run all points between two."""
         if isinstance(self._deployed.front, Cells):
             if log2_count(lowest[None], highest[None])[0] > _LOG2_RUN:
-                return "it has more combinations of cells than a check runs"
+                raise RecordError("it has more combinations of cells than a check runs")
             parts = combinations(lowest, highest, self._deployed.batch_size)
         elif (lowest == highest).all():
             parts = iter([lowest[None]])
         else:
-            return "running images alone cannot certify its ball"
+            raise RecordError("running images alone cannot certify its ball")
+        least = math.inf
         for points in parts:
             labels = np.full(len(points), label, dtype=np.int64)
             margins = self._deployed.margins(points, labels)
@@ -97,65 +103,87 @@ class Reproof:
             if not is_shown.all():
                 margin = float(margins[np.flatnonzero(~is_shown)[0]])
                 is_wrong = margin < -self._deployed.floor
-                return "a point that it reaches is mislabelled" if is_wrong else self._deployed.undecided(margin)
-        return ""
+                wrong = "a point that it reaches is mislabelled"
+                raise RecordError(wrong if is_wrong else self._deployed.undecided(margin))
+            least = min(least, float(margins.min()))
+        return least
 
-    def _cells(self, prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> str:
+    def _cells(self, prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> float:
         """Prove the parts of a tree of cells; each is cut in the middle of the reachable cells of a pixel."""
         parts: dict[str, list[tuple[Point, Point]]] = {}
         waiting = [(lowest, highest)]
         for number in _checked(numbers):
             if not waiting:
-                return "its tree has more nodes than parts"
+                raise RecordError("its tree has more nodes than parts")
             low, high = waiting.pop()
             if number < 0:
                 parts.setdefault(CLOSING[-1 - number], []).append((low, high))
             elif number >= low.size or low.flat[number] >= high.flat[number]:
-                return "its tree cuts a pixel that reaches one cell alone"
+                raise RecordError("its tree cuts a pixel that reaches one cell alone")
             else:
                 waiting += halved(low, high, number)[::-1]
         if waiting:
-            return "its tree leaves parts open"
-        for low, high in parts.pop(RUN, []):
-            fault = self._run(low, high, label)
-            if fault:
-                return fault
+            raise RecordError("its tree leaves parts open")
+        found = [self._run(low, high, label) for low, high in parts.pop(RUN, [])]
         for method, boxes in parts.items():
             for start in range(0, len(boxes), _AT_ONCE):
                 ends = [np.stack(end) for end in zip(*boxes[start : start + _AT_ONCE], strict=True)]
                 labels = np.full(len(ends[0]), label, dtype=np.int64)
-                least = prover.least_margins(ends[0], ends[1], labels, BoundMethod(method)).min()
+                what = ends[0], ends[1], labels, BoundMethod(method)
+                least = float(prover.least_margins(*what).min())
+                if not least > 0:  # it may have been closed with more precision
+                    least = float(prover.least_margins(*what, is_exact=True).min())
                 if not least > 0:
-                    return f"a part of its tree is bounded by {least:.4g} alone, by {method}"
-        return ""
+                    raise RecordError(f"a part of its tree is bounded by {least:.4g} alone, by {method}")
+                found.append(least)
+        return min(found)
 
 
-def _signs(prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> str:
+def _bound(prover: Prover, record: Record, lowest: Point, highest: Point, evidence: Evidence | None) -> float:
+    method, labels = BoundMethod(record.method), np.array([record.label], dtype=np.int64)
+    slopes = []
+    if evidence is not None and evidence.slopes is not None:
+        slopes = [slope[None] for slope in evidence.lower_slopes(prover.classes - 1, prover.sizes)]
+    what = lowest[None], highest[None], labels, method, slopes
+    proven = float(prover.least_margins(*what)[0])
+    is_said = record.arithmetic == Arithmetic.ANY_ORDER  # older rows say what was found in float32
+    if not proven > 0 or (is_said and not _is_within(record.margin, proven)):  # it may have been more precise
+        proven = max(proven, float(prover.least_margins(*what, is_exact=True)[0]))
+    if not proven > 0:
+        raise RecordError(f"the proof by {method} bounds its margin by {proven:.4g} alone")
+    return proven
+
+
+def _is_within(said: float | None, proven: float) -> bool:
+    return said is not None and said <= proven + _TOLERANCE * max(1.0, proven)
+
+
+def _signs(prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> float:
     """Prove the parts of a tree of signs of hidden values."""
     parts: list[Signs] = []
     waiting: list[dict[int, bool]] = [{}]
     for number in _checked(numbers):
         if not waiting:
-            return "its tree has more nodes than parts"
+            raise RecordError("its tree has more nodes than parts")
         signs = waiting.pop()
         if number < 0:
             if CLOSING[-1 - number] != BoundMethod.CROWN:
-                return "a part of its tree of signs is closed by something else than CROWN"
+                raise RecordError("a part of its tree of signs is closed by something else than CROWN")
             parts.append(signs)
         elif number >= sum(prover.sizes):
-            return "its tree cuts a ReLU that the file does not have"
+            raise RecordError("its tree cuts a ReLU that the file does not have")
         else:
             waiting += [{**signs, number: True}, {**signs, number: False}]
     if waiting:
-        return "its tree leaves parts open"
-    hidden = prover.hidden(lowest[None], highest[None])
+        raise RecordError("its tree leaves parts open")
+    hidden, found = prover.hidden(lowest[None], highest[None]), []
     for start in range(0, len(parts), _AT_ONCE):
         some = parts[start : start + _AT_ONCE]
         labels = np.full(len(some), label, dtype=np.int64)
-        least = prover.part_margins(joined([hidden] * len(some)), labels, some).min()
-        if not least > 0:
-            return f"a part of its tree is bounded by {least:.4g} alone"
-    return ""
+        found.append(float(prover.part_margins(joined([hidden] * len(some)), labels, some).min()))
+        if not found[-1] > 0:
+            raise RecordError(f"a part of its tree is bounded by {found[-1]:.4g} alone")
+    return min(found)
 
 
 def _checked(numbers: list[int]) -> list[int]:

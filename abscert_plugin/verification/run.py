@@ -11,6 +11,7 @@ from typing import Any, Final, final
 import numpy as np
 
 import abscert_plugin
+from abscert_plugin.artifact.foreign import PREPROCESSING
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError
@@ -57,7 +58,9 @@ class Verification:
         if self.decider is None:
             self.artifact.cells  # noqa: B018 - raises where it has none
 
-    def run(self, out: Path, on_batch: Callable[[int], None]) -> tuple[list[Record], RunInfo]:
+    def run(
+        self, out: Path, on_batch: Callable[[int], None], since: float | None = None
+    ) -> tuple[list[Record], RunInfo]:
         """Decide every image, appending records to `out`, and return all of them.
 
         Images that `out` already holds the records of are not run again, where the run was the same.
@@ -65,6 +68,8 @@ class Verification:
         Args:
             out: folder of records.jsonl and run.json.
             on_batch: told how many images have been decided since it was last told.
+            since: when the run began, by `time.perf_counter`: what opening the file took is the run's time, and no
+                image's. Now, where None.
 
         Raises:
             RecordError: if the folder cannot be written, holds another run, or another process is at work in it.
@@ -73,15 +78,16 @@ class Verification:
         self.check()
         decider = self.decider or CellDecider(self.artifact)
         with alone_in(out):
-            return self._decide_all(decider, out, on_batch)
+            return self._decide_all(decider, out, on_batch, time.perf_counter() if since is None else since)
 
-    def _decide_all(self, decider: Decider, out: Path, on_batch: Callable[[int], None]) -> tuple[list[Record], RunInfo]:
+    def _decide_all(
+        self, decider: Decider, out: Path, on_batch: Callable[[int], None], start: float
+    ) -> tuple[list[Record], RunInfo]:
         info = self._info(decider)
         done = _stored(out, info)
         records = list(done)
         on_batch(len(done))
         info.write(out / RUN)
-        start = time.perf_counter()
         with RecordWriter(out / RECORDS) as writer:
             for batch in self._remaining({record.index for record in done}).batches(self.batch_size):
                 images = self.data.pixels(batch.images)
@@ -130,6 +136,7 @@ class Verification:
                 "classes": artifact.metadata.classes,
                 "network": artifact.metadata.network,
                 "training": artifact.metadata.training,
+                **({PREPROCESSING: dict(artifact.opening)} if artifact.opening else {}),
             },
         )
 

@@ -19,7 +19,7 @@ from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided, Decider
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.opening import NetworkChoice, check_inputs, open_verifier
+from abscert_plugin.verification.opening import BallQuestion, NetworkChoice, check_inputs, open_verifier
 
 OWN: Final = "abscert"
 """The name of our own verifier."""
@@ -47,7 +47,7 @@ SOLVERS: Final = Registry(
         SolverEntry(
             OWN,
             "attacks, bounds, and branch and bound; every combination of cells where there are few",
-            lambda artifact, data, ball, budget: open_verifier(artifact, data, ball, budget, NetworkChoice())[0],
+            lambda artifact, data, ball, budget: open_verifier(BallQuestion(artifact, data, ball, budget))[0],
         ),
     ),
     ("abscert.solvers",),
@@ -56,15 +56,7 @@ SOLVERS: Final = Registry(
 """Every solver by its name; a package adds one through the entry-point group `abscert.solvers`."""
 
 
-def open_solver(
-    name: str,
-    artifact: Artifact,
-    data: DataSet,
-    ball: Ball,
-    budget: Budget,
-    choice: NetworkChoice,
-    arithmetic: Arithmetic | None = None,
-) -> tuple[Decider, str]:
+def open_solver(name: str, asked: BallQuestion) -> tuple[Decider, str]:
     """Return what decides the claim `ball` by a solver, and what stays closed to our own; empty where nothing does.
 
     Raises:
@@ -74,18 +66,18 @@ def open_solver(
     """
     entry = SOLVERS.named(name)
     if name == OWN:
-        return open_verifier(artifact, data, ball, budget, choice, arithmetic)
-    if choice != NetworkChoice() or budget.only is not None or arithmetic is not None:
+        return open_verifier(asked)
+    if asked.choice != NetworkChoice() or asked.budget.only is not None or asked.arithmetic is not None:
         raise ConfigError(
             f"expected no --bound, --black-box, --checkpoint or --arithmetic with --solver {name}: they are of {OWN}'s"
         )
-    check_inputs(data, ball)
-    deployed = Deployed(artifact)
+    check_inputs(asked.data, asked.ball)
+    deployed = Deployed(asked.artifact)
     try:
-        decider = entry.open(artifact, data, ball, budget)
+        decider = entry.open(asked.artifact, asked.data, asked.ball, asked.budget)
         # as run.json will hold them, so that a run is gone on with where they are the same
         said = json.dumps([dict(decider.configuration), dict(decider.versions)], allow_nan=False)
-        return CheckedSolver(name, decider, deployed, ball, budget, *json.loads(said)), ""
+        return CheckedSolver(name, decider, deployed, asked.ball, asked.budget, *json.loads(said)), ""
     except AbscertError:
         raise
     except Exception as error:  # whatever another package's code raises

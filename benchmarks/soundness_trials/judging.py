@@ -26,7 +26,7 @@ from abscert_plugin.front import Cells, Pixels, Reach
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification.budget import Budget
-from abscert_plugin.verification.opening import NetworkChoice, open_verifier
+from abscert_plugin.verification.opening import BallQuestion, open_verifier
 from soundness_trials.evaluation import Array, Evaluation, Way
 
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
@@ -162,7 +162,7 @@ class Judge:
             index=np.arange(len(task.labels)),
             sha256="",
         )
-        verifier, _ = open_verifier(self.artifact, data, task.ball, Budget(seconds=seconds), NetworkChoice())
+        verifier, _ = open_verifier(BallQuestion(self.artifact, data, task.ball, Budget(seconds=seconds)))
         batch = data.take(data.index)
         try:
             records = [one.record for one in verifier.decide(data.pixels(batch.images), batch.labels, batch.index)]

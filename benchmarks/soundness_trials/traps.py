@@ -134,7 +134,7 @@ def aim(front: Front, image: Array, levels: int, radius: str, most: int, chance:
     """Return a target that differs from an image in some of the pixels that its ball moves."""
     pixels = (image[None] / np.float32(levels)).astype(np.float32)
     reach = front.reach(Ball(Radius.parse(radius)), pixels)
-    free = np.flatnonzero(reach.straddling()[0])
+    free = np.flatnonzero((reach.lowest < reach.highest)[0])
     picked = chance.choice(free, min(most, len(free)), replace=False)
     own, target = reach.own[0].reshape(-1), reach.own[0].reshape(-1).copy()
     lowest, highest = reach.lowest[0].reshape(-1), reach.highest[0].reshape(-1)
@@ -292,7 +292,7 @@ class Traps:
             batch = data.take(rows)
             pixels = data.pixels(batch.images)
             reach = front.reach(Ball(Radius.parse(DIGITS_RADIUS)), pixels)
-            if reach.straddling()[0].any():
+            if (reach.lowest < reach.highest)[0].any():
                 break
         logits = box.run(pixels)
         labels = logits.argmax(axis=1)

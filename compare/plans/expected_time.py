@@ -1,16 +1,16 @@
 """About how long a run takes, by what the entries of its data set and network tell, and by its method's step."""
 
-from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Final
 
 import torch
 from torch import nn
 
+from abscert_plugin.claim import Claim
 from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks import Activation, InputShape, NetworkConfig
+from abscert_plugin.training.methods import METHODS
 from compare.plans.planned_run import Run
 
 # Measured on one core of two that others shared: ten epochs of MNIST's cnn-2layer, 7 s an epoch of plain training. It
@@ -18,38 +18,21 @@ from compare.plans.planned_run import Run
 _FLOPS: Final = 3e10  # a second
 _EVALUATED: Final = 0.4  # of an epoch: what the validation after it costs
 _EPOCHS: Final = 10
-_STEPS: Final[Mapping[str, float]] = MappingProxyType(  # in steps of plain training, over all epochs
-    {
-        "plain": 1,
-        "abstrain": 0.6,
-        "ibp": 2,
-        "reachable": 3.5,
-        "adv-ibp": 3.5,
-        "mtl-ibp": 6.5,
-        "pgd": 6.5,
-        "sabr": 8.5,
-        "crown-ibp": 18,  # 40 while its linear bounds count
-        "lbp": 25,
-        "llm": 60,
-    }
-)
-_UNCERTIFIED: Final = frozenset({"plain", "pgd", "abstrain"})  # most of their images take the whole time
 
 
 def expected_seconds(run: Run) -> float | None:
-    """Return about how many seconds a run takes; None where its data set's entry does not tell what there is.
-
-    A method that is not in the table of steps counts as much as `sabr`.
-    """
+    """Return about how many seconds a run takes; None where its data set's entry does not tell what there is."""
     entry = DATA_SETS[run.data]
     shape, images, tests = entry.image_shape(run.image_size), entry.training_images, entry.test_images
     if shape is None or images is None or tests is None:
         return None
     tests = min(tests, run.limit or tests, run.ball_limit or tests)
     cost = 3 * _multiplications(run.network, shape, run.cells is not None) * 2  # forward, and twice as much backward
-    step = _STEPS.get(run.method, _STEPS["sabr"])
+    method = METHODS.named(run.method)
+    step = method.step_cost
     training = (run.epochs or _EPOCHS) * images * cost / _FLOPS * step * (1 + _EVALUATED / step)
-    open_share = 0.8 if run.method in _UNCERTIFIED else 0.03
+    trains_for_balls = method.create(run.trained_for, run.options).claim == Claim.BALL
+    open_share = 0.03 if trains_for_balls else 0.8  # of the images: they take the whole time
     verifying = len(run.certify) * tests * (run.timeout * open_share + 0.005) if "ball" in run.claims else 0.0
     return training + verifying + 10
 

@@ -10,6 +10,7 @@ from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.networks import NETWORKS, Activation, InputShape, NetworkConfig
 from abscert_plugin.training.methods import METHODS
+from abscert_plugin.verification.solvers import SOLVERS
 from compare.plans.planned_run import Run
 
 _CLASSES: Final = 10
@@ -28,6 +29,8 @@ def check_run(run: Run) -> None:
         raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {run.data!r}")
     if run.network not in NETWORKS:
         raise ConfigError(f"{run.title}: expected a network of {', '.join(NETWORKS)}, got {run.network!r}")
+    if run.solver is not None:
+        SOLVERS.named(run.solver)
     activation = run.activation or str(METHODS.named(run.method).activation)
     if activation not in list(Activation):
         raise ConfigError(f"expected an activation of {', '.join(Activation)}, got {activation!r}")

@@ -16,6 +16,7 @@ _PARTS: Final[Mapping[str, Callable[[Run], str]]] = MappingProxyType(
         "batch_size": lambda run: "" if run.batch_size is None else f"batch {run.batch_size}",
         "learning_rate": lambda run: "" if run.learning_rate is None else f"rate {run.learning_rate:g}",
         "timeout": lambda run: f"{run.timeout:g} s an image",
+        "solver": lambda run: "" if run.solver is None else f"solver {run.solver}",
         "limit": lambda run: "" if run.limit is None else f"first {run.limit:,} images",
         "ball_limit": lambda run: "" if run.ball_limit is None else f"balls of the first {run.ball_limit:,} images",
     }

@@ -40,6 +40,7 @@ class RunGrid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     learning_rate: float | None = None
     claims: list[str] = msgspec.field(default_factory=lambda: ["ball"])
     timeout: float = 1.0
+    solver: str | None = None
     limit: int | None = None
     ball_limit: int | None = None
     image_size: int | None = None
@@ -111,6 +112,7 @@ def shipped_plans() -> Sequence[str]:
 
 def _expanded(part: RunGrid, protocol: str) -> list[Run]:
     from abscert_plugin.training.methods import METHODS
+    from abscert_plugin.verification.solvers import OWN
 
     runs = []
     activations: Sequence[str | None] = part.activation or [None]
@@ -141,6 +143,7 @@ def _expanded(part: RunGrid, protocol: str) -> list[Run]:
                     learning_rate=part.learning_rate,
                     claims=_claims(part.claims, takes_intervals),
                     timeout=part.timeout,
+                    solver=None if part.solver == OWN else part.solver,
                     limit=part.limit,
                     ball_limit=part.ball_limit,
                     image_size=part.image_size,

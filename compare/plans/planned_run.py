@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, TypeAlias, final
 
 import msgspec
@@ -31,6 +32,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         epochs, batch_size, learning_rate: of the loop; None is the data set's own.
         claims: the claims that are decided.
         timeout: seconds an image (claim `ball`).
+        solver: who decides the claim `ball`; None is our own verifier.
         limit: only the first so many test images; None takes all.
         ball_limit: the same for the claim `ball` alone.
         image_size: side to resize the images of a folder to; None keeps them.
@@ -52,6 +54,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     learning_rate: float | None = None
     claims: tuple[str, ...] = ("ball",)
     timeout: float = 1.0
+    solver: str | None = None
     limit: int | None = None
     ball_limit: int | None = None
     image_size: int | None = None
@@ -60,7 +63,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def key(self) -> str:
         """What the run's folder is called: a hash of all of the above that is not its default."""
-        defaults = {field.name: field.default for field in msgspec.structs.fields(self)}
+        defaults = _defaults()
         chosen = {name: value for name, value in as_mapping(self).items() if getattr(self, name) != defaults[name]}
         canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_LENGTH]
@@ -86,6 +89,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         cells = "" if self.cells is None else f", {self.cells} cells"
         radius = f"radius {self.radius} {self.radius_scale}"
         return f"{self.data} {self.network} {self.method_title}{cells}, {radius}, seed {self.seed}"
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(Run)}
 
 
 def as_mapping(run: Run) -> Mapping[str, Any]:

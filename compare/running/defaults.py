@@ -17,7 +17,8 @@ from abscert_plugin.training.run import RunSpec, make_spec
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.decision import Decider
-from abscert_plugin.verification.opening import NetworkChoice, open_verifier
+from abscert_plugin.verification.opening import BallQuestion, NetworkChoice, open_verifier
+from abscert_plugin.verification.solvers import open_solver
 from compare.plans.planned_run import Run
 
 DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({"cell": 250, "ball": 100})
@@ -53,7 +54,7 @@ def one_epoch(spec: RunSpec) -> RunSpec:
 
 
 def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> Decider:
-    """Return what decides the claim `ball` of a run's exported network, by all steps of the verifier.
+    """Return what decides the claim `ball` of a run's exported network: all steps of our verifier, or a solver.
 
     Args:
         run: the run.
@@ -62,11 +63,14 @@ def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> D
         radius: as text, on the scale of the run.
 
     Raises:
-        AbscertError: if the training cannot be read, or is not that of the file.
+        AbscertError: if the training cannot be read, or is not that of the file; or the solver cannot be opened.
     """
     ball = Ball(Radius.parse(radius, run.radius_scale))
+    budget = Budget(seconds=run.timeout)
+    if run.solver is not None:
+        return open_solver(run.solver, BallQuestion(artifact, images, ball, budget))[0]
     choice = network_choice(images.shape, artifact.path.parent)
-    return open_verifier(artifact, images, ball, Budget(seconds=run.timeout), choice)[0]
+    return open_verifier(BallQuestion(artifact, images, ball, budget, choice))[0]
 
 
 def cell_decider(artifact: Artifact) -> Decider:

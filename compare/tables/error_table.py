@@ -15,7 +15,7 @@ from abscert_plugin.errors import RecordError
 from compare.plans.naming import names, variant
 from compare.plans.planned_run import Run
 from compare.results.stored_run import StoredRun
-from compare.results.verified_run import VerifiedRun, grouped, verified_runs
+from compare.results.verified_run import VerifiedRun, grouped
 from compare.tables.selection import mislabelled, not_verified, one_a_seed, rate
 
 TableRow: TypeAlias = tuple[str, ...]
@@ -101,15 +101,6 @@ class Table:
             place > 0 and above is not None and row[:place] == above[:place]
             for above, row in zip(former, self.rows, strict=False)
         )
-
-
-def build_tables(results: Path) -> tuple[Table, ...]:
-    """Return the tables of a results folder.
-
-    Raises:
-        RecordError: as `verified_runs` and `tables_of`.
-    """
-    return tables_of(results, *verified_runs(results))
 
 
 def tables_of(results: Path, found: Sequence[VerifiedRun], others: Sequence[StoredRun]) -> tuple[Table, ...]:

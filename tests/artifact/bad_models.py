@@ -60,15 +60,10 @@ def no_input() -> onnx.ModelProto:
     return model
 
 
-def labels_only() -> onnx.ModelProto:
-    model = graphs.linear(after=[("ArgMax", ["y"], ["label"], {"axis": 1, "keepdims": 0})])
-    model.graph.output[0].CopyFrom(graphs.value("label", ["batch"], TensorProto.INT64))
-    return model
-
-
-def one_class() -> onnx.ModelProto:
-    model = graphs.linear(after=[("ReduceMax", ["y"], ["top"], {"axes": [1]})])
-    model.graph.output[0].CopyFrom(graphs.value("top", ["batch", 1]))
+def two_labels() -> onnx.ModelProto:
+    constants = [graphs.constant("two", np.array([2], np.int64))]
+    model = graphs.linear(after=[("TopK", ["y", "two"], ["best", "label"], {"axis": 1})], constants=constants)
+    model.graph.output[0].CopyFrom(graphs.value("label", ["batch", 2], TensorProto.INT64))
     return model
 
 
@@ -149,8 +144,11 @@ BAD_FILES: Mapping[str, tuple[Maker, str]] = {
     "dangling": (with_nodes(("Relu", ["nowhere"], ["z"], {})), "onnxruntime cannot load .*nowhere"),
     "two inputs": (saved(two_inputs), r"expected one input, an image, got 2: 'x' \(float .*'x2' \(float"),
     "no input": (saved(no_input), "expected one input, an image, got 0: none"),
-    "int64": (with_input(TensorProto.INT64, ["batch", 3, 4, 4]), r"input of floats or bytes, got 'x' \(int64"),
-    "five axes": (with_input(TensorProto.FLOAT, ["batch", 3, 1, 4, 4]), r"of 2 to 4 axes.*'x' \(float \[\?, 3, 1"),
+    "texts": (with_input(TensorProto.STRING, ["batch", 3, 4, 4]), r"input of floats, bytes or other .*'x' \(string"),
+    "seven axes": (
+        with_input(TensorProto.FLOAT, ["batch", 3, 1, 1, 1, 4, 4]),
+        r"of 2 to 6 axes.*'x' \(float \[\?, 3, 1",
+    ),
     "unknown operator": (with_nodes(("Frobnicate", ["x"], ["z"], {})), "onnxruntime cannot load .*Frobnicate"),
     "unknown domain": (
         with_nodes(("Relu", ["x"], ["z"], {"domain": "com.example"}), domains={"com.example": 1}),
@@ -167,8 +165,7 @@ BAD_FILES: Mapping[str, tuple[Maker, str]] = {
     "dropout left on": (saved(lambda: dropout(training=True)), r"draws random numbers .*Dropout\)"),
     "dropout left on by a node": (saved(lambda: dropout(True, by_node=True)), r"draws random numbers .*Dropout\)"),
     "under abstraction": (saved(graphs.deployed), "is under abstraction already"),
-    "labels only": (saved(labels_only), r"output of float logits \[batch, classes\], got 'label' \(int64"),
-    "one class": (saved(one_class), "expected logits of 2 classes or more, got 1"),
+    "two labels": (saved(two_labels), r"expected scores of classes, or a label, for each image, got int64 \[1, 2\]"),
     "mixing": (saved(lambda: mixing_images(2)), "other logits for images of a batch than alone, and demands.* of 2"),
     "not convertible": (saved(not_convertible), "has opset 7, and onnx cannot bring it up to 13.*export it again"),
 }

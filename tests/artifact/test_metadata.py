@@ -84,8 +84,8 @@ def test_a_foreign_file_is_told_about_wrap() -> None:
     [
         ("abscert.domain", "0,1", "expected abscert.domain = '-1,1', got '0,1'"),
         ("abscert.pixel_range", "0,255", "expected abscert.pixel_range = '0,1'"),
-        ("abscert.cells", "0", "from 1 to 255"),
-        ("abscert.cells", "256", "from 1 to 255"),
+        ("abscert.cells", "0", "from 1 to 65,535"),
+        ("abscert.cells", "65536", "from 1 to 65,535"),
         ("abscert.cells", "ten", "not valid"),
         ("abscert.image_shape", "28,28", "not valid"),
         ("abscert.image_shape", "1,0,28", "less than 1"),

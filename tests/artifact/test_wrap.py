@@ -21,9 +21,10 @@ from torch import nn
 
 import abscert_plugin
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.midpoint import InputScale, Layout
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, wrap
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import InputScale, Layout
 
 SHAPE = (3, 8, 8)
 CELLS = 7
@@ -76,7 +77,7 @@ def test_conv_net_exported_by_torch_gives_its_logits_on_midpoints(
     assert bool(wrapped.notes) != free_batch
 
 
-@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+@pytest.mark.parametrize("dynamo", [pytest.param(True, marks=pytest.mark.slow), False], ids=["dynamo", "torchscript"])
 def test_flat_mlp_exported_by_torch_gives_its_logits_on_midpoints(tmp_path: Path, dynamo: bool) -> None:
     network = flat_mlp()
     path = export_by_torch(network, (192,), tmp_path / "mlp.onnx", dynamo, free_batch=True)
@@ -268,3 +269,19 @@ def test_all_grey_levels_of_one_cell_get_the_same_bits(contract: Wrapped) -> Non
     logits = [session.run(["logits"], {"image": pixels(image[np.newaxis])})[0].tobytes() for image in stored]
     cell = [min(value * CELLS // 255, CELLS - 1) for value in range(256)]
     assert len(set(zip(cell, logits, strict=True))) == len(set(logits)) == CELLS
+
+
+def test_lossless_cells_stand_for_their_own_8_bit_values(tmp_path: Path) -> None:
+    path = graphs.save(graphs.linear(shape=SHAPE), tmp_path)
+    scale = InputScale((0.0, 255.0), (10.0, 20.0, 30.0), (2.0, 3.0, 4.0))
+    wrapped = wrap(path, tmp_path / "out", WrapOptions(Grid.of_levels(255), scale=scale, levels=255))
+    stored = np.arange(256, dtype=np.uint8).repeat(3).reshape(4, *SHAPE)
+    read = (stored - np.reshape([10.0, 20.0, 30.0], (3, 1, 1))) / np.reshape([2.0, 3.0, 4.0], (3, 1, 1))
+    expected = read.reshape(4, -1) @ graphs.weights(192).astype(np.float64)
+    images = (stored / np.float32(255)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(wrapped.deploy), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"image": images})[0], expected, rtol=1e-5, atol=1e-2)
+    nearby = np.clip(images + np.float32(0.4 / 255), 0, 1)  # the same cells
+    assert session.run(None, {"image": nearby})[0].tobytes() == session.run(None, {"image": images})[0].tobytes()
+    with pytest.raises(ConfigError, match="a cell for each of 256 stored values, got 7 cells"):
+        WrapOptions(Grid(CELLS), levels=255)

@@ -32,9 +32,9 @@ with open("statuses", "w") as file:
     json.dump(statuses, file)
 """
 FLAGS = [
-    (["--cells", "0"], "whole number of cells from 1 to 255, got 0"),
-    (["--cells", "-1"], "from 1 to 255, got -1"),
-    (["--cells", "256"], "from 1 to 255, got 256"),
+    (["--cells", "0"], "whole number of cells from 1 to 65,535, got 0"),
+    (["--cells", "-1"], "from 1 to 65,535, got -1"),
+    (["--cells", "65536"], "from 1 to 65,535, got 65536"),
     (["--cells", "ten"], "Invalid value for '--cells'.*--help"),
     (["--cells", "7", "--granularity", "0.5"], "--cells or --granularity, got both"),
     (["--granularity", "0.3"], "nearest"),

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from midpoint_oracle import assert_logits, listed, midpoints, stored_images
 from onnx import TensorProto
 
-from abscert_plugin.artifact.midpoint import InputScale, Layout
 from abscert_plugin.artifact.wrap import WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.errors import AbscertError, ConfigError, ExportError, GridError, UnsupportedModelError
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import InputScale, Layout
 
 CELLS = 7
 OPTIONS = WrapOptions(Grid(CELLS))
@@ -83,7 +83,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_one_wrong_byte_is_wrapped_or_refused_and_nothing_between(tmp_path: Path, place: float, value: int) -> None:
     model = graphs.linear(before=[("Relu", ["x"], ["z"], {})], source="z")
@@ -197,9 +197,9 @@ def test_several_outputs_that_may_be_logits_are_listed(tmp_path: Path) -> None:
         assert_logits(wrapped, stored, CELLS, expected)
 
 
-@pytest.mark.parametrize("cells", [0, -1, 256])
+@pytest.mark.parametrize("cells", [0, -1, 65_536])
 def test_a_grid_that_cannot_exist_is_refused(cells: int) -> None:
-    with pytest.raises(GridError, match=f"from 1 to 255, got {cells}"):
+    with pytest.raises(GridError, match=f"from 1 to 65,535, got {cells}"):
         WrapOptions(Grid(cells))
 
 

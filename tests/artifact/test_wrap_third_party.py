@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from sklearn.neural_network import MLPClassifier
 
 import abscert_plugin
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.midpoint import InputScale
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, wrap
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+from abscert_plugin.preprocessing import InputScale
 from abscert_plugin.records import Record
 from abscert_plugin.verification.run import Artifact, Verification
 
@@ -101,12 +102,17 @@ def test_the_probabilities_can_be_named_as_the_file_names_them(
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_labels_of_scikit_learn_are_not_logits(tmp_path: Path, name: str) -> None:
+def test_labels_of_scikit_learn_are_wrapped_where_their_number_is_told(tmp_path: Path, name: str) -> None:
     path = save_converted(name, tmp_path, zipmap=False)
     options = WrapOptions(Grid(CELLS), DIGIT, scale=DIGITS_SCALE, output="label")
-    with pytest.raises(UnsupportedModelError, match=r"float logits \[batch, classes\], got 'label' \(int64"):
+    with pytest.raises(ConfigError, match="gives labels alone; name its output of scores with --output, or say how"):
         wrap(path, tmp_path / "out", options)
     assert listed(tmp_path / "out") == []
+    wrapped = wrap(path, tmp_path / "out", replace(options, labels=10))
+    stored = stored_images(5, DIGIT)
+    expected = np.eye(10)[trained(name).predict(digits_midpoints(stored))]
+    for place in range(5):  # one by one, as the graph of an MLP does not show that images stay apart
+        assert_logits(wrapped, stored[place : place + 1], CELLS, expected[place : place + 1])
 
 
 def test_an_output_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from abscert_plugin.files import write_json
 from abscert_plugin.records import Record, RecordWriter, RunInfo
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, RUNS
-from compare.tables.error_table import Table
+from compare.results.verified_run import verified_runs
+from compare.tables.error_table import Table, tables_of
 
 RUN = Run(
     data="mnist",
@@ -81,3 +82,8 @@ def store(
 
 def named(table: Table) -> list[dict[str, str]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def build_tables(results: Path) -> tuple[Table, ...]:
+    """Return the tables of a results folder."""
+    return tables_of(results, *verified_runs(results))

@@ -6,9 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from command_line import abscert
-from fuzzing import COUNT, PHASES, PUT, Reader, packed
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fuzzing import Reader, fuzz, packed
 from mutations import json_files, json_line_files, toml_files
 from small_plan import PLAN
 from stored_records import RUN, store
@@ -76,14 +74,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("reader", READERS, ids=str)
-@settings(max_examples=COUNT, phases=PHASES)
-@given(data=st.data())
-def test_a_changed_file_is_refused_in_one_line_or_taken(home: Path, reader: Reader, data: st.DataObject) -> None:
-    reader.check_changed(home, data)
-
-
-@pytest.mark.parametrize("reader", READERS, ids=str)
-@pytest.mark.parametrize("what", PUT)
-def test_what_stands_in_the_place_of_a_file_is_refused_in_one_line(home: Path, reader: Reader, what: str) -> None:
-    reader.check_put(home, what)
+(
+    test_a_changed_file_is_refused_in_one_line_or_taken,
+    test_what_stands_in_the_place_of_a_file_is_refused_in_one_line,
+    test_whole_files_are_taken,
+) = fuzz(READERS)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from command_line import abscert
+from stored_records import build_tables
 
 from compare.plans.plan import read_plan
-from compare.tables.error_table import NOT_RUN, build_tables
+from compare.tables.error_table import NOT_RUN
 
 
 @pytest.mark.slow

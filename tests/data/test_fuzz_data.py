@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import abscert, linear_model
-from fuzzing import COUNT, PHASES, PUT, Reader, packed
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fuzzing import Reader, fuzz, packed
 from mutations import byte_files
 from PIL import Image
 from test_data_cifar10 import write_archive, write_batches
@@ -52,14 +50,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("reader", READERS, ids=str)
-@settings(max_examples=COUNT, phases=PHASES)
-@given(data=st.data())
-def test_a_changed_file_is_refused_in_one_line_or_taken(home: Path, reader: Reader, data: st.DataObject) -> None:
-    reader.check_changed(home, data)
-
-
-@pytest.mark.parametrize("reader", READERS, ids=str)
-@pytest.mark.parametrize("what", PUT)
-def test_what_stands_in_the_place_of_a_file_is_refused_in_one_line(home: Path, reader: Reader, what: str) -> None:
-    reader.check_put(home, what)
+(
+    test_a_changed_file_is_refused_in_one_line_or_taken,
+    test_what_stands_in_the_place_of_a_file_is_refused_in_one_line,
+    test_whole_files_are_taken,
+) = fuzz(READERS)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, read_metadata, write_metadata
-from abscert_plugin.artifact.midpoint import InputScale, Layout
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.wrap import WrapOptions, wrap
@@ -32,6 +31,7 @@ from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.preprocessing import InputScale, Layout
 from abscert_plugin.reading.network import convert
 
 GRID = Grid.from_inner_edges([0.2, 0.5, 0.55])
@@ -236,9 +236,9 @@ def after(*front: Node) -> list[Node]:
 REFUSED: dict[str, tuple[list[Node], dict[str, np.ndarray], str]] = {
     "operator": (after(("Elu", [INTERVAL], ["front"], {})), WEIGHT, "no bounds of Elu"),
     "constants": (
-        [("Erf", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})],
+        [("Sin", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})],
         WEIGHT,
-        "no bounds of Erf on constants",
+        "no bounds of Sin on constants",
     ),
     "product": (after(("Mul", [INTERVAL, INTERVAL], ["front"], {})), WEIGHT, "Mul.*expected a constant"),
     "per-pixel": (after(("Add", [INTERVAL, "per_pixel"], ["front"], {})), {**WEIGHT, **PER_PIXEL}, "each channel"),

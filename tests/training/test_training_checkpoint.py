@@ -84,6 +84,7 @@ facts = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(table, table, facts, st.lists(facts, min_size=1, max_size=3), st.booleans())
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory,

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_networks import export_tiny, tiny_data, tiny_network
 
@@ -66,12 +66,18 @@ class Case:
         write_certificate(self.path, self.run, self.records, self.info, self.data)
         self.certificate, self.is_intact = read_certificate(self.path)
 
-    def checks(self, certificate: Certificate | None = None, sample: int | None = None, seed: int = 0) -> list[Check]:
+    def checks(
+        self,
+        certificate: Certificate | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        runs_alone: bool = False,
+    ) -> list[Check]:
         stored = certificate or self.certificate
         sha256, grid = self.artifact.sha256, self.artifact.metadata.grid
         replay = self.replay if stored.ball == self.replay.ball else replay_of(self.artifact, stored.ball)
         return [
-            *check_origin(stored, self.is_intact, sha256, grid, self.data),
+            *check_origin(stored, self.is_intact, sha256, grid, self.data, runs_alone),
             *check_verdicts(stored, self.data, replay, sample, seed, lambda _: None),
         ]
 
@@ -140,6 +146,7 @@ def test_every_flipped_verdict_is_found_out(ball: Case, cell: Case) -> None:
 
 
 @pytest.mark.slow
+@settings(max_examples=30)  # each decides images anew
 @given(
     pixel=st.integers(0, 3), beyond=st.floats(0.2 - 1e-8, 0.2 + 1e-7) | st.floats(0, 5), sign=st.sampled_from([-1, 1])
 )
@@ -179,6 +186,12 @@ def test_a_label_of_no_class_is_found_out(ball: Case, cell: Case, edit: dict[str
             record = msgspec.structs.replace(case.certificate.rows[place].record, **edit)
             changed = with_row(case.certificate, place, Row(record, case.certificate.rows[place].image))
             assert "labels" in case.failed(changed)
+
+
+def test_a_file_that_has_to_be_run_alone_is_not_certified_in_batches(ball: Case) -> None:
+    failed = [check for check in ball.checks(runs_alone=True) if not check.holds]
+    assert [check.name for check in failed] == ["rows agree with the claim"]
+    assert "run one image at a time" in failed[0].detail
 
 
 def test_a_sample_is_the_same_for_a_seed(ball: Case) -> None:

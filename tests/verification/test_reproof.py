@@ -21,6 +21,7 @@ from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, Node, _packed
+from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.reproof import Reproof
 
 ONLY_SEARCH = Budget(60.0, exhaustive=1, bounds=(), attacks=False, leaf=2)
@@ -97,6 +98,15 @@ def test_trees_prove_their_images_again(cells: Proven, signs: Proven) -> None:
 
 
 @pytest.mark.usefixtures("no_lirpa")
+def test_a_margin_that_is_more_than_the_tree_shows_fails(cells: Proven, signs: Proven) -> None:
+    for case in (cells, signs):
+        for row, (item, _) in enumerate(case.rows[:5]):
+            assert item.record.margin is not None
+            assert "is more than the" in case.fault(row, margin=item.record.margin + 0.1)
+            assert case.fault(row, margin=item.record.margin / 2) == ""
+
+
+@pytest.mark.usefixtures("no_lirpa")
 def test_a_tree_that_is_cut_short_fails(cells: Proven, signs: Proven) -> None:
     for case in (cells, signs):
         tree = case.tree()
@@ -138,7 +148,17 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
         Evidence(tree=_packed(np.zeros(10_000, dtype="<i4"))).nodes()
 
 
-def test_optimised_slopes_prove_again_and_need_not_be_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_crown_suffices_for_is_proven_again_without_a_search() -> None:
+    """Of images bounded one by one nothing is optimised then, so there are no slopes to keep."""
+    budget = Budget(60.0, only=BoundMethod.OPTIMISED, bounds_at_once=1)
+    case = proven(plain_case(4), Ball(Radius.parse("0.15")), budget, count=12)
+    assert [(item.record.method, item.evidence) for item, _ in case.rows] == [("crown", None)] * len(case.rows)
+    assert len(case.rows) > 3
+    assert [case.fault(row) for row in range(len(case.rows))] == [""] * len(case.rows)
+
+
+@pytest.mark.slow
+def test_optimised_slopes_prove_again_and_need_not_be_good() -> None:
     kept = []
     for number in range(6):
         case = proven(plain_case(number), Ball(Radius.parse("0.15")), Budget(60.0, only=BoundMethod.OPTIMISED))
@@ -155,6 +175,19 @@ def test_optimised_slopes_prove_again_and_need_not_be_good(monkeypatch: pytest.M
         assert "expected" in case.fault(row, slopes=stored.slopes[:-1])
         short = tuple(_packed(np.zeros(1, dtype=np.uint8)) for _ in stored.slopes)
         assert "expected" in case.fault(row, slopes=short)
+
+
+def test_what_float64_alone_proves_is_proven_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = proven(plain_case(0), Ball(Radius.parse("0.01")), Budget(60.0, only=BoundMethod.CROWN_IBP))
+    record = case.rows[0][0].record
+    assert record.method == BoundMethod.CROWN_IBP
+    for quick, said, is_proven in ((-1.0, 2.0, True), (1.0, 2.0, True), (1.0, 2.1, False), (-1.0, 0.5, True)):
+        monkeypatch.setattr(
+            Prover,
+            "least_margins",
+            lambda self, *what, is_exact=False, quick=quick: np.array([2.0 if is_exact else quick]),
+        )
+        assert (case.fault(margin=said) == "") is is_proven
 
 
 def test_a_tree_is_read_as_it_was_made() -> None:

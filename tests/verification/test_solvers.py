@@ -24,7 +24,7 @@ from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided, Decider
-from abscert_plugin.verification.opening import NetworkChoice
+from abscert_plugin.verification.opening import BallQuestion, NetworkChoice
 from abscert_plugin.verification.solvers import CheckedSolver, SolverEntry, open_solver
 
 BALL = Ball(Radius.parse("0.2"))
@@ -338,8 +338,7 @@ def opened(
 ) -> Decider:
     monkeypatch.setattr(solvers, "SOLVERS", Table(entry("other", make)))
     budget, choice = chosen.get("budget", Budget(3.0)), chosen.get("choice", NetworkChoice())
-    data = tiny_data(4)
-    return open_solver("other", case.artifact, data, ball, budget, choice)[0]
+    return open_solver("other", BallQuestion(case.artifact, tiny_data(4), ball, budget, choice))[0]
 
 
 def test_its_configuration_is_kept_and_cannot_hide_the_claim(right: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +378,7 @@ def test_options_of_our_own_verifier_are_refused(
 
 
 def test_our_own_is_the_verifier_and_its_configuration_names_no_solver(right: Tiny) -> None:
-    decider, note = open_solver("abscert", right.artifact, tiny_data(4), BALL, Budget(), NetworkChoice())
+    decider, note = open_solver("abscert", BallQuestion(right.artifact, tiny_data(4), BALL, Budget()))
     assert (type(decider), note, "solver" in decider.configuration) == (BallVerifier, "", False)
     assert dict(decider.configuration) == dict(right.verifier(BALL, Budget()).configuration)
     assert dict(solvers.SOLVERS["abscert"].open(right.artifact, tiny_data(4), BALL, Budget()).configuration) == dict(
@@ -389,4 +388,4 @@ def test_our_own_is_the_verifier_and_its_configuration_names_no_solver(right: Ti
 
 def test_an_unknown_solver_lists_those_there_are(right: Tiny) -> None:
     with pytest.raises(ConfigError, match=r"expected a solver of abscert.*, got 'fig'"):
-        open_solver("fig", right.artifact, tiny_data(4), BALL, Budget(), NetworkChoice())
+        open_solver("fig", BallQuestion(right.artifact, tiny_data(4), BALL, Budget()))

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof.enclosure import spread
 
 SIGMOID_ERROR: Final = 2 * 1.77905e-07
 """Assumed largest error of a computed sigmoid: twice the largest that was seen over all float32 arguments."""
@@ -29,6 +30,14 @@ class Function(ABC):
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         """Return ends of what may be computed where the input lies between two ends."""
 
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return how far two values may be apart that are computed from inputs between two ends, so far apart.
+
+        By default as far as any two values between the ends.
+        """
+        least, most = self.interval(lower, upper)
+        return (most - least) * (1 + arithmetic.own_gamma(2)) + torch.zeros_like(distance)
+
     @abstractmethod
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return where it is no straight line between two ends, so that closer ends would help."""
@@ -44,6 +53,11 @@ class Function(ABC):
         Soundness: offset + slope x, as real numbers, for every x between the ends; the arithmetic is float64, and its
         errors are taken off.
         """
+
+    def lines(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return `slopes`, and `offsets` that go with them."""
+        slopes = self.slopes(lower, upper)
+        return *slopes, *self.offsets(lower, upper, *slopes)
 
 
 def flushed(lower: Tensor, upper: Tensor) -> Interval:
@@ -80,6 +94,12 @@ class Piecewise(Function):
         error = self._error(lower, upper)
         least, most = _least(ends), _most(ends)
         return flushed(least if error is None else least - error, most if error is None else most + error)
+
+    @override
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        error = self._error(lower, upper)
+        found = self._steepness(distance) * distance * (1 + arithmetic.own_gamma(8))
+        return found if error is None else found + 2 * error
 
     @override
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
@@ -168,6 +188,48 @@ class Piecewise(Function):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Ramp(Function):
+    """max(x, 0), in few operations: `Piecewise` of the slopes 0 and 1 is the same."""
+
+    @override
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return flushed(lower.clamp(min=0), upper.clamp(min=0))
+
+    @override
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        return distance
+
+    @override
+    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (lower < 0) & (upper > 0)
+
+    @override
+    def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
+        """Return the slope of the side that holds more of the interval, and of the chord."""
+        most = upper.clamp(min=0)
+        return (upper > -lower).to(lower.dtype), most / (most - lower.clamp(max=0)).clamp(min=1e-300)
+
+    @override
+    def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:
+        low, high, size = lower.clamp(min=0), upper.clamp(min=0), torch.maximum(-lower, upper)
+        gaps = [torch.minimum(low - below * lower, high - below * upper), low - above * lower, high - above * upper]
+        # between the ends, the gap of a line through 0 is least at the bend
+        least = torch.where(self.is_bent(lower, upper), gaps[0].clamp(max=0), gaps[0])
+        steepest = torch.maximum(below.abs(), above.abs())
+        margin = arithmetic.own_gamma(16) * (2 + steepest) * size + arithmetic.underflow(2.0)
+        return least - margin, torch.maximum(gaps[1], gaps[2]) + margin
+
+    @override
+    def lines(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return lines through 0, below, and through (lower, 0) where it is negative; the margin covers the rest."""
+        below, above = self.slopes(lower, upper)
+        size = torch.maximum(-lower, upper).flatten(1).amax(1)  # for each image: margins are far below any error
+        margin = spread(3 * arithmetic.own_gamma(16) * size + arithmetic.underflow(2.0), lower)
+        return below, above, (-margin).expand_as(lower), margin - above * lower.clamp(max=0)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class SShaped(Function):
     """Sigmoid or tanh: shift + height * h(steepness x), h odd, convex below 0 and concave above, h = tanh.
 
@@ -187,9 +249,14 @@ class SShaped(Function):
 
     @override
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
-        least, most = self._odd(lower) + self.shift, self._odd(upper) + self.shift
+        least = self._odd(lower) + self.shift
+        most = least if upper is lower else self._odd(upper) + self.shift
         margin = self.error + _LIBRARY
         return flushed(least - margin, most + margin)
+
+    @override
+    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        return self.height * self.steepness * distance * (1 + _LIBRARY) + 2 * (self.error + _LIBRARY)
 
     @override
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
@@ -266,6 +333,6 @@ def _most(values: list[Tensor]) -> Tensor:
     return found
 
 
-RELU: Final = Piecewise((0.0,), (0.0, 1.0))
+RELU: Final = Ramp()
 SIGMOID: Final = SShaped(0.5, 0.5, 0.5, SIGMOID_ERROR)
 TANH: Final = SShaped(0.0, 1.0, 1.0, TANH_ERROR)

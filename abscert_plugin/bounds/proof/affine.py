@@ -45,19 +45,23 @@ class Affine(Step):
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
         value, weights, terms = values[self.input], self.map.weights, self.map.products + 1
-        own = arithmetic.own_gamma(terms + _FEW)
+        own = (arithmetic.single_gamma if self.map.is_single else arithmetic.own_gamma)(terms + _FEW)
         center = self.map.apply(weights.center, value.lower / 2 + value.upper / 2)
         # one pass for the radius and the magnitude
         pair = torch.cat([(value.upper - value.lower) / 2, value.magnitude])
         radius, magnitude = self.map.apply(weights.absolute, pair).chunk(2)
-        roundings, carried = value.roundings + weights.roundings, spread(value.underflow, value.lower)
+        roundings = value.roundings + weights.roundings
         if self.bias is not None:
             center = center + (self.bias.lower / 2 + self.bias.upper / 2)
             radius = radius + (self.bias.upper - self.bias.lower) / 2
             magnitude = magnitude + self.bias.magnitude
             roundings = max(roundings, self.bias.roundings)
         magnitude = magnitude * (1 + own)
+        if self.map.is_single:
+            magnitude = magnitude + spread(self._own_underflow(value), magnitude)
         slack = own * magnitude
+        if self.map.is_single:
+            slack = slack + 2 * spread(self._own_underflow(value), magnitude)  # of the center and of the radius
         spread_of_weights = self.spread(value)
         if spread_of_weights is not None:
             slack = slack + spread_of_weights
@@ -81,6 +85,11 @@ class Affine(Step):
             fresh = fresh + float(self.bias.underflow.max())
         return (row_sum * before + fresh) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
 
+    def _own_underflow(self, value: Enclosure) -> Tensor:
+        """Return what underflows, image by image, where our own products are in float32 and values are cast to it."""
+        products = self.map.products + 1
+        return arithmetic.TINY * (8 * products * (1 + largest(value.magnitude)) + 3 * self.map.row_sum)
+
     def spread(self, value: Enclosure) -> Tensor | None:
         """Return how far weights that are not known exactly may move the ideal value, None where all are known."""
         radius = self.map.weights.radius
@@ -88,6 +97,14 @@ class Affine(Step):
             return None
         own = 1 + arithmetic.own_gamma(self.map.products + _FEW)
         return self.map.apply(radius, value.magnitude) * own
+
+    def _lose_in_single(self, rows: Tensor, descent: Descent) -> None:
+        """Take off what products of rows in float32 lose: a share of |rows| |W| |x|, and what underflows."""
+        absolute, value, readers = rows.abs(), descent.values[self.input], self.map.readers
+        amount = descent.account(absolute, descent.values[self.output].magnitude)
+        lost = arithmetic.TINY * readers * (4 + self.map.weights.gain + absolute.flatten(1).amax(1))
+        lost = (lost * value.magnitude.flatten(1).sum(1)).unsqueeze(1) * (1 + arithmetic.own_gamma(_FEW))
+        descent.add(-(arithmetic.single_gamma(readers + _FEW) * (1 + arithmetic.own_gamma(_FEW)) * amount + lost))
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
@@ -102,7 +119,10 @@ class Affine(Step):
         spread_of_weights = self.spread(value)
         if spread_of_weights is not None:
             descent.lose(rows, spread_of_weights)
-        descent.account(rows, descent.values[self.output].magnitude)
+        if self.map.is_single:
+            self._lose_in_single(rows, descent)
+        else:
+            descent.account(rows, descent.values[self.output].magnitude)
         merged = self.map.transposed(rows.flatten(0, 1), tuple(value.lower.shape[1:]))
         descent.send(self.input, merged.reshape(*rows.shape[:2], *value.lower.shape[1:]))
 

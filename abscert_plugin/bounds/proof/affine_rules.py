@@ -65,13 +65,14 @@ def _negate(view: View) -> None:
 
 def _batch_normalisation(view: View) -> None:
     """Scale and shift of each channel; the runtime may compute scale / sqrt(var + eps) first, or last."""
-    view.require(training_mode=0)
+    view.require(training_mode=0, spatial=1)
     need(len(view.node.outputs) == 1, "expected a BatchNormalization of inference")
     need(bool(view.shape()), "expected channels")
-    rank = len(view.shape()) - 1
+    rank, channels = len(view.shape()) - 1, view.shape()[0]
     arrays = [torch.from_numpy(view.array(place).astype("float64")) for place in range(1, 5)]
     for place in range(1, 5):
-        view.constant(place)  # float32 and finite
+        given = view.constant(place).lower.shape  # float32 and finite
+        need(given == (channels,), f"expected a constant for each of {channels} channels, got {tuple(given)}")
     scale, shift, mean, variance = (array.reshape(1, -1, *(1 for _ in range(rank))) for array in arrays)
     variance = variance + float(view.attribute("epsilon", 1e-5))
     need(bool((variance >= 2.0**-100).all()), "expected variances well above 0")  # so a flushed one changes little

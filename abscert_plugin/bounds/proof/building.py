@@ -6,19 +6,24 @@ from typing import Final, final
 
 import numpy as np
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof.affine import Affine
-from abscert_plugin.bounds.proof.constants import exact, point, rounded, whole
+from abscert_plugin.bounds.proof.constants import exact, need_one_meaning, point, rounded, whole
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import LinearMap
 from abscert_plugin.bounds.proof.moves import Concatenation, Move, Planted
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
-from abscert_plugin.graph.walk import Walk, need
+from abscert_plugin.graph.walk import MOVES, Walk, need
+
+_GIVE_TRUTH: Final = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"})
+_GIVE_WHOLE: Final = frozenset({"ArgMax", "ArgMin"})
+_ON_WHOLE: Final = MOVES | {"And", "Equal", "Not", "Or", "Where", "Xor"}
+"""Operators that mean the same of truth values, or whole numbers, as of the real ones that stand for them here."""
 
 FLOATS: Final = (np.dtype(np.float32), np.dtype(np.float64))
 """What a proof computes with. Float64 rounds less than float32, so whatever holds of that holds of it."""
@@ -61,6 +66,7 @@ class Build(Walk):
         self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
         self.steps: list[Step] = []
+        self.whole: dict[str, bool] = {}  # names of truth values, as 0 and 1 (True), and of whole numbers (False)
         self.types: dict[str, np.dtype] = {}  # of values that are not float32
         self.rows: set[str] = set()  # values that hold rows of all images along their first axis
         self._rules = rules
@@ -85,14 +91,18 @@ class Build(Walk):
             if found is not None:
                 self.take(node, found)
                 return
-        elif node.operator == "Cast":
-            array = whole(node, self.enclosure(names[0]))
+        else:
+            need_one_meaning(node, {name: self._about(name) for name in names})
+            array = whole(node, self.enclosure(names[0])) if node.operator == "Cast" else None
             if array is not None:
                 self.arrays[node.outputs[0]] = array
                 return
         given = {name: self.enclosure(name) for name in names if name in self.constants or self._is_float(name)}
         others = {name: self.constant(name) for name in names if name not in given}
         self.constants.update(rounded(node, given, others, self.graph.opset))
+
+    def _about(self, name: str) -> np.ndarray:
+        return self.constants[name].lower.numpy() if name in self.constants else self.constant(name)
 
     def _is_float(self, name: str) -> bool:
         return self.constant(name).dtype in FLOATS
@@ -108,6 +118,8 @@ class Build(Walk):
 
     @override
     def apply(self, node: Node) -> None:
+        kinds = [self.whole[name] for name in node.inputs if name in self.whole]
+        need(not kinds or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
         types = {self.types[name] for name in node.inputs if name in self.types}
         for kind in types:
             known = _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
@@ -122,6 +134,16 @@ class Build(Walk):
             self.rows.update(name for name in node.outputs if name in self.values)
         if types and node.operator not in _CHANGING:
             self.types.update((name, next(iter(types))) for name in node.outputs if name in self.values)
+        if node.operator in _GIVE_TRUTH:
+            kinds = [True]
+        elif node.operator in _GIVE_WHOLE:
+            kinds = [False]
+        elif node.operator == "Where":
+            kinds = [self.whole[name] for name in node.inputs[1:] if name in self.whole]
+        elif node.operator == "Cast":
+            kinds = kinds if node.attributes["to"] == TensorProto.BOOL else []
+        if kinds:
+            self.whole.update((name, all(kinds)) for name in node.outputs)
 
     def enclosure(self, name: str) -> Enclosure:
         """Return a float constant."""

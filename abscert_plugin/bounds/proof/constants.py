@@ -9,12 +9,13 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof import arithmetic, functions
+from abscert_plugin.bounds.proof.activations import Function, flushed
 from abscert_plugin.bounds.proof.affine import Affine, total
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import Matrix, Scale, Weights
 from abscert_plugin.graph.nodes import Node
-from abscert_plugin.graph.walk import MOVES, PICKS, evaluate, need
+from abscert_plugin.graph.walk import CURVES, MOVES, PICKS, evaluate, need
 
 _RECIPROCAL: Final = 3  # roundings of a factor that may be a reciprocal and be multiplied later
 
@@ -66,25 +67,53 @@ def reciprocal(divisor: Enclosure) -> Weights:
 # --- nodes on constants ----------------------------------------------------------------------------------------------
 
 
-def need_one_meaning(node: Node, arrays: Sequence[np.ndarray]) -> None:
-    """Raise where runtimes, or onnx's reference, may make different numbers of exact constants."""
-    is_whole = all(array.dtype.kind in "iub" for array in arrays)
+def need_one_meaning(node: Node, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise where runtimes, or onnx's reference, may make different numbers of constants.
+
+    Args:
+        node: a node of `ON_CONSTANTS`.
+        arrays: what it reads, by name; of what is not known exactly, only the shape counts.
+    """
+    given = [arrays.get(name, np.zeros(0)) for name in node.inputs]
+    is_whole = all(array.dtype.kind in "iub" for array in arrays.values())
     if node.operator == "Div" and is_whole:  # the reference's is in float64
-        fits = all(bool(((array < 2**53) & (array > -(2**53))).all()) for array in arrays)
-        need(fits and bool(arrays[1].all()), "expected whole numbers below 2^53, and divisors other than 0")
-    if node.operator == "Mod":
-        need(bool(arrays[1].all()), "expected divisors other than 0")
-    if node.operator == "Range":
-        fits = all(bool((np.rint(array) == array).all() and (np.abs(array) < 2**24).all()) for array in arrays)
+        fits = all(bool(((array < 2**53) & (array > -(2**53))).all()) for array in given)
+        need(fits and bool(given[1].all()), "expected whole numbers below 2^53, and divisors other than 0")
+    elif node.operator == "Mod":
+        need(bool(given[1].all()), "expected divisors other than 0")
+    elif node.operator == "Range":
+        fits = all(bool((np.rint(array) == array).all() and (np.abs(array) < 2**24).all()) for array in given)
         need(fits, "expected a range of whole numbers")
-    if node.operator == "Cast":
-        kind, given = helper.tensor_dtype_to_np_dtype(node.attributes["to"]), arrays[0]
-        if kind.kind in "iu" and kind != given.dtype:
-            ends = np.iinfo(kind)
-            fits = bool(((given >= max(ends.min, -(2**31))) & (given <= min(ends.max, 2**31 - 1))).all())
-            need(fits, f"expected numbers that fit {kind}, and 32 bits")
-    need(is_whole or node.operator not in PICKS or all(map(_is_plain, arrays)), "expected no subnormal numbers")
+    elif node.operator == "Cast":
+        _need_plain_cast(helper.tensor_dtype_to_np_dtype(node.attributes["to"]), given[0])
+    elif node.operator == "Split":
+        count = len(node.outputs)
+        need(node.attributes.get("num_outputs", count) == count, f"expected num_outputs = {count}")
+    elif node.operator == "Unsqueeze" and "axes" in node.attributes:  # the reference takes them one after another
+        axes = list(node.attributes["axes"])
+        need(len(axes) == 1 or axes == sorted(map(abs, axes)), f"expected axes in ascending order, got {axes}")
+    elif node.operator == "Slice" and len(given) > 4:
+        starts, ends, axes, steps = (array.reshape(-1).tolist() for array in given[1:5])
+        for start, end, axis, step in zip(starts, ends, axes or range(len(starts)), steps, strict=False):
+            need_plain_slice(given[0].shape[axis], start, end, step)
+    need(is_whole or node.operator not in PICKS or all(map(_is_plain, given)), "expected no subnormal numbers")
     need(is_whole or node.attributes.get("reduction", b"none") == b"none", "expected entries to be put, not added")
+
+
+def need_plain_slice(size: int, start: int, end: int, step: int) -> None:
+    """Raise where a slice backward begins or ends beyond the entries of an axis: runtimes and the reference differ."""
+    is_plain = step > 0 or (start >= -size and end < size)
+    need(is_plain, f"expected a slice backward within {size} entries, got one from {start} to {end}")
+
+
+def _need_plain_cast(kind: np.dtype, given: np.ndarray) -> None:
+    """Raise unless all runtimes read a number in the same way: text is not, and numbers of few bits are rounded."""
+    is_plain = {kind.kind, given.dtype.kind} <= set("fiub") and kind != np.float16
+    need(is_plain, f"expected a Cast between numbers, not to float16, got one from {given.dtype} to {kind}")
+    if kind.kind in "iu" and kind != given.dtype:
+        ends = np.iinfo(kind)
+        fits = bool(((given >= max(ends.min, -(2**31))) & (given <= min(ends.max, 2**31 - 1))).all())
+        need(fits, f"expected numbers that fit {kind}, and 32 bits")
 
 
 def _is_plain(array: np.ndarray) -> bool:
@@ -101,9 +130,9 @@ def exact(node: Node, arrays: Mapping[str, np.ndarray], opset: int) -> dict[str,
         arrays: by name, what it reads.
         opset: version of ONNX's operators.
     """
-    need_one_meaning(node, list(arrays.values()))
+    need_one_meaning(node, arrays)
     is_whole = all(array.dtype.kind in "iub" for array in arrays.values())
-    if node.operator in MOVES | PICKS or (is_whole and node.operator not in _ROUNDING):
+    if node.operator in MOVES | PICKS or (is_whole and node.operator not in {*_ROUNDING, *CURVES}):
         return evaluate(node, arrays, opset)
     given = [arrays[name] for name in node.inputs if name]
     if node.operator not in _UNROUNDED or any(array.dtype != np.float32 for array in given):
@@ -147,7 +176,7 @@ def whole(node: Node, value: Enclosure) -> np.ndarray | None:
         return None
     lower, upper = (end.trunc().numpy() for end in value.computed())
     need(bool((lower == upper).all() and (np.abs(lower) < 2**31).all()), "a rounding may change a whole number")
-    need_one_meaning(node, [lower])
+    need_one_meaning(node, {node.inputs[0]: lower})
     return np.asarray(lower.astype(kind))
 
 
@@ -273,14 +302,36 @@ def _square_root(value: Enclosure) -> Enclosure:
     return held(lower.sqrt() * (1 - share), upper.sqrt() * (1 + share), is_constant=True)
 
 
+def _curve(function: Function) -> Callable[[Enclosure], Enclosure]:
+    def computed(value: Enclosure) -> Enclosure:
+        lower, upper = function.interval(*flushed(*value.computed()))
+        need(bool((lower > -torch.inf).all() and (upper < torch.inf).all()), "its argument lies where nothing is known")
+        return held(lower, upper, is_constant=True)
+
+    return computed
+
+
+def _power(base: Enclosure, exponent: Enclosure) -> Enclosure:
+    need(exponent.is_point and exponent.lower.numel() == 1, "expected one number as the exponent")
+    number = float(exponent.lower)
+    need(0 < abs(number) <= 64, f"expected an exponent from -64 to 64 other than 0, got {number}")
+    return _curve(functions.SQRT if number == 0.5 else functions.power(number))(base)
+
+
 _COMPUTED: Final[Mapping[str, Callable[..., Enclosure]]] = MappingProxyType(
     {
+        "Abs": _curve(functions.ABS),
         "Add": total,
         "Div": _divide,
+        "Erf": _curve(functions.ERF),
+        "Exp": _curve(functions.EXP),
+        "Log": _curve(functions.LOG),
         "MatMul": _matrix_product,
         "Mul": _multiply,
         "Neg": Enclosure.negated,
+        "Pow": _power,
         "Reciprocal": _inverse,
+        "Softplus": _curve(functions.SOFTPLUS),
         "Sqrt": _square_root,
         "Sub": _subtract,
     }

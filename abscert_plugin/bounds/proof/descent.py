@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float64
@@ -16,6 +16,13 @@ class Step(ABC):
     """A node of the graph, forward on enclosures and backward on rows."""
 
     output: str
+    ends_chains: ClassVar[bool] = False
+    """Whether what it reads is computed before it and a new chain begins behind it; an affine node says no."""
+    reads_ends: ClassVar[bool] = False
+    """Whether it asks nothing of what it reads but the ends of what may be computed."""
+
+    is_curved: ClassVar[bool] = False
+    """Whether closer ends of what it reads are worth a backward pass: lines of a curve are much closer between them."""
 
     @property
     @abstractmethod
@@ -78,10 +85,24 @@ class Descent:
         self._sizes = self._sizes + amount
         self._terms += 4 + error[0].numel()
 
-    def account(self, rows: Tensor, size: Tensor) -> None:
-        """Note that terms of at most |rows| size were multiplied and added in float64."""
-        self._sizes = self._sizes + self.dot(rows.abs(), size)
+    def gain(self, rows: Tensor, amount: Tensor) -> None:
+        """Add the products of rows, [batch, row, *shape], with amounts of each image, or of each row of it."""
+        if len(amount) and amount.shape[1] == 1:  # as most are: one for all rows of an image
+            found = self.dot(rows, amount[:, 0])
+            size = self.dot(rows.abs(), amount[:, 0].abs())
+        else:
+            terms = (rows * amount).flatten(2)
+            found, size = terms.sum(2), terms.abs().sum(2)
+        self.add(found)
+        self._sizes = self._sizes + size
+        self._terms += 8 + rows[0, 0].numel()
+
+    def account(self, rows: Tensor, size: Tensor) -> Tensor:
+        """Note that terms of at most |rows| size were multiplied and added in float64, and return their sum."""
+        amount = self.dot(rows.abs(), size)
+        self._sizes = self._sizes + amount
         self._terms += 8 + size[0].numel()
+        return amount
 
     def activated(self, name: str) -> tuple[Tensor, Tensor]:
         """Return ends of what an activation may read, in the part that the bounds are of."""
@@ -99,10 +120,13 @@ class Descent:
 
     def read(self, name: str, rows: Tensor) -> None:
         """Hand rows over computed values on, after taking off what these may differ by from the ideal ones."""
-        error = self.values[name].error()
-        if error is not None:
-            self.lose(rows, error)
-        self.account(rows, self.values[name].size())
+        value, absolute = self.values[name], rows.abs()
+        error = value.error()
+        if error is None:
+            self.account(absolute, value.magnitude)
+        else:
+            self.lose(absolute, error)
+            self.account(absolute, (value.magnitude + error) * (1 + arithmetic.own_gamma(2)))
         self.send(name, rows)
 
     def finish(self, name: str, rows: Tensor) -> None:

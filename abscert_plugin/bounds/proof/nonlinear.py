@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 class Activation(Step):
     """A function of each entry."""
 
+    is_curved: ClassVar[bool] = True
+    ends_chains: ClassVar[bool] = True
+    reads_ends: ClassVar[bool] = True
     output: str
     input: str
     function: Function
@@ -35,25 +38,50 @@ class Activation(Step):
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
         lower, upper = flushed(*descent.activated(self.input))
-        below, above = self.function.slopes(lower, upper)
         given = descent.slopes.get(self.input)
-        if given is not None:
+        if given is None:
+            below, above, offset_below, offset_above = self.function.lines(lower, upper)
+        else:
+            below, above = self.function.slopes(lower, upper)
             is_bent = self.function.is_bent(lower, upper)
-            if given.ndim > lower.ndim:
+            if given.ndim > lower.ndim:  # slopes of each row
                 is_bent, below = is_bent.unsqueeze(1), below.unsqueeze(1)
+                lower, upper, above = lower.unsqueeze(1), upper.unsqueeze(1), above.unsqueeze(1)
             below = torch.where(is_bent, given.to(below.dtype), below)
-        if below.ndim > lower.ndim:  # slopes of each row
-            lower, upper, above = lower.unsqueeze(1), upper.unsqueeze(1), above.unsqueeze(1)
-        offset_below, offset_above = self.function.offsets(lower, upper, below, above)
+            offset_below, offset_above = self.function.offsets(lower, upper, below, above)
         if below.ndim == rows.ndim - 1:
             below, above = below.unsqueeze(1), above.unsqueeze(1)
             offset_below, offset_above = offset_below.unsqueeze(1), offset_above.unsqueeze(1)
-        is_positive = rows > 0
-        offset = torch.where(is_positive, offset_below, offset_above)
-        terms = (rows * offset).flatten(2)
-        descent.add(terms.sum(2))
-        descent.account(terms.abs().reshape(rows.shape), torch.ones_like(descent.values[self.input].lower))
-        descent.read(self.input, rows * torch.where(is_positive, below, above))
+        positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+        descent.gain(positive, offset_below)
+        descent.gain(negative, offset_above)
+        descent.read(self.input, torch.addcmul(positive * below, negative, above))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hold(Step):
+    """A value as it is, which a node behind it reads as one tensor: a new chain begins."""
+
+    is_curved: ClassVar[bool] = True
+    ends_chains: ClassVar[bool] = True
+    reads_ends: ClassVar[bool] = True
+    output: str
+    input: str
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        lower, upper = values[self.input].computed()
+        return _held_unless_unknown(lower, upper, lower, upper)
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.read(self.input, rows)
 
 
 @final
@@ -67,6 +95,8 @@ class Largest(Step):
         pool: the function, monotone in each entry.
     """
 
+    ends_chains: ClassVar[bool] = True
+    reads_ends: ClassVar[bool] = True
     output: str
     input: str
     pool: Callable[[Tensor], Tensor]

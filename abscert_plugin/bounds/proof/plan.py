@@ -1,21 +1,26 @@
 """From a graph to the steps of a proof, and what of a graph has none."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
+from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.maps import Convolution, InSingle, LinearMap
 from abscert_plugin.bounds.proof.ml_rules import ML_RULES
-from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
+from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
 from abscert_plugin.bounds.proof.other_rules import OTHER_RULES
+from abscert_plugin.bounds.proof.pair_rules import PAIR_RULES
 from abscert_plugin.bounds.proof.pooling_rules import POOLING_RULES
 from abscert_plugin.bounds.proof.product_rules import PRODUCT_RULES
 from abscert_plugin.bounds.proof.quantised import QUANTISED_RULES
+from abscert_plugin.bounds.proof.reductions import REDUCTIONS
 from abscert_plugin.bounds.proof.resizing import RESIZING_RULES
 from abscert_plugin.bounds.proof.rows import need_rowwise
 from abscert_plugin.bounds.proof.shape_rules import SHAPE_RULES
+from abscert_plugin.bounds.proof.smooth_rules import SMOOTH_RULES
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph import walk
 from abscert_plugin.graph.nodes import Graph
@@ -23,13 +28,19 @@ from abscert_plugin.graph.nodes import Graph
 RULES: Final = {
     **AFFINE_RULES,
     **ML_RULES,
+    **NORMALISATION_RULES,
     **OTHER_RULES,
     **POOLING_RULES,
     **PRODUCT_RULES,
     **QUANTISED_RULES,
+    **REDUCTIONS,
     **RESIZING_RULES,
     **SHAPE_RULES,
+    **SMOOTH_RULES,
+    **PAIR_RULES,  # last: of two values, else those above
 }
+IN_SINGLE: tuple[type[LinearMap], ...] = (Convolution,)
+"""Maps that a quick proof computes in float32; matrices have longer sums, and are quick enough in float64."""
 
 
 @final
@@ -41,7 +52,7 @@ class Plan:
         steps: the steps.
         source: name of the tensor that boxes are of.
         output: name of the logits.
-        held: names of what nonlinear steps give, and of the source.
+        held: names at which chains begin: of what nonlinear steps give, and of the source.
         shapes: of all tensors by name, without the batch.
     """
 
@@ -51,6 +62,10 @@ class Plan:
     held: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
 
+    def in_single(self) -> "Plan":
+        """Return the same plan, whose convolutions are in float32: in float64, torch has none that are quick."""
+        return replace(self, steps=tuple(map(_in_single, self.steps)))
+
     def before(self, name: str) -> tuple[Step, ...]:
         """Return the steps that a tensor needs."""
         wanted, needed = {name}, []
@@ -59,6 +74,13 @@ class Plan:
                 needed.append(step)
                 wanted |= set(step.inputs)
         return tuple(needed[::-1])
+
+
+def _in_single(step: Step) -> Step:
+    if not isinstance(step, Affine) or not isinstance(step.map, IN_SINGLE):
+        return step
+    is_known = step.map.weights.radius is None and not step.map.weights.roundings
+    return replace(step, map=InSingle(step.map)) if is_known else step
 
 
 def unsupported(graph: Graph, source: str) -> list[str]:
@@ -75,12 +97,14 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Pla
     if 0 in shape:
         raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
     build = Build(graph, source, shape, RULES, need_rowwise)
-    if source == graph.input:
+    # of a file of others, what it reads may be cast from what is fed
+    casts = [node.attributes["to"] for node in graph.nodes if node.operator == "Cast" and source in node.outputs]
+    for kind in [graph.input_type] if source == graph.input else casts:
         try:
-            build.set_type(source, graph.input_type)
+            build.set_type(source, kind)
         except (KeyError, walk.UnsupportedNodeError) as error:
             raise UnsupportedModelError(f"this file has no proof in float32: its input: {error}") from error
     build.run(RULES, classes, "this file has no proof in float32")
-    holding = {step.output for step in build.steps if isinstance(step, Activation | Largest)}
+    holding = {step.output for step in build.steps if step.ends_chains}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
     return Plan(tuple(build.steps), source, graph.output, frozenset(holding | {source}), shapes)

@@ -32,11 +32,15 @@ def _convolution(view: View) -> None:
         source, begins = view.move(source, padder(begins, window.ends)), [0] * len(begins)
     options = {"stride": window.stride, "padding": begins, "dilation": window.dilation}
     options["groups"] = view.attribute("group", 1)
-    view.affine(source, Convolution(weights(weight), options), _bias(view, len(begins)))
+    view.affine(source, Convolution(weights(weight), options), _bias(view, len(begins), len(weight.lower)))
 
 
-def _bias(view: View, rank: int) -> Enclosure | None:
-    return reshaped(view.constant(2), (1, -1, *(1 for _ in range(rank)))) if view.has(2) else None
+def _bias(view: View, rank: int, outputs: int) -> Enclosure | None:
+    if not view.has(2):
+        return None
+    bias = reshaped(view.constant(2), (1, -1, *(1 for _ in range(rank))))
+    need(bias.lower.shape[1] == outputs, f"expected a bias for each of {outputs}")
+    return bias
 
 
 def _transposed_convolution(view: View) -> None:
@@ -59,7 +63,11 @@ def _transposed_convolution(view: View) -> None:
         return cut(_TRANSPOSED[rank - 1](values, weight, stride=stride, groups=groups, dilation=dilation))
 
     products = inputs // groups * prod(kernel)
-    view.affine(view.name(), Bilinear(apply, weights(weight), products, shape), _bias(view, rank))
+    view.affine(
+        view.name(),
+        Bilinear(apply, weights(weight), products, shape),
+        _bias(view, rank, weight.lower.shape[1] * groups),
+    )
 
 
 def _cut(view: View, sizes: Sequence[int], stride: Sequence[int], full: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -147,9 +155,10 @@ def _gemm(view: View) -> None:
     matrix = Matrix(weights(weight, lambda values: values.T.contiguous() if by_rows else values))
     need(view.shape()[-1:] == matrix.weights.center.shape[:1], f"expected {len(matrix.weights.center)} features")
     alpha, beta = float(view.attribute("alpha", 1.0)), float(view.attribute("beta", 1.0))
-    bias = None
-    if view.has(2) and beta:
-        bias = view.constant(2)
+    bias = view.constant(2) if view.has(2) else None  # finite: runtimes may add 0 times it
+    if bias is not None and not beta:
+        bias = None
+    elif bias is not None:
         bias = reshaped(bias, (1,) * (2 - bias.lower.ndim) + tuple(bias.lower.shape))
         need(bias.lower.ndim == 2 and len(bias.lower) == 1, "expected the same bias for all images")
         bias = bias if beta == 1 else scaled(bias, beta)

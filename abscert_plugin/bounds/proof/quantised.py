@@ -1,4 +1,4 @@
-"""Numbers rounded to whole ones, and casts between types: QuantizeLinear, DequantizeLinear, Round, Cast."""
+"""Numbers rounded to whole ones, and casts between types: QuantizeLinear, DequantizeLinear, Cast."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -145,10 +145,6 @@ def _dequantise(view: View) -> None:
     view.affine(source, Scale(weights(scale)))
 
 
-def _round(view: View) -> None:
-    view.walk.append(Activation(view.output, view.name(), Rounded(-torch.inf, torch.inf)))
-
-
 def _cast(view: View) -> None:
     target, given = _numbers(view.attribute("to", 0)), view.walk.types.get(view.name(), FLOATS[0])
     need(target in FLOATS or target.kind in "iu", f"expected a Cast to numbers, got {target}")
@@ -170,5 +166,5 @@ def _cast(view: View) -> None:
 
 
 QUANTISED_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
-    {"Cast": _cast, "DequantizeLinear": _dequantise, "QuantizeLinear": _quantise, "Round": _round}
+    {"Cast": _cast, "DequantizeLinear": _dequantise, "QuantizeLinear": _quantise}
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.constants import need_plain_slice
 from abscert_plugin.bounds.proof.moves import Concatenation
 from abscert_plugin.bounds.proof.rows import reshape
 from abscert_plugin.graph.operands import SHAPES, new_shape
@@ -165,7 +166,7 @@ def _slices(view: View) -> None:
             need(start == 0 and end >= _FOREVER and step == 1, "expected the batch as it is")
             continue
         size = view.shape()[axis % rank - 1]
-        need(step > 0 or end < size, f"expected a slice backward to end before {size}, got {end}")  # runtimes differ
+        need_plain_slice(size, start, end, step)
         picked[axis % rank] = np.arange(size)[slice(start, end, step)]
         need(picked[axis % rank].size > 0, "nothing is left of an axis")
     _picked_along(view, picked)

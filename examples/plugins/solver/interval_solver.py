@@ -13,6 +13,7 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.data import DataSet
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
+from abscert_plugin.reading.network import largest_difference
 from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
@@ -26,6 +27,7 @@ class Intervals:
 
     deployed: Deployed
     network: WhiteBox
+    difference: float
     ball: Ball
     budget: Budget
 
@@ -51,7 +53,7 @@ class Intervals:
         labels = torch.from_numpy(batch.labels[rows])
         with batch.timed(rows):
             margins = self.network.bounder.margins(lower, upper, labels, BoundMethod.IBP).amin(dim=1)
-        floor = self.deployed.floor + 2 * self.network.difference
+        floor = self.deployed.floor + 2 * self.difference
         bounds = dict(zip(rows.tolist(), margins.tolist(), strict=True))
         certified = {row: bound for row, bound in bounds.items() if bound > floor}
         batch.certify(certified, "interval bounds", "ibp", Arithmetic.REAL)  # of real numbers, in float32
@@ -59,7 +61,8 @@ class Intervals:
 
 def open_intervals(artifact: Artifact, data: DataSet, ball: Ball, budget: Budget) -> Intervals:  # noqa: ARG001
     """Return the solver of a file."""
-    return Intervals(Deployed(artifact), open_white_box(artifact), ball, budget)
+    white_box = open_white_box(artifact)
+    return Intervals(Deployed(artifact), white_box, largest_difference(white_box.network, artifact), ball, budget)
 
 
 INTERVALS = SolverEntry("intervals", "interval bounds alone", open_intervals)

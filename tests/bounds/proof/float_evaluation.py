@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from abscert_plugin.graph.nodes import Graph, read_graph
 
 SOURCE = "scaled"
+CLASSES = 2
 TINY = np.float32(2.0**-126)
 ZERO = np.float32(0)
 
@@ -40,6 +41,35 @@ OPERATORS = {
 }
 HELD = ("relu", "leaky")
 EPSILON = float(np.float32(1e-5))
+
+
+def random_layers(chance: np.random.Generator, scale: float, inputs: int) -> list[Layer]:
+    """Return layers of which several affine ones follow one another, with constants of many sizes."""
+
+    def floats(*shape: int) -> np.ndarray:
+        spread = 10.0 ** chance.uniform(-scale, scale, shape)
+        return (chance.standard_normal(shape) * spread).astype(np.float32)
+
+    def entrywise(width: int) -> Layer:
+        kind = str(chance.choice(["scale", "shift", "divide", "norm"]))
+        if kind == "norm":
+            variance = chance.uniform(0.01, 4, width).astype(np.float32)
+            return Layer(kind, (floats(width), floats(width), floats(width), variance))
+        constant = floats(width)
+        return Layer(kind, (np.where(constant == 0, np.float32(1), constant).reshape(1, -1),))
+
+    layers, width = [], inputs
+    for _ in range(int(chance.integers(1, 4))):
+        layers += [entrywise(width) for _ in range(int(chance.integers(0, 3)))]
+        outputs = int(chance.integers(2, 5))
+        layers.append(Layer("dense", (floats(width, outputs), floats(outputs))))
+        width = outputs
+        layers += [entrywise(width) for _ in range(int(chance.integers(0, 2)))]
+        layers.append(
+            Layer("relu") if chance.random() < 0.7 else Layer("leaky", (), float(np.float32(chance.normal())))
+        )
+    layers.append(Layer("dense", (floats(width, CLASSES), floats(CLASSES))))
+    return layers
 
 
 def graph_of(layers: Sequence[Layer], inputs: int) -> Graph:

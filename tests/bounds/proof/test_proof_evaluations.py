@@ -1,5 +1,6 @@
 """Oracle: every value of any evaluation in float32, and of the exact one, lies within its enclosure."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -9,45 +10,22 @@ import float_evaluation as net
 import numpy as np
 import pytest
 import torch
-from float_evaluation import Exact, Layer, Single
+from float_evaluation import CLASSES, Exact, Layer, Single, random_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof import Proof, activations, arithmetic
-from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof import Proof, activations, affine, arithmetic, maps, plan
+from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+
+
+@pytest.fixture(autouse=True)
+def _matrices_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let quick proofs compute the nets' layers, which are matrices, as they do convolutions."""
+    monkeypatch.setattr(plan, "IN_SINGLE", (maps.Convolution, maps.Matrix))
+
 
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
-CLASSES = 2
-
-
-def random_layers(chance: np.random.Generator, scale: float, inputs: int) -> list[Layer]:
-    """Return layers of which several affine ones follow one another, with constants of many sizes."""
-
-    def floats(*shape: int) -> np.ndarray:
-        spread = 10.0 ** chance.uniform(-scale, scale, shape)
-        return (chance.standard_normal(shape) * spread).astype(np.float32)
-
-    def entrywise(width: int) -> Layer:
-        kind = str(chance.choice(["scale", "shift", "divide", "norm"]))
-        if kind == "norm":
-            variance = chance.uniform(0.01, 4, width).astype(np.float32)
-            return Layer(kind, (floats(width), floats(width), floats(width), variance))
-        constant = floats(width)
-        return Layer(kind, (np.where(constant == 0, np.float32(1), constant).reshape(1, -1),))
-
-    layers, width = [], inputs
-    for _ in range(int(chance.integers(1, 4))):
-        layers += [entrywise(width) for _ in range(int(chance.integers(0, 3)))]
-        outputs = int(chance.integers(2, 5))
-        layers.append(Layer("dense", (floats(width, outputs), floats(outputs))))
-        width = outputs
-        layers += [entrywise(width) for _ in range(int(chance.integers(0, 2)))]
-        layers.append(
-            Layer("relu") if chance.random() < 0.7 else Layer("leaky", (), float(np.float32(chance.normal())))
-        )
-    layers.append(Layer("dense", (floats(width, CLASSES), floats(CLASSES))))
-    return layers
 
 
 def evaluations(
@@ -101,7 +79,11 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
         for label in range(CLASSES)
         for method in METHODS
     ]
-    bounds += [(label, float(quick.margins(*box, torch.tensor([label]), BoundMethod.IBP))) for label in range(CLASSES)]
+    bounds += [
+        (label, float(quick.margins(*box, torch.tensor([label]), method)))
+        for label in range(CLASSES)
+        for method in METHODS
+    ]
     for values in evaluations(layers, points, choices, count):
         for one in enclosures:
             assert escapes(values, one) == []
@@ -112,6 +94,7 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
                 assert pair[label] - pair[1 - label] >= Fraction(bound)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 4.0]), st.sampled_from([0.0, 1e-6, 0.1, 1.0]))
 def test_every_evaluation_lies_within_its_enclosure(seed: int, scale: float, radius: float) -> None:
@@ -157,6 +140,46 @@ def test_subnormal_values_lie_within_their_enclosures(seed: int) -> None:
 @pytest.mark.parametrize("layers", [folded_to_nothing(), subnormal_weights()])
 def test_weights_that_vanish_are_counted_at_large_inputs(layers: list[Layer]) -> None:
     check(layers, np.full(3, 2.0**100, np.float32), 0.0, random.Random(0), 40)
+
+
+def dense_layers(chance: np.random.Generator, *widths: int) -> list[Layer]:
+    return [
+        Layer("dense", (chance.standard_normal(pair).astype(np.float32), np.zeros(pair[1], np.float32)))
+        for pair in itertools.pairwise(widths)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dense_layers_in_a_row_are_bounded_as_one(seed: int) -> None:
+    """Intervals forget that the entries between them are of one image; the product of both matrices does not."""
+    chance = np.random.default_rng(seed)
+    layers = [*dense_layers(chance, 3, 8, 4), Layer("relu"), *dense_layers(chance, 4, CLASSES)]
+    center = chance.standard_normal(3).astype(np.float32)
+    check(layers, center, 0.3, random.Random(seed), 40)
+    width = np.abs(center) * np.float32(0.3)
+    proof = Proof(net.graph_of(layers, 3), net.SOURCE, (3,), CLASSES)
+    box = torch.from_numpy(center - width)[None], torch.from_numpy(center + width)[None]
+    loose, tight = (proof.intervals(*box, refined=refined)["v1"] for refined in (False, True))
+    is_open = (loose.lower < 0) & (loose.upper > 0)
+    assert bool(is_open.any())
+    assert bool(((tight.upper - tight.lower) < 0.9 * (loose.upper - loose.lower))[is_open].all())
+    (first, second) = (layer.constants[0].astype(np.float64) for layer in layers[:2])
+    exact = np.abs(first @ second).T @ width.astype(np.float64)
+    assert np.allclose((tight.upper - tight.lower).numpy()[is_open.numpy()] / 2, exact[is_open.numpy()[0]], rtol=1e-6)
+
+
+def test_a_dense_layer_behind_scaled_entries_is_not_bounded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(0)
+    scaling = [Layer(kind, (np.full((1, 3), 2, np.float32),)) for kind in ("scale", "shift")]
+    layers = [*scaling, *dense_layers(chance, 3, 4), Layer("relu"), *dense_layers(chance, 4, CLASSES)]
+    proof = Proof(net.graph_of(layers, 3), net.SOURCE, (3,), CLASSES)
+
+    def never(*arguments: Any) -> None:
+        raise AssertionError("a backward pass")
+
+    monkeypatch.setattr(Proof, "_bounds_of", never)
+    ends = torch.full((1, 3), 1.0)
+    proof.intervals(-ends, ends, refined=True)
 
 
 # --- with a term left out, the oracle sees it -------------------------------------------------------------------------
@@ -240,7 +263,8 @@ def quick_rounding_oracle(dtype: torch.dtype) -> None:
         point = torch.from_numpy(center)[None]
         first, second = net.evaluate(layers, center, Exact())["logits"]
         for label, margin in enumerate((first - second, second - first)):
-            assert Fraction(float(proof.margins(point, point, torch.tensor([label]), BoundMethod.IBP))) <= margin
+            for method in METHODS:
+                assert Fraction(float(proof.margins(point, point, torch.tensor([label]), method))) <= margin
 
 
 QUICK = [(torch.float64, "own_gamma"), (torch.float32, "single_gamma")]
@@ -255,6 +279,27 @@ def test_the_quick_passs_own_rounding_is_covered(
     monkeypatch.setattr(arithmetic, term, lambda roundings: 0.0)
     with pytest.raises(AssertionError):
         quick_rounding_oracle(dtype)
+
+
+def test_the_oracle_sees_rows_in_float32_that_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_the_files_errors(monkeypatch)
+    monkeypatch.setattr(affine.Affine, "_lose_in_single", lambda *_: None)
+    with pytest.raises(AssertionError):
+        quick_rounding_oracle(torch.float32)
+
+
+def test_products_in_float32_cover_what_underflows_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.full((3, 2), 2.0**-75, dtype=torch.float64)
+    value = held(*(torch.full((1, 3), 2.0**-75 * 1.4, dtype=torch.float64),) * 2)
+
+    def ends() -> torch.Tensor:
+        step = affine.Affine("y", "x", maps.InSingle(maps.Matrix(maps.Weights(weight, weight, None))))
+        return torch.stack([(found := step.forward({"x": value})).lower, found.upper])
+
+    exact = 3 * Fraction(2.0**-75) * Fraction(2.0**-75 * 1.4)
+    assert Fraction(float(ends()[0].max())) <= exact <= Fraction(float(ends()[1].min()))
+    monkeypatch.setattr(affine.Affine, "_own_underflow", lambda *_: torch.zeros(1, dtype=torch.float64))
+    assert not Fraction(float(ends()[0].max())) <= exact <= Fraction(float(ends()[1].min()))
 
 
 def line_oracle() -> None:
@@ -277,3 +322,34 @@ def test_the_oracle_sees_lines_without_their_offset(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(activations.Piecewise, "offsets", wrong)
     with pytest.raises(AssertionError):
         line_oracle()
+
+
+def test_the_oracle_sees_a_relu_without_its_offset(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = activations.Ramp.lines
+
+    def wrong(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        return *right(*arguments)[:3], torch.zeros_like(arguments[1])
+
+    monkeypatch.setattr(activations.Ramp, "lines", wrong)
+    with pytest.raises(AssertionError):
+        line_oracle()
+
+
+def test_a_relu_has_the_lines_of_its_two_pieces() -> None:
+    chance = torch.Generator().manual_seed(0)
+    ends = torch.randn(4000, 2, dtype=torch.float64, generator=chance).sort(dim=1).values
+    ends[:9] = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)] * 2).sort(dim=1).values
+    lower, upper = ends[:, :1], ends[:, 1:]
+    ramp, pieces = activations.RELU, activations.Piecewise((0.0,), (0.0, 1.0))
+    given = tuple(torch.rand(2, 4000, 1, dtype=torch.float64, generator=chance) * 1.4 - 0.2)
+    for below, above in (ramp.slopes(lower, upper), given):
+        least, most = ramp.offsets(lower, upper, below, above)
+        for one, other in zip((least, most), pieces.offsets(lower, upper, below, above), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+    below, above, least, most = ramp.lines(lower, upper)
+    points = lower + torch.linspace(0, 1, 101, dtype=torch.float64) * (upper - lower)
+    assert bool((below * points + least <= points.clamp(min=0)).all())
+    assert bool((above * points + most >= points.clamp(min=0)).all())
+    chord = pieces.slopes(lower, upper)[1]
+    torch.testing.assert_close(above[upper > lower], chord[upper > lower], rtol=0, atol=1e-13)
+    torch.testing.assert_close(ramp.interval(lower, upper), pieces.interval(lower, upper), rtol=0, atol=0)

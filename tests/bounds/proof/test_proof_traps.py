@@ -201,6 +201,21 @@ def test_an_activation_that_flushes_is_not_proven_positive(operator: str) -> Non
     assert max(proven(graph, [2.0**-127], [2.0**-127])) <= 0
 
 
+@pytest.mark.parametrize(
+    ("operator", "attributes", "x"),
+    [
+        ("Relu", {}, [2.0**-127, 0]),
+        ("LeakyRelu", {"alpha": 0.5}, [2.0**-127, 0]),
+        ("LeakyRelu", {"alpha": 0.5}, [0, -(2.0**-126)]),
+    ],
+)
+def test_logits_that_an_activation_flushes_are_not_proven_apart(
+    operator: str, attributes: dict[str, Any], x: list[float]
+) -> None:
+    """A subnormal logit, or one of half the least normal number, is 0 as the other one is."""
+    assert max(proven(net([(operator, "x", "logits", attributes)], 2), x, x)) <= 0
+
+
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_infinite_weights_are_refused(value: float) -> None:
     graph = net([("MatMul", "x w", "logits")], 1, w=[[value, 0]])

@@ -303,6 +303,7 @@ CONTRASTS = """(() => {
 })()"""
 
 
+@pytest.mark.slow
 @needs_browser
 @SCREENS
 def test_a_browser_shows_the_page_whole_and_readable(chromium: Browser, real: Path, width: int, dark: bool) -> None:

@@ -11,6 +11,9 @@ from command_line import abscert
 
 from abscert_plugin.data import DATA_SETS, DataSetEntry, Split, load_data
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.plugins import Registry
+from abscert_plugin.training.method import MethodEntry
+from abscert_plugin.training.methods import METHODS
 from compare.plans import expected_time, feasibility
 from compare.plans.expected_time import expected_seconds
 from compare.plans.feasibility import check_run
@@ -98,3 +101,11 @@ def test_an_image_size_is_that_of_the_shape() -> None:
     assert DATA_SETS["imagenet"].image_shape(None) == (3, 224, 224)
     assert DATA_SETS["imagenet"].image_shape(64) == (3, 64, 64)
     assert DATA_SETS["folder"].image_shape(64) is None  # of how many channels is not known
+
+
+def test_a_method_that_is_registered_tells_what_its_steps_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [replace(METHODS["ibp"], name=f"times-{cost}", step_cost=cost) for cost in (2.0, 20.0, 40.0)]
+    monkeypatch.setattr(expected_time, "METHODS", Registry(MethodEntry, entries, (), "method"))
+    runs = [msgspec.structs.replace(RUN, data="mnist", method=entry.name) for entry in entries]
+    first, second, third = (expected_seconds(run) or 0 for run in runs)
+    assert third - second == pytest.approx((second - first) * 20 / 18)

@@ -49,6 +49,8 @@ def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
         # what has no cells has no claim about them
         assert run.claims == (("cell", "ball") if run.method == "reachable" else ("ball",))
         assert run.options == ({"loss": "mtl-ibp", "share": "0.3"} if run.method == "reachable" else {})
+    own = PLAN.replace("[[grid]]", "[[grid]]\nsolver = 'abscert'")
+    assert read_plan(str(plan_of(tmp_path, own))).runs() == runs
     again = PLAN + PLAN.split("\n", 2)[2]
     assert read_plan(str(plan_of(tmp_path, again))).runs() == runs
 
@@ -71,6 +73,7 @@ def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
         ("learning_rate", 0.01),
         ("claims", ("cell", "ball")),
         ("timeout", 2.0),
+        ("solver", "other"),
         ("limit", 10),
         ("ball_limit", 10),
         ("image_size", 64),
@@ -101,6 +104,7 @@ def test_every_part_of_a_run_is_under_test_above() -> None:
         (('share = "0.3"', 'shar = "0.3"'), "no option 'shar'"),
         (('share = "0.3"', 'share = "3"'), "share from 0 to 1"),
         (("[[grid]]", "protocol = 'new'\n[[grid]]"), "protocol sound or paper"),
+        (("[[grid]]", "[[grid]]\nsolver = 'hope'"), "expected a solver of abscert.*, got 'hope'"),
         (("[[grid]]", "[[grid]"), "cannot be read"),
     ],
 )
@@ -113,7 +117,7 @@ def test_a_plan_without_meaning_is_refused_in_one_line(tmp_path: Path, change: t
 
 
 def test_a_plan_nested_too_deeply_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "deep.toml").write_text("title = " + "[" * 100_000)
+    (tmp_path / "deep.toml").write_text("title = " + "[" * 10_000)
     with pytest.raises(ConfigError, match=r"the plan .*deep\.toml cannot be read") as caught:
         read_plan(str(tmp_path / "deep.toml"))
     assert "\n" not in str(caught.value)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from command_line import abscert, disk_with_room_for, refused
 from small_plan import PLAN
-from stored_records import RUN, store
+from stored_records import RUN, build_tables, store
 
 from abscert_plugin.records import read_records
 from compare.results.kept_records import keep
 from compare.results.stored_run import RUNS, State, stored_runs
-from compare.tables.error_table import build_tables
 from compare.tables.formats import as_json
+
+pytestmark = pytest.mark.slow  # a plan is carried out first
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The runner on a small plan: what is written, what is skipped, failures, and kills at random moments."""
 
+import contextlib
 import json
 import os
 import random
@@ -59,16 +60,34 @@ def test_what_is_done_is_not_touched_again(plan: Path, undisturbed: Path) -> Non
     assert after == before
 
 
+def wait_for_a_change(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    """Return when a file has come, grown or gone, or the process has ended."""
+    before = listed(folder)
+    while listed(folder) == before and process.poll() is None:
+        time.sleep(0.005)
+
+
+def listed(folder: Path) -> dict[Path, int]:
+    """Return when each file was changed; one that goes meanwhile is left out."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found[path] = path.stat().st_mtime_ns
+    return found
+
+
 def test_kills_at_random_moments_change_nothing_but_the_time(plan: Path, undisturbed: Path, tmp_path: Path) -> None:
     moments = random.Random(0)
-    for _ in range(6):
+    for _ in range(3):
         runner = subprocess.Popen(
             [sys.executable, "-c", COMMAND, "compare", "run", str(plan), "--out", str(tmp_path)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(moments.uniform(2.0, 7.0))
+        for _ in range(moments.randrange(1, 25)):
+            wait_for_a_change(tmp_path, runner)
         os.killpg(runner.pid, signal.SIGKILL)  # the runner and the process of its run
         runner.wait()
     assert abscert("compare", "run", plan, "--out", tmp_path, "--json").json["states"] == {"done": 2}

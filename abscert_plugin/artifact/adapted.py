@@ -1,0 +1,201 @@
+"""A classifier of others in one form: float32 inputs with a batch in, float32 logits [batch, classes] out.
+
+Its own nodes stay as they are. Around them come casts, the axis of a batch, and what makes logits of its answer.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from abscert_plugin.artifact.third_party import Port, ThirdParty
+from abscert_plugin.artifact.trial import try_in_child
+from abscert_plugin.artifact.write import save_model
+from abscert_plugin.blackbox import BlackBox, Provider, first_outputs
+from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
+from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.shapes import check_sizes
+
+_PREFIX: Final = "abscert/"
+_LOGITS: Final = _PREFIX + "logits"
+_INERT: Final = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+_THRESHOLD: Final = 0.5  # of a probability of the second of two classes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A classifier in that form.
+
+    Args:
+        model: the graph; its one input is float32 [batch, *input_shape], its one output float32 [batch, classes].
+        held: name of the tensor that the classifier itself reads.
+        batch: the batch size that the graph demands; None where it is free.
+        classes: how many logits it gives.
+    """
+
+    model: onnx.ModelProto
+    held: str
+    batch: int | None
+    classes: int
+
+
+def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, labels: int | None, path: Path) -> Adapted:
+    """Return a classifier with its input and its answer brought into one form, after it was run once.
+
+    An output of one value is the score of the second of two classes: its logits are 0 and the value, or the value less
+    1/2 where a Sigmoid gives it. An output of labels gives logits of 0 and 1.
+
+    Args:
+        source: the classifier.
+        input_shape: of its input, without the batch.
+        has_batch: whether the input has an axis of the batch.
+        labels: how many classes there are, for an output of labels; None where nobody knows.
+        path: its file, for messages.
+
+    Raises:
+        UnsupportedModelError: if it does not run, or its answer is none of a classifier.
+        ConfigError: if it gives labels, and nobody knows how many there are.
+        ExportError: if it cannot be written into a folder for temporary files.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(source.model)
+    held = source.input.name
+    fixed = 1 if not has_batch else source.input.fixed_batch
+    if not has_batch or source.input.element_type != TensorProto.FLOAT:
+        _read_floats(model.graph, source.input, input_shape, has_batch, fixed)
+    check_sizes(read_graph(model, path), model, path, input_shape)
+    shape = (fixed or 1, *input_shape)
+    with saved(model, path) as copy:
+        try_in_child(copy, shape, path)
+        try:
+            answer = first_outputs(copy, np.zeros(shape, dtype=np.float32))[source.logits.name]
+        except (UnsupportedModelError, VerifierError) as error:
+            raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
+    nodes, constants, classes = _logits(source, answer, shape[0], labels, path)
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(constants)
+    is_alone = answer.shape[:1] != shape[:1] or answer.ndim < 2
+    if is_alone and fixed is None and answer.size > 1:
+        raise UnsupportedModelError(f"{path}: expected an answer for each image of a batch, got {answer.shape}")
+    size = fixed or source.input.batch_symbol or "batch"
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(_LOGITS, TensorProto.FLOAT, [size, classes]))
+    return Adapted(model, held, fixed, classes)
+
+
+def gives_scores(model: onnx.ModelProto) -> bool:
+    """Return whether the logits of an adapted model are the classifier's own scores of its classes."""
+    return not {_PREFIX + "two_classes", _PREFIX + "labels"} & {tensor.name for tensor in model.graph.initializer}
+
+
+@contextmanager
+def saved(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
+    """Write a model where it can be loaded from, while the context lasts.
+
+    Raises:
+        ExportError: if there is no room for it.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        try:
+            copy = save_model(model, Path(scratch) / path.name.removesuffix(".gz"))
+        except OSError as error:
+            raise ExportError(f"cannot write into {scratch}: {error.strerror}; free space there") from error
+        yield copy
+
+
+def opened(adapted: Adapted, path: Path, provider: Provider, threads: int | None, one_by_one: bool) -> BlackBox:
+    """Return a classifier in that form as onnxruntime runs it.
+
+    Raises:
+        UnsupportedModelError: if onnxruntime cannot load it.
+        VerifierError: if the provider was asked for and is not there.
+        ExportError: if there is no room for a copy.
+    """
+    with saved(adapted.model, path) as copy:
+        try:
+            return BlackBox(copy, provider, threads, one_by_one)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
+
+
+def _read_floats(
+    graph: onnx.GraphProto, port: Port, input_shape: tuple[int, ...], has_batch: bool, fixed: int | None
+) -> None:
+    """Let the graph read float32 with a batch, and make of it what it read before."""
+    name = source = _PREFIX + "input"
+    steps: list[tuple[str, list[str], dict[str, Any]]] = []
+    if not has_batch:
+        shape = numpy_helper.from_array(np.array(input_shape, dtype=np.int64), _PREFIX + "input_shape")
+        graph.initializer.append(shape)
+        steps.append(("Reshape", [shape.name], {}))
+    if port.element_type != TensorProto.FLOAT:
+        steps.append(("Cast", [], {"to": port.element_type}))
+    nodes = []
+    for place, (operator, others, attributes) in enumerate(steps, 1):
+        output = port.name if place == len(steps) else f"{_PREFIX}input_{place}"
+        nodes.append(helper.make_node(operator, [source, *others], [output], output, **attributes))
+        source = output
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    value = next(value for value in graph.input if value.name == port.name)
+    size = fixed or port.batch_symbol or "batch"
+    value.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, *input_shape]))
+
+
+def _logits(
+    source: ThirdParty, answer: np.ndarray, batch: int, labels: int | None, path: Path
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], int]:
+    """Return nodes that make logits [batch, classes] of the classifier's answer, their constants, and the classes."""
+    name, each = source.logits.name, answer.size // batch if answer.size % batch == 0 else 0
+    constants: dict[str, np.ndarray] = {}
+    steps: list[tuple[str, list[str], dict[str, Any]]] = []
+    is_labels = answer.dtype.kind in "iu" and each == 1
+    if answer.dtype.kind not in "fiu" or each < 1 or (answer.dtype.kind in "iu" and not is_labels):
+        raise UnsupportedModelError(
+            f"{path}: expected scores of classes, or a label, for each image, got {answer.dtype} {list(answer.shape)}"
+        )
+    if answer.shape[:1] != (batch,) or answer.ndim != 2:
+        keeps = answer.shape[:1] == (batch,) and answer.ndim > 1
+        constants["logits_shape"] = np.array([-1 if keeps or each == 1 else batch, each], dtype=np.int64)
+        steps.append(("Flatten", [], {"axis": 1}) if keeps else ("Reshape", ["logits_shape"], {}))
+    if is_labels:
+        if labels is None:
+            raise ConfigError(
+                f"{path} gives labels alone; name its output of scores with --output, or say how many with --classes"
+            )
+        constants["labels"] = np.arange(labels, dtype=answer.dtype).reshape(1, -1)
+        steps += [("Equal", ["labels"], {}), ("Cast", [], {"to": TensorProto.FLOAT})]
+    elif answer.dtype != np.float32:
+        steps.append(("Cast", [], {"to": TensorProto.FLOAT}))
+    if each == 1 and not is_labels:
+        if _is_probability(source.model.graph, name):
+            constants["threshold"] = np.array([_THRESHOLD], dtype=np.float32)
+            steps.append(("Sub", ["threshold"], {}))
+        constants["two_classes"] = np.array([[0.0, 1.0]], dtype=np.float32)
+        steps.append(("Mul", ["two_classes"], {}))
+    nodes = []
+    for place, (operator, others, attributes) in enumerate(steps or [("Identity", [], {})], 1):
+        output = _LOGITS if place == max(1, len(steps)) else f"{_LOGITS}_{place}"
+        inputs = [name, *(_PREFIX + other for other in others)]
+        nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        name = output
+    read = {used for node in nodes for used in node.input}
+    tensors = [numpy_helper.from_array(array, _PREFIX + key) for key, array in constants.items()]
+    classes = 2 if each == 1 and not is_labels else labels if is_labels and labels is not None else each
+    return nodes, [tensor for tensor in tensors if tensor.name in read], classes
+
+
+def _is_probability(graph: onnx.GraphProto, name: str) -> bool:
+    """Return whether a Sigmoid gives the values of a tensor."""
+    makers = {output: node for node in graph.node for output in node.output}
+    while name in makers and makers[name].op_type in _INERT:
+        name = makers[name].input[0]
+    return name in makers and makers[name].op_type == "Sigmoid"

@@ -1,0 +1,125 @@
+"""ONNX classifiers that this project did not make, opened as they are: no metadata, no abstraction in front."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from abscert_plugin.artifact.adapted import adapt, opened
+from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
+from abscert_plugin.artifact.metadata import Metadata, read_metadata
+from abscert_plugin.artifact.model_file import read_model
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.third_party import is_of_this_project, read_third_party
+from abscert_plugin.blackbox import Provider
+from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.front import Pixels
+from abscert_plugin.graph.batch import batch_obstacle
+from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.preprocessing import Opening
+
+PREPROCESSING: Final = "preprocessing"
+"""The key of a record's facts about the model that says how a file of others was opened."""
+
+_log = logging.getLogger(__name__)
+
+
+def open_classifier(
+    path: Path,
+    provider: Provider,
+    opening: Opening | None = None,
+    shape: tuple[int, int, int] | None = None,
+    labels: int | None = None,
+) -> Artifact:
+    """Read, check and load an ONNX classifier, of this project or any other.
+
+    Args:
+        path: the file; that of others may be packed by gzip.
+        provider: where to run it.
+        opening: how a file of others is to be read; None where nothing was asked for.
+        shape: (channels, height, width) of the images that it is to be run on, where they are known.
+        labels: how many classes these have.
+
+    Raises:
+        UnsupportedModelError: if it cannot be read or run, kills onnxruntime, draws random numbers, is in training
+            mode, or is no classifier of images.
+        ConfigError: if an option is missing, does not fit, or is given for a file of this project.
+        VerifierError: if the provider was asked for and is not there.
+    """
+    model = read_model(path)
+    if is_of_this_project(model):
+        if opening is not None:
+            raise ConfigError(f"{path} says itself how it reads images: leave out what tells how a file of others does")
+        return Artifact.open(path, provider, model=model)
+    return open_foreign(path, provider, opening or Opening(), shape, labels)
+
+
+def reopen(
+    path: Path,
+    provider: Provider,
+    facts: Mapping[str, Any],
+    shape: tuple[int, int, int] | None = None,
+    labels: int | None = None,
+) -> Artifact:
+    """Read, check and load the classifier that a run was about, in the way that its record tells.
+
+    Args:
+        path: the file.
+        provider: where to run it.
+        facts: what the record says of the model.
+        shape: (channels, height, width) of the images that it is to be run on.
+        labels: how many classes these have.
+
+    Raises:
+        UnsupportedModelError, ConfigError, VerifierError: as `open_classifier`.
+    """
+    told = facts.get(PREPROCESSING)
+    opening = Opening.told(told) if isinstance(told, Mapping) else None
+    return open_classifier(path, provider, opening, shape, labels)
+
+
+def trained_on(path: Path) -> str | None:
+    """Return the name of the data set that a file of this project was trained on; None where none is told.
+
+    Raises:
+        UnsupportedModelError: if the file cannot be read, or its metadata have no meaning.
+    """
+    model = read_model(path)
+    return read_metadata(model, path).trained_on if is_of_this_project(model) else None
+
+
+def open_foreign(
+    path: Path,
+    provider: Provider,
+    opening: Opening,
+    shape: tuple[int, int, int] | None = None,
+    labels: int | None = None,
+    threads: int | None = None,
+) -> Artifact:
+    """Read, check and load an ONNX classifier that this project did not make; see `open_classifier`.
+
+    Soundness: what is run and what is proven are the file's own nodes, on the file's own input. A ball of images is a
+    box of that input that holds whatever preprocessing of this scale makes of them, exactly or in float32.
+    """
+    source = read_third_party(path, opening.output, opening.constants)
+    try:
+        preprocessing = fit_preprocessing(source.input, opening.image_shape or shape, opening.layout, opening.scale)
+    except (ConfigError, UnsupportedModelError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    is_batched = has_batch(source.input, preprocessing.image_shape)
+    adapted = adapt(source, preprocessing.input_shape, is_batched, labels, path)
+    graph = read_graph(adapted.model, path)
+    obstacle = batch_obstacle(graph, adapted.model)
+    if obstacle is not None:
+        _log.info("%s: images are run one by one, because %s", path, obstacle)
+    classifier = opened(adapted, path, provider, threads, obstacle is not None)
+    metadata = Metadata(
+        version="",
+        front=Pixels(preprocessing),
+        image_shape=preprocessing.image_shape,
+        classes=adapted.classes,
+        network=path.name,
+        training="none",
+    )
+    facts = {**preprocessing.facts(), "output": opening.output, "constants": dict(opening.constants)}
+    return Artifact(path, source.sha256, adapted.model, metadata, classifier, adapted.held, facts)

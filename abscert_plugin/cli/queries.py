@@ -1,0 +1,58 @@
+"""`abscert queries`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from abscert_plugin.artifact.foreign import reopen
+from abscert_plugin.ball import Ball
+from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import Claim
+from abscert_plugin.cli import options
+from abscert_plugin.cli.console import OUT, print_json, say
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.records import RunInfo, read_records
+from abscert_plugin.report.provenance import run_images, run_model
+from abscert_plugin.verification.queries import LISTS, write_queries
+from abscert_plugin.verification.run import RECORDS, RUN
+
+
+def register(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command("queries")(queries)
+
+
+def queries(
+    records: Annotated[Path, typer.Argument(help="records.jsonl of a run on the claim ball, or the folder of it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for networks, queries and lists of instances.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The ONNX file.  [default: in or above the run's folder]")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also ask about images that the run decided.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for each instance.")] = 100.0,
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = None,
+    json: options.Json = False,
+) -> None:
+    """Write a run's open images as a benchmark of other verifiers: ONNX and VNN-LIB, versions 1 and 2."""
+    path = records / RECORDS if records.is_dir() else records
+    rows, run = read_records(path), RunInfo.read(path.with_name(RUN))
+    said = run.configuration
+    if said.get("claim") != Claim.BALL:
+        raise ConfigError(f"expected a run on the claim ball, got one on {said.get('claim')}: cells need no solver")
+    if not 0 < timeout < float("inf"):
+        raise ConfigError(f"expected a time-out above 0 seconds, got {timeout}")
+    data = run_images(run, data_dir, image_size)
+    places = [path.parent, path.parent.resolve().parent] if model is None else [model.parent]
+    found = run_model(run, places)
+    if found is None:
+        told = (run.model or {}).get("path")
+        raise ConfigError(f"expected the run's own {told} in or above {path.parent}; name it with --model")
+    artifact = reopen(found, Provider.CPU, run.model or {}, data.shape, len(data.classes))
+    count, note = write_queries(out, artifact, Ball.told(said), rows, data, timeout, every)
+    say(f"note: {note}" if note else "")
+    if json:
+        print_json({"queries": count, "lists": [str(out / name) for name in LISTS], "note": note})
+        return
+    OUT.print(f"wrote {count} queries; {' and '.join(LISTS)} in {out} list them", highlight=False, soft_wrap=True)

@@ -1,0 +1,59 @@
+"""What stands at the end of a classifier and keeps the order of its logits: Softmax, LogSoftmax, Sigmoid, Tanh."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final, final
+
+from abscert_plugin.graph.nodes import Graph, Node
+
+_INERT: Final = ("Dropout", "Identity")
+_PER_AXIS_OPSET: Final = 13  # before, a softmax's axis is 1 by default
+
+
+class Tail(StrEnum):
+    """An increasing function of each logit, or one over all of a row that keeps their order."""
+
+    SOFTMAX = "Softmax"
+    LOG_SOFTMAX = "LogSoftmax"
+    SIGMOID = "Sigmoid"
+    TANH = "Tanh"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A classifier without its tail.
+
+    Args:
+        graph: the graph that ends at the logits before the tail.
+        tail: what was cut off.
+    """
+
+    graph: Graph
+    tail: Tail
+
+
+def without_tail(graph: Graph) -> Cut | None:
+    """Return a graph whose output is the logits before the last node, None where that node is no `Tail`.
+
+    The order of real numbers is that of the logits; of computed ones it is so only beyond a margin, since they may
+    round to the same number: `verification/tails.py` says beyond which. Whatever runs the file runs all of it.
+
+    Args:
+        graph: a classifier, whose output is [batch, classes].
+    """
+    makers = {name: node for node in graph.nodes for name in node.outputs}
+    node = makers.get(graph.output)
+    while node is not None and not node.domain and node.operator in _INERT and len(node.inputs) == 1:
+        node = makers.get(node.inputs[0])
+    if node is None or node.domain or node.operator not in list(Tail):
+        return None
+    tail = Tail(node.operator)
+    if tail in (Tail.SOFTMAX, Tail.LOG_SOFTMAX) and not _is_over_classes(node, graph.opset):
+        return None
+    return Cut(replace(graph, output=node.inputs[0]), tail)
+
+
+def _is_over_classes(node: Node, opset: int) -> bool:
+    """Return whether a softmax of a row of logits for each image goes over these."""
+    return node.attributes.get("axis", -1 if opset >= _PER_AXIS_OPSET else 1) in (-1, 1)

@@ -1,0 +1,207 @@
+"""What runtimes read in different ways, or in another way than a proof might, is refused; what is proven, they compute.
+
+Each refusal below was once a proof of other numbers than onnxruntime's, or than those of onnx's reference.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.graph.nodes import read_graph
+
+LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file that takes 4 numbers an image: nodes as (operator, inputs, outputs[, attributes]), constants by name.
+
+    Args:
+        refusal: why it has no proof; empty where it has one.
+    """
+
+    nodes: tuple[tuple[Any, ...], ...]
+    constants: dict[str, Any]
+    refusal: str = ""
+    opset: int = 13
+    batch: int | str = "batch"
+    shape: tuple[int, ...] = (4,)
+    features: int = 4
+
+    def model(self) -> onnx.ModelProto:
+        weight = np.random.default_rng(0).standard_normal((self.features, 2)).astype(np.float32)
+        nodes = [
+            helper.make_node(node[0], node[1].split(), node[2].split(), node[2], **(node[3] if len(node) > 3 else {}))
+            for node in (*self.nodes, ("MatMul", "f weight", "logits"))
+        ]
+        ends = [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [self.batch, *self.shape]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [self.batch, 2]),
+        ]
+        tensors = [numpy_helper.from_array(weight, "weight"), *map(tensor, self.constants.items())]
+        graph = helper.make_graph(nodes, "meaning", ends[:1], ends[1:], tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+
+
+def tensor(named: tuple[str, Any]) -> onnx.TensorProto:
+    name, values = named
+    if isinstance(values, str):
+        return numpy_helper.from_array(np.array([values], dtype=object), name)
+    if isinstance(values, int) or (isinstance(values, list) and isinstance(values[0], int)):
+        return numpy_helper.from_array(np.asarray(values, np.int64), name)
+    return numpy_helper.from_array(np.asarray(values, np.float32), name)
+
+
+def reshaped(first: int, **more: Any) -> Case:
+    """Subtract the mean of each row of a reshape that should be an image."""
+    nodes = (
+        ("Reshape", "x other", "r"),
+        ("ReduceMean", "r", "m", {"axes": [1]}),
+        ("Sub", "r m", "d"),
+        ("Reshape", "d back", "f"),
+    )
+    return Case(nodes, {"other": [first, -1], "back": [-1, 4]}, **more)
+
+
+def sliced(start: int, end: int, **more: Any) -> Case:
+    """Multiply by the first 4 of what a slice backward leaves of a constant, and others behind it."""
+    nodes = (
+        ("Slice", "k start end zero less", "s"),
+        ("Concat", "s k", "c", {"axis": 0}),
+        ("Slice", "c zero four", "v"),
+        ("Mul", "x v", "f"),
+    )
+    constants = {"k": [5.0, -5, 7, -7], "start": [start], "end": [end], "zero": [0], "less": [-1], "four": [4]}
+    return Case(nodes, constants, **more)
+
+
+def cast(kind: int, text: Any, **more: Any) -> Case:
+    nodes = (("Cast", "t", "a", {"to": kind}), ("Cast", "a", "k", {"to": TensorProto.FLOAT}), ("Mul", "x k", "f"))
+    return Case(nodes, {"t": text}, **more)
+
+
+def split(outputs: str, **more: Any) -> Case:
+    nodes = (("Split", "x", outputs, {"axis": 1, "num_outputs": 2}), ("Concat", f"{outputs} x", "c", {"axis": 1}))
+    last = ("Slice", "c zero four one", "f")
+    return Case((*nodes, last), {"zero": [0], "four": [4], "one": [1]}, opset=18, **more)
+
+
+def constant_split(outputs: str, count: int, **more: Any) -> Case:
+    nodes = (
+        ("Split", "k", outputs, {"axis": 0, "num_outputs": count}),
+        ("Concat", "b a k", "c", {"axis": 0}),
+        ("Slice", "c zero four", "v"),
+        ("Mul", "x v", "f"),
+    )
+    return Case(nodes, {"k": [5.0, -3, 2, 1], "zero": [0], "four": [4]}, opset=18, **more)
+
+
+def unsqueezed(*axes: int, **more: Any) -> Case:
+    nodes = (
+        ("Unsqueeze", "k", "v", {"axes": list(axes)}),
+        ("Mul", "x v", "m"),
+        ("Flatten", "m", "f"),
+    )
+    return Case(nodes, {"k": [2.0, -3]}, opset=11, shape=(1, 2, 2), **more)
+
+
+def pooled(operator: str, **attributes: Any) -> Case:
+    refusal = attributes.pop("refusal", "")
+    nodes = ((operator, "x", "p", attributes), ("Flatten", "p", "f"))
+    return Case(nodes, {}, refusal, shape=(1, 3, 3), features=9)
+
+
+def normalised(channels: int, refusal: str, **attributes: Any) -> Case:
+    nodes = (
+        ("BatchNormalization", "x k z z o", "n", attributes),
+        ("ReduceMean", "n", "m", {"axes": [1]}),
+        ("Flatten", "m", "f"),
+    )
+    size = (channels,) if "spatial" not in attributes else (1, 2, 2)
+    values = {"k": np.arange(np.prod(size)).reshape(size), "z": np.zeros(size), "o": np.ones(size)}
+    return Case(nodes, values, refusal, opset=8, shape=(1, 2, 2))
+
+
+def biased(count: int, refusal: str = "") -> Case:
+    nodes = (("Conv", "x k b", "c"), ("Flatten", "c", "f"))
+    return Case(nodes, {"k": np.ones((4, 1, 2, 2)), "b": np.ones(count)}, refusal, shape=(1, 2, 2))
+
+
+CASES = {
+    "rows of half an image": reshaped(2, refusal="keeps the batch apart"),
+    "rows of half an image, one image": reshaped(2, batch=1, refusal="keeps the batch apart"),
+    "two images in a row": reshaped(1, batch=2, refusal="keeps the batch apart"),
+    "an image in a row": reshaped(1),
+    "an image in a row, by its size": reshaped(0),
+    "two images in two rows": reshaped(2, batch=2),
+    "a slice backward from the largest number": sliced(1, LARGEST, refusal="slice backward"),
+    "a slice backward from before the first": sliced(-9, -10, refusal="slice backward"),
+    "a slice backward to the first": sliced(3, -LARGEST - 1),
+    "text with an underscore": cast(TensorProto.FLOAT, "1_0", refusal="between numbers"),
+    "four bits": cast(TensorProto.INT4, [3.7, 100.3, 0.4, -7.5], refusal="between numbers", opset=21),
+    "sixteen bits": cast(TensorProto.FLOAT16, [3.7, 100.3, 0.4, -7.5], refusal="between numbers"),
+    "whole numbers": cast(TensorProto.INT32, [3.7, 100.3, 0.4, -7.5]),
+    "a part that is not named": split("a", refusal="num_outputs"),
+    "parts that are named": split("a b"),
+    "a part of a constant that is not named": constant_split("a b", 4, refusal="num_outputs"),
+    "parts of a constant": constant_split("a b", 2),
+    "axes out of order": unsqueezed(1, 0, refusal="ascending"),
+    "axes in order": unsqueezed(0, 1),
+    "dilations and SAME": pooled(
+        "MaxPool", kernel_shape=[2, 2], dilations=[2, 2], auto_pad="SAME_UPPER", refusal="no dilations"
+    ),
+    "pads and SAME": pooled(
+        "MaxPool", kernel_shape=[2, 2], pads=[1, 1, 1, 1], auto_pad="SAME_UPPER", refusal="not both"
+    ),
+    "SAME": pooled("MaxPool", kernel_shape=[2, 2], auto_pad="SAME_LOWER"),
+    "constants of more channels": normalised(4, "each of 1 channels"),
+    "constants of each entry": normalised(1, "spatial", spatial=0),
+    "a bias too few": biased(1, "a bias for each of 4"),
+    "biases": biased(4),
+    "one number an image": Case(
+        (("ReduceMean", "x", "m", {"axes": [1], "keepdims": 0}), ("Unsqueeze", "m one", "f")),
+        {"one": [1]},
+        "another axis behind it",
+        features=1,
+    ),
+    "0 times infinity": Case(
+        (("Gemm", "x k c", "f", {"beta": 0.0}),), {"k": np.eye(4), "c": np.full(4, np.inf)}, "infinite or NaN"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_proven_is_what_onnxruntime_computes(name: str) -> None:
+    case = CASES[name]
+    model = case.model()
+    graph = read_graph(model, Path("meaning.onnx"))
+    if case.refusal:
+        with pytest.raises(UnsupportedModelError, match=case.refusal):
+            Proof(graph, "x", case.shape, 2)
+        return
+    proof = Proof(graph, "x", case.shape, 2)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(1).standard_normal((6, *case.shape)).astype(np.float32)
+    size = case.batch if isinstance(case.batch, int) else 1
+    logits = np.concatenate(
+        [session.run(None, {"x": images[start : start + size]})[0] for start in range(0, len(images), size)]
+    )
+    points = torch.from_numpy(images)
+    lower, upper = (end.numpy() for end in proof.intervals(points, points)["logits"].computed())
+    assert ((lower <= logits) & (logits <= upper)).all()
+
+
+def test_two_versions_of_onnx_are_refused() -> None:
+    model = reshaped(0).model()
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 8))
+    with pytest.raises(UnsupportedModelError, match="one version"):
+        read_graph(model, Path("meaning.onnx"))
