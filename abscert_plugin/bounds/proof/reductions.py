@@ -22,6 +22,7 @@ _SOFTMAX_PER_AXIS: Final = 13  # before, a softmax goes over all axes from its o
 def _axes(view: View) -> tuple[list[int], bool]:
     """Return the axes of a reduction, counted with the batch, and whether they are kept."""
     axes, rank = view.integers("axes", 1), len(view.shape()) + 1
+    view.attribute("noop_with_empty_axes", 0)  # which says nothing where there are axes
     need(bool(axes), "expected axes")
     places = sorted({axis % rank for axis in axes or ()})
     need(places[0] > 0, "expected the images of a batch to stay apart")

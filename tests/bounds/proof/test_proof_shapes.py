@@ -345,3 +345,9 @@ def test_lines_between_entries_hold_for_differences_too() -> None:
         lower, upper = proof.intervals(point, point)[name].computed()
         between = float(first + (second - first) * share)
         assert float(lower[0, 0, 0, 383]) <= between <= float(upper[0, 0, 0, 383])
+
+
+def test_an_attribute_of_empty_axes_says_nothing_of_others() -> None:
+    net = fresh(3, 4)
+    net.add("ReduceMax", net.last, net.whole(2), noop_with_empty_axes=1)
+    assert sampled(net.logits(), np.random.default_rng(0)).excess <= 0
