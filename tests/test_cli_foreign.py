@@ -69,6 +69,22 @@ def test_it_is_verified_as_it_is_and_checked(model: Path, tmp_path: Path) -> Non
     assert run["model"]["preprocessing"]["std"] == [STD]
 
 
+@pytest.mark.parametrize("tail", ["Softmax", "ArgMax"])
+def test_what_stands_behind_the_scores_changes_no_verdict(model: Path, tmp_path: Path, tail: str) -> None:
+    made = onnx.load(model)
+    kind = TensorProto.FLOAT if tail == "Softmax" else TensorProto.INT64
+    made.graph.node.append(helper.make_node(tail, ["scores"], ["answer"], axis=1))
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("answer", kind, None))
+    path = tmp_path / "tail.onnx"
+    onnx.save(made, path)
+    asked = ("--bound", "crown", "--json", *BALL, *READS)
+    plain, behind = (
+        abscert("verify", file, *asked, "--out", tmp_path / name).json for file, name in ((model, "a"), (path, "b"))
+    )
+    assert behind["certified"] == plain["certified"] > 5
+    assert behind["arithmetic"] == "any-order"
+
+
 def test_a_certificate_of_another_preprocessing_fails(model: Path, tmp_path: Path) -> None:
     certificate = tmp_path / "c.json"
     abscert("verify", model, *BALL, *READS, "--out", tmp_path / "out", "--certificate", certificate, "--json")

@@ -1,12 +1,17 @@
-"""What stands at the end of a classifier and keeps the order of its logits: Softmax, LogSoftmax, Sigmoid, Tanh."""
+"""What stands at the end of a classifier and keeps the order of its logits: Softmax, Sigmoid, ArgMax or their like."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, final
 
+import numpy as np
+from onnx import TensorProto
+
 from abscert_plugin.graph.nodes import Graph, Node
 
 _INERT: Final = ("Dropout", "Identity")
+_HOLD_LABELS: Final = (TensorProto.INT32, TensorProto.INT64)
 _PER_AXIS_OPSET: Final = 13  # before, a softmax's axis is 1 by default
 
 
@@ -17,6 +22,7 @@ class Tail(StrEnum):
     LOG_SOFTMAX = "LogSoftmax"
     SIGMOID = "Sigmoid"
     TANH = "Tanh"
+    ARG_MAX = "ArgMax"
 
 
 @final
@@ -46,12 +52,37 @@ def without_tail(graph: Graph) -> Cut | None:
     node = makers.get(graph.output)
     while node is not None and not node.domain and node.operator in _INERT and len(node.inputs) == 1:
         node = makers.get(node.inputs[0])
-    if node is None or node.domain or node.operator not in list(Tail):
+    labels = None if node is None else _scores_of_labels(graph, makers, node)
+    if labels is not None:
+        return Cut(replace(graph, output=labels), Tail.ARG_MAX)
+    if node is None or node.domain or node.operator not in list(Tail) or node.operator == Tail.ARG_MAX:
         return None
     tail = Tail(node.operator)
     if tail in (Tail.SOFTMAX, Tail.LOG_SOFTMAX) and not _is_over_classes(node, graph.opset):
         return None
     return Cut(replace(graph, output=node.inputs[0]), tail)
+
+
+def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node) -> str | None:
+    """Return the scores whose largest gives the label, where a file's answer is 1 at the label and 0 elsewhere.
+
+    So `artifact/adapted.py` writes what a file that gives labels answers: Cast, Equal with 0, 1, ..., Reshape, ArgMax.
+    """
+    for operator in ("Cast", "Equal"):
+        if node is None or node.domain or node.operator != operator:
+            return None
+        if operator == "Equal":
+            numbers = graph.array(node.inputs[1]) if node.inputs[1] in graph.tensors else np.zeros((1, 0))
+            if numbers.shape[:1] != (1,) or numbers.tolist() != [list(range(numbers.size))]:
+                return None
+        node = makers.get(node.inputs[0])  # type: ignore[assignment]
+    while node is not None and not node.domain and node.operator in ("Reshape", "Flatten", "Cast", "Identity"):
+        if node.operator == "Cast" and node.attributes["to"] not in _HOLD_LABELS:
+            return None
+        node = makers.get(node.inputs[0])  # type: ignore[assignment]
+    if node is None or node.domain or node.operator != Tail.ARG_MAX or node.attributes.get("axis", 0) not in (1, -1):
+        return None
+    return node.inputs[0]
 
 
 def _is_over_classes(node: Node, opset: int) -> bool:

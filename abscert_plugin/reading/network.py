@@ -31,6 +31,7 @@ _BEHIND: Final[Mapping[Tail | None, Callable[[Tensor], Tensor]]] = MappingProxyT
         Tail.LOG_SOFTMAX: lambda logits: logits.log_softmax(1),
         Tail.SIGMOID: torch.sigmoid,
         Tail.TANH: torch.tanh,
+        Tail.ARG_MAX: lambda logits: nn.functional.one_hot(logits.argmax(1), logits.shape[1]).float(),
     }
 )
 

@@ -153,7 +153,7 @@ class BallBatch:
                 if np.isnan(least):
                     self.end([row], Verdict.UNKNOWN, self._deployed.undecided(least), method)
                     continue
-                if least < bounds[row] - self._deployed.floor:
+                if least < (bounds[row] if self._deployed.shows_logits else 0.0) - self._deployed.floor:
                     raise BoundDefectError(
                         f"the bound of image {self.index[row]} by {method} is {bounds[row]:.4g}, but the file gives an "
                         f"image of its ball a margin of {least:.4g}: a defect of this bound, so nothing is certified "

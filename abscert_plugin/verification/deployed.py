@@ -35,6 +35,7 @@ class Deployed:
     Attributes:
         prover: proves margins for any order of the sums; None where nothing is proven.
         arithmetic: what verdicts are asked to hold for.
+        shows_logits: whether margins that are run are those that are proven; behind a Softmax only their signs are.
         note: why they hold for this runtime alone where nobody asked for that; empty elsewhere.
 
     Raises:
@@ -64,6 +65,7 @@ class Deployed:
                 if arithmetic is Arithmetic.ANY_ORDER:
                     raise
                 self.note = str(error) if arithmetic is None else ""
+        self.shows_logits = self.prover is None or self.prover.tail is None
         known = Arithmetic.THIS_RUNTIME if self.prover is None else Arithmetic.ANY_ORDER
         self.arithmetic = arithmetic or known
 

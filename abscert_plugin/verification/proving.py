@@ -63,7 +63,8 @@ class Prover:
         self._is_on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
         cut = without_tail(graph)
-        self._tail = None if cut is None else cut.tail
+        self.tail = None if cut is None else cut.tail
+        """What stands behind the logits whose margins are proven; None where the file gives them."""
         graph = graph if cut is None else cut.graph
         self._logits = graph.output
         self._proof = Proof(graph, artifact.held, front.held_shape(shape), classes)
@@ -84,7 +85,7 @@ class Prover:
             values = _in_memory(lambda: self._proof.intervals(lowest, highest), BoundMethod.IBP, len(images))
         except VerifierError:
             return  # what does not run, or does not fit, certifies nothing
-        lower, upper = (end.numpy() for end in answered(self._tail, *values[self._logits].computed()))
+        lower, upper = (end.numpy() for end in answered(self.tail, *values[self._logits].computed()))
         if logits.shape != lower.shape or not (((lower <= logits) & (logits <= upper)) | (upper == np.inf)).all():
             raise UnsupportedModelError(
                 f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
@@ -127,7 +128,7 @@ class Prover:
     @functools.cached_property
     def _apart(self) -> float:
         """How far the margins of two evaluations may be apart at any point; infinite where none was run on the CPU."""
-        if not self._is_on_cpu or self._tail is not None:
+        if not self._is_on_cpu or self.tail is not None:
             return math.inf
         shape = (1, *self._image_shape)
         if isinstance(self._front, Cells):
@@ -138,7 +139,7 @@ class Prover:
         return self._proof.apart(*self._ends(*ends))
 
     def _at_once(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
-        if self._tail in BY_PLACE:
+        if self.tail in BY_PLACE:
             return np.full(len(labels), -np.inf)
         return _least(
             _in_memory(
@@ -205,7 +206,7 @@ class Prover:
     ) -> np.ndarray:
         def margins() -> Tensor:
             found = proof.margins(lower, upper, labels, method, slopes)
-            if self._tail not in BY_PLACE:
+            if self.tail not in BY_PLACE:
                 return self._kept(found, {}, labels)
             return self._kept(found, self._proof.intervals(lower, upper), labels)
 
@@ -213,10 +214,10 @@ class Prover:
 
     def _kept(self, margins: Tensor, values: Mapping[str, Enclosure], labels: Tensor) -> Tensor:
         """Return what is left of margins of logits behind the file's tail."""
-        if self._tail is None:
+        if self.tail is None:
             return margins
-        ends = values[self._logits].computed() if self._tail in BY_PLACE else None
-        return kept_margins(self._tail, margins, ends, labels)
+        ends = values[self._logits].computed() if self.tail in BY_PLACE else None
+        return kept_margins(self.tail, margins, ends, labels)
 
     def hidden(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
         """Return enclosures of all values between two points, for `part_margins`.

@@ -56,6 +56,8 @@ def kept_margins(
         labels: the classes.
     """
     classes = margins.shape[1] + 1
+    if tail is Tail.ARG_MAX:  # picks the largest of computed numbers
+        return margins
     if tail is Tail.SOFTMAX:
         return margins - (2 * EXP_ERROR + 8 * _U) * _ROOM
     if tail is Tail.LOG_SOFTMAX:
@@ -78,6 +80,8 @@ def answered(
     """Return ends of what a file answers for logits between two, with room to spare: no verdict rests on them."""
     if tail is None:
         return lower, upper
+    if tail is Tail.ARG_MAX:
+        return torch.zeros_like(lower), torch.ones_like(upper)
     if tail in BY_PLACE:
         function = torch.sigmoid if tail is Tail.SIGMOID else torch.tanh
         return function(lower) - _SPARE, function(upper) + _SPARE

@@ -52,7 +52,7 @@ def bounds(tail: Tail, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return kept_margins(tail, margins, (wide, wide), torch.from_numpy(labels)).amin(1).numpy()
 
 
-@pytest.mark.parametrize("tail", Tail)
+@pytest.mark.parametrize("tail", [tail for tail in Tail if tail is not Tail.ARG_MAX])  # that rounds nothing
 def test_what_is_proven_is_kept_and_what_is_not_may_tie(tail: Tail) -> None:
     proven = ties = 0
     for seed, (classes, size, gap) in enumerate([(2, 0.1, 1e-7), (10, 3, 1e-6), (100, 5, 1e-5), (3, 20, 3), (5, 9, 2)]):
