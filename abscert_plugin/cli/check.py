@@ -14,6 +14,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
+from abscert_plugin.cli.query import check_proof
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
 from abscert_plugin.verification.cell import open_cells
@@ -43,8 +44,14 @@ def check(  # one parameter per option
     checkpoint: options.CheckpointFolder = None,
     provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
     json: options.Json = False,
+    query: Annotated[
+        Path | None, typer.Option("--query", help="The query that an unsat proof of `abscert verify` is about.")
+    ] = None,
 ) -> None:
     """Check a certificate: replay its counterexamples, prove its certified images again; status 1 if one fails."""
+    if query is not None:
+        check_proof(certificate, model, query, json)
+        return
     seed = secrets.randbits(31) if seed is None else seed
     if sample < 1 or seed < 0:
         raise ConfigError(f"expected a sample and a seed of at least 1 and 0, got {sample} and {seed}")

@@ -8,7 +8,7 @@ from math import prod
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from abscert_plugin.errors import QueryError
 from abscert_plugin.query.formula import Atom, Conjunction, Formula, holds, spread
@@ -65,12 +65,15 @@ class Case:
     Args:
         lower, upper: ends of the box, row-major. They hold every input of the query's type that satisfies the bounds
             as they are written, or with their numbers rounded to float32.
+        inner: float32 ends of what satisfies the bounds in both readings; the lower one is above the upper one where
+            no float32 does.
         inputs: constraints on inputs that are no bounds.
         outputs: the conjunctions of constraints on outputs.
     """
 
     lower: Float64[np.ndarray, "entries"]
     upper: Float64[np.ndarray, "entries"]
+    inner: Float32[np.ndarray, "2 entries"]
     inputs: Conjunction
     outputs: tuple[Conjunction, ...]
 
@@ -144,7 +147,7 @@ def build(
             raise QueryError(f"expected boxes of at most {_MOST_ENDS:,} ends together, got more")
     if not found:
         raise QueryError(unfit or "expected an assertion that something satisfies, got none")
-    cases = [Case(box.lower, box.upper, key[2], tuple(parts)) for key, (box, parts) in found.items()]
+    cases = [Case(box.lower, box.upper, box.inner, key[2], tuple(parts)) for key, (box, parts) in found.items()]
     return Query(version, network, source, output, tuple(assertions), tuple(cases))
 
 
@@ -155,15 +158,17 @@ class _Box:
 
     lower: np.ndarray
     upper: np.ndarray
+    inner: np.ndarray
     is_real: bool
     lines: dict[int, int] = field(default_factory=dict)  # of the last bound of an entry
 
     @classmethod
     def whole(cls, entries: int, is_real: bool) -> "_Box":
-        return cls(np.full(entries, -np.inf), np.full(entries, np.inf), is_real)
+        inner = np.array([[-np.inf], [np.inf]], np.float32).repeat(entries, axis=1)
+        return cls(np.full(entries, -np.inf), np.full(entries, np.inf), inner, is_real)
 
     def copy(self) -> "_Box":
-        return _Box(self.lower.copy(), self.upper.copy(), self.is_real, dict(self.lines))
+        return _Box(self.lower.copy(), self.upper.copy(), self.inner.copy(), self.is_real, dict(self.lines))
 
     def split(self, atoms: Iterable[Atom]) -> tuple[Conjunction, Conjunction] | None:
         """Take up bounds; return the other constraints, on inputs and on outputs; None where nothing satisfies them."""
@@ -187,12 +192,14 @@ class _Box:
         """Take up an atom on inputs as an end of the box; return whether it is one."""
         left, right = atom.left, atom.right
         if isinstance(left, Variable) and isinstance(right, Number):
-            end = -self._end(-right.value, atom.is_strict)
-            self.upper[left.place] = min(self.upper[left.place], end)
+            end, inner = self._end(-right.value, atom.is_strict), _inner_end(-right.value, atom.is_strict)
+            self.upper[left.place] = min(self.upper[left.place], -end)
+            self.inner[1, left.place] = min(self.inner[1, left.place], -inner)
             self.lines[left.place] = max(atom.line, self.lines.get(left.place, 0))
         elif isinstance(left, Number) and isinstance(right, Variable):
-            end = self._end(left.value, atom.is_strict)
+            end, inner = self._end(left.value, atom.is_strict), _inner_end(left.value, atom.is_strict)
             self.lower[right.place] = max(self.lower[right.place], end)
+            self.inner[0, right.place] = max(self.inner[0, right.place], inner)
             self.lines[right.place] = max(atom.line, self.lines.get(right.place, 0))
         else:
             return False
@@ -216,6 +223,13 @@ class _Box:
             side = "below" if not np.isfinite(self.lower[place]) else "above"
             line = f"line {self.lines[place]}: " if place in self.lines else ""
             raise QueryError(f"{line}expected finite bounds of every input, got none {side} of {_name(source, place)}")
+
+
+def _inner_end(value: Fraction, is_strict: bool) -> np.float32:
+    """Return the least float32 that is at least (or above) a number and its rounding."""
+    found = nearest(value)
+    is_below = np.isfinite(found) and Fraction(float(found)) < value
+    return np.nextafter(found, np.float32(np.inf)) if is_below or is_strict else found
 
 
 def _empty(box: _Box, atoms: Conjunction, source: Declared) -> str:

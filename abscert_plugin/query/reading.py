@@ -13,7 +13,6 @@ from abscert_plugin.query.query import Query
 QUERY_LIMIT: Final = 2**27
 """Bytes of a query, unpacked: 128 MiB."""
 
-SUFFIXES: Final = (".vnnlib", ".vnnlib.gz")
 _VERSIONED: Final = re.compile(r"(\s|;[^\n]*\n)*\(\s*vnnlib-version")
 
 
@@ -31,11 +30,6 @@ class QueryFile:
     path: Path
     sha256: str
     query: Query
-
-
-def is_query(path: Path) -> bool:
-    """Return whether a file is a query, by its name."""
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def read_query(path: Path) -> QueryFile:

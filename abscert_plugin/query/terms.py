@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Final, TypeAlias, final
 
 import numpy as np
+from torch import Tensor
 from typing_extensions import override
 
 Values: TypeAlias = tuple[Sequence[Fraction], Sequence[Fraction]]
@@ -64,6 +65,10 @@ class Term(ABC):
         """Return ends of its value, exact or in float32, for entries between ends ([batch, entries])."""
 
     @abstractmethod
+    def tensor(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Return about its value for a batch, [batch] or a single number, for gradients."""
+
+    @abstractmethod
     def linear(self) -> Linear | None:
         """Return it as a linear function; None where it is none."""
 
@@ -97,6 +102,10 @@ class Variable(Term):
     def between(self, inputs: Ends, outputs: Ends) -> Ends:
         lower, upper = outputs if self.is_output else inputs
         return lower[:, self.place], upper[:, self.place]
+
+    @override
+    def tensor(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return (outputs if self.is_output else inputs)[:, self.place]
 
     @override
     def linear(self) -> Linear:
@@ -135,6 +144,10 @@ class Number(Term):
     def between(self, inputs: Ends, outputs: Ends) -> Ends:
         least, most = sorted((float(self.value), float(self.rounded)))
         return np.array([np.nextafter(least, -np.inf)]), np.array([np.nextafter(most, np.inf)])
+
+    @override
+    def tensor(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return outputs.new_tensor(float(self.value))
 
     @override
     def linear(self) -> Linear:
@@ -186,6 +199,15 @@ class Operation(Term):
         for other in others:
             lower, upper = _widened(*_combined(self.sign, (lower, upper), other))
         return lower, upper
+
+    @override
+    def tensor(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        first, *others = (part.tensor(inputs, outputs) for part in self.parts)
+        if not others:
+            return -first if self.sign == "-" else first
+        for other in others:
+            first = first + other if self.sign == "+" else first - other if self.sign == "-" else first * other
+        return first
 
     @override
     def linear(self) -> Linear | None:

@@ -14,8 +14,9 @@ from query_texts import FORMULAS, NUMBERS, box_texts, formula_text, query_text
 
 from abscert_plugin.errors import QueryError
 from abscert_plugin.query.formula import Atom, Every, Formula, holds
+from abscert_plugin.query.naming import is_query
 from abscert_plugin.query.query import ElementType, Query
-from abscert_plugin.query.reading import is_query, parse, read_query
+from abscert_plugin.query.reading import parse, read_query
 from abscert_plugin.query.terms import nearest
 
 pytest.importorskip("vnnlib")
@@ -87,7 +88,8 @@ def test_a_box_holds_just_the_float32_that_satisfy_its_bounds_in_either_reading(
 
     def satisfies(entry: np.float32) -> bool:
         exactly, rounded = Fraction(float(entry)), nearest(written)
-        return (exactly > written or entry > rounded) if is_strict else (exactly >= written or entry >= rounded)
+        near = bool(entry > rounded) if is_strict else bool(entry >= rounded)
+        return near or (exactly > written if is_strict else exactly >= written)
 
     assert satisfies(end)
     assert not satisfies(np.nextafter(end, np.float32(-np.inf)))

@@ -51,11 +51,19 @@ class Descent:
         values: enclosures of all tensors.
         slopes: lower slopes that someone found, by the name of what an activation reads; any are sound.
         part: ends of computed values; bounds hold for the evaluations whose values lie between them.
+        seen: takes up the rows by which bounds depend on what is held, by its name; None where no one asks.
     """
 
-    def __init__(self, values: Mapping[str, Enclosure], slopes: Slopes, part: Part | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Enclosure],
+        slopes: Slopes,
+        part: Part | None = None,
+        seen: dict[str, Tensor] | None = None,
+    ) -> None:
         self.values = values
         self.slopes = slopes
+        self._seen = seen
         self._part = part or {}
         self._pending: dict[str, Tensor] = {}
         self._bounds: Tensor | float = 0.0
@@ -105,8 +113,14 @@ class Descent:
         self.account(rows, self.values[name].size())
         self.send(name, rows)
 
+    def show(self, name: str, rows: Tensor) -> None:
+        """Note the rows over a held value."""
+        if self._seen is not None:
+            self._seen[name] = rows
+
     def finish(self, name: str, rows: Tensor) -> None:
         """Concretise rows over held values by their ends."""
+        self.show(name, rows)
         value = self.values[name]
         self.add(self.dot(rows.clamp(min=0), value.lower) + self.dot(rows.clamp(max=0), value.upper))
         self.account(rows, value.magnitude)

@@ -34,6 +34,7 @@ class Activation(Step):
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.show(self.output, rows)
         lower, upper = flushed(*descent.activated(self.input))
         below, above = self.function.slopes(lower, upper)
         given = descent.slopes.get(self.input)
