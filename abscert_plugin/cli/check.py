@@ -14,9 +14,16 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
-from abscert_plugin.cli.query import check_proof
+from abscert_plugin.cli.query import check_proof, need_query
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
+from abscert_plugin.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RecordError,
+    UnsupportedModelError,
+    VerifierError,
+)
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.decision import Decider
@@ -57,7 +64,10 @@ def check(  # one parameter per option
         raise ConfigError(f"expected a sample and a seed of at least 1 and 0, got {sample} and {seed}")
     if not 0 <= timeout < float("inf"):
         raise ConfigError(f"expected a time-out of at least 0 seconds, got {timeout}")
-    stored, is_intact = read_certificate(certificate)
+    try:
+        stored, is_intact = read_certificate(certificate)
+    except RecordError as error:
+        need_query(certificate, error)
     artifact = Artifact.open(model, provider)
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
     images = load_data(data, Split.TEST, data_dir, image_size)
@@ -70,7 +80,14 @@ def check(  # one parameter per option
         def verdicts() -> Iterator[Check]:
             try:
                 replay = _replay(stored, artifact, images, timeout, black_box, checkpoint)
-            except (CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError) as error:
+            except (
+                CheckpointError,
+                ConfigError,
+                DataError,
+                RecordError,
+                UnsupportedModelError,
+                VerifierError,
+            ) as error:
                 yield Check("claim fits the file and the data", False, str(error))
                 return
             number = None if everything else sample

@@ -6,16 +6,17 @@ the assignment, and everything else on stderr. An error is one line on stderr, w
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import numpy as np
 import typer
 
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say
 from abscert_plugin.errors import ConfigError, QueryError, RecordError
-from abscert_plugin.files import write_whole
+from abscert_plugin.files import read_json, write_whole
 
 if TYPE_CHECKING:
     from abscert_plugin.query.attack import Answer
@@ -126,6 +127,19 @@ def check_proof(path: Path, model: Path, query_path: Path, as_json: bool) -> Non
         OUT.print(f"FAILED  {fault}" if fault else f"ok      {stored.says}", highlight=False, soft_wrap=True)
     if fault:
         raise typer.Exit(_FAILED)
+
+
+def need_query(path: Path, fault: RecordError) -> NoReturn:
+    """Say why a file is no certificate: it may be an unsat proof, which needs its query.
+
+    Raises:
+        ConfigError: if it is one.
+        RecordError: the fault, if it is none.
+    """
+    with suppress(RecordError):
+        if read_json(path).get("kind") == "abscert unsat proof":
+            raise ConfigError(f"expected --query with the query that {path} refutes") from fault
+    raise fault
 
 
 def _network_file(query: "QueryFile", networks: list[str]) -> Path:

@@ -11,12 +11,15 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
-from abscert_plugin.query.formula import Atom, Conjunction
+from abscert_plugin.query.exact import exact_output
+from abscert_plugin.query.formula import Atom, Conjunction, Every, Formula
 from abscert_plugin.query.network import Network, exactly
 from abscert_plugin.query.query import Case, Query
+from abscert_plugin.query.terms import Values
 
 _STEPS: Final = 40
 _RESTARTS: Final = 8
+_NEAR: Final = 1e-4  # of the two sides of a constraint
 
 
 @final
@@ -50,17 +53,22 @@ class Attack:
     def holds(self, point: Float32[np.ndarray, "entries"]) -> Answer | None:
         """Return a point as an answer if it is one: the file is run, and all that is written is checked exactly.
 
-        Of a query about real numbers, each constraint has to hold of all that an enclosure of the output holds, which
-        the exact output is in.
+        Of a query about real numbers, the exact output is computed in rationals where that can be done; else each
+        constraint has to hold of all that an enclosure of the output holds, which the exact output is in.
         """
         outputs = self._network.run(point)
-        if not np.isfinite(outputs).all() or not self._query.holds(exactly(point), exactly(outputs)):
+        if not np.isfinite(outputs).all():
             return None
-        if self._query.is_real and not self._holds_for_reals(point):
-            return None
-        return Answer(point, outputs)
+        if self._query.is_real:
+            values = exactly(point), exactly(outputs)
+            is_near = all(_nearly(formula, values) for formula in self._query.assertions)
+            return Answer(point, outputs) if is_near and self._holds_for_reals(point) else None
+        return Answer(point, outputs) if self._query.holds(exactly(point), exactly(outputs)) else None
 
     def _holds_for_reals(self, point: np.ndarray) -> bool:
+        outputs = exact_output(self._network.graph, point.reshape(self._network.input_shape))
+        if outputs is not None:
+            return self._query.holds(exactly(point), outputs)
         try:
             proof = self._network.proof
         except (UnsupportedModelError, VerifierError):
@@ -146,6 +154,15 @@ class Attack:
             if answer is not None:
                 return answer
         return None
+
+
+def _nearly(formula: Formula, values: Values) -> bool:
+    """Return whether a formula holds but for what rounding may do, so that looking closer is worth the time."""
+    if isinstance(formula, Atom):
+        left, right = float(formula.left.exact(values)), float(formula.right.exact(values))
+        return left - right <= _NEAR * (1 + abs(left) + abs(right))
+    found = (_nearly(part, values) for part in formula.parts)
+    return all(found) if isinstance(formula, Every) else any(found)
 
 
 def _penalty(conjunction: Conjunction) -> Callable[[Tensor, Tensor], Tensor]:

@@ -78,7 +78,7 @@ class Network:
                 raise
         return tuple(found)
 
-    @cached_property
+    @property
     def proof(self) -> Proof:
         """Proofs of what it computes.
 
@@ -86,14 +86,25 @@ class Network:
             UnsupportedModelError: if its graph has a node that proofs do not know; names all of them.
             VerifierError: if onnxruntime fails.
         """
-        fault: UnsupportedModelError | None = None
-        for graph, shape in self.batched:
+        found = self._proof
+        if isinstance(found, Proof):
+            return found
+        raise found
+
+    @cached_property
+    def _proof(self) -> Proof | UnsupportedModelError | VerifierError:
+        fault: UnsupportedModelError | VerifierError | None = None
+        try:
+            ways = self.batched
+        except (UnsupportedModelError, VerifierError) as error:
+            return error
+        for graph, shape in ways:
             try:
                 return Proof(graph, graph.input, shape, prod(self.output_shape))
             except UnsupportedModelError as error:
                 fault = fault or error
         assert fault is not None
-        raise fault
+        return fault
 
     @cached_property
     def module(self) -> nn.Module | None:

@@ -104,14 +104,6 @@ def read_unsat_proof(path: Path) -> UnsatProof:
     return proof
 
 
-def is_unsat_proof(path: Path) -> bool:
-    """Return whether a file says that it is an unsat proof."""
-    try:
-        return read_json(path, _LIMIT).get("kind") == KIND
-    except RecordError:
-        return False
-
-
 def fault_of(
     stored: UnsatProof, query: QueryFile, network: Network, advance: Callable[[int], object] = lambda _: None
 ) -> str:

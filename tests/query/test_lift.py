@@ -102,7 +102,7 @@ def file_of(case: Case, path: Path) -> Path:
 def query_of(shape: Sequence[int], path: Path) -> Query:
     """Return a query about a box, whose output has whatever shape the file gives."""
     x = np.zeros(shape, np.float32)
-    given = np.asarray(ReferenceEvaluator(str(path)).run(None, {"x": x})[0]).shape
+    given = np.asarray(next(iter(ReferenceEvaluator(str(path)).run(None, {"x": x})))).shape
     source, output = (
         Declared.of(name, ElementType.FLOAT32, tuple(sizes)) for name, sizes in (("X", shape), ("Y", given))
     )
@@ -135,7 +135,7 @@ def run_batch(graph: Graph, batch: np.ndarray) -> np.ndarray:
     source = helper.make_tensor_value_info(names[graph.input], TensorProto.FLOAT, None)
     made = helper.make_graph(nodes, "lifted", [source], [onnx.ValueInfoProto(name=names[graph.output])], tensors)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", graph.opset)])
-    return np.asarray(ReferenceEvaluator(model).run(None, {names[graph.input]: batch})[0])
+    return np.asarray(next(iter(ReferenceEvaluator(model).run(None, {names[graph.input]: batch}))))
 
 
 def _names(graph: Graph) -> list[str]:

@@ -69,7 +69,7 @@ def case_of(
     return *fitted(text, path), net
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10**6),
     formula=FORMULAS | OUTPUT_FORMULAS,
