@@ -15,6 +15,7 @@ from abscert_plugin.query.terms import Operation, Term, Variable
 from abscert_plugin.query.vnnlib1 import number
 
 _DEEPEST: Final = 100  # parentheses: the package's parser calls itself
+_LONGEST: Final = 300  # characters of what the package says
 _COMMENT: Final = re.compile(r";[^\n]*")
 _BRACKETS: Final = re.compile(r"\[([^\]]*)\]")
 _INDICES: Final = re.compile(r"\s*(\d{1,9}\s*(,\s*\d{1,9}\s*)*)?")
@@ -91,10 +92,11 @@ def _reason(error: Exception) -> str:
     said = str(error)
     try:
         first = json.loads(said)["errors"][0]
-        return f"line {first['line']}: {first['message']}, at {first['offendingSymbol']!r}. {first['hint']}"
+        found = f"line {first['line']}: {first['message']}, at {first['offendingSymbol']!r}. {first['hint']}"
     except (ValueError, KeyError, IndexError, TypeError):
-        found = re.search(r"line (\d+)", said)
-        return (f"line {found[1]}: " if found else "") + (said.removeprefix("Parse error: ") or type(error).__name__)
+        line = re.search(r"line (\d+)", said)
+        found = (f"line {line[1]}: " if line else "") + (said.removeprefix("Parse error: ") or type(error).__name__)
+    return " ".join(found.split())[:_LONGEST]
 
 
 def _declared(tensor: Any, bare: str) -> Declared:

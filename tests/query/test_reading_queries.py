@@ -17,7 +17,7 @@ from abscert_plugin.query.formula import Atom, Every, Formula, holds
 from abscert_plugin.query.naming import is_query
 from abscert_plugin.query.query import ElementType, Query
 from abscert_plugin.query.reading import parse, read_query
-from abscert_plugin.query.terms import nearest
+from abscert_plugin.query.terms import Variable, nearest
 
 pytest.importorskip("vnnlib")
 GRID = [Fraction(k, 8) for k in (-8, -3, 0, 1, 8)]
@@ -235,3 +235,38 @@ def test_the_signs_of_version_2_are_all_known() -> None:
     for first, second in product([-1, 0, 1], repeat=2):
         assert query.holds([Fraction(0)] * 2, [Fraction(first), Fraction(second)]) == (first == 0 and second != 0)
     assert all(isinstance(atom, Atom) for part in case.outputs for atom in part)
+
+
+PIECES = [
+    "(",
+    ")",
+    "[",
+    "]",
+    '"',
+    "assert",
+    "X",
+    "-",
+    "1e5",
+    "9" * 30,
+    "\0",
+    "<2.0>",
+    "\n",
+    ";",
+    "(declare-hidden H float32 [1] ",
+]
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from([1, 2]), st.lists(st.tuples(st.integers(0, 400), st.sampled_from(PIECES)), min_size=1, max_size=4)
+)
+def test_whatever_is_written_is_read_or_refused_in_one_line(version: int, changes: list[tuple[int, str]]) -> None:
+    text = in_version(version, formula_text(Every((Atom(Variable(True, 0), Variable(True, 1), True, 1),)), version))
+    for place, piece in changes:
+        text = text[:place] + piece + text[place + len(piece) % 3 :]
+    try:
+        parse(text)
+    except QueryError as error:
+        fault = str(error)
+        if len(fault.splitlines()) > 1 or len(fault) > 600:
+            raise AssertionError(fault) from error
