@@ -100,7 +100,7 @@ def verify_query(
     typer.echo(outcome.verdict)
     say(outcome.reason and f"note: {outcome.reason}")
     if outcome.verdict is Verdict.UNSAT and proofs is not None:
-        write_unsat_proof(proofs, query, network, outcome.trees)
+        write_unsat_proof(proofs, query, network, outcome.groups)
         say(f"proof: {proofs}")
     if outcome.answer is not None and assignments is None:
         typer.echo("\n".join(_printed(query.query, outcome.answer)))
@@ -117,12 +117,12 @@ def check_proof(path: Path, model: Path, query_path: Path, as_json: bool) -> Non
     stored = read_unsat_proof(path)
     query = read_query(query_path)
     network = open_network(model, query.query)
-    total = sum(len(nodes) for nodes in stored.cases)
+    total = sum(len(group.tree) for group in stored.groups)
     with progress_bar() as bar, interruptible("nothing was written"):
         task = bar.add_task(f"checking {path.name}", total=total, note="")
         fault = fault_of(stored, query, network, lambda count: bar.update(task, advance=count))
     if as_json:
-        print_json({"holds": not fault, "fault": fault, "cases": len(stored.cases), "nodes": total})
+        print_json({"holds": not fault, "fault": fault, "groups": len(stored.groups), "nodes": total})
     else:
         OUT.print(f"FAILED  {fault}" if fault else f"ok      {stored.says}", highlight=False, soft_wrap=True)
     if fault:

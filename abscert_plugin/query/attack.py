@@ -125,11 +125,10 @@ class Attack:
 
     def descend(self, case: Case, until: float) -> Answer | None:
         """Follow gradients of the file's torch module, for each conjunction, where it has one."""
-        module = self._network.module
         low, high = (torch.from_numpy(end) for end in case.inner)
-        if module is None or not bool((low <= high).all()):
+        if self._network.module is None or not bool((low <= high).all()):
             return None
-        shape = self._network.proof.input_shape
+        module, shape = self._network.module
         for conjunction in case.outputs:
             penalty = _penalty((*case.inputs, *conjunction))
             start = self.between(case, self._random.random((_RESTARTS, len(low))))

@@ -107,8 +107,11 @@ class Network:
         return fault
 
     @cached_property
-    def module(self) -> nn.Module | None:
-        """It as a torch module that gives [batch, entries], for gradients; None where that cannot be had."""
+    def module(self) -> tuple[nn.Module, tuple[int, ...]] | None:
+        """It as a torch module that gives [batch, entries], and the shape of an input without the batch, for gradients.
+
+        None where that cannot be had.
+        """
         try:
             ways = self.batched
         except (UnsupportedModelError, VerifierError):
@@ -123,7 +126,7 @@ class Network:
                 continue
             expected = self.run(point)
             if np.abs(found - expected).max() <= _DIFFERENCE * max(1.0, float(np.abs(expected).max())):
-                return module.requires_grad_(False)
+                return module.requires_grad_(False), shape
         return None
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Branch and bound of one case: parts are cut at inputs, or by signs of hidden values, until each is refuted."""
+"""Branch and bound of one conjunction: parts are cut at inputs, or by signs of hidden values, until each is refuted."""
 
 import heapq
 import itertools
@@ -20,7 +20,7 @@ from abscert_plugin.query.tree import CUT, INPUTS, SIGN, Node, Part
 
 _MOST_FREE: Final = 20  # inputs that are cut; where more are free, signs are
 _MOST_AT_ONCE: Final = 128  # parts
-_ENTRIES: Final = 2**23  # of tensors over all parts that are bounded at once
+_ENTRIES: Final = 2**23  # of all tensors, over the parts that are cut at once
 _LOWER_LINE: Final = 0.1  # how much the lower line of a ReLU counts beside the upper one in choosing a sign
 _STUCK_POINT: Final = "an input is left of which rounding decides whether it satisfies the query"
 _STUCK_SIGNS: Final = "no sign is left to be fixed, and the bounds do not decide it"
@@ -37,30 +37,79 @@ class _Cut:
 
 
 @final
-class Search:
-    """What is left open of a case.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Conjunctions of a case that one tree refutes.
+
+    Args:
+        case: the place of the case in its query.
+        conjunctions: their places in the case.
+        root: the tree.
+    """
+
+    case: int
+    conjunctions: tuple[int, ...]
+    root: Node
+
+
+def bounded(proof: Proof, number: int, case: Case, is_real: bool) -> tuple[list[Group], dict[str, Enclosure]]:
+    """Return which conjunctions of a case are refuted over its whole box by a bound, and enclosures of the box.
 
     Args:
         proof: of the network.
+        number: the place of the case in its query.
         case: the case.
         is_real: whether inputs are real numbers, not float32 alone.
+    """
+    refuter = Refuter(proof, case, is_real)
+    lower, upper = _ends([Part(case.lower, case.upper)])
+    everything = tuple(range(len(case.outputs)))
+    if bool(refuter.refuted_inputs(lower, upper)[0]):
+        return [Group(number, everything, Node(INPUTS))], {}
+    groups: list[Group] = []
+    left = torch.ones(len(everything), dtype=torch.bool)
+    values: dict[str, Enclosure] = {}
+    for method in METHODS:
+        if method is not BoundMethod.CROWN_IBP:
+            values = refuter.intervals(lower, upper, refined=method is BoundMethod.CROWN)
+        refuted = refuter.refuted(values, refuter.bounds(values, method))[0] & left
+        if bool(refuted.any()):
+            groups.append(Group(number, tuple(refuted.nonzero().flatten().tolist()), Node(str(method))))
+            left &= ~refuted
+        if not bool(left.any()):
+            break
+    return groups, values
+
+
+@final
+class Search:
+    """What is left open of one conjunction of a case.
+
+    Args:
+        proof: of the network.
+        group: which it is, and the tree that is to be grown.
+        case: the case with this conjunction alone.
+        is_real: whether inputs are real numbers, not float32 alone.
         attack: tries points on the way.
+        values: enclosures over the whole box, by refined intervals.
     """
 
-    def __init__(self, proof: Proof, case: Case, is_real: bool, attack: Attack) -> None:
-        self.root = Node()
+    def __init__(
+        self, proof: Proof, group: Group, case: Case, is_real: bool, attack: Attack, values: dict[str, Enclosure]
+    ) -> None:
+        self.group = group
+        self.case = case
         self.reason = ""
         self.refuter = Refuter(proof, case, is_real)
         self._proof = proof
-        self._case = case
         self._is_real = is_real
         self._attack = attack
         self._order = itertools.count()
         self._waiting: list[tuple[float, int, Part, Node, _Cut]] = []
         self._at_once = 2
-        self._whole: dict[str, Enclosure] = {}
         free = int((case.lower < case.upper).sum())
         self._by_signs = free > _MOST_FREE and bool(proof.relus) and self.refuter.is_linear and not case.inputs
+        self._whole = values if self._by_signs else {}
 
     @property
     def is_open(self) -> bool:
@@ -68,22 +117,8 @@ class Search:
         return bool(self._waiting)
 
     def start(self, until: float) -> Answer | None:
-        """Bound the whole case by each method in turn; return an answer where a point tried on the way is one."""
-        whole = Part(self._case.lower, self._case.upper)
-        lower, upper = _ends([whole])
-        if bool(self.refuter.refuted_inputs(lower, upper)[0]):
-            self.root.kind = INPUTS
-            return None
-        values: dict[str, Enclosure] = {}
-        for method in METHODS:
-            if method is not BoundMethod.CROWN_IBP:
-                values = self.refuter.intervals(lower, upper, refined=method is BoundMethod.CROWN)
-            bounds = self.refuter.bounds(values, method)
-            if bool(self.refuter.refuted(values, bounds).all()):
-                self.root.kind = str(method)
-                return None
-        self._whole = values
-        return self._bound([whole], [self.root], until)
+        """Look at the whole box; return an answer where a point that is tried on the way is one."""
+        return self._bound([Part(self.case.lower, self.case.upper)], [self.group.root], until)
 
     def step(self, until: float) -> Answer | None:
         """Cut the parts that are furthest from being refuted; return an answer where a point on the way is one."""
@@ -93,7 +128,7 @@ class Search:
             _, _, part, node, cut = heapq.heappop(self._waiting)
             nodes += node.split(cut.kind, cut.place, cut.value)
             parts += part.sign(cut.place) if cut.kind == SIGN else part.cut(cut.place, cut.value, not self._is_real)
-        self._at_once = min(2 * self._at_once, _MOST_AT_ONCE, max(1, _ENTRIES // self._proof.widest))
+        self._at_once = min(2 * self._at_once, _MOST_AT_ONCE, max(1, _ENTRIES // self._proof.entries))
         return self._bound(parts, nodes, until)
 
     def _bound(self, parts: Sequence[Part], nodes: Sequence[Node], until: float) -> Answer | None:
@@ -116,7 +151,7 @@ class Search:
         still = (~refuted.all(dim=1)).nonzero().flatten().tolist()
         corners = torch.where(slopes < 0, upper[rest], lower[rest]).numpy()
         tried = sorted(still, key=lambda row: float(least[row]))[: 16 if self._by_signs else 64]
-        answer = self._attack.first([self._attack.into(self._case, corners[row]) for row in tried], until)
+        answer = self._attack.first([self._attack.into(self.case, corners[row]) for row in tried], until)
         if answer is not None:
             return answer
         for row in still:

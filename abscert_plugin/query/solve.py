@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, final
 
@@ -10,7 +10,7 @@ from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.query.attack import Answer, Attack
 from abscert_plugin.query.network import Network
 from abscert_plugin.query.query import Query
-from abscert_plugin.query.search import Search
+from abscert_plugin.query.search import Group, Search, bounded
 from abscert_plugin.query.tree import Node
 
 _log: Final = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ class Outcome:
     Args:
         verdict: the verdict.
         answer: the input that satisfies the query, for `sat`.
-        trees: of each case what refutes it, for `unsat`.
+        groups: what refutes the conjunctions of all cases, for `unsat`.
         reason: why nothing was decided; empty otherwise.
     """
 
     verdict: Verdict
     answer: Answer | None = None
-    trees: tuple[Node, ...] = ()
+    groups: tuple[Group, ...] = ()
     reason: str = ""
 
 
@@ -74,20 +74,28 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
         proof = network.proof
     except UnsupportedModelError as error:
         return _attacked(query, attack, until, str(error))
-    searches = []
+    groups: list[Group] = []
+    searches: list[Search] = []
     for case in query.cases:
-        search = Search(proof, case, query.is_real, attack)
-        searches.append(search)
-        answer = None if time.monotonic() > until else search.start(until)
+        answer = attack.descend(case, time.monotonic() + _SHARE * max(0.0, until - time.monotonic()) / len(query.cases))
         if answer is not None:
             return Outcome(Verdict.SAT, answer)
+    for number, case in enumerate(query.cases):
         if time.monotonic() > until:
             return _late()
-    open_ = [(search, case) for search, case in zip(searches, query.cases, strict=True) if search.is_open]
-    for _, case in open_:
-        answer = attack.descend(case, time.monotonic() + _SHARE * max(0.0, until - time.monotonic()) / len(open_))
-        if answer is not None:
-            return Outcome(Verdict.SAT, answer)
+        found, values = bounded(proof, number, case, query.is_real)
+        groups += found
+        closed = {place for group in found for place in group.conjunctions}
+        for place, conjunction in enumerate(case.outputs):
+            if place in closed:
+                continue
+            group = Group(number, (place,), Node())
+            groups.append(group)
+            alone = replace(case, outputs=(conjunction,))
+            searches.append(Search(proof, group, alone, query.is_real, attack, values))
+            answer = searches[-1].start(until)
+            if answer is not None:
+                return Outcome(Verdict.SAT, answer)
     while any(search.is_open for search in searches):
         for search in searches:
             if time.monotonic() > until:
@@ -98,7 +106,7 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
     reason = next((search.reason for search in searches if search.reason), "")
     if reason:
         return Outcome(Verdict.UNKNOWN, reason=reason)
-    return Outcome(Verdict.UNSAT, trees=tuple(search.root for search in searches))
+    return Outcome(Verdict.UNSAT, groups=tuple(groups))
 
 
 def _attacked(query: Query, attack: Attack, until: float, reason: str) -> Outcome:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
@@ -22,8 +23,8 @@ from abscert_plugin.query.network import Network
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.reading import QueryFile
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.search import sign_ends
-from abscert_plugin.query.tree import INPUTS, MOST_NODES, Node, Part, closed_parts, listed
+from abscert_plugin.query.search import Group, sign_ends
+from abscert_plugin.query.tree import INPUTS, MOST_NODES, Part, closed_parts, listed
 
 KIND: Final = "abscert unsat proof"
 SCHEMA: Final = 1
@@ -37,6 +38,21 @@ _AT_ONCE: Final = 128  # parts
 
 
 @final
+class StoredGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What refutes some conjunctions of a case.
+
+    Args:
+        case: the place of the case, a box, among those of the query.
+        conjunctions: their places in the case.
+        tree: what refutes them.
+    """
+
+    case: int
+    conjunctions: list[int]
+    tree: list[Any]
+
+
+@final
 class UnsatProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What refutes a query.
 
@@ -46,8 +62,8 @@ class UnsatProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         arithmetic: `any-order`.
         query: name, version and sha256 of the text.
         model: name and sha256 of the ONNX file.
-        cases: of each box of the query, in its order, the tree that refutes it: a node before its lower and then its
-            upper half; `["cut", input, value]`, `["sign", relu]`, or what closes a part.
+        groups: what refutes the conjunctions of constraints on outputs, of all boxes of the query: each its tree, a
+            node before its lower and its upper half; `["cut", input, value]`, `["sign", relu]`, or what closes a part.
         versions: of this package and of libraries.
         digest: sha256 of all else. It finds accidents; proving the parts again is what finds all else.
     """
@@ -58,12 +74,12 @@ class UnsatProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     arithmetic: str
     query: dict[str, str]
     model: dict[str, str]
-    cases: list[list[Any]]
+    groups: list[StoredGroup]
     versions: dict[str, str]
     digest: str
 
 
-def write_unsat_proof(path: Path, query: QueryFile, network: Network, trees: Sequence[Node]) -> None:
+def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Sequence[Group]) -> None:
     """Write what refutes a query.
 
     Raises:
@@ -76,7 +92,10 @@ def write_unsat_proof(path: Path, query: QueryFile, network: Network, trees: Seq
         "arithmetic": Arithmetic.ANY_ORDER.value,
         "query": {"name": query.path.name, "version": query.query.version, "sha256": query.sha256},
         "model": {"name": network.path.name, "sha256": network.sha256},
-        "cases": [listed(tree) for tree in trees],
+        "groups": [
+            {"case": group.case, "conjunctions": list(group.conjunctions), "tree": listed(group.root)}
+            for group in groups
+        ],
         "versions": {
             "abscert-plugin": abscert_plugin.__version__,
             **{name: version(name) for name in ("torch", "numpy")},
@@ -121,16 +140,21 @@ def fault_of(
         return "it is about another query: the sha256 of the text differs"
     if stored.model.get("sha256") != network.sha256:
         return "it is about another file: the sha256 of the model differs"
-    if len(stored.cases) != len(query.query.cases):
-        return f"it refutes {len(stored.cases)} boxes, the query has {len(query.query.cases)}"
-    if sum(map(len, stored.cases)) > MOST_NODES:
+    cases = query.query.cases
+    asked = {(number, place) for number, case in enumerate(cases) for place in range(len(case.outputs))}
+    refuted = [(group.case, place) for group in stored.groups for place in group.conjunctions]
+    if set(refuted) != asked or len(refuted) != len(asked):
+        return f"it refutes other conjunctions than the {len(asked)} of the query"
+    if sum(len(group.tree) for group in stored.groups) > MOST_NODES:
         return f"its trees have more than {MOST_NODES:,} nodes"
     try:
         proof = network.proof
-        for number, (nodes, case) in enumerate(zip(stored.cases, query.query.cases, strict=True)):
-            fault = _fault_of_case(proof, nodes, case, query.query.is_real, advance)
+        for group in stored.groups:
+            case = cases[group.case]
+            alone = replace(case, outputs=tuple(case.outputs[place] for place in group.conjunctions))
+            fault = _fault_of_case(proof, group.tree, alone, query.query.is_real, advance)
             if fault:
-                return f"box {number}: {fault}"
+                return f"box {group.case}: {fault}"
     except (RecordError, UnsupportedModelError, VerifierError) as error:
         return str(error)
     return ""

@@ -140,7 +140,7 @@ def test_many_inputs_are_decided_by_signs(tmp_path: Path) -> None:
     query, network = fitted(text, path)
     outcome = solve(query, network, 20.0)
     assert outcome.verdict is Verdict.UNSAT
-    kinds = {node[0] for tree_ in outcome.trees for node in tree.listed(tree_)}
+    kinds = {node[0] for group in outcome.groups for node in tree.listed(group.root)}
     assert kinds <= {tree.SIGN, *tree.CLOSING}
 
 

@@ -42,9 +42,9 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network = open_network(folder / f"{name}.onnx", query.query)
         outcome = solve(query.query, network, 60.0)
         assert outcome.verdict is Verdict.UNSAT, outcome
-        write_unsat_proof(folder / f"{name}.json", query, network, outcome.trees)
+        write_unsat_proof(folder / f"{name}.json", query, network, outcome.groups)
         kind = CUT if name == "cuts" else SIGN
-        assert any(node[0] == kind for tree in outcome.trees for node in listed(tree))
+        assert any(node[0] == kind for group in outcome.groups for node in listed(group.root))
     return folder
 
 
@@ -66,27 +66,31 @@ def test_a_proof_holds_when_it_is_proven_again(proven: Path, name: str) -> None:
 
 
 def drop(place: int) -> Change:
-    return lambda value: value["cases"][0].pop(place)
+    return lambda value: value["groups"][0]["tree"].pop(place)
 
 
 def put(place: int, node: list[Any]) -> Change:
-    return lambda value: value["cases"][0].__setitem__(place, node)
+    return lambda value: value["groups"][0]["tree"].__setitem__(place, node)
 
 
 def move_cuts(value: dict[str, Any]) -> None:
     """Move the first cut, so that the parts behind it are others than those that were proven."""
-    node = value["cases"][0][0]
+    node = value["groups"][0]["tree"][0]
     node[2] = 0.9990234375 if node[2] < 0.5 else -0.9990234375
 
 
 FORGED: list[tuple[str, Change, str]] = [
-    ("cuts", lambda value: value["cases"].__setitem__(0, [["crown"]]), "not refuted by crown"),
-    ("cuts", lambda value: value["cases"].__setitem__(0, [["ibp"]]), "not refuted by ibp"),
-    ("cuts", lambda value: value["cases"].__setitem__(0, [["inputs"]]), "not refuted by inputs"),
-    ("cuts", lambda value: value["cases"].__setitem__(0, []), "leaves parts open"),
-    ("cuts", lambda value: value["cases"].clear(), "refutes 0 boxes"),
+    ("cuts", lambda value: value["groups"][0].__setitem__("tree", [["crown"]]), "not refuted by crown"),
+    ("cuts", lambda value: value["groups"][0].__setitem__("tree", [["ibp"]]), "not refuted by ibp"),
+    ("cuts", lambda value: value["groups"][0].__setitem__("tree", [["inputs"]]), "not refuted by inputs"),
+    ("cuts", lambda value: value["groups"][0].__setitem__("tree", []), "leaves parts open"),
+    ("cuts", lambda value: value["groups"].clear(), "other conjunctions"),
+    ("cuts", lambda value: value["groups"].append(value["groups"][0]), "other conjunctions"),
+    ("cuts", lambda value: value["groups"][0].update(conjunctions=[]), "other conjunctions"),
+    ("cuts", lambda value: value["groups"][0].update(case=-1), "other conjunctions"),
+    ("cuts", lambda value: value["groups"][0].update(case=1), "other conjunctions"),
     ("cuts", drop(-1), "leaves parts open"),
-    ("cuts", lambda value: value["cases"][0].append(["crown"]), "more nodes than parts"),
+    ("cuts", lambda value: value["groups"][0]["tree"].append(["crown"]), "more nodes than parts"),
     ("cuts", move_cuts, "not refuted|not inside"),
     ("cuts", put(0, ["cut", 0, 5.0]), "not inside its part"),
     ("cuts", put(0, ["cut", 0, 0.1]), "not inside its part"),
@@ -98,9 +102,17 @@ FORGED: list[tuple[str, Change, str]] = [
     ("cuts", lambda value: value.update(arithmetic="this-runtime"), "something else"),
     ("cuts", lambda value: value.update(says="All is well."), "something else"),
     ("signs", put(0, ["sign", 10**6]), "which is none"),
-    ("signs", lambda value: value["cases"].__setitem__(0, [["crown"]]), "not refuted by crown"),
-    ("signs", lambda value: value["cases"].__setitem__(0, [["sign", 0], ["ibp"], ["ibp"]]), "not refuted by ibp"),
-    ("signs", lambda value: value["cases"].__setitem__(0, [["sign", 0], ["sign", 0], *[["crown"]] * 3]), "twice"),
+    ("signs", lambda value: value["groups"][0].__setitem__("tree", [["crown"]]), "not refuted by crown"),
+    (
+        "signs",
+        lambda value: value["groups"][0].__setitem__("tree", [["sign", 0], ["ibp"], ["ibp"]]),
+        "not refuted by ibp",
+    ),
+    (
+        "signs",
+        lambda value: value["groups"][0].__setitem__("tree", [["sign", 0], ["sign", 0], *[["crown"]] * 3]),
+        "twice",
+    ),
 ]
 
 

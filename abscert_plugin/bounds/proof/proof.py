@@ -57,7 +57,9 @@ class Proof:
         self.relu_outputs = {step.input: step.output for step in relus}
         """What each gives, by what it reads."""
         self.source, self.output = self._plan.source, self._plan.output
-        self._widest = self.widest = max(map(math.prod, self._plan.shapes.values()))
+        self._widest = max(map(math.prod, self._plan.shapes.values()))
+        self.entries = sum(map(math.prod, self._plan.shapes.values()))
+        """How many entries all tensors of one input have together."""
 
     def in_float32(self) -> "Proof":
         """Return the same proof, whose intervals are quick: see `quick`."""
