@@ -7,6 +7,7 @@ the assignment, and everything else on stderr. An error is one line on stderr, w
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -189,8 +190,11 @@ def _printed(query: "Query", answer: "Answer") -> list[str]:
 
 
 def _decimal(value: Any) -> str:
-    """Return a number without an exponent, in as few digits as tell it from all others of its type."""
-    return np.format_float_positional(value, trim="0") if isinstance(value, np.floating) else str(value)
+    """Return a number exactly, without an exponent, so that whoever compares decimals compares the very number."""
+    if not isinstance(value, np.floating):
+        return str(value)
+    text = format(Decimal(float(value)), "f")
+    return text if "." in text else f"{text}.0"
 
 
 def _serialise(folder: Path, query: "Query", network: "Network", answer: "Answer") -> None:

@@ -48,6 +48,14 @@ def test_sat_is_a_line_and_then_the_assignment(folder: Path) -> None:
     assert abs(first) + abs(second) == output >= Fraction(3, 2)
 
 
+def test_an_assignment_is_exact(folder: Path) -> None:
+    """Fewest digits would do for a reader of float32, and might lie outside the box for one of decimals."""
+    text = query_text(["(>= X[0,0] 0.1)", "(<= X[0,0] 0.7)", *box_texts(2)[2:], "(>= Y[0,0] 0.0)"], 2, outputs=1)
+    (folder / "q.vnnlib").write_text(text)
+    values = [Fraction(line) for line in verify(folder, "q.vnnlib").out.splitlines() if line[0] in "-0123456789"]
+    assert [Fraction(float(np.float32(float(value)))) for value in values] == values
+
+
 def test_version_1_has_the_assignment_of_the_competition(folder: Path) -> None:
     lines = verify(folder, "first.vnnlib.gz", "--timeout", 20).out.splitlines()
     assert lines[0] == "sat"
