@@ -69,6 +69,8 @@ class Descent:
         self._bounds: Tensor | float = 0.0
         self._sizes: Tensor | float = 0.0
         self._terms = 64
+        none = torch.zeros(0)
+        self._last = none, none  # rows, and their absolute values
 
     @staticmethod
     def dot(rows: Tensor, values: Tensor) -> Tensor:
@@ -81,15 +83,21 @@ class Descent:
 
     def lose(self, rows: Tensor, error: Tensor) -> None:
         """Take off what an error of each entry can do to the rows."""
-        amount = self.dot(rows.abs(), error)
+        amount = self.dot(self._absolute(rows), error)
         self._bounds = self._bounds - amount
         self._sizes = self._sizes + amount
         self._terms += 4 + error[0].numel()
 
     def account(self, rows: Tensor, size: Tensor) -> None:
         """Note that terms of at most |rows| size were multiplied and added in float64."""
-        self._sizes = self._sizes + self.dot(rows.abs(), size)
+        self._sizes = self._sizes + self.dot(self._absolute(rows), size)
         self._terms += 8 + size[0].numel()
+
+    def _absolute(self, rows: Tensor) -> Tensor:
+        """Return |rows|, which several steps ask for one after the other."""
+        if self._last[0] is not rows:
+            self._last = rows, rows.abs()
+        return self._last[1]
 
     def activated(self, name: str) -> tuple[Tensor, Tensor]:
         """Return ends of what an activation may read, in the part that the bounds are of."""
