@@ -53,13 +53,14 @@ class Refuter:
         found: list[np.ndarray] = []
         limits: list[_Limit] = []
         self._linear: list[list[int]] = []  # of each conjunction, places among the limits
-        self._others: list[list[Atom]] = []  # and its constraints that are not linear
+        self._others: list[list[Atom]] = []  # and its constraints that ends of outputs may refute
         for conjunction in case.outputs:
             places, others = [], []
             for atom in conjunction:
                 limit = _Limit.of(atom, classes, is_real)
-                if limit is None:
+                if limit is None or _is_plain(atom):
                     others.append(atom)
+                if limit is None:
                     continue
                 row = rows.setdefault(limit.row.tobytes(), len(found))
                 if row == len(found):
@@ -74,7 +75,6 @@ class Refuter:
         self._places = torch.tensor([limit.place for limit in limits], dtype=torch.int64)
         self._bounds = torch.tensor([limit.bound for limit in limits], dtype=torch.float64)
         self._slack = torch.from_numpy(np.stack([limit.slack for limit in limits]) if limits else np.zeros(shape))
-        self._is_strict = torch.tensor([limit.is_strict for limit in limits], dtype=torch.bool)
 
     @property
     def is_linear(self) -> bool:
@@ -124,8 +124,7 @@ class Refuter:
             bounds: lower bounds of the rows there.
         """
         room = self.room(values, bounds)
-        # of two float64 numbers that differ, the difference has the right sign
-        passed = (room > 0) | ((room == 0) & self._is_strict)
+        passed = room > 0  # of two float64 numbers that differ, the difference has the right sign
         found = torch.zeros((len(bounds), len(self._linear)), dtype=torch.bool)
         ends = None
         for place, (linear, others) in enumerate(zip(self._linear, self._others, strict=True)):
@@ -176,11 +175,10 @@ class _Limit:
         row: coefficients.
         bound: the right side, rounded up, and loosened by what does not depend on y.
         slack: what multiplies |y| in loosening it further.
-        is_strict: whether equality refutes it too.
     """
 
-    def __init__(self, row: np.ndarray, bound: float, slack: np.ndarray, is_strict: bool) -> None:
-        self.row, self.bound, self.slack, self.is_strict, self.place = row, bound, slack, is_strict, 0
+    def __init__(self, row: np.ndarray, bound: float, slack: np.ndarray) -> None:
+        self.row, self.bound, self.slack, self.place = row, bound, slack, 0
 
     @classmethod
     def of(cls, atom: Atom, classes: int, is_real: bool) -> "_Limit | None":
@@ -203,8 +201,12 @@ class _Limit:
         bound = -whole.constant + share * size.constant
         if roundings:
             bound += 4 * (roundings + 1) * Fraction(arithmetic.TINY) * gain
-        above = _above(bound)
-        return cls(row, above, slack, atom.is_strict and Fraction(above) == bound and not slack.any() and not roundings)
+        return cls(row, _above(bound), slack)
+
+
+def _is_plain(atom: Atom) -> bool:
+    """Return whether nothing is computed in an atom: then ends of outputs, which are exact, may just reach a limit."""
+    return not isinstance(atom.left, Operation) and not isinstance(atom.right, Operation)
 
 
 def _above(value: Fraction) -> float:

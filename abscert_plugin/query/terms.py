@@ -143,6 +143,8 @@ class Number(Term):
     @override
     def between(self, inputs: Ends, outputs: Ends) -> Ends:
         least, most = sorted((float(self.value), float(self.rounded)))
+        if least == most and Fraction(least) == self.value:
+            return np.array([least]), np.array([least])
         return np.array([np.nextafter(least, -np.inf)]), np.array([np.nextafter(most, np.inf)])
 
     @override
