@@ -4,9 +4,11 @@ What it prints and which options it takes is the solver interface of the VNN-LIB
 the assignment, and everything else on stderr. An error is one line on stderr, with nothing on stdout and exit status 2.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from abscert_plugin.query.reading import QueryFile
 
 _FAILED: Final = 1
+_MARGIN: Final = 1.0  # seconds of a query's time that are left for ending; whoever runs a solver may kill it
+_GRACE: Final = 0.2  # seconds after which a step is stopped that does not look at the time
 _OPSETS: Final = ("8", "21")
 # torch is imported where it is needed alone: the command line starts without it
 
@@ -87,7 +91,7 @@ def verify_query(
     begun = time.monotonic()  # before torch is imported
     from abscert_plugin.query.network import open_network
     from abscert_plugin.query.reading import read_query
-    from abscert_plugin.query.solve import Verdict, solve
+    from abscert_plugin.query.solve import Outcome, Verdict, solve
     from abscert_plugin.query.unsat_proof import write_unsat_proof
 
     if not 0 < seconds < float("inf"):
@@ -96,8 +100,12 @@ def verify_query(
         _make(place)
     query = read_query(path)
     network = open_network(_network_file(query, networks), query.query)
-    with interruptible("nothing was written"):
-        outcome = solve(query.query, network, seconds - (time.monotonic() - begun))
+    left = seconds - min(_MARGIN, seconds / 10) - (time.monotonic() - begun)
+    try:
+        with interruptible("nothing was written"), _stopped_after(left):
+            outcome = solve(query.query, network, left)
+    except _TimeUp:
+        outcome = Outcome(Verdict.TIMED_OUT, reason="the time was up in the middle of a step")
     typer.echo(outcome.verdict)
     say(outcome.reason and f"note: {outcome.reason}")
     if outcome.verdict is Verdict.UNSAT and proofs is not None:
@@ -107,6 +115,29 @@ def verify_query(
         typer.echo("\n".join(_printed(query.query, outcome.answer)))
     elif outcome.answer is not None and assignments is not None:
         _serialise(assignments, query.query, network, outcome.answer)
+
+
+class _TimeUp(BaseException):  # no Exception: nothing that catches those is to catch it
+    """The time is up."""
+
+
+@contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """Stop a block when its time is up, where the system has a signal for that: one step may take longer than all."""
+
+    def stop(*_: object) -> None:
+        raise _TimeUp
+
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.0) + _GRACE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def check_proof(path: Path, model: Path, query_path: Path, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, final
 
+from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.query.attack import Answer, Attack
 from abscert_plugin.query.network import Network
@@ -62,6 +63,11 @@ def solve(query: Query, network: Network, seconds: float) -> Outcome:
         return _solve(query, network, until)
     except VerifierError as error:
         return Outcome(Verdict.UNKNOWN, reason=str(error))
+    except (RuntimeError, MemoryError) as error:
+        failure = as_memory_error(error, BoundMethod.CROWN, 1)
+        if failure is None:
+            raise
+        return Outcome(Verdict.UNKNOWN, reason=str(failure))
 
 
 def _solve(query: Query, network: Network, until: float) -> Outcome:

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from query_texts import box_texts, query_text
 from small_nets import Net
 
 from abscert_plugin.cli.query import CAPABILITIES
+from abscert_plugin.query import solve
 
 pytest.importorskip("vnnlib")
 ABSOLUTE = Net(
@@ -93,6 +96,25 @@ def test_what_is_not_decided_in_time_is_timed_out(folder: Path) -> None:
     assert "time was up" in result.err
 
 
+def test_a_step_that_takes_too_long_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        for _ in range(10_000):  # as a bound of a large network that never looks at the time
+            time.sleep(0.01)
+
+    monkeypatch.setattr(solve, "bounded", slow)
+    begun = time.monotonic()
+    assert verify(folder, "unsat.vnnlib", "--timeout", 1).out == "timed-out\n"
+    assert time.monotonic() - begun < 60
+
+
+def test_want_of_memory_is_unknown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(solve, "bounded", full)
+    assert verify(folder, "unsat.vnnlib", "--timeout", 20).out == "unknown\n"
+
+
 def odd(folder: Path) -> dict[str, tuple[str, str, str]]:
     """Return queries that are refused, the name of the network that is given, and what the message says."""
     plain = [*box_texts(2), "(<= Y[0,0] 0.0)"]
@@ -139,8 +161,6 @@ def test_bad_input_is_one_line_on_stderr(kind: str, folder: Path) -> None:
 
 
 def assert_matches(pattern: str, text: str) -> None:
-    import re
-
     assert re.search(pattern, text), text
 
 
