@@ -98,7 +98,7 @@ def test_what_is_not_decided_in_time_is_timed_out(folder: Path) -> None:
 
 def test_a_step_that_takes_too_long_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: object) -> None:
-        for _ in range(10_000):  # as a bound of a large network that never looks at the time
+        for _step in range(10_000):  # as a bound of a large network that never looks at the time
             time.sleep(0.01)
 
     monkeypatch.setattr(solve, "bounded", slow)

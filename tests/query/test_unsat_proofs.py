@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mutations import json_values
 from query_texts import box_texts, query_text
 from small_nets import Net
 
@@ -166,3 +169,26 @@ def test_the_parts_of_a_tree_cover_every_float32() -> None:
     ]
     real = closed_parts(listed(root), whole, in_float32=False, relus=0)
     assert sorted(part.lower[0] for found in real.values() for part in found) == [0.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", ["cuts", "signs"])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_odd_values_in_a_proof_are_refused(proven: Path, name: str, data: st.DataObject) -> None:
+    value = json.loads((proven / f"{name}.json").read_text())
+    changed = data.draw(json_values(value))
+    if not isinstance(changed, dict) or changed == value:
+        return
+    changed["digest"] = _digest({key: item for key, item in changed.items() if key != "digest"})
+    path = proven / "odd.json"
+    path.write_text(json.dumps(changed))
+    question = read_query(proven / f"{name}.vnnlib")
+    network = open_network(proven / f"{name}.onnx", question.query)
+    try:
+        stored = read_unsat_proof(path)
+    except RecordError as error:
+        fault = str(error)
+    else:
+        fault = fault_of(stored, question, network)
+    told = {key: changed.get(key) for key in ("groups", "says", "arithmetic")}
+    assert fault or told == {key: value[key] for key in told}
