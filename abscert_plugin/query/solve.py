@@ -16,7 +16,8 @@ from abscert_plugin.query.tree import Node
 
 _log: Final = logging.getLogger(__name__)
 _POINTS: Final = 64  # of each case, at first
-_MORE_POINTS: Final = 4096  # of each case, where nothing can be proven
+_MORE_POINTS: Final = 2048  # of each case, where nothing can be proven
+_REAL_POINTS: Final = 256  # the same of real numbers, where each is checked in rationals
 _SHARE: Final = 0.2  # of the time left, for following gradients
 
 
@@ -118,7 +119,8 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
 def _attacked(query: Query, attack: Attack, until: float, reason: str) -> Outcome:
     """Look for an answer where nothing can be proven."""
     for case in query.cases:
-        answer = attack.sample(case, _MORE_POINTS, until) or attack.descend(case, until)
+        count = _REAL_POINTS if query.is_real else _MORE_POINTS
+        answer = attack.sample(case, count, until) or attack.descend(case, until)
         if answer is not None:
             return Outcome(Verdict.SAT, answer)
         if time.monotonic() > until:

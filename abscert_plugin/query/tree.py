@@ -16,6 +16,7 @@ CLOSING: Final = (INPUTS, *(str(name) for name in (BoundMethod.IBP, BoundMethod.
 CUT: Final = "cut"
 SIGN: Final = "sign"
 MOST_NODES: Final = 2**22
+_LARGEST: Final = 2**1023  # near the largest float64: JSON has whole numbers of any size
 
 Signs: TypeAlias = Mapping[int, bool]
 """ReLUs whose sign is given, by their place among all: True where what they read is at least 0."""
@@ -125,6 +126,6 @@ def _check_cut(part: Part, place: Any, value: Any, in_float32: bool) -> None:
         raise RecordError("its tree cuts at what is no input")
     if part.signs:
         raise RecordError("its tree cuts inputs below a sign")
-    is_inside = part.lower[place] <= value < part.upper[place]
+    is_inside = abs(value) <= _LARGEST and part.lower[place] <= value < part.upper[place]
     if not is_inside or (in_float32 and float(np.float32(value)) != value):
-        raise RecordError(f"its tree cuts input {place} at {value!r}, which is not inside its part")
+        raise RecordError(f"its tree cuts input {place} at {str(value)[:30]}, which is not inside its part")

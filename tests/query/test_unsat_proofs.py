@@ -96,6 +96,8 @@ FORGED: list[tuple[str, Change, str]] = [
     ("cuts", lambda value: value["groups"][0]["tree"].append(["crown"]), "more nodes than parts"),
     ("cuts", move_cuts, "not refuted|not inside"),
     ("cuts", put(0, ["cut", 0, 5.0]), "not inside its part"),
+    ("cuts", put(0, ["cut", 0, 10**400]), "not inside its part"),
+    ("cuts", put(0, ["cut", 10**400, 0.5]), "no input"),
     ("cuts", put(0, ["cut", 0, 0.1]), "not inside its part"),
     ("cuts", put(0, ["cut", 7, 0.5]), "no input"),
     ("cuts", put(0, ["cut", True, 0.5]), "no input"),
