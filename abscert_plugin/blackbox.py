@@ -159,22 +159,35 @@ class BlackBox:
         return binding.copy_outputs_to_cpu()[0]
 
 
-def first_outputs(model: Path, inputs: Float32[np.ndarray, "batch *feature"]) -> dict[str, np.ndarray]:
-    """Return all that a file gives for some inputs, by name, whatever its shapes and types are.
+@final
+class Runner:
+    """An ONNX file on the CPU as a function of one tensor, of whatever types and shapes it has.
+
+    Args:
+        model: path of the ONNX file, or its bytes (without external data).
+        threads: threads; all cores of the process where None.
 
     Raises:
-        UnsupportedModelError: if onnxruntime cannot load the file, or it has not one float32 input.
-        VerifierError: if the backend fails.
+        UnsupportedModelError: if onnxruntime cannot load the file.
     """
-    session = _open(model, _PROVIDERS[Provider.CPU], 1)
-    given, names = session.get_inputs(), [value.name for value in session.get_outputs()]
-    if len(given) != 1 or given[0].type != "tensor(float)":
-        raise UnsupportedModelError(f"expected one float32 input, got {[(value.name, value.type) for value in given]}")
-    try:
-        found = session.run(names, {given[0].name: inputs})
-    except _BACKEND_ERRORS as error:
-        raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
-    return {name: np.asarray(value) for name, value in zip(names, found, strict=True)}
+
+    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+        self._session = _open(model, _PROVIDERS[Provider.CPU], threads or available_cores())
+        self.inputs = {str(value.name): str(value.type) for value in self._session.get_inputs()}
+        """Their types as onnxruntime writes them, such as `tensor(float)`, by their names."""
+        self.outputs = {str(value.name): str(value.type) for value in self._session.get_outputs()}
+        """The same of what it gives."""
+
+    def run(self, values: np.ndarray) -> list[np.ndarray]:
+        """Return all that the file gives for its first input.
+
+        Raises:
+            VerifierError: if the backend fails.
+        """
+        try:
+            return [np.asarray(found) for found in self._session.run(None, {next(iter(self.inputs)): values})]
+        except _BACKEND_ERRORS as error:
+            raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
 
 
 def available_cores() -> int:

@@ -43,3 +43,7 @@ class BoundDefectError(AbscertError):
 
 class RecordError(AbscertError):
     """A records file or run.json that cannot be read or written."""
+
+
+class QueryError(AbscertError):
+    """A VNN-LIB query that cannot be read, has no meaning, or does not fit its network."""

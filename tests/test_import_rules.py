@@ -42,7 +42,7 @@ FLOORS: Final = (
     ("bounds",),
     ("lirpa",),
     ("training",),
-    ("verification",),
+    ("verification", "query"),
     ("report",),
     ("cli",),
 )

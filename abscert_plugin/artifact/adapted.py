@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from abscert_plugin.artifact.third_party import Port, ThirdParty
 from abscert_plugin.artifact.trial import try_in_child
 from abscert_plugin.artifact.write import save_model
-from abscert_plugin.blackbox import BlackBox, Provider, first_outputs
+from abscert_plugin.blackbox import BlackBox, Provider, Runner
 from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.graph.shapes import check_sizes
@@ -75,7 +75,10 @@ def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, lab
     with saved(model, path) as copy:
         try_in_child(copy, shape, path)
         try:
-            answer = first_outputs(copy, np.zeros(shape, dtype=np.float32))[source.logits.name]
+            runner = Runner(copy, 1)
+            answer = dict(zip(runner.outputs, runner.run(np.zeros(shape, dtype=np.float32)), strict=True))[
+                source.logits.name
+            ]
         except (UnsupportedModelError, VerifierError) as error:
             raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
     nodes, constants, classes = _logits(source, answer, shape[0], labels, path)

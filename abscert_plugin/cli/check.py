@@ -15,8 +15,16 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
+from abscert_plugin.cli.query import check_proof, need_query
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError
+from abscert_plugin.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RecordError,
+    UnsupportedModelError,
+    VerifierError,
+)
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.decision import Decider
@@ -44,14 +52,23 @@ def check(  # one parameter per option
     checkpoint: options.CheckpointFolder = None,
     provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
     json: options.Json = False,
+    query: Annotated[
+        Path | None, typer.Option("--query", help="The query that an unsat proof of `abscert verify` is about.")
+    ] = None,
 ) -> None:
     """Check a certificate: replay its counterexamples, prove its certified images again; status 1 if one fails."""
+    if query is not None:
+        check_proof(certificate, model, query, json)
+        return
     seed = secrets.randbits(31) if seed is None else seed
     if sample < 1 or seed < 0:
         raise ConfigError(f"expected a sample and a seed of at least 1 and 0, got {sample} and {seed}")
     if not 0 <= timeout < float("inf"):
         raise ConfigError(f"expected a time-out of at least 0 seconds, got {timeout}")
-    stored, is_intact = read_certificate(certificate)
+    try:
+        stored, is_intact = read_certificate(certificate)
+    except RecordError as error:
+        need_query(certificate, error)
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
     images = load_data(data, Split.TEST, data_dir, image_size)
     artifact = reopen(model, provider, stored.model, images.shape, len(images.classes))
@@ -64,7 +81,14 @@ def check(  # one parameter per option
         def verdicts() -> Iterator[Check]:
             try:
                 replay = _replay(stored, artifact, images, timeout, black_box, checkpoint)
-            except (CheckpointError, ConfigError, DataError, UnsupportedModelError, VerifierError) as error:
+            except (
+                CheckpointError,
+                ConfigError,
+                DataError,
+                RecordError,
+                UnsupportedModelError,
+                VerifierError,
+            ) as error:
                 yield Check("claim fits the file and the data", False, str(error))
                 return
             number = None if everything else sample

@@ -15,9 +15,11 @@ from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.cli import foreign, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import set_aside
+from abscert_plugin.query.naming import is_query
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
 from abscert_plugin.verification.cell import open_cells
@@ -37,7 +39,11 @@ def register(app: typer.Typer) -> None:
 
 def verify(  # one parameter per option
     model: Annotated[
-        Path, typer.Argument(help="deploy.onnx, abstract.onnx (claim cell alone), or any ONNX classifier (claim ball).")
+        Path,
+        typer.Argument(
+            help="deploy.onnx, abstract.onnx (claim cell alone), any ONNX classifier (claim ball), or a VNN-LIB query: "
+            "QUERY.vnnlib[.gz]."
+        ),
     ],
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
@@ -78,9 +84,30 @@ def verify(  # one parameter per option
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Rename a former run in --out and start anew.")] = False,
     json: options.Json = False,
+    network: Annotated[
+        list[str] | None, typer.Option("--network", help="NAME=MODEL.onnx: the network of a VNN-LIB query.")
+    ] = None,
+    serialise_assignments: Annotated[
+        Path | None, typer.Option("--serialise-assignments", help="Folder for the tensors that satisfy a query.")
+    ] = None,
+    unsat_proofs: Annotated[
+        Path | None,
+        typer.Option("--unsat-proofs", help="Also write why nothing satisfies a query, for `abscert check`."),
+    ] = None,
 ) -> None:
-    """Decide a claim for every test image by running the ONNX file."""
+    """Decide a claim for every test image by running the ONNX file, or a VNN-LIB query about a network."""
     start = time.perf_counter()
+    if is_query(model):
+        others = {"data": data, "radius": radius, "bound": bound, "out": out, "certificate": certificate}
+        for option, given in {**others, "solver": solver, "arithmetic": arithmetic, "json": json or None}.items():
+            if given is not None:
+                raise ConfigError(f"expected no --{option} with a VNN-LIB query")
+        verify_query(model, network or [], timeout, serialise_assignments, unsat_proofs)
+        return
+    of_queries = {"network": network, "serialise-assignments": serialise_assignments, "unsat-proofs": unsat_proofs}
+    for option, value in of_queries.items():
+        if value is not None:
+            raise ConfigError(f"expected --{option} with a VNN-LIB query alone, a file whose name ends in .vnnlib")
     is_ball = claim is options.ClaimName.BALL
     if is_ball != (radius is not None):
         raise ConfigError("expected --radius with --claim ball, and with it alone")

@@ -89,7 +89,7 @@ def convert(artifact: Artifact) -> Converted:
     graph = read_graph(with_tensors(artifact.model, path), path)
     cut = without_tail(graph)
     shape, classes = metadata.front.input_shape(metadata.image_shape), metadata.classes
-    network = _read(graph if cut is None else cut.graph, path, artifact.read, shape, classes)
+    network = read_module(graph if cut is None else cut.graph, path, artifact.read, shape, classes)
     return Converted(network, largest_difference(network, artifact, None if cut is None else cut.tail))
 
 
@@ -130,8 +130,19 @@ def largest_difference(network: nn.Module, artifact: Artifact, tail: Tail | None
     return difference
 
 
-def _read(graph: Graph, path: Path, source: str, shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Return the network between a tensor, `interval` or `scaled`, and the file's output."""
+def read_module(graph: Graph, path: Path, source: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return the network between a tensor, such as `interval` or `scaled`, and the file's output.
+
+    Args:
+        graph: the graph, with all its tensors.
+        path: the file that it was read from, for messages.
+        source: name of the tensor.
+        shape: its shape without the batch.
+        classes: how many entries the output has for each input.
+
+    Raises:
+        UnsupportedModelError: if an operator has no layer here, or the output is no [batch, classes].
+    """
     if graph.input != source and any(graph.input in node.inputs for node in graph.between(source)):
         raise UnsupportedModelError(f"{path}: its logits read `{graph.input}` past `{source}`")
     build = Build(graph, source, shape, RULES)

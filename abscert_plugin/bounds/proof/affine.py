@@ -157,7 +157,7 @@ class Shift(Step):
             width = (self.bias.upper - self.bias.lower) / 2 + arithmetic.own_gamma(4) * self.bias.magnitude
             descent.lose(rows, width.expand_as(like))
         descent.account(rows, descent.values[self.output].magnitude)
-        descent.send(self.input, rows * self.sign)
+        descent.send(self.input, rows if self.sign == 1 else rows * self.sign)
 
 
 @final

@@ -58,16 +58,26 @@ class Descent:
         values: enclosures of all tensors.
         slopes: lower slopes that someone found, by the name of what an activation reads; any are sound.
         part: ends of computed values; bounds hold for the evaluations whose values lie between them.
+        seen: takes up the rows by which bounds depend on what is held, by its name; None where no one asks.
     """
 
-    def __init__(self, values: Mapping[str, Enclosure], slopes: Slopes, part: Part | None = None) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Enclosure],
+        slopes: Slopes,
+        part: Part | None = None,
+        seen: dict[str, Tensor] | None = None,
+    ) -> None:
         self.values = values
         self.slopes = slopes
+        self._seen = seen
         self._part = part or {}
         self._pending: dict[str, Tensor] = {}
         self._bounds: Tensor | float = 0.0
         self._sizes: Tensor | float = 0.0
         self._terms = 64
+        none = torch.zeros(0)
+        self._last = none, none  # rows, and their absolute values
 
     @staticmethod
     def dot(rows: Tensor, values: Tensor) -> Tensor:
@@ -80,7 +90,7 @@ class Descent:
 
     def lose(self, rows: Tensor, error: Tensor) -> None:
         """Take off what an error of each entry can do to the rows."""
-        amount = self.dot(rows.abs(), error)
+        amount = self.dot(self._absolute(rows), error)
         self._bounds = self._bounds - amount
         self._sizes = self._sizes + amount
         self._terms += 4 + error[0].numel()
@@ -89,7 +99,7 @@ class Descent:
         """Add the products of rows, [batch, row, *shape], with amounts of each image, or of each row of it."""
         if len(amount) and amount.shape[1] == 1:  # as most are: one for all rows of an image
             found = self.dot(rows, amount[:, 0])
-            size = self.dot(rows.abs(), amount[:, 0].abs())
+            size = self.dot(self._absolute(rows), amount[:, 0].abs())
         else:
             terms = (rows * amount).flatten(2)
             found, size = terms.sum(2), terms.abs().sum(2)
@@ -99,10 +109,16 @@ class Descent:
 
     def account(self, rows: Tensor, size: Tensor) -> Tensor:
         """Note that terms of at most |rows| size were multiplied and added in float64, and return their sum."""
-        amount = self.dot(rows.abs(), size)
+        amount = self.dot(self._absolute(rows), size)
         self._sizes = self._sizes + amount
         self._terms += 8 + size[0].numel()
         return amount
+
+    def _absolute(self, rows: Tensor) -> Tensor:
+        """Return |rows|, which several steps ask for one after the other."""
+        if self._last[0] is not rows:
+            self._last = rows, rows.abs()
+        return self._last[1]
 
     def activated(self, name: str) -> tuple[Tensor, Tensor]:
         """Return ends of what an activation may read, in the part that the bounds are of."""
@@ -120,17 +136,23 @@ class Descent:
 
     def read(self, name: str, rows: Tensor) -> None:
         """Hand rows over computed values on, after taking off what these may differ by from the ideal ones."""
-        value, absolute = self.values[name], rows.abs()
+        value = self.values[name]
         error = value.error()
         if error is None:
-            self.account(absolute, value.magnitude)
+            self.account(rows, value.magnitude)
         else:
-            self.lose(absolute, error)
-            self.account(absolute, (value.magnitude + error) * (1 + arithmetic.own_gamma(2)))
+            self.lose(rows, error)
+            self.account(rows, (value.magnitude + error) * (1 + arithmetic.own_gamma(2)))
         self.send(name, rows)
+
+    def show(self, name: str, rows: Tensor) -> None:
+        """Note the rows over a held value."""
+        if self._seen is not None:
+            self._seen[name] = rows
 
     def finish(self, name: str, rows: Tensor) -> None:
         """Concretise rows over held values by their ends."""
+        self.show(name, rows)
         value = self.values[name]
         self.add(self.dot(rows.clamp(min=0), value.lower) + self.dot(rows.clamp(max=0), value.upper))
         self.account(rows, value.magnitude)

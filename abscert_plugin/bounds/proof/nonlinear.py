@@ -37,6 +37,7 @@ class Activation(Step):
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.show(self.output, rows)
         lower, upper = flushed(*descent.activated(self.input))
         given = descent.slopes.get(self.input)
         if given is None:

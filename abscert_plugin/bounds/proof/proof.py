@@ -54,18 +54,22 @@ class Proof:
     def __init__(
         self, graph: Graph, source: str, input_shape: tuple[int, ...], classes: int, quick: torch.dtype = torch.float64
     ) -> None:
-        self._shape = input_shape
-        self._classes = classes
+        self._shape = self.input_shape = input_shape
+        self._classes = self.classes = classes
         self._exact = plan(graph, source, input_shape, classes)
         self._compute_in(quick)
-        relus = (step.input for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU)
-        self.relus = {name: self._plan.shapes[name] for name in relus}
+        relus = [step for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU]
+        self.relus = {step.input: self._plan.shapes[step.input] for step in relus}
         """What ReLUs read, in order: names, and shapes without the batch."""
-        self.output = self._plan.output
-        """Name of the logits."""
+        self.relu_outputs = {step.input: step.output for step in relus}
+        """What each gives, by what it reads."""
+        self.source, self.output = self._plan.source, self._plan.output
+        """Names of the tensor that boxes are of, and of the logits."""
         self.has_products = any(step.is_curved and not isinstance(step, Activation) for step in self._plan.steps)
         """Whether values are multiplied with one another, of which intervals soon lose sight and lines do not."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
+        self.entries = sum(map(math.prod, self._plan.shapes.values()))
+        """How many entries all tensors of one input have together."""
 
     def in_float32(self) -> "Proof":
         """Return the same proof, whose products are quick: see `quick`, and `maps.InSingle`."""
@@ -237,6 +241,19 @@ class Proof:
             return bounds
         linear = Descent(values, slopes or {}, part).run(steps, output, rows, {self._plan.source})
         return torch.maximum(bounds, linear)
+
+    @torch.no_grad()
+    def explained_bounds(
+        self, values: Mapping[str, Enclosure], rows: Float64[Tensor, "batch row classes"], part: Part | None = None
+    ) -> tuple[Float64[Tensor, "batch row"], dict[str, Tensor]]:
+        """Return linear bounds as `lower_bounds`, and how they depend on what is held: rows, by its name.
+
+        Those of the source and of what activations give; they say where to look, and prove nothing.
+        """
+        seen: dict[str, Tensor] = {}
+        descent = Descent(values, {}, part, seen)
+        steps = self._before.get(self._plan.output, ())
+        return descent.run(steps, self._plan.output, rows, {self._plan.source}), seen
 
     def _held(self, lower: Tensor, upper: Tensor) -> dict[str, Enclosure]:
         """Return enclosures of all that a proof by intervals reads: the output's chain, back to held values."""

@@ -1,0 +1,175 @@
+"""Looking for an input that satisfies a query: points of its boxes, run and held against what is written."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.query.exact import exact_output
+from abscert_plugin.query.formula import Atom, Conjunction, Every, Formula
+from abscert_plugin.query.network import Network, exactly
+from abscert_plugin.query.query import Case, Query
+from abscert_plugin.query.terms import Values
+
+_STEPS: Final = 40
+_RESTARTS: Final = 8
+_NEAR: Final = 1e-4  # of the two sides of a constraint
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """An input that satisfies a query, and its output, both row-major.
+
+    Args:
+        inputs: float32.
+        outputs: as the file gives them.
+    """
+
+    inputs: Float32[np.ndarray, "entries"]
+    outputs: np.ndarray
+
+
+@final
+class Attack:
+    """Points that are tried.
+
+    Args:
+        network: the file.
+        query: the query.
+    """
+
+    def __init__(self, network: Network, query: Query) -> None:
+        self._network = network
+        self._query = query
+        self._random = np.random.default_rng(0)
+
+    def holds(self, point: Float32[np.ndarray, "entries"]) -> Answer | None:
+        """Return a point as an answer if it is one: the file is run, and all that is written is checked exactly.
+
+        Of a query about real numbers, the exact output is computed in rationals where that can be done; else each
+        constraint has to hold of all that an enclosure of the output holds, which the exact output is in.
+        """
+        outputs = self._network.run(point)
+        if not np.isfinite(outputs).all():
+            return None
+        if self._query.is_real:
+            values = exactly(point), exactly(outputs)
+            is_near = all(_nearly(formula, values) for formula in self._query.assertions)
+            return Answer(point, outputs) if is_near and self._holds_for_reals(point) else None
+        return Answer(point, outputs) if self._query.holds(exactly(point), exactly(outputs)) else None
+
+    def _holds_for_reals(self, point: np.ndarray) -> bool:
+        outputs = exact_output(self._network.graph, point.reshape(self._network.input_shape))
+        if outputs is not None:
+            return self._query.holds(exactly(point), outputs)
+        try:
+            proof = self._network.proof
+        except (UnsupportedModelError, VerifierError):
+            return False
+        ends = torch.from_numpy(point).double().reshape(1, *proof.input_shape)
+        values = proof.intervals(ends, ends)
+        given = exactly(point)
+        lower, upper = (end.numpy() for end in values[proof.output].computed())
+        single = point.astype(np.float64)[None], point.astype(np.float64)[None]
+
+        def is_sure(atom: Atom) -> bool:
+            if not any(variable.is_output for variable in atom.variables()):
+                return atom.holds((given, ()), False)
+            _, most = atom.left.between(single, (lower, upper))
+            least, _ = atom.right.between(single, (lower, upper))
+            return bool((most < least).all() if atom.is_strict else (most <= least).all())
+
+        return any(
+            all(is_sure(atom) for atom in (*case.inputs, *conjunction))
+            for case in self._query.cases
+            if bool(((case.inner[0] <= point) & (point <= case.inner[1])).all())
+            for conjunction in case.outputs
+        )
+
+    def first(self, points: Sequence[np.ndarray] | np.ndarray, until: float) -> Answer | None:
+        """Return the first of some points that is an answer, if one is found in time."""
+        for point in points:
+            found = self.holds(point)
+            if found is not None or time.monotonic() > until:
+                return found
+        return None
+
+    def sample(self, case: Case, count: int, until: float) -> Answer | None:
+        """Try the middle of a box, its corners, and points between."""
+        low, high = case.inner
+        if not bool((low <= high).all()):
+            return None
+        share = self._random.random((count, len(low)))
+        corners = count // 2
+        share[:corners] = share[:corners] < 0.5
+        share[0] = 0.5
+        share[1 : min(3, count)] = np.arange(min(3, count) - 1)[:, None]
+        return self.first(self.between(case, share), until)
+
+    def between(self, case: Case, share: np.ndarray) -> np.ndarray:
+        """Return float32 points of a box, at shares of its sides."""
+        low, high = (end.astype(np.float64) for end in case.inner)
+        points = (low + share * (high - low)).astype(np.float32)
+        return np.clip(points, case.inner[0], case.inner[1])
+
+    def into(self, case: Case, points: np.ndarray) -> np.ndarray:
+        """Return the points of a box that are nearest to given ones."""
+        return np.clip(points.astype(np.float32), case.inner[0], case.inner[1])
+
+    def descend(self, case: Case, until: float) -> Answer | None:
+        """Follow gradients of the file's torch module, for each conjunction, where it has one."""
+        low, high = (torch.from_numpy(end) for end in case.inner)
+        if self._network.module is None or not bool((low <= high).all()):
+            return None
+        module, shape = self._network.module
+        for conjunction in case.outputs:
+            penalty = _penalty((*case.inputs, *conjunction))
+            start = self.between(case, self._random.random((_RESTARTS, len(low))))
+            points = torch.from_numpy(start)
+            points[0] = (low + high) / 2
+            size = (high - low) / 4
+            for step in range(_STEPS):
+                if time.monotonic() > until:
+                    return None
+                points.requires_grad_(True)
+                loss = penalty(points, module(points.reshape(len(points), *shape)))
+                (gradient,) = torch.autograd.grad(loss.sum(), points)
+                with torch.no_grad():
+                    chosen = int(loss.argmin())
+                    if step % 5 == 0 or bool(loss[chosen] <= 0):
+                        found = self.holds(self.into(case, points[chosen].detach().numpy()))
+                        if found is not None:
+                            return found
+                    pace = size * (1 - step / _STEPS)
+                    points = torch.clamp(points.detach() - pace * gradient.sign(), low, high)
+            answer = self.first(self.into(case, points.numpy()), until)
+            if answer is not None:
+                return answer
+        return None
+
+
+def _nearly(formula: Formula, values: Values) -> bool:
+    """Return whether a formula holds but for what rounding may do, so that looking closer is worth the time."""
+    if isinstance(formula, Atom):
+        left, right = float(formula.left.exact(values)), float(formula.right.exact(values))
+        return left - right <= _NEAR * (1 + abs(left) + abs(right))
+    found = (_nearly(part, values) for part in formula.parts)
+    return all(found) if isinstance(formula, Every) else any(found)
+
+
+def _penalty(conjunction: Conjunction) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return by how much points and their outputs break the constraints of a conjunction; 0 or less where they hold."""
+
+    def penalty(inputs: Tensor, outputs: Tensor) -> Tensor:
+        parts = [atom.left.tensor(inputs, outputs) - atom.right.tensor(inputs, outputs) for atom in conjunction]
+        whole = torch.stack([part.expand(len(inputs)) for part in parts] or [outputs[:, 0] * 0])
+        return whole.clamp(min=0).sum(0) + whole.amax(0).clamp(max=0)
+
+    return penalty

@@ -1,0 +1,224 @@
+"""Opening the network that a query is about: any ONNX file with one input of float32 and one output."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float32
+from torch import nn
+
+from abscert_plugin.artifact.model_file import model_sha256, read_model, with_tensors
+from abscert_plugin.artifact.trial import try_in_child
+from abscert_plugin.blackbox import Runner
+from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.errors import QueryError, UnsupportedModelError, VerifierError
+from abscert_plugin.graph.chance import refuse_chance
+from abscert_plugin.graph.nodes import Graph, read_graph
+from abscert_plugin.graph.shapes import check_sizes
+from abscert_plugin.query.lift import flattened, lifted
+from abscert_plugin.query.query import Declared, ElementType, Query
+from abscert_plugin.reading.network import read_module
+
+_FLOAT: Final = "tensor(float)"
+_TYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+_DIFFERENCE: Final = 1e-3  # of a torch module's outputs, beyond which its gradients lead nowhere
+
+
+@final
+@dataclass(frozen=True)
+class Network:
+    """An ONNX file that fits a query.
+
+    Args:
+        path: the file.
+        sha256: its checksum, with that of the files that hold its tensors.
+        graph: its graph, with all tensors.
+        model: the same as onnx has it.
+        runner: the file as onnxruntime runs it.
+        input_shape: the shape that it is run with.
+        output_shape: the shape that it gives then.
+    """
+
+    path: Path
+    sha256: str
+    graph: Graph
+    model: onnx.ModelProto
+    runner: Runner
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    def run(self, entries: Float32[np.ndarray, "entries"]) -> np.ndarray:
+        """Return the entries of the output that the file gives for an input, both row-major.
+
+        Raises:
+            VerifierError: if onnxruntime fails.
+        """
+        (output,) = self.runner.run(entries.reshape(self.input_shape))
+        if output.size != prod(self.output_shape):
+            raise VerifierError(f"{self.path}: expected an output of shape {self.output_shape}, got {output.shape}")
+        return output.reshape(-1)
+
+    @cached_property
+    def batched(self) -> tuple[tuple[Graph, tuple[int, ...]], ...]:
+        """Its graph for batches of inputs, in the ways there are: and the shape of an input without the batch."""
+        found = []
+        shapes = self.input_shape, self.output_shape
+        if all(shape[:1] == (1,) and len(shape) > 1 for shape in shapes):
+            found.append((flattened(self.graph), self.input_shape[1:]))
+        try:
+            found.append((lifted(self.graph, self._shapes()), self.input_shape))
+        except (UnsupportedModelError, VerifierError):
+            if not found:
+                raise
+        return tuple(found)
+
+    @property
+    def proof(self) -> Proof:
+        """Proofs of what it computes.
+
+        Raises:
+            UnsupportedModelError: if its graph has a node that proofs do not know; names all of them.
+            VerifierError: if onnxruntime fails.
+        """
+        found = self._proof
+        if isinstance(found, Proof):
+            return found
+        raise found
+
+    @cached_property
+    def _proof(self) -> Proof | UnsupportedModelError | VerifierError:
+        fault: UnsupportedModelError | VerifierError | None = None
+        try:
+            ways = self.batched
+        except (UnsupportedModelError, VerifierError) as error:
+            return error
+        for graph, shape in ways:
+            try:
+                return Proof(graph, graph.input, shape, prod(self.output_shape))
+            except UnsupportedModelError as error:
+                fault = fault or error
+        assert fault is not None
+        return fault
+
+    @cached_property
+    def module(self) -> tuple[nn.Module, tuple[int, ...]] | None:
+        """It as a torch module that gives [batch, entries], and the shape of an input without the batch, for gradients.
+
+        None where that cannot be had.
+        """
+        try:
+            ways = self.batched
+        except (UnsupportedModelError, VerifierError):
+            return None
+        for graph, shape in ways:
+            try:
+                module = read_module(graph, self.path, graph.input, shape, prod(self.output_shape))
+                point = np.random.default_rng(0).random(prod(shape), dtype=np.float32)
+                with torch.no_grad():
+                    found = module(torch.from_numpy(point).reshape(1, *shape)).numpy().reshape(-1)
+            except (UnsupportedModelError, RuntimeError):
+                continue
+            expected = self.run(point)
+            if np.abs(found - expected).max() <= _DIFFERENCE * max(1.0, float(np.abs(expected).max())):
+                return module.requires_grad_(False), shape
+        return None
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all tensors, by running the file once."""
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self.model)
+        known = {value.name for value in whole.graph.output}
+        names = [name for node in whole.graph.node for name in node.output if name and name not in known]
+        whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        try:
+            runner = Runner(whole.SerializeToString(), threads=1)
+        except ValueError as error:  # beyond protobuf's 2 GiB
+            raise UnsupportedModelError(f"{self.path}: too large to tell the shapes of its tensors") from error
+        outputs = runner.run(np.zeros(self.input_shape, np.float32))
+        shapes = {name: tuple(value.shape) for name, value in zip(runner.outputs, outputs, strict=True)}
+        constants = {tensor.name: tuple(tensor.dims) for tensor in whole.graph.initializer}
+        return {**constants, **shapes, self.graph.input: self.input_shape}
+
+
+def open_network(path: Path, query: Query) -> Network:
+    """Open the file that a query is about.
+
+    Raises:
+        UnsupportedModelError: if it cannot be read or run, kills onnxruntime, draws random numbers, or has not one
+            input of float32 and one output.
+        QueryError: if it does not fit what the query declares.
+    """
+    model = read_model(path)
+    sha256 = model_sha256(path, model)
+    refuse_chance(model, path)
+    whole = with_tensors(model, path)
+    graph = read_graph(whole, path)
+    if len(model.graph.output) != 1:
+        raise UnsupportedModelError(f"{path}: expected one output, got {[value.name for value in model.graph.output]}")
+    shape = _input_shape(graph, query.input, path)
+    if not check_sizes(graph, model, path, shape[1:]):
+        try_in_child(path, shape, path)
+    runner = Runner(path)
+    kinds = {**runner.inputs, **runner.outputs}
+    if kinds[graph.input] != _FLOAT or kinds[graph.output] not in _TYPES:
+        raise UnsupportedModelError(
+            f"{path}: expected an input and an output of float32, got {kinds[graph.input]} and {kinds[graph.output]}"
+        )
+    (output,) = runner.run(_center(query).reshape(shape))
+    network = Network(path, sha256, graph, whole, runner, shape, tuple(output.shape))
+    _check_output(network, query, _TYPES[kinds[graph.output]])
+    return network
+
+
+def _input_shape(graph: Graph, declared: Declared, path: Path) -> tuple[int, ...]:
+    """Return the shape of the input that a query asks for."""
+    sizes = graph.input_shape
+    if declared.shape is not None:
+        given = declared.shape
+        fits = sizes is None or (
+            len(sizes) == len(given) and all(size in (None, asked) for size, asked in zip(sizes, given, strict=True))
+        )
+    else:
+        given = (declared.count,) if sizes is None else tuple(size or 1 for size in sizes)
+        fits = prod(given) == declared.count
+    if not fits:
+        shape = declared.count if declared.shape is None else list(declared.shape)
+        raise QueryError(f"{path}: the query declares an input of {shape} entries, the file has {_written(sizes)}")
+    return given
+
+
+def _check_output(network: Network, query: Query, kind: str) -> None:
+    declared, shape = query.output, network.output_shape
+    fits = shape == declared.shape if declared.shape is not None else prod(shape) == declared.count
+    if not fits:
+        said = declared.count if declared.shape is None else list(declared.shape)
+        raise QueryError(f"{network.path}: the query declares an output of {said} entries, the file has {list(shape)}")
+    if declared.kind is not ElementType.REAL and declared.kind != kind:
+        raise QueryError(f"{network.path}: the query declares an output of {declared.kind}, the file has one of {kind}")
+    if not prod(shape):
+        raise QueryError(f"{network.path}: expected an output of some entries, got none")
+
+
+def _written(sizes: tuple[int | None, ...] | None) -> str:
+    return "an unknown shape" if sizes is None else str(["?" if size is None else size for size in sizes])
+
+
+def _center(query: Query) -> np.ndarray:
+    case = query.cases[0]
+    return np.clip((case.lower + case.upper) / 2, case.lower, case.upper).astype(np.float32)
+
+
+def exactly(entries: np.ndarray) -> list[Fraction]:
+    """Return numbers as rationals.
+
+    Raises:
+        OverflowError: if one is infinite.
+        ValueError: if one is NaN.
+    """
+    return [Fraction(item) for item in entries.tolist()]

@@ -1,0 +1,252 @@
+"""Proving that nothing in a box satisfies a case: constraints on outputs as rows of a proof, with what rounding does.
+
+A case is refuted on a box where each of its conjunctions holds a constraint that no output of the box satisfies, or one
+of its constraints on inputs is satisfied nowhere in it.
+
+**Readings.** A query about float32 may be read in exact rationals, or with its decimals and sums rounded to float32.
+What is refuted here is refuted in both: a constraint of k roundings is loosened by gamma(k) of its absolute terms.
+
+**Real arithmetic.** Enclosures of `bounds/proof` hold every evaluation of the file in float32. They hold the exact
+results of its graph as well, by induction along the graph: at each chain these satisfy the theorem's inequality with no
+error at all, and what a nonlinear node gives for an exact value between the ends lies between the ends that its rule
+gives, since errors only widen these. So what is refuted for all evaluations in float32 over a box with ends rounded
+outward is refuted for the network as a function of real numbers.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Final, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.proof import Proof, arithmetic
+from abscert_plugin.bounds.proof.descent import Part
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.query.formula import Atom
+from abscert_plugin.query.query import Case
+from abscert_plugin.query.terms import Linear, Number, Operation, Term
+
+METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
+_HUGE: Final = Fraction(2) ** 1000
+
+
+@final
+class Refuter:
+    """What refutes a case, box by box.
+
+    Args:
+        proof: of the network.
+        case: the case.
+        is_real: whether the query is about real numbers, so that nothing in it is rounded.
+    """
+
+    def __init__(self, proof: Proof, case: Case, is_real: bool) -> None:
+        self._proof = proof
+        self._inputs = case.inputs
+        self._entries = (len(case.lower),)
+        classes = proof.classes
+        rows: dict[bytes, int] = {}
+        found: list[np.ndarray] = []
+        limits: list[_Limit] = []
+        self._linear: list[list[int]] = []  # of each conjunction, places among the limits
+        self._others: list[list[Atom]] = []  # and its constraints that ends of outputs may refute
+        for conjunction in case.outputs:
+            places, others = [], []
+            for atom in conjunction:
+                limit = _Limit.of(atom, classes, is_real)
+                if limit is None or _is_plain(atom):
+                    others.append(atom)
+                if limit is None:
+                    continue
+                row = rows.setdefault(limit.row.tobytes(), len(found))
+                if row == len(found):
+                    found.append(limit.row)
+                limit.place = row
+                places.append(len(limits))
+                limits.append(limit)
+            self._linear.append(places)
+            self._others.append(others)
+        shape = (0, classes)
+        self.rows = torch.from_numpy(np.stack(found) if found else np.zeros(shape))
+        self._places = torch.tensor([limit.place for limit in limits], dtype=torch.int64)
+        self._bounds = torch.tensor([limit.bound for limit in limits], dtype=torch.float64)
+        self._slack = torch.from_numpy(np.stack([limit.slack for limit in limits]) if limits else np.zeros(shape))
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether there is a row to be bounded."""
+        return bool(len(self.rows))
+
+    def intervals(self, lower: Tensor, upper: Tensor, refined: bool) -> dict[str, Enclosure]:
+        """Return enclosures over boxes, [batch, entries] in float64."""
+        shape = self._proof.input_shape
+        return self._proof.intervals(
+            lower.reshape(len(lower), *shape), upper.reshape(len(upper), *shape), refined=refined
+        )
+
+    def bounds(self, values: Mapping[str, Enclosure], method: BoundMethod) -> Float64[Tensor, "batch row"]:
+        """Return lower bounds of the rows."""
+        rows = self._repeated(values)
+        if not self.is_linear:
+            return torch.zeros((len(rows), 0), dtype=torch.float64)
+        return self._proof.lower_bounds(values, rows, method)
+
+    def explained(
+        self, values: Mapping[str, Enclosure], part: Part | None = None
+    ) -> tuple[Float64[Tensor, "batch row"], dict[str, Tensor]]:
+        """Return lower bounds of the rows by linear bounds, and what these depend on."""
+        return self._proof.explained_bounds(values, self._repeated(values), part)
+
+    def _repeated(self, values: Mapping[str, Enclosure]) -> Tensor:
+        batch = len(values[self._proof.output].lower)
+        return self.rows.unsqueeze(0).expand(batch, -1, -1)
+
+    def room(self, values: Mapping[str, Enclosure], bounds: Tensor) -> Float64[Tensor, "batch limit"]:
+        """Return by how much the bounds pass each limit: above 0, no output satisfies the constraint."""
+        limits = self._bounds
+        if bool(self._slack.any()):
+            size = values[self._proof.output].size().unsqueeze(1)
+            lost = torch.where(self._slack > 0, self._slack * size, 0.0).sum(2)
+            limits = limits + lost * (1 + 2.0**-30)
+        return bounds[:, self._places] - limits
+
+    def refuted(
+        self, values: Mapping[str, Enclosure], bounds: Float64[Tensor, "batch row"]
+    ) -> Bool[Tensor, "batch conjunction"]:
+        """Return which conjunctions no output of each box satisfies.
+
+        Args:
+            values: enclosures over the boxes.
+            bounds: lower bounds of the rows there.
+        """
+        room = self.room(values, bounds)
+        passed = room > 0  # of two float64 numbers that differ, the difference has the right sign
+        found = torch.zeros((len(bounds), len(self._linear)), dtype=torch.bool)
+        ends = None
+        for place, (linear, others) in enumerate(zip(self._linear, self._others, strict=True)):
+            if linear:
+                found[:, place] = passed[:, linear].any(dim=1)
+            for atom in others:
+                ends = ends or tuple(end.numpy() for end in values[self._proof.output].computed())
+                found[:, place] |= torch.from_numpy(_refuted_between(atom, ends, ends))
+        return found
+
+    def refuted_inputs(self, lower: Tensor, upper: Tensor) -> Bool[Tensor, "batch"]:
+        """Return the boxes in which no input satisfies the constraints on inputs."""
+        ends = lower.numpy(), upper.numpy()
+        found = np.zeros(len(lower), dtype=bool)
+        for atom in self._inputs:
+            found |= _refuted_between(atom, ends, ends)
+        return torch.from_numpy(found)
+
+    def worst(self, room: Tensor, refuted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return of each box the limit that is nearest to refuting its hardest conjunction, and by how much it fails.
+
+        Args:
+            room: what `room` returned.
+            refuted: what `refuted` returned.
+        """
+        if not room.shape[1]:
+            return torch.zeros(len(room), dtype=torch.int64), torch.full((len(room),), -torch.inf, dtype=torch.float64)
+        best = torch.full(refuted.shape, -torch.inf, dtype=torch.float64)
+        where = torch.zeros(refuted.shape, dtype=torch.int64)
+        for place, linear in enumerate(self._linear):
+            if linear:
+                found, chosen = room[:, linear].max(dim=1)
+                best[:, place], where[:, place] = found, torch.tensor(linear)[chosen]
+        best = torch.where(refuted, torch.inf, best)
+        least, hardest = best.min(dim=1)
+        return where.gather(1, hardest.unsqueeze(1)).squeeze(1), least
+
+    def row_of(self, limits: Tensor) -> Tensor:
+        """Return the places of the rows that limits are of."""
+        return self._places[limits] if len(self._places) else torch.zeros_like(limits)
+
+
+@final
+class _Limit:
+    """A linear constraint row @ y <= bound, as float64 numbers that it implies.
+
+    Args:
+        row: coefficients.
+        bound: the right side, rounded up, and loosened by what does not depend on y.
+        slack: what multiplies |y| in loosening it further.
+    """
+
+    def __init__(self, row: np.ndarray, bound: float, slack: np.ndarray) -> None:
+        self.row, self.bound, self.slack, self.place = row, bound, slack, 0
+
+    @classmethod
+    def of(cls, atom: Atom, classes: int, is_real: bool) -> "_Limit | None":
+        """Return the limit of an atom over outputs; None where it is not linear, or out of range."""
+        left, right = atom.left.linear(), atom.right.linear()
+        if left is None or right is None:
+            return None
+        whole = left.plus(right, Fraction(-1))
+        roundings, gain = (0, Fraction(1)) if is_real else _roundings((atom.left, atom.right))
+        share = Fraction(arithmetic.gamma(roundings)) if roundings else Fraction(0)
+        size = _absolute(atom.left).plus(_absolute(atom.right))
+        if not share < _HUGE or max([gain, abs(whole.constant), *size.coefficients.values()]) > _HUGE:
+            return None
+        row, slack = np.zeros(classes), np.zeros(classes)
+        for variable, coefficient in size.coefficients.items():
+            exact = whole.coefficients.get(variable, Fraction(0))
+            row[variable.place] = float(exact)
+            lost = share * coefficient + abs(Fraction(row[variable.place]) - exact)
+            slack[variable.place] = _above(lost)
+        bound = -whole.constant + share * size.constant
+        if roundings:
+            bound += 4 * (roundings + 1) * Fraction(arithmetic.TINY) * gain
+        return cls(row, _above(bound), slack)
+
+
+def _is_plain(atom: Atom) -> bool:
+    """Return whether nothing is computed in an atom: then ends of outputs, which are exact, may just reach a limit."""
+    return not isinstance(atom.left, Operation) and not isinstance(atom.right, Operation)
+
+
+def _above(value: Fraction) -> float:
+    """Return a float64 that is at least a number."""
+    found = float(value)
+    return found if Fraction(found) >= value else float(np.nextafter(found, np.inf))
+
+
+def _roundings(terms: Sequence[Term]) -> tuple[int, Fraction]:
+    """Return how often terms may be rounded in float32, and the product of their numbers above 1."""
+    count, gain = 0, Fraction(1)
+    for term in terms:
+        if isinstance(term, Number):
+            count += Fraction(float(term.rounded)) != term.value if np.isfinite(term.rounded) else 10**9
+            gain *= max(Fraction(1), abs(term.value))
+        elif isinstance(term, Operation):
+            inner, more = _roundings(term.parts)
+            count, gain = count + inner + len(term.parts) - 1, gain * more
+    return count, gain
+
+
+def _absolute(term: Term) -> Linear:
+    """Return the sum of the absolute terms of a linear term, as coefficients of absolute entries."""
+    if isinstance(term, Number):
+        return Linear({}, abs(term.value))
+    if not isinstance(term, Operation):
+        return Linear(dict.fromkeys(term.variables(), Fraction(1)), Fraction(0))
+    first, *others = (_absolute(part) for part in term.parts)
+    for other in others:
+        if term.sign != "*":
+            first = first.plus(other)
+        else:
+            first = first.times(other.constant) if not other.coefficients else other.times(first.constant)
+    return first
+
+
+def _refuted_between(atom: Atom, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return where an atom holds for nothing between ends."""
+    given = (inputs[0], inputs[1]), (outputs[0], outputs[1])
+    least, _ = atom.left.between(*given)
+    _, most = atom.right.between(*given)
+    found = least >= most if atom.is_strict else least > most
+    return np.asarray(found, dtype=bool)

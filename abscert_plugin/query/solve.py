@@ -1,0 +1,132 @@
+"""Deciding a query: points are tried, then each case is refuted, by bounds and by cutting what these leave open."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final, final
+
+from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
+from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.query.attack import Answer, Attack
+from abscert_plugin.query.network import Network
+from abscert_plugin.query.query import Query
+from abscert_plugin.query.search import Group, Search, bounded
+from abscert_plugin.query.tree import Node
+
+_log: Final = logging.getLogger(__name__)
+_POINTS: Final = 64  # of each case, at first
+_MORE_POINTS: Final = 2048  # of each case, where nothing can be proven
+_REAL_POINTS: Final = 256  # the same of real numbers, where each is checked in rationals
+_SHARE: Final = 0.2  # of the time left, for following gradients
+
+
+class Verdict(StrEnum):
+    """What a solver says, in the words of the VNN-LIB 2 standard."""
+
+    SAT = "sat"
+    UNSAT = "unsat"
+    UNKNOWN = "unknown"
+    TIMED_OUT = "timed-out"
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What came out.
+
+    Args:
+        verdict: the verdict.
+        answer: the input that satisfies the query, for `sat`.
+        groups: what refutes the conjunctions of all cases, for `unsat`.
+        reason: why nothing was decided; empty otherwise.
+    """
+
+    verdict: Verdict
+    answer: Answer | None = None
+    groups: tuple[Group, ...] = ()
+    reason: str = ""
+
+
+def solve(query: Query, network: Network, seconds: float) -> Outcome:
+    """Decide a query.
+
+    Soundness: `sat` is an input that was run through the file and checked in exact arithmetic; `unsat` rests on
+    `refuting`, for all evaluations of the file in float32 in any order. All else is `unknown` or `timed-out`.
+
+    Args:
+        query: the query.
+        network: the file, which fits it.
+        seconds: after which nothing new is begun.
+    """
+    until = time.monotonic() + seconds
+    try:
+        return _solve(query, network, until)
+    except VerifierError as error:
+        return Outcome(Verdict.UNKNOWN, reason=str(error))
+    except (RuntimeError, MemoryError) as error:
+        failure = as_memory_error(error, BoundMethod.CROWN, 1)
+        if failure is None:
+            raise
+        return Outcome(Verdict.UNKNOWN, reason=str(failure))
+
+
+def _solve(query: Query, network: Network, until: float) -> Outcome:
+    attack = Attack(network, query)
+    for case in query.cases:
+        answer = attack.sample(case, _POINTS, until)
+        if answer is not None:
+            return Outcome(Verdict.SAT, answer)
+    try:
+        proof = network.proof
+    except UnsupportedModelError as error:
+        return _attacked(query, attack, until, str(error))
+    groups: list[Group] = []
+    searches: list[Search] = []
+    for case in query.cases:
+        answer = attack.descend(case, time.monotonic() + _SHARE * max(0.0, until - time.monotonic()) / len(query.cases))
+        if answer is not None:
+            return Outcome(Verdict.SAT, answer)
+    for number, case in enumerate(query.cases):
+        if time.monotonic() > until:
+            return _late()
+        found, values = bounded(proof, number, case, query.is_real)
+        groups += found
+        closed = {place for group in found for place in group.conjunctions}
+        for place, conjunction in enumerate(case.outputs):
+            if place in closed:
+                continue
+            group = Group(number, (place,), Node())
+            groups.append(group)
+            alone = replace(case, outputs=(conjunction,))
+            searches.append(Search(proof, group, alone, query.is_real, attack, values))
+            answer = searches[-1].start(until)
+            if answer is not None:
+                return Outcome(Verdict.SAT, answer)
+    while any(search.is_open for search in searches):
+        for search in searches:
+            if time.monotonic() > until:
+                return _late()
+            answer = search.step(until) if search.is_open else None
+            if answer is not None:
+                return Outcome(Verdict.SAT, answer)
+    reason = next((search.reason for search in searches if search.reason), "")
+    if reason:
+        return Outcome(Verdict.UNKNOWN, reason=reason)
+    return Outcome(Verdict.UNSAT, groups=tuple(groups))
+
+
+def _attacked(query: Query, attack: Attack, until: float, reason: str) -> Outcome:
+    """Look for an answer where nothing can be proven."""
+    for case in query.cases:
+        count = _REAL_POINTS if query.is_real else _MORE_POINTS
+        answer = attack.sample(case, count, until) or attack.descend(case, until)
+        if answer is not None:
+            return Outcome(Verdict.SAT, answer)
+        if time.monotonic() > until:
+            return _late()
+    return Outcome(Verdict.UNKNOWN, reason=reason)
+
+
+def _late() -> Outcome:
+    return Outcome(Verdict.TIMED_OUT, reason="the time was up before it was decided")

@@ -1,0 +1,131 @@
+"""The tree of a proof that nothing satisfies a case: boxes that are cut, signs that are fixed, what closes parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, final
+
+import numpy as np
+
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.errors import RecordError
+
+INPUTS: Final = "inputs"
+"""What closes a part in which no input satisfies the constraints on inputs."""
+
+CLOSING: Final = (INPUTS, *(str(name) for name in (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)))
+CUT: Final = "cut"
+SIGN: Final = "sign"
+MOST_NODES: Final = 2**22
+_LARGEST: Final = 2**1023  # near the largest float64: JSON has whole numbers of any size
+
+Signs: TypeAlias = Mapping[int, bool]
+"""ReLUs whose sign is given, by their place among all: True where what they read is at least 0."""
+
+
+@final
+@dataclass(slots=True)
+class Node:
+    """A part: cut in two, closed, or still open.
+
+    Args:
+        kind: `cut`, `sign`, one of `CLOSING`, or empty while it is open.
+        place: the input that is cut, or the ReLU whose sign is fixed.
+        value: the largest value of the lower half of a cut.
+        halves: the lower and the upper half; the part where a ReLU reads at most 0, and at least 0.
+    """
+
+    kind: str = ""
+    place: int = 0
+    value: float = 0.0
+    halves: "tuple[Node, Node] | None" = None
+
+    def split(self, kind: str, place: int, value: float = 0.0) -> "tuple[Node, Node]":
+        """Cut it, and return its halves."""
+        self.kind, self.place, self.value, self.halves = kind, place, value, (Node(), Node())
+        return self.halves
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a case.
+
+    Args:
+        lower, upper: its box.
+        signs: the signs that are fixed in it.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    signs: Signs = field(default_factory=dict)
+
+    def cut(self, place: int, value: float, in_float32: bool) -> "tuple[Part, Part]":
+        """Return its halves: values of an input up to one, and those above it.
+
+        The upper half begins at the value itself where inputs are real, and else at the next float32.
+        """
+        below, above = self.upper.copy(), self.lower.copy()
+        below[place] = value
+        above[place] = float(np.nextafter(np.float32(value), np.float32(np.inf))) if in_float32 else value
+        return Part(self.lower, below, self.signs), Part(above, self.upper, self.signs)
+
+    def sign(self, place: int) -> "tuple[Part, Part]":
+        """Return the parts in which a ReLU reads at most 0, and at least 0."""
+        return (
+            Part(self.lower, self.upper, {**self.signs, place: False}),
+            Part(self.lower, self.upper, {**self.signs, place: True}),
+        )
+
+
+def listed(root: Node) -> list[list[Any]]:
+    """Return a tree as a list: a node before its lower and then its upper half."""
+    found: list[list[Any]] = []
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if node.halves is None:
+            found.append([node.kind])
+            continue
+        found.append([node.kind, node.place, node.value] if node.kind == CUT else [node.kind, node.place])
+        waiting += reversed(node.halves)
+    return found
+
+
+def closed_parts(nodes: Sequence[Any], whole: Part, in_float32: bool, relus: int) -> dict[str, list[Part]]:
+    """Return the parts of a tree by what closes them.
+
+    Raises:
+        RecordError: if the list is no tree of closed parts that cover the whole.
+    """
+    found: dict[str, list[Part]] = {}
+    waiting = [whole]
+    for node in nodes:
+        if not isinstance(node, list) or not node or not waiting:
+            raise RecordError("its tree has more nodes than parts, or one that is no list")
+        part = waiting.pop()
+        kind, *rest = node
+        if kind in CLOSING and not rest:
+            found.setdefault(kind, []).append(part)
+        elif kind == CUT and len(rest) == 2:
+            place, value = rest
+            _check_cut(part, place, value, in_float32)
+            waiting += reversed(part.cut(place, float(value), in_float32))
+        elif kind == SIGN and len(rest) == 1 and type(rest[0]) is int and 0 <= rest[0] < relus:
+            if rest[0] in part.signs:
+                raise RecordError("its tree fixes a sign twice")
+            waiting += reversed(part.sign(rest[0]))
+        else:
+            raise RecordError(f"its tree has a node {str(node)[:60]!r}, which is none")
+    if waiting:
+        raise RecordError("its tree leaves parts open")
+    return found
+
+
+def _check_cut(part: Part, place: Any, value: Any, in_float32: bool) -> None:
+    if type(place) is not int or not 0 <= place < len(part.lower) or type(value) not in (int, float):
+        raise RecordError("its tree cuts at what is no input")
+    if part.signs:
+        raise RecordError("its tree cuts inputs below a sign")
+    is_inside = abs(value) <= _LARGEST and part.lower[place] <= value < part.upper[place]
+    if not is_inside or (in_float32 and float(np.float32(value)) != value):
+        raise RecordError(f"its tree cuts input {place} at {str(value)[:30]}, which is not inside its part")

@@ -1,0 +1,208 @@
+"""Proofs that nothing satisfies a query, in a file; and proving again what they say, without a search."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, final
+
+import msgspec
+import numpy as np
+import torch
+
+import abscert_plugin
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.claim import Arithmetic
+from abscert_plugin.errors import RecordError, UnsupportedModelError, VerifierError
+from abscert_plugin.files import read_json, write_json
+from abscert_plugin.query.network import Network
+from abscert_plugin.query.query import Case
+from abscert_plugin.query.reading import QueryFile
+from abscert_plugin.query.refuting import Refuter
+from abscert_plugin.query.search import Group, sign_ends
+from abscert_plugin.query.tree import INPUTS, MOST_NODES, Part, closed_parts, listed
+
+KIND: Final = "abscert unsat proof"
+SCHEMA: Final = 1
+SAYS: Final = (
+    "Nothing satisfies the query: whatever input of its boxes the network is run on, in every evaluation of the file "
+    "in float32, in any order of its sums, each disjunct has a constraint that is not satisfied. The same holds of the "
+    "network as a function of real numbers."
+)
+_LIMIT: Final = 2**28  # bytes
+_AT_ONCE: Final = 128  # parts
+
+
+@final
+class StoredGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What refutes some conjunctions of a case.
+
+    Args:
+        case: the place of the case, a box, among those of the query.
+        conjunctions: their places in the case.
+        tree: what refutes them.
+    """
+
+    case: int
+    conjunctions: list[int]
+    tree: list[Any]
+
+
+@final
+class UnsatProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What refutes a query.
+
+    Args:
+        kind, schema: what this file is.
+        says: its claim in words.
+        arithmetic: `any-order`.
+        query: name, version and sha256 of the text.
+        model: name and sha256 of the ONNX file.
+        groups: what refutes the conjunctions of constraints on outputs, of all boxes of the query: each its tree, a
+            node before its lower and its upper half; `["cut", input, value]`, `["sign", relu]`, or what closes a part.
+        versions: of this package and of libraries.
+        digest: sha256 of all else. It finds accidents; proving the parts again is what finds all else.
+    """
+
+    kind: str
+    schema: int
+    says: str
+    arithmetic: str
+    query: dict[str, str]
+    model: dict[str, str]
+    groups: list[StoredGroup]
+    versions: dict[str, str]
+    digest: str
+
+
+def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Sequence[Group]) -> None:
+    """Write what refutes a query.
+
+    Raises:
+        RecordError: if the file cannot be written.
+    """
+    content = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "says": SAYS,
+        "arithmetic": Arithmetic.ANY_ORDER.value,
+        "query": {"name": query.path.name, "version": query.query.version, "sha256": query.sha256},
+        "model": {"name": network.path.name, "sha256": network.sha256},
+        "groups": [
+            {"case": group.case, "conjunctions": list(group.conjunctions), "tree": listed(group.root)}
+            for group in groups
+        ],
+        "versions": {
+            "abscert-plugin": abscert_plugin.__version__,
+            **{name: version(name) for name in ("torch", "numpy")},
+        },
+    }
+    write_json(path, {**content, "digest": _digest(content)}, option="--unsat-proofs")
+
+
+def read_unsat_proof(path: Path) -> UnsatProof:
+    """Return the proof in a file.
+
+    Raises:
+        RecordError: if it cannot be read, is no such proof or of another schema, or its digest is that of another.
+    """
+    value = read_json(path, _LIMIT)
+    if value.get("kind") != KIND or value.get("schema") != SCHEMA:
+        raise RecordError(f"expected an unsat proof of schema {SCHEMA} in {path}")
+    try:
+        proof = msgspec.convert(value, UnsatProof)
+    except msgspec.ValidationError as error:
+        fault = str(error).encode("ascii", "backslashreplace").decode()
+        raise RecordError(f"{path} is no unsat proof: {fault}") from error
+    if proof.digest != _digest({key: item for key, item in value.items() if key != "digest"}):
+        raise RecordError(f"{path}: its digest is not that of its content; it was changed after it was written")
+    return proof
+
+
+def fault_of(
+    stored: UnsatProof, query: QueryFile, network: Network, advance: Callable[[int], object] = lambda _: None
+) -> str:
+    """Return why a proof does not hold for a query and a network; empty where it does.
+
+    Args:
+        stored: the proof.
+        query: the query that it is to be about.
+        network: the file that it is to be about.
+        advance: takes how many parts were proven.
+    """
+    if stored.arithmetic != Arithmetic.ANY_ORDER or stored.says != SAYS:
+        return "it claims something else than an unsat proof does"
+    if stored.query.get("sha256") != query.sha256:
+        return "it is about another query: the sha256 of the text differs"
+    if stored.model.get("sha256") != network.sha256:
+        return "it is about another file: the sha256 of the model differs"
+    cases = query.query.cases
+    asked = {(number, place) for number, case in enumerate(cases) for place in range(len(case.outputs))}
+    refuted = [(group.case, place) for group in stored.groups for place in group.conjunctions]
+    if set(refuted) != asked or len(refuted) != len(asked):
+        return f"it refutes other conjunctions than the {len(asked)} of the query"
+    if sum(len(group.tree) for group in stored.groups) > MOST_NODES:
+        return f"its trees have more than {MOST_NODES:,} nodes"
+    try:
+        proof = network.proof
+        for group in stored.groups:
+            case = cases[group.case]
+            alone = replace(case, outputs=tuple(case.outputs[place] for place in group.conjunctions))
+            fault = _fault_of_case(proof, group.tree, alone, query.query.is_real, advance)
+            if fault:
+                return f"box {group.case}: {fault}"
+    except (RecordError, UnsupportedModelError, VerifierError) as error:
+        return str(error)
+    return ""
+
+
+def _fault_of_case(
+    proof: Proof, nodes: Sequence[Any], case: Case, is_real: bool, advance: Callable[[int], object]
+) -> str:
+    refuter = Refuter(proof, case, is_real)
+    relus = sum(int(np.prod(shape)) for shape in proof.relus.values())
+    whole = Part(case.lower, case.upper)
+    for kind, parts in closed_parts(nodes, whole, not is_real, relus).items():
+        parts = sorted(parts, key=lambda part: bool(part.signs))
+        boxes: dict[bytes, dict[str, Enclosure]] = {}
+        for start in range(0, len(parts), _AT_ONCE):
+            some = parts[start : start + _AT_ONCE]
+            for with_signs in (False, True):
+                same = [part for part in some if bool(part.signs) == with_signs]
+                if same and not _refutes(proof, refuter, kind, same, boxes):
+                    return f"a part of its tree is not refuted by {kind}"
+            advance(len(some))
+    return ""
+
+
+def _refutes(
+    proof: Proof, refuter: Refuter, kind: str, parts: Sequence[Part], boxes: dict[bytes, dict[str, Enclosure]]
+) -> bool:
+    """Return whether a method refutes parts, with signs or without; `boxes` keeps enclosures of boxes with signs."""
+    lower, upper = (torch.from_numpy(np.stack([getattr(part, end) for part in parts])) for end in ("lower", "upper"))
+    if kind == INPUTS:
+        return bool(refuter.refuted_inputs(lower, upper).all())
+    method = BoundMethod(kind)
+    if not parts[0].signs:
+        values = refuter.intervals(lower, upper, refined=method is BoundMethod.CROWN)
+        return bool(refuter.refuted(values, refuter.bounds(values, method)).all())
+    if method is not BoundMethod.CROWN or not refuter.is_linear:
+        return False
+    keys = [part.lower.tobytes() + part.upper.tobytes() for part in parts]
+    for row, key in enumerate(keys):
+        if key not in boxes:
+            boxes[key] = refuter.intervals(lower[row : row + 1], upper[row : row + 1], refined=True)
+    names = boxes[keys[0]]
+    values = {name: Enclosure.joined([boxes[key][name] for key in keys]) for name in names}
+    linear, _ = refuter.explained(values, sign_ends(proof, parts))
+    bounds = torch.maximum(refuter.bounds(values, BoundMethod.IBP), linear)
+    return bool(refuter.refuted(values, bounds).all())
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,212 @@
+"""`abscert verify QUERY.vnnlib`, `abscert check --query` and `abscert supports`: the solver interface of VNN-LIB 2."""
+
+import gzip
+import json
+import re
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import Result, abscert
+from onnx import numpy_helper
+from query_texts import box_texts, query_text
+from small_nets import Net
+
+from abscert_plugin.cli.query import CAPABILITIES
+from abscert_plugin.query import solve
+
+pytest.importorskip("vnnlib")
+ABSOLUTE = Net(
+    [
+        (np.array([[1, -1, 0, 0], [0, 0, 1, -1]], np.float32), np.zeros(4, np.float32)),
+        (np.ones((4, 1), np.float32), np.zeros(1, np.float32)),
+    ]
+)
+"""|x0| + |x1|."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a network and two queries about it in version 2, and one in version 1, packed."""
+    ABSOLUTE.write(tmp_path / "net.onnx")
+    for name, limit in (("sat", "1.5"), ("unsat", "2.5")):
+        text = query_text([*box_texts(2), f"(>= Y[0,0] {limit})"], 2, outputs=1)
+        (tmp_path / f"{name}.vnnlib").write_text(text)
+    first = query_text([*box_texts(1), "(or (>= Y_0 1.5) (<= Y_0 -1.0))"], 1, outputs=1)
+    (tmp_path / "first.vnnlib.gz").write_bytes(gzip.compress(first.encode()))
+    return tmp_path
+
+
+def verify(folder: Path, query: str, *others: object, status: int = 0, name: str = "f") -> Result:
+    return abscert("verify", folder / query, "--network", f"{name}={folder / 'net.onnx'}", *others, status=status)
+
+
+def test_sat_is_a_line_and_then_the_assignment(folder: Path) -> None:
+    verdict, head, *values = verify(folder, "sat.vnnlib", "--timeout", 20).out.splitlines()
+    assert (verdict, head, values[2], len(values)) == ("sat", "X float32 [1,2]", "Y float32 [1,1]", 4)
+    first, second, output = (Fraction(values[place]) for place in (0, 1, 3))
+    assert abs(first) + abs(second) == output >= Fraction(3, 2)
+
+
+def test_an_assignment_is_exact(folder: Path) -> None:
+    """Fewest digits would do for a reader of float32, and might lie outside the box for one of decimals."""
+    text = query_text(["(>= X[0,0] 0.1)", "(<= X[0,0] 0.7)", *box_texts(2)[2:], "(>= Y[0,0] 0.0)"], 2, outputs=1)
+    (folder / "q.vnnlib").write_text(text)
+    values = [Fraction(line) for line in verify(folder, "q.vnnlib").out.splitlines() if line[0] in "-0123456789"]
+    assert [Fraction(float(np.float32(float(value)))) for value in values] == values
+
+
+def test_version_1_has_the_assignment_of_the_competition(folder: Path) -> None:
+    lines = verify(folder, "first.vnnlib.gz", "--timeout", 20).out.splitlines()
+    assert lines[0] == "sat"
+    assert [line.strip(" (").split()[0] for line in lines[1:]] == ["X_0", "X_1", "Y_0"]
+    assert "".join(lines[1:]).count("(") == "".join(lines[1:]).count(")")
+
+
+def test_unsat_is_one_line_and_its_proof_is_checked(folder: Path) -> None:
+    proof = folder / "new" / "proof.json"
+    assert verify(folder, "unsat.vnnlib", "--timeout", 20, "--unsat-proofs", proof).out == "unsat\n"
+    check = ("check", proof, folder / "net.onnx", "--query", folder / "unsat.vnnlib")
+    assert abscert(*check).out.startswith("ok")
+    assert abscert(*check, "--json").json["holds"] is True
+    assert "another query" in abscert(*check[:-1], folder / "sat.vnnlib", status=1).out
+
+
+def test_assignments_are_tensors(folder: Path) -> None:
+    out = folder / "answer"
+    assert verify(folder, "sat.vnnlib", "--serialise-assignments", out).out == "sat\n"
+    tensors = {path.stem: numpy_helper.to_array(onnx.load_tensor(str(path))) for path in out.iterdir()}
+    assert {name: (str(values.dtype), values.shape) for name, values in tensors.items()} == {
+        "X": ("float32", (1, 2)),
+        "Y": ("float32", (1, 1)),
+    }
+    assert np.abs(tensors["X"]).sum() == tensors["Y"][0, 0]
+
+
+def test_what_is_not_decided_in_time_is_timed_out(folder: Path) -> None:
+    chance = np.random.default_rng(0)
+    Net.drawn(chance, [12, 60, 60, 60, 1]).write(folder / "net.onnx")
+    text = query_text([*box_texts(2, inputs=12), "(>= Y[0,0] 2500.0)"], 2, inputs=12, outputs=1)
+    (folder / "hard.vnnlib").write_text(text)
+    result = verify(folder, "hard.vnnlib", "--timeout", 0.01)
+    assert result.out == "timed-out\n"
+    assert "time was up" in result.err
+
+
+def test_a_step_that_takes_too_long_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        for _step in range(10_000):  # as a bound of a large network that never looks at the time
+            time.sleep(0.01)
+
+    monkeypatch.setattr(solve, "bounded", slow)
+    begun = time.monotonic()
+    assert verify(folder, "unsat.vnnlib", "--timeout", 1).out == "timed-out\n"
+    assert time.monotonic() - begun < 60
+
+
+def test_want_of_memory_is_unknown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(solve, "bounded", full)
+    assert verify(folder, "unsat.vnnlib", "--timeout", 20).out == "unknown\n"
+
+
+def odd(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """Return queries that are refused, the name of the network that is given, and what the message says."""
+    plain = [*box_texts(2), "(<= Y[0,0] 0.0)"]
+    return {
+        "name": (query_text(plain, 2, outputs=1), "g", "one network 'f'.*got 'g'"),
+        "inputs": (
+            query_text([*box_texts(2, inputs=3), "(<= Y[0,0] 0.0)"], 2, inputs=3, outputs=1),
+            "f",
+            "an input of",
+        ),
+        "outputs": (query_text(plain, 2, outputs=2), "f", "an output of .1, 2. entries, the file has .1, 1."),
+        "type": (
+            query_text(plain, 2, outputs=1).replace("float32", "float64"),
+            "f",
+            "line 2: expected float32 or real",
+        ),
+        "rank": (query_text(plain, 2, outputs=1).replace("X float32 [1,2]", "X float32 [1,1,2]"), "f", "line 4"),
+        "count": (
+            query_text([*box_texts(1, inputs=3), "(<= Y_0 0.0)"], 1, inputs=3, outputs=1),
+            "f",
+            "input of 3 entries",
+        ),
+        "empty": (query_text([*plain, "(>= X[0,1] 4.0)"], 2, outputs=1), "f", "line 9: the box of inputs is empty"),
+        "open": (query_text(["(<= Y[0,0] 0.0)"], 2, outputs=1), "f", "expected finite bounds"),
+        "mixed": (
+            query_text([*plain, "(<= Y[0,0] X[0,0])"], 2, outputs=1),
+            "f",
+            "line 9: .*between inputs and outputs",
+        ),
+        "parse": (query_text([*plain, "(<= Y[0,0]"], 2, outputs=1), "f", "line 9"),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["name", "inputs", "outputs", "type", "rank", "count", "empty", "open", "mixed", "parse"]
+)
+def test_bad_input_is_one_line_on_stderr(kind: str, folder: Path) -> None:
+    text, name, reason = odd(folder)[kind]
+    (folder / "bad.vnnlib").write_text(text)
+    result = verify(folder, "bad.vnnlib", status=2, name=name)
+    assert result.out == ""
+    assert result.err.count("\n") == 1
+    assert_matches(reason, result.err)
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    assert re.search(pattern, text), text
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ((), "expected --network f=FILE once, got none"),
+        (("--network", "net.onnx"), "NAME=FILE"),
+        (("--network", "f=a.onnx", "--network", "g=b.onnx"), "got 'f', 'g'"),
+        (("--network", "f=nowhere.onnx"), "is not there"),
+        (("--network", "f=sat.vnnlib"), "is not an ONNX model|is not there"),
+        (("--network", "f=nowhere.onnx", "--data", "digits"), "no --data"),
+        (("--network", "f=nowhere.onnx", "--timeout", "0"), "time-out above 0"),
+    ],
+)
+def test_wrong_options_are_one_line_on_stderr(folder: Path, others: tuple[str, ...], reason: str) -> None:
+    result = abscert("verify", folder / "sat.vnnlib", *others, status=2)
+    assert (result.out, result.err.count("\n")) == ("", 1)
+    assert_matches(reason, result.err)
+
+
+def test_options_of_queries_go_with_queries_alone(folder: Path) -> None:
+    assert "VNN-LIB query alone" in abscert("verify", folder / "net.onnx", "--network", "f=x", status=2).err
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_every_capability_of_the_standard_is_answered(name: str) -> None:
+    lines = abscert("supports", name).out.splitlines()
+    assert lines
+    assert all(line.strip() == line for line in lines)
+    if "version" in name:
+        assert len(lines) == 2
+    if name == "--onnx-element-types":
+        assert lines == ["float32", "real"]
+
+
+def test_an_unknown_capability_is_one_line() -> None:
+    assert "--magic" in abscert("supports", "--magic", status=2).err
+
+
+def test_the_solver_has_a_name() -> None:
+    assert abscert("--name").out == "abscert-plugin\n"
+
+
+def test_a_proof_needs_its_query(folder: Path) -> None:
+    proof = folder / "proof.json"
+    verify(folder, "unsat.vnnlib", "--unsat-proofs", proof)
+    assert json.loads(proof.read_text())["kind"] == "abscert unsat proof"
+    assert "expected --query" in abscert("check", proof, folder / "net.onnx", status=2).err
