@@ -118,6 +118,7 @@ def _first_largest(sign: int) -> Callable[[View], None]:
 
     def rule(view: View) -> None:
         axis, keeps = view.axis(0, len(view.shape()) + 1), bool(view.attribute("keepdims", 1))
+        view.attribute("select_last_index", 0)  # whichever it is, any is allowed
 
         def ends(given: Interval) -> Interval:
             lower, upper = given if sign > 0 else (-given[1], -given[0])

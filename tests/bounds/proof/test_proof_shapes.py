@@ -351,3 +351,10 @@ def test_an_attribute_of_empty_axes_says_nothing_of_others() -> None:
     net = fresh(3, 4)
     net.add("ReduceMax", net.last, net.whole(2), noop_with_empty_axes=1)
     assert sampled(net.logits(), np.random.default_rng(0)).excess <= 0
+
+
+def test_which_of_several_largest_is_meant_does_not_matter() -> None:
+    net = fresh(3, 4)
+    net.add("ArgMax", axis=2, select_last_index=1)
+    net.add("Cast", to=TensorProto.FLOAT)
+    assert sampled(net.logits(), np.random.default_rng(0)).excess <= 0
