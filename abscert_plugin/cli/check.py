@@ -29,6 +29,7 @@ from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
+from abscert_plugin.verification.run import model_facts
 
 _FAILED = 1
 
@@ -95,7 +96,7 @@ def check(  # one parameter per option
             yield from check_verdicts(stored, images, replay, number, seed, lambda n: bar.update(task, advance=n))
 
         runs_alone = bool(artifact.classifier.settings.get("one_by_one"))
-        origin = check_origin(stored, is_intact, artifact.sha256, artifact.grid, images, runs_alone)
+        origin = check_origin(stored, is_intact, model_facts(artifact), images, runs_alone)
         _show(origin, found, quiet=json)
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)

@@ -4,7 +4,7 @@ import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,7 +15,6 @@ from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Cells, Pixels
-from abscert_plugin.grid import Grid
 from abscert_plugin.records import Record
 from abscert_plugin.verification.certificate import (
     FLOATING_POINT,
@@ -28,8 +27,8 @@ from abscert_plugin.verification.certificate import (
 from abscert_plugin.verification.decision import ITSELF, Decider
 from abscert_plugin.verification.evidence import PROVEN, RESEARCH, Evidence
 from abscert_plugin.verification.logits import read_logits
-from abscert_plugin.verification.run import cell_facts
 
+_OF_FILE: Final = ("classes", "network", "training", "preprocessing")  # what its metadata say, or how it was opened
 _NAMED: Final = 5  # images that a failed check names
 _NEAR: Final = 1e-4  # of a margin: what another provider may change
 
@@ -89,15 +88,14 @@ class Check:
 
 
 def check_origin(
-    certificate: Certificate, is_intact: bool, sha256: str, grid: Grid | None, data: DataSet, runs_alone: bool
+    certificate: Certificate, is_intact: bool, model: Mapping[str, Any], data: DataSet, runs_alone: bool
 ) -> Iterator[Check]:
     """Yield the checks of what a certificate is about, one by one; none runs the file.
 
     Args:
         certificate: what was claimed.
         is_intact: whether its digest is that of its content.
-        sha256: the checksum of the ONNX file at hand.
-        grid: that file's cells; None where it has none.
+        model: what a record would say of the ONNX file at hand (`model_facts`).
         data: the whole split of the images at hand.
         runs_alone: whether that file is run on one image at a time, which a certificate of it has to say.
     """
@@ -115,11 +113,13 @@ def check_origin(
     if certificate.configuration.get("claim") != certificate.claim:
         contradictions.insert(0, "its configuration is of another claim")
     yield _check("rows agree with the claim", _listed(contradictions), f"all {len(certificate.rows)}")
-    is_same = certificate.model.get("sha256") == sha256
+    is_same = certificate.model.get("sha256") == model["sha256"]
     yield _check("model", "" if is_same else "the ONNX file is another file or was changed", "the same file")
-    is_same = {name: certificate.model.get(name) for name in ("cells", "edges")} == cell_facts(grid)
-    shown = "no cells" if grid is None else f"{grid.cells} cells"
+    is_same = all(certificate.model.get(name) == model[name] for name in ("cells", "edges"))
+    shown = "no cells" if model["cells"] is None else f"{model['cells']} cells"
     yield _check("grid", "" if is_same else "the file has other cells", shown)
+    others = [name for name in _OF_FILE if name in certificate.model and certificate.model[name] != model.get(name)]
+    yield _check("network", f"the file says another {', '.join(others)}" if others else "", "as the file says")
     told = tuple(certificate.data.get(name) for name in ("name", "split", "sha256"))
     is_same = told == (data.name, data.split.value, data.sha256)
     yield _check("data", "" if is_same else "other images than the certificate is about", "the same images")

@@ -129,16 +129,21 @@ class Verification:
             device=f"{platform.machine()}, {os.cpu_count()} cores",
             provider=artifact.classifier.provider,
             data={"name": data.name, "split": data.split.value, "images": len(data), "sha256": data.sha256},
-            model={
-                "path": artifact.path.name,
-                "sha256": artifact.sha256,
-                **cell_facts(artifact.grid),
-                "classes": artifact.metadata.classes,
-                "network": artifact.metadata.network,
-                "training": artifact.metadata.training,
-                **({PREPROCESSING: dict(artifact.opening)} if artifact.opening else {}),
-            },
+            model=model_facts(artifact),
         )
+
+
+def model_facts(artifact: Artifact) -> dict[str, Any]:
+    """Return what run.json and certificates say of an ONNX file."""
+    return {
+        "path": artifact.path.name,
+        "sha256": artifact.sha256,
+        **cell_facts(artifact.grid),
+        "classes": artifact.metadata.classes,
+        "network": artifact.metadata.network,
+        "training": artifact.metadata.training,
+        **({PREPROCESSING: dict(artifact.opening)} if artifact.opening else {}),
+    }
 
 
 def cell_facts(grid: Grid | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import Evidence
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
 from abscert_plugin.verification.reproof import Reproof
-from abscert_plugin.verification.run import Artifact, Verification
+from abscert_plugin.verification.run import Artifact, Verification, model_facts
 
 RADIUS = Radius(Fraction(1, 5))
 COUNTEREXAMPLES = "counterexamples, replayed through the file"
@@ -74,10 +74,10 @@ class Case:
         runs_alone: bool = False,
     ) -> list[Check]:
         stored = certificate or self.certificate
-        sha256, grid = self.artifact.sha256, self.artifact.metadata.grid
+        model = model_facts(self.artifact)
         replay = self.replay if stored.ball == self.replay.ball else replay_of(self.artifact, stored.ball)
         return [
-            *check_origin(stored, self.is_intact, sha256, grid, self.data, runs_alone),
+            *check_origin(stored, self.is_intact, model, self.data, runs_alone),
             *check_verdicts(stored, self.data, replay, sample, seed, lambda _: None),
         ]
 
@@ -192,6 +192,12 @@ def test_a_file_that_has_to_be_run_alone_is_not_certified_in_batches(ball: Case)
     failed = [check for check in ball.checks(runs_alone=True) if not check.holds]
     assert [check.name for check in failed] == ["rows agree with the claim"]
     assert "run one image at a time" in failed[0].detail
+
+
+@pytest.mark.parametrize("change", [{"network": "another"}, {"training": "longer"}, {"classes": 3}])
+def test_what_the_file_does_not_say_of_itself_is_found_out(ball: Case, change: dict[str, Any]) -> None:
+    forged = msgspec.structs.replace(ball.certificate, model={**ball.certificate.model, **change})
+    assert ball.failed(forged) == {"network"}
 
 
 def test_a_sample_is_the_same_for_a_seed(ball: Case) -> None:
