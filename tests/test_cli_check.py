@@ -101,7 +101,7 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
         result = abscert("check", path, deploy, *ON, "--all", "--json").json
         assert result["holds"]
         assert failed(result) == []
-        assert len(result["checks"]) == 13
+        assert len(result["checks"]) == 14
     value = json.loads(ball.read_text())
     verdicts = [row["record"]["verdict"] for row in value["rows"]]
     assert {"certified", "falsified"} <= set(verdicts)
