@@ -3,15 +3,17 @@
 usage: python benchmarks/foreign_files.py FOLDER [--more FOLDER] [--exporter script | dynamo | none]
 
 Torch classifiers are written by both of torch's exporters, scikit-learn's by skl2onnx, some by hand in the style of
-Keras, with channels last; `--more` adds every .onnx file of a folder. For each the largest radius of a few is taken
-that intervals certify around an image, and onnxruntime has to give its label at 1,000 points of that ball. One line
-a file: "proof" and the radius, or why there is none.
+Keras, with channels last; `--more` adds every .onnx file of a folder. Each is opened as a user would open it; of a few
+radii the largest is taken at which intervals certify an image, and onnxruntime alone has to give its label at 1,000
+images of that ball. One line a file: "proof" and the radius, or why there is none.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +27,16 @@ import torch
 from foreign_nets import CLASSES, NETS, SHAPE
 from onnx import TensorProto, helper, numpy_helper
 
-from abscert_plugin.artifact.third_party import brought_up, read_third_party
+from abscert_plugin.artifact.foreign import open_foreign
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.third_party import read_third_party
+from abscert_plugin.ball import Ball
+from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.claim import Radius
 from abscert_plugin.errors import AbscertError, ConfigError
-from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.preprocessing import InputScale, Layout, Opening
+from abscert_plugin.verification.deployed import Deployed
 
 RADII: Final = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5)
 POINTS: Final = 1000
@@ -91,57 +98,66 @@ def _export(build: Callable[[], torch.nn.Module], path: Path, is_dynamo: bool, o
 def verdict(path: Path) -> tuple[str, str]:
     """Return "proof", "none" or "WRONG", and what there is to say."""
     try:
-        third = _read(path)
-        model = brought_up(third.model, path)
-        graph = read_graph(model, path)
-        shape = tuple(size or 1 for size in (graph.input_shape or ())[1:])
-        kind = helper.tensor_dtype_to_np_dtype(third.input.element_type)
-        image = np.random.default_rng(0).random((1, *shape))
-        image = (image * 255 if kind == np.uint8 else image).astype(kind)
-        session = _session(path)
-        name = third.logits.name
-        logits = session.run([name], {third.input.name: image})[0].reshape(1, -1)
-        proof = Proof(graph, graph.input, shape, logits.shape[1])
+        artifact, opening = _opened(path)
     except AbscertError as error:
-        return "none", str(error).removeprefix("this file has no proof in float32: ")[:150]
-    label = int(logits.argmax())
+        return "none", str(error)[:150]
+    deployed, front = Deployed(artifact), artifact.front
+    if deployed.prover is None:
+        return "none", deployed.note.removeprefix("this file has no proof in float32: ")[:150]
+    images = np.random.default_rng(0).random((1, *artifact.metadata.image_shape), dtype=np.float32)
+    labels = artifact.run_images(images).argmax(axis=1)
     for radius in RADII:
-        ends = [_within(image, sign * radius) for sign in (-1, 1)]
-        box = [torch.from_numpy(end.astype(np.float64 if kind == np.float64 else np.float32)) for end in ends]
-        margins = proof.margins(box[0], box[1], torch.tensor([label]), BoundMethod.IBP)
-        if bool((margins > 0).all()):
+        reach = front.reach(Ball(Radius.parse(str(radius))), images)
+        if deployed.prover.least_margins(reach.lowest, reach.highest, labels, BoundMethod.IBP)[0] > 0:
             break
     else:
         return "proof", f"certifies none of {RADII}"
-    random = np.random.default_rng(1)
+    random, run = np.random.default_rng(1), _runner(path, opening)
     for _ in range(POINTS):
-        share = random.random(image.shape)
+        share = random.random(images.shape)
         share = share.round() if random.random() < 0.5 else share
-        point = (ends[0] + share * (ends[1].astype(np.float64) - ends[0])).astype(kind)
-        point = np.clip(point, ends[0], ends[1])
-        if int(session.run([name], {third.input.name: point})[0].argmax()) != label:
+        point = (reach.lowest + share * (reach.highest.astype(np.float64) - reach.lowest)).astype(np.float32)
+        if run(np.clip(point, reach.lowest, reach.highest)) != labels[0]:
             return "WRONG", f"certified within {radius}, and mislabelled"
     return "proof", f"{radius:g}"
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _opened(path: Path) -> tuple[Artifact, Opening]:
+    """Open a file as a user would, who knows how it takes images; scikit-learn's hold probabilities or scores."""
+    fault: AbscertError | None = None
+    for output, layout, is_flat in itertools.product((None, "probabilities"), (None, Layout.NHWC), (False, True)):
+        try:
+            port = read_third_party(path, output).input
+            shape = (1, 1, math.prod(size or 1 for size in (port.shape or ())[1:])) if is_flat else None
+            is_whole = port.element_type in (TensorProto.UINT8, TensorProto.INT64, TensorProto.INT32)
+            scale = InputScale((0.0, 255.0)) if is_whole else InputScale()
+            opening = Opening(shape, layout, scale, output)
+            return open_foreign(path, Provider.CPU, opening), opening
+        except ConfigError as error:
+            fault = fault or error
+    assert fault is not None
+    raise fault
+
+
+def _runner(path: Path, opening: Opening) -> Callable[[np.ndarray], int]:
+    """Return the label that onnxruntime alone gives an image, by the file itself."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # as `BlackBox` opens files
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source, third = session.get_inputs()[0], read_third_party(path, opening.output)
+    kind = helper.tensor_dtype_to_np_dtype(third.input.element_type)
+    sizes = [size if isinstance(size, int) else 1 for size in source.shape]
 
+    def label(image: np.ndarray) -> int:
+        given = image.transpose(0, 2, 3, 1) if opening.layout is Layout.NHWC else image
+        given = np.rint(given * 255.0) if kind.kind in "iu" else given
+        free = [size if isinstance(size, int) else -1 for size in source.shape[1:]]
+        shape = sizes if math.prod(sizes) == image.size else [1, *(free if free.count(-1) < 2 else given.shape[1:])]
+        scores = session.run([third.logits.name], {source.name: given.astype(kind).reshape(shape)})[0].reshape(-1)
+        return int(scores.argmax()) if scores.size > 1 else int(scores[0] > 0)
 
-def _read(path: Path) -> Any:
-    try:
-        return read_third_party(path)
-    except ConfigError:  # several outputs: those of scikit-learn hold probabilities or scores
-        return read_third_party(path, "probabilities")
-
-
-def _within(image: np.ndarray, change: float) -> np.ndarray:
-    if image.dtype == np.uint8:
-        return np.clip(image.astype(np.float64) + round(change * 255), 0, 255).astype(np.uint8)
-    return (image + change).astype(image.dtype)
+    return label
 
 
 # --- by other tools --------------------------------------------------------------------------------------------------
