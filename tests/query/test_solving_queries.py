@@ -102,7 +102,7 @@ def few_floats(seed: int, folder: Path) -> tuple[Query, Network, bool]:
     path = net.write(folder / "net.onnx")
     inputs = neighbours(float(chance.uniform(-2, 2)), 48)
     outputs = [float(net.single(np.array([value]), chance)[0]) for value in inputs]
-    limit = Fraction(min(outputs)) + Fraction(int(chance.integers(-3, 4)), 2**26)
+    limit = Fraction(min(outputs)) + Fraction(int(chance.integers(-3, 4)), 2 ** int(chance.integers(17, 27)))
     ends = [decimal(Fraction(float(value))) for value in (inputs[0], inputs[-1])]
     texts = [f"(>= X_0 {ends[0]})", f"(<= X_0 {ends[1]})", f"(<= Y_0 {decimal(limit)})"]
     query, network = fitted(query_text(texts, 1, inputs=1, outputs=1), path)
