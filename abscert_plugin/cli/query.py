@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _FAILED: Final = 1
 _MARGIN: Final = 1.0  # seconds of a query's time that are left for ending; whoever runs a solver may kill it
 _GRACE: Final = 0.2  # seconds after which a step is stopped that does not look at the time
-_OPSETS: Final = ("8", "21")
+_OPSETS: Final = ("7", "21")  # 21 is the newest that the oldest onnxruntime which is taken, 1.20, knows
 # torch is imported where it is needed alone: the command line starts without it
 
 

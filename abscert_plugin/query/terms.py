@@ -257,6 +257,8 @@ def nearest(value: Fraction) -> np.float32:
     if abs(value) > _LARGEST:
         return np.float32(float(_LARGEST) if value > 0 else -float(_LARGEST))
     first = np.float32(float(value))
+    if Fraction(float(first)) == value:
+        return first
     around = [np.nextafter(first, np.float32(-np.inf)), first, np.nextafter(first, np.float32(np.inf))]
     finite = [item for item in around if np.isfinite(item)]
     return min(finite, key=lambda item: (abs(Fraction(float(item)) - value), int(item.view(np.uint32)) & 1))

@@ -58,7 +58,7 @@ class Net:
                 found = np.maximum(found, np.float32(0))
         return found
 
-    def write(self, path: Path, rank: int = 2) -> Path:
+    def write(self, path: Path, rank: int = 2, opset: int = 13) -> Path:
         """Write it as a file whose input is [1, inputs], or of rank 1 or 3; the output is [1, outputs] or [outputs]."""
         inputs, outputs = len(self.layers[0][0]), len(self.layers[-1][1])
         shape = {1: [inputs], 2: [1, inputs], 3: [1, 1, inputs]}[rank]
@@ -86,5 +86,5 @@ class Net:
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, given_shape)],
             tensors,
         )
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), str(path))
         return path

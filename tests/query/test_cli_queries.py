@@ -197,6 +197,15 @@ def test_every_capability_of_the_standard_is_answered(name: str) -> None:
         assert lines == ["float32", "real"]
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_oldest_and_the_newest_opset_are_decided(rank: int, folder: Path) -> None:
+    text = query_text([*box_texts(1), "(>= Y_0 2.5)"], 1, outputs=1)
+    (folder / "q.vnnlib").write_text(text)
+    for version in CAPABILITIES["--onnx-opset-versions"]():
+        ABSOLUTE.write(folder / "net.onnx", rank, int(version))
+        assert verify(folder, "q.vnnlib").out == "unsat\n"
+
+
 def test_an_unknown_capability_is_one_line() -> None:
     assert "--magic" in abscert("supports", "--magic", status=2).err
 
