@@ -44,7 +44,7 @@ def fit_preprocessing(
     shape = image_shape or _told(port, sizes, is_last)
     input_shape = _filled(port, sizes, shape, is_last, layout)
     element = element_name(port.element_type)
-    made = Preprocessing(shape, is_last and shape[0] > 1, input_shape, element, scale)
+    made = Preprocessing(shape, is_last, input_shape, element, scale)
     low, high = scale.input_range
     if made.is_whole and not (high - low == _STEPS and low.is_integer() and (scale.mean, scale.std) == ((0,), (1,))):
         raise ConfigError(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, ConfigError, TrainingError
 from abscert_plugin.files import alone_in, read_json, write_json
-from abscert_plugin.grid import MAX_CELLS, Grid
+from abscert_plugin.grid import Grid
 from abscert_plugin.training.checkpoint import check_same
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import Observer
@@ -22,6 +22,7 @@ from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, run_t
 
 FILE_NAME: Final = "tune.json"
 _BATCH: Final = 500
+_MOST_CELLS: Final = 255  # that the search goes up to: 8-bit images have no more to tell apart
 
 
 @final
@@ -61,7 +62,7 @@ class TuningConfig:
     @property
     def finest(self) -> int:
         """The largest number of cells with d >= 2 epsilon."""
-        return math.floor(min(MAX_CELLS, 1 / (2 * self.radius) * (1 + 1e-12)))
+        return math.floor(min(_MOST_CELLS, 1 / (2 * self.radius) * (1 + 1e-12)))
 
     def cell_counts(self) -> list[int]:
         """Return the numbers of cells to try, from coarse to fine, ending with the finest."""

@@ -125,4 +125,4 @@ def test_too_few_values_and_a_missing_radius_are_refused(
 @pytest.mark.parametrize("choice", list(EdgeChoice))
 def test_a_number_of_cells_out_of_range_is_refused(choice: EdgeChoice) -> None:
     with pytest.raises((GridError, ConfigError), match="cells"):
-        choose_grid(choice, 256, Radius.parse("0"), data_of([1] * 256))
+        choose_grid(choice, 65_536, Radius.parse("0"), data_of([1] * 256))

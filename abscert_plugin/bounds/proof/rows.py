@@ -52,6 +52,10 @@ def reshape(view: View) -> None:
     rest = [others[place] if size == 0 else size for place, size in enumerate(rest)]
     if rest.count(-1) == 1:
         whole = total // count if first == 0 else total
+        if first > 0:  # so many rows of all images; a file that mixes a free batch is run one by one
+            images = (view.walk.graph.input_shape or (None,))[0] or 1
+            need(first % images == 0, f"expected a shape that keeps the batch apart, got {target}")
+            whole = total // (first // images)
         known = prod(size for size in rest if size != -1)
         rest[rest.index(-1)] = whole // known if known else 0
     rows = total // prod(rest) if min(rest, default=1) >= 1 else 0

@@ -89,7 +89,8 @@ def tighter(monkeypatch: pytest.MonkeyPatch, kind: type[Function], side: int, of
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("name", ["Relu", "Clip"])
 def test_the_oracle_sees_a_line_without_its_margin(name: str, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Piecewise.offsets
+    kind = type(EXACT[name][0])
+    right = kind.offsets
 
     def without(*arguments: Any) -> Any:
         with monkeypatch.context() as patch:
@@ -97,7 +98,7 @@ def test_the_oracle_sees_a_line_without_its_margin(name: str, side: int, monkeyp
             patch.setattr(arithmetic, "underflow", lambda count: 0.0)
             return right(*arguments)
 
-    tighter(monkeypatch, Piecewise, side, without)
+    tighter(monkeypatch, kind, side, without)
     with pytest.raises(AssertionError):
         piecewise_oracle(name, 0)
 

@@ -137,8 +137,8 @@ def biased(count: int, refusal: str = "") -> Case:
 
 
 CASES = {
-    "rows of half an image": reshaped(2, refusal="keeps the batch apart"),
-    "rows of half an image, one image": reshaped(2, batch=1, refusal="keeps the batch apart"),
+    "rows of half an image": reshaped(2, refusal="each row alone"),
+    "rows of half an image, one image": reshaped(2, batch=1, refusal="each row alone"),
     "two images in a row": reshaped(1, batch=2, refusal="keeps the batch apart"),
     "an image in a row": reshaped(1),
     "an image in a row, by its size": reshaped(0),

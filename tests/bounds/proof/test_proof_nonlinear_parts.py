@@ -235,7 +235,8 @@ def number_as_a_condition(build: Build) -> None:
 
 
 @pytest.mark.parametrize(
-    ("operator", "reason"), [(places_divided, "truth values or whole ones"), (number_as_a_condition, "expected to = 1")]
+    ("operator", "reason"),
+    [(places_divided, "truth values or whole ones"), (number_as_a_condition, "expected a Cast to numbers, got bool")],
 )
 def test_whole_numbers_are_not_taken_for_real_ones(operator: graphs.Operator, reason: str, tmp_path: Path) -> None:
     path = graphs.classifier(operator, 0, tmp_path, OPSET)

@@ -186,6 +186,7 @@ def test_seed_and_what_is_verified_make_no_other_way_to_train() -> None:
         "protocol",
         "radius_scale",
         "image_size",
+        "solver",
     }
     assert set(Run.__struct_fields__) == known, "a new field of a run: does its name say it, or its setting?"
     assert all(word in setting(IBP) for word in (IBP.data, IBP.network, IBP.protocol))
