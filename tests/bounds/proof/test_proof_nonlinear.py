@@ -265,6 +265,7 @@ def tanh_gate(build: Build) -> None:
 def tangent(build: Build) -> None:
     start(build)
     build.add("Softsign")
+    build.add("Mul", number(build, 0.25))  # what is known of many points at once is wide, and no tangent beyond 1.5 is
     build.add("Tan")
 
 
