@@ -301,7 +301,7 @@ def test_a_certificate_of_cells_is_not_one_of_a_plain_file(deploy: Path, with_ce
     abscert("verify", with_cells, *ON, "--out", tmp_path / "out", "--certificate", certificate, "--json")
     checks = abscert("check", certificate, deploy, "--data", "digits", "--json", status=1).json["checks"]
     failed = {check["name"]: check["detail"] for check in checks if not check["holds"]}
-    assert set(failed) == {"model", "grid"}
+    assert set(failed) == {"model", "grid", "network"}
 
 
 def test_a_certificate_of_cells_that_names_the_plain_file_fails_in_one_line(

@@ -10,7 +10,7 @@ from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
 from abscert_plugin.query.solve import Verdict, solve
 
-pytest.importorskip("vnntest", reason="vnnlib-satisfactory is not installed; the extra `dev` has it")
+pytest.importorskip("vnntest", reason="vnnlib-satisfactory is not installed: pip install --no-deps vnnlib-satisfactory")
 RIGHT = 142
 """Of 178. More are right as proofs learn more operators; fewer would be a loss."""
 
