@@ -63,7 +63,7 @@ def without_tail(graph: Graph) -> Cut | None:
     return Cut(replace(graph, output=node.inputs[0]), tail)
 
 
-def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node) -> str | None:
+def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node | None) -> str | None:
     """Return the scores whose largest gives the label, where a file's answer is 1 at the label and 0 elsewhere.
 
     So `artifact/adapted.py` writes what a file that gives labels answers: Cast, Equal with 0, 1, ..., Reshape, ArgMax.
@@ -75,11 +75,11 @@ def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node) -> s
             numbers = graph.array(node.inputs[1]) if node.inputs[1] in graph.tensors else np.zeros((1, 0))
             if numbers.shape[:1] != (1,) or numbers.tolist() != [list(range(numbers.size))]:
                 return None
-        node = makers.get(node.inputs[0])  # type: ignore[assignment]
+        node = makers.get(node.inputs[0])
     while node is not None and not node.domain and node.operator in ("Reshape", "Flatten", "Cast", "Identity"):
         if node.operator == "Cast" and node.attributes["to"] not in _HOLD_LABELS:
             return None
-        node = makers.get(node.inputs[0])  # type: ignore[assignment]
+        node = makers.get(node.inputs[0])
     if node is None or node.domain or node.operator != Tail.ARG_MAX or node.attributes.get("axis", 0) not in (1, -1):
         return None
     return node.inputs[0]
