@@ -59,10 +59,6 @@ class Front(Protocol):
         """Return an image of each point."""
         ...
 
-    def held_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """Return the shape of the tensor that every runtime holds, for an image of this shape: see `held_ends`."""
-        ...
-
     def file_input(self, images: Images) -> Float32[np.ndarray, "batch *input"]:
         """Return what the deployed file is fed for images."""
         ...
@@ -194,10 +190,6 @@ class Cells:
         """Return the image of the cells' lower edges, which lie in them."""
         return self.grid.edges[:-1][points]
 
-    def held_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the shape of an interval image."""
-        return self.input_shape(image_shape)
-
     def file_input(self, images: Images) -> Images:
         """Return the images: the file holds phi."""
         return images
@@ -274,10 +266,6 @@ class Pixels:
     def input_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
         """Return the image's shape, or that of the file's input."""
         return image_shape if self.preprocessing is None else self.preprocessing.input_shape
-
-    def held_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-        """Return the shape of an image, or of the file's input."""
-        return self.input_shape(image_shape)
 
     def reach(self, ball: Ball, images: Images) -> Reach:
         """Return the least and the greatest image of each ball.

@@ -96,7 +96,7 @@ class Preprocessing:
 
     def apply(self, images: Float32[np.ndarray, "batch channels height width"]) -> Float32[np.ndarray, "batch *input"]:
         """Return what the classifier reads for images, as float32, which holds all its values but those of float64."""
-        values, _ = self._scaled(images)
+        values = self._scaled(images)
         if self.element == "float16":
             values = values.astype(np.float16)
         return self._arranged(self._whole(values).astype(np.float32))
@@ -112,8 +112,8 @@ class Preprocessing:
         evaluation of it in float32 gives (constants rounded, in any order, with a reciprocal or not) lie between them;
         of integers the nearest ones to these.
         """
-        (lower, below), (upper, above) = self._scaled(lowest), self._scaled(highest)
-        least, most = self._whole(lower - below), self._whole(upper + above)
+        least = self._whole(self._scaled(lowest) - self._slack(lowest))
+        most = self._whole(self._scaled(highest) + self._slack(highest))
         down, up = least.astype(np.float32), most.astype(np.float32)
         down = np.where(down > least, np.nextafter(down, np.float32(-np.inf)), down)
         up = np.where(up < most, np.nextafter(up, np.float32(np.inf)), up)
@@ -125,12 +125,12 @@ class Preprocessing:
         """Return the slopes by pixels of a function with these slopes by what the classifier reads."""
         channels, height, width = self.image_shape
         low, high = self.scale.input_range
-        _, std = self.scale.per_channel(channels)
+        _, std = self._per_pixel()
         if self.is_channels_last:
             arranged = slopes.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
         else:
             arranged = slopes.reshape(-1, channels, height, width)
-        return (arranged * ((high - low) / std).reshape(-1, 1, 1)).astype(np.float32)
+        return (arranged * ((high - low) / std)).astype(np.float32)
 
     def facts(self) -> dict[str, Any]:
         """Return what a record says of it."""
@@ -142,15 +142,26 @@ class Preprocessing:
             "std": list(self.scale.std),
         }
 
-    def _scaled(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the scale's values in float64, and by how much others may differ from them."""
+    def _scaled(self, images: np.ndarray) -> np.ndarray:
+        """Return the scale's values in float64; those of the default scale are exact."""
         low, high = self.scale.input_range
-        mean, std = (values.reshape(-1, 1, 1) for values in self.scale.per_channel(self.image_shape[0]))
-        moved = images.astype(np.float64) * (high - low)
+        mean, std = self._per_pixel()
+        values: np.ndarray = (low + images.astype(np.float64) * (high - low) - mean) / std
+        return values
+
+    def _slack(self, images: np.ndarray) -> np.ndarray | float:
+        """Return by how much other evaluations of the scale may differ from `_scaled`."""
         if self.scale == InputScale():  # exact
-            return moved, np.zeros_like(moved)
-        size = (np.abs(moved) + abs(low) + np.abs(mean)) / std
-        return (low + moved - mean) / std, _ROUNDINGS * size + _TINY
+            return 0.0
+        low, high = self.scale.input_range
+        mean, std = self._per_pixel()
+        size: np.ndarray = (np.abs(images.astype(np.float64) * (high - low)) + abs(low) + np.abs(mean)) / std
+        return _ROUNDINGS * size + _TINY
+
+    def _per_pixel(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std, [channels, 1, 1]."""
+        mean, std = self.scale.per_channel(self.image_shape[0])
+        return mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Return the nearest values of the classifier's type, where that is one of integers."""

@@ -4,11 +4,11 @@ Its own nodes stay as they are. Around them come casts, the axis of a batch, and
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 import onnx
@@ -25,6 +25,7 @@ from abscert_plugin.graph.shapes import check_sizes
 _PREFIX: Final = "abscert/"
 _LOGITS: Final = _PREFIX + "logits"
 _INERT: Final = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+_Made: TypeAlias = tuple[str, list[str], dict[str, Any]]  # operator, what it reads beside the value, attributes
 _THRESHOLD: Final = 0.5  # of a probability of the second of two classes
 
 
@@ -36,13 +37,11 @@ class Adapted:
     Args:
         model: the graph; its one input is float32 [batch, *input_shape], its one output float32 [batch, classes].
         held: name of the tensor that the classifier itself reads.
-        batch: the batch size that the graph demands; None where it is free.
         classes: how many logits it gives.
     """
 
     model: onnx.ModelProto
     held: str
-    batch: int | None
     classes: int
 
 
@@ -66,7 +65,6 @@ def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, lab
     """
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
-    held = source.input.name
     fixed = 1 if not has_batch else source.input.fixed_batch
     if not has_batch or source.input.element_type != TensorProto.FLOAT:
         _read_floats(model.graph, source.input, input_shape, has_batch, fixed)
@@ -90,7 +88,7 @@ def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, lab
     size = fixed or source.input.batch_symbol or "batch"
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(_LOGITS, TensorProto.FLOAT, [size, classes]))
-    return Adapted(model, held, fixed, classes)
+    return Adapted(model, source.input.name, classes)
 
 
 def gives_scores(model: onnx.ModelProto) -> bool:
@@ -113,7 +111,7 @@ def saved(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
         yield copy
 
 
-def opened(adapted: Adapted, path: Path, provider: Provider, threads: int | None, one_by_one: bool) -> BlackBox:
+def opened(adapted: Adapted, path: Path, provider: Provider, one_by_one: bool) -> BlackBox:
     """Return a classifier in that form as onnxruntime runs it.
 
     Raises:
@@ -123,7 +121,7 @@ def opened(adapted: Adapted, path: Path, provider: Provider, threads: int | None
     """
     with saved(adapted.model, path) as copy:
         try:
-            return BlackBox(copy, provider, threads, one_by_one)
+            return BlackBox(copy, provider, one_by_one=one_by_one)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
 
@@ -132,20 +130,14 @@ def _read_floats(
     graph: onnx.GraphProto, port: Port, input_shape: tuple[int, ...], has_batch: bool, fixed: int | None
 ) -> None:
     """Let the graph read float32 with a batch, and make of it what it read before."""
-    name = source = _PREFIX + "input"
-    steps: list[tuple[str, list[str], dict[str, Any]]] = []
+    name, steps = _PREFIX + "input", list[_Made]()
     if not has_batch:
         shape = numpy_helper.from_array(np.array(input_shape, dtype=np.int64), _PREFIX + "input_shape")
         graph.initializer.append(shape)
         steps.append(("Reshape", [shape.name], {}))
     if port.element_type != TensorProto.FLOAT:
         steps.append(("Cast", [], {"to": port.element_type}))
-    nodes = []
-    for place, (operator, others, attributes) in enumerate(steps, 1):
-        output = port.name if place == len(steps) else f"{_PREFIX}input_{place}"
-        nodes.append(helper.make_node(operator, [source, *others], [output], output, **attributes))
-        source = output
-    nodes += graph.node
+    nodes = [*_chain(name, steps, port.name, name), *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     value = next(value for value in graph.input if value.name == port.name)
@@ -158,42 +150,47 @@ def _logits(
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], int]:
     """Return nodes that make logits [batch, classes] of the classifier's answer, their constants, and the classes."""
     name, each = source.logits.name, answer.size // batch if answer.size % batch == 0 else 0
-    constants: dict[str, np.ndarray] = {}
-    steps: list[tuple[str, list[str], dict[str, Any]]] = []
+    constants, steps = dict[str, np.ndarray](), list[_Made]()
     is_labels = answer.dtype.kind in "iu" and each == 1
     if answer.dtype.kind not in "fiu" or each < 1 or (answer.dtype.kind in "iu" and not is_labels):
         raise UnsupportedModelError(
             f"{path}: expected scores of classes, or a label, for each image, got {answer.dtype} {list(answer.shape)}"
         )
-    if answer.shape[:1] != (batch,) or answer.ndim != 2:
-        keeps = answer.shape[:1] == (batch,) and answer.ndim > 1
-        constants["logits_shape"] = np.array([-1 if keeps or each == 1 else batch, each], dtype=np.int64)
-        steps.append(("Flatten", [], {"axis": 1}) if keeps else ("Reshape", ["logits_shape"], {}))
+    if answer.shape[:1] == (batch,) and answer.ndim > 2:
+        steps.append(("Flatten", [], {"axis": 1}))
+    elif answer.shape[:1] != (batch,) or answer.ndim < 2:
+        constants["logits_shape"] = np.array([-1 if each == 1 else batch, each], dtype=np.int64)
+        steps.append(("Reshape", [_PREFIX + "logits_shape"], {}))
     if is_labels:
         if labels is None:
             raise ConfigError(
                 f"{path} gives labels alone; name its output of scores with --output, or say how many with --classes"
             )
         constants["labels"] = np.arange(labels, dtype=answer.dtype).reshape(1, -1)
-        steps += [("Equal", ["labels"], {}), ("Cast", [], {"to": TensorProto.FLOAT})]
+        steps += [("Equal", [_PREFIX + "labels"], {}), ("Cast", [], {"to": TensorProto.FLOAT})]
     elif answer.dtype != np.float32:
         steps.append(("Cast", [], {"to": TensorProto.FLOAT}))
     if each == 1 and not is_labels:
         if _is_probability(source.model.graph, name):
             constants["threshold"] = np.array([_THRESHOLD], dtype=np.float32)
-            steps.append(("Sub", ["threshold"], {}))
+            steps.append(("Sub", [_PREFIX + "threshold"], {}))
         constants["two_classes"] = np.array([[0.0, 1.0]], dtype=np.float32)
-        steps.append(("Mul", ["two_classes"], {}))
-    nodes = []
-    for place, (operator, others, attributes) in enumerate(steps or [("Identity", [], {})], 1):
-        output = _LOGITS if place == max(1, len(steps)) else f"{_LOGITS}_{place}"
-        inputs = [name, *(_PREFIX + other for other in others)]
-        nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
-        name = output
-    read = {used for node in nodes for used in node.input}
+        steps.append(("Mul", [_PREFIX + "two_classes"], {}))
+    nodes = _chain(name, steps or [("Identity", [], {})], _LOGITS, _LOGITS)
     tensors = [numpy_helper.from_array(array, _PREFIX + key) for key, array in constants.items()]
-    classes = 2 if each == 1 and not is_labels else labels if is_labels and labels is not None else each
-    return nodes, [tensor for tensor in tensors if tensor.name in read], classes
+    if is_labels:
+        return nodes, tensors, constants["labels"].size
+    return nodes, tensors, 2 if each == 1 else each
+
+
+def _chain(source: str, steps: Sequence[_Made], target: str, stem: str) -> list[onnx.NodeProto]:
+    """Return nodes that make `target` of `source`, step by step; `stem` is in the names of what lies between."""
+    nodes = []
+    for place, (operator, others, attributes) in enumerate(steps, 1):
+        output = target if place == len(steps) else f"{stem}_{place}"
+        nodes.append(helper.make_node(operator, [source, *others], [output], output, **attributes))
+        source = output
+    return nodes
 
 
 def _is_probability(graph: onnx.GraphProto, name: str) -> bool:

@@ -18,7 +18,7 @@ def fit_preprocessing(
 ) -> Preprocessing:
     """Return the way from images to the classifier's input `port`.
 
-    The first axis of the input is that of the batch, unless the input is said to have none (`Port.has_batch`).
+    The first axis of the input is that of the batch, unless it is one of a single image's (`has_batch`).
 
     Args:
         port: the input.
@@ -62,9 +62,8 @@ def has_batch(port: Port, image_shape: tuple[int, int, int] | None) -> bool:
         return len(port.shape) > 1
     if image_shape is None or None in port.shape:
         return True
-    return math.prod(size or 1 for size in port.shape[1:]) == math.prod(image_shape) or math.prod(
-        size or 1 for size in port.shape
-    ) != math.prod(image_shape)
+    count, known = math.prod(image_shape), [size for size in port.shape if size is not None]
+    return math.prod(known[1:]) == count or math.prod(known) != count
 
 
 def element_name(kind: int) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import onnx
+
 from abscert_plugin.artifact.adapted import adapt, opened
 from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
 from abscert_plugin.artifact.metadata import Metadata, read_metadata
@@ -30,6 +32,7 @@ def open_classifier(
     opening: Opening | None = None,
     shape: tuple[int, int, int] | None = None,
     labels: int | None = None,
+    model: onnx.ModelProto | None = None,
 ) -> Artifact:
     """Read, check and load an ONNX classifier, of this project or any other.
 
@@ -39,6 +42,7 @@ def open_classifier(
         opening: how a file of others is to be read; None where nothing was asked for.
         shape: (channels, height, width) of the images that it is to be run on, where they are known.
         labels: how many classes these have.
+        model: what `read_model` gives of the file, which may be changed; it is read where None.
 
     Raises:
         UnsupportedModelError: if it cannot be read or run, kills onnxruntime, draws random numbers, is in training
@@ -46,12 +50,12 @@ def open_classifier(
         ConfigError: if an option is missing, does not fit, or is given for a file of this project.
         VerifierError: if the provider was asked for and is not there.
     """
-    model = read_model(path)
+    model = read_model(path) if model is None else model
     if is_of_this_project(model):
         if opening is not None:
             raise ConfigError(f"{path} says itself how it reads images: leave out what tells how a file of others does")
         return Artifact.open(path, provider, model=model)
-    return open_foreign(path, provider, opening or Opening(), shape, labels)
+    return open_foreign(path, provider, opening or Opening(), shape, labels, model)
 
 
 def reopen(
@@ -78,13 +82,12 @@ def reopen(
     return open_classifier(path, provider, opening, shape, labels)
 
 
-def trained_on(path: Path) -> str | None:
+def trained_on(model: onnx.ModelProto, path: Path) -> str | None:
     """Return the name of the data set that a file of this project was trained on; None where none is told.
 
     Raises:
-        UnsupportedModelError: if the file cannot be read, or its metadata have no meaning.
+        UnsupportedModelError: if its metadata have no meaning.
     """
-    model = read_model(path)
     return read_metadata(model, path).trained_on if is_of_this_project(model) else None
 
 
@@ -94,14 +97,14 @@ def open_foreign(
     opening: Opening,
     shape: tuple[int, int, int] | None = None,
     labels: int | None = None,
-    threads: int | None = None,
+    model: onnx.ModelProto | None = None,
 ) -> Artifact:
     """Read, check and load an ONNX classifier that this project did not make; see `open_classifier`.
 
     Soundness: what is run and what is proven are the file's own nodes, on the file's own input. A ball of images is a
     box of that input that holds whatever preprocessing of this scale makes of them, exactly or in float32.
     """
-    source = read_third_party(path, opening.output, opening.constants)
+    source = read_third_party(path, opening.output, opening.constants, model)
     try:
         preprocessing = fit_preprocessing(source.input, opening.image_shape or shape, opening.layout, opening.scale)
     except (ConfigError, UnsupportedModelError) as error:
@@ -112,7 +115,7 @@ def open_foreign(
     obstacle = batch_obstacle(graph, adapted.model)
     if obstacle is not None:
         _log.info("%s: images are run one by one, because %s", path, obstacle)
-    classifier = opened(adapted, path, provider, threads, obstacle is not None)
+    classifier = opened(adapted, path, provider, obstacle is not None)
     metadata = Metadata(
         version="",
         front=Pixels(preprocessing),

@@ -87,7 +87,10 @@ def is_of_this_project(model: onnx.ModelProto) -> bool:
 
 
 def read_third_party(
-    path: Path, output: str | None = None, constants: Mapping[str, float] = MappingProxyType({})
+    path: Path,
+    output: str | None = None,
+    constants: Mapping[str, float] = MappingProxyType({}),
+    model: onnx.ModelProto | None = None,
 ) -> ThirdParty:
     """Return the classifier that an ONNX file holds.
 
@@ -95,13 +98,14 @@ def read_third_party(
         path: the file.
         output: name of the output that holds the logits; found by its type and shape where None.
         constants: values of inputs that are no image, by their names.
+        model: what `read_model` gives of the file, which is changed; it is read where None.
 
     Raises:
         UnsupportedModelError: if the file cannot be read, is under abstraction already, draws random numbers, or
             has not one input and logits.
         ConfigError: if `output` is not there, or is needed to choose between several.
     """
-    model = read_model(path)
+    model = read_model(path) if model is None else model
     if is_of_this_project(model):
         raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
     refuse_chance(model, path)

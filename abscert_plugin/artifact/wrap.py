@@ -100,7 +100,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
     inputs = midpoint.apply(options.grid.interval_image(images))
     adapted = adapt(source, given.input_shape, has_batch(source.input, given.image_shape), options.labels, path)
     graph = read_graph(adapted.model, path)
-    reference = opened(adapted, path, Provider.CPU, None, one_by_one=False)
+    reference = opened(adapted, path, Provider.CPU, one_by_one=False)
     seen = probe(reference, inputs, path, batch_obstacle(graph, adapted.model))
     metadata = Metadata(
         version=abscert_plugin.__version__,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from abscert_plugin.artifact.foreign import open_classifier, trained_on
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
@@ -112,9 +113,10 @@ def verify(  # one parameter per option
     if is_ball != (radius is not None):
         raise ConfigError("expected --radius with --claim ball, and with it alone")
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
-    data, note = options.known_data(data, trained_on(model), "the model")
+    read = read_model(model)
+    data, note = options.known_data(data, trained_on(read, model), "the model")
     images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
-    artifact = open_classifier(model, provider, opening, images.shape, len(images.classes))
+    artifact = open_classifier(model, provider, opening, images.shape, len(images.classes), read)
     if artifact.grid is not None and artifact.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
     for option, given in (("checkpoint", checkpoint), ("bound", bound), ("solver", solver)):

@@ -67,7 +67,7 @@ class Prover:
         """What stands behind the logits whose margins are proven; None where the file gives them."""
         graph = graph if cut is None else cut.graph
         self._logits = graph.output
-        self._proof = Proof(graph, artifact.held, front.held_shape(shape), classes)
+        self._proof = Proof(graph, artifact.held, front.input_shape(shape), classes)
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
         self.classes = classes

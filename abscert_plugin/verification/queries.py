@@ -75,7 +75,7 @@ def write_queries(
         raise RecordError("every image of the run is decided; ask for all of them with --all")
     if out.is_dir() and any(out.iterdir()):
         raise RecordError(f"{out} holds files already; choose another --out")
-    network, shape = _network(artifact), artifact.front.held_shape(artifact.metadata.image_shape)
+    network, shape = _network(artifact), artifact.front.input_shape(artifact.metadata.image_shape)
     classes = artifact.metadata.classes
     name = f"{_NETWORKS}/{network.name}"
     write_whole(out / name, lambda part: shutil.copyfile(network, part))
