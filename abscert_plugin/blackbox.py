@@ -75,7 +75,7 @@ class BlackBox:
         threads: int | None = None,
         one_by_one: bool = False,
     ) -> None:
-        self._one_by_one = one_by_one
+        self.one_by_one = one_by_one
         self._threads = threads or available_cores()
         chosen = _choose(provider)
         self._session = _open(model, _PROVIDERS[chosen], self._threads)
@@ -114,7 +114,7 @@ class BlackBox:
             "threads": self._threads,
             "graph_optimisation": "all",
             "execution": "sequential",
-            **({"one_by_one": True} if self._one_by_one else {}),
+            **({"one_by_one": True} if self.one_by_one else {}),
         }
 
     def run(self, inputs: Float32[np.ndarray, "batch *feature"]) -> Float32[np.ndarray, "batch classes"]:
@@ -123,8 +123,8 @@ class BlackBox:
         Raises:
             VerifierError: if the backend fails, or does not return one row of float logits per input.
         """
-        size = self.input_shape[0] or (1 if self._one_by_one else len(inputs))
-        step = 1 if self._one_by_one else size
+        size = self.input_shape[0] or (1 if self.one_by_one else len(inputs))
+        step = 1 if self.one_by_one else size
         if not len(inputs) or len(inputs) == size == step:
             return self._logits(inputs)
         pieces = [self._padded(inputs[start : start + step], size) for start in range(0, len(inputs), step)]

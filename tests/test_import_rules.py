@@ -40,7 +40,7 @@ FLOORS: Final = (
     ("artifact",),
     ("reading",),
     ("bounds",),
-    ("lirpa",),
+    ("guard", "lirpa"),
     ("training",),
     ("verification", "query"),
     ("report",),

@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 
 from abscert_plugin.artifact.front_graph import check_front
-from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, SCALED, Metadata, read_metadata
+from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, SCALED, Metadata, read_metadata, refuse_guard
 from abscert_plugin.artifact.phi import phi_graph
 from abscert_plugin.artifact.scaling import SCALING
 from abscert_plugin.errors import UnsupportedModelError
@@ -21,6 +21,7 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
     Raises:
         UnsupportedModelError: if metadata are missing, there is more than one input, or the front is another.
     """
+    refuse_guard(model, path)
     metadata = read_metadata(model, path)
     grid = metadata.grid
     constants = {tensor.name for tensor in model.graph.initializer}

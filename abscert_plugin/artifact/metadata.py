@@ -20,6 +20,8 @@ SCALED: Final = "scaled"
 LOGITS: Final = "logits"
 CELLS: Final = "abscert.cells"
 EDGES: Final = "abscert.edges"
+GUARD: Final = "abscert.guard"
+"""The key that only a guard has (`abscert guard`): what it is of, as JSON."""
 _FIXED: Final[Mapping[str, str]] = MappingProxyType({"abscert.domain": DOMAIN, "abscert.pixel_range": PIXEL_RANGE})
 
 
@@ -131,6 +133,18 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
         )
     except (ValueError, AbscertError) as error:
         raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {error}") from error
+
+
+def refuse_guard(model: onnx.ModelProto, path: Path) -> None:
+    """Raise where a file is a guard, which is no classifier to be verified, wrapped or guarded.
+
+    Raises:
+        UnsupportedModelError: if it is one.
+    """
+    if any(entry.key == GUARD for entry in model.metadata_props):
+        raise UnsupportedModelError(
+            f"{path} is a guard, which certifies by itself; give the classifier that it was made of"
+        )
 
 
 def _read_grid(properties: Mapping[str, str]) -> Grid:

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
+from abscert_plugin.artifact.metadata import refuse_guard
 from abscert_plugin.artifact.model_file import external_locations, model_sha256, read_model
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.graph.chance import refuse_chance
@@ -106,6 +107,7 @@ def read_third_party(
         ConfigError: if `output` is not there, or is needed to choose between several.
     """
     model = read_model(path) if model is None else model
+    refuse_guard(model, path)
     if is_of_this_project(model):
         raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
     refuse_chance(model, path)

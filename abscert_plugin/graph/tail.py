@@ -43,7 +43,7 @@ def without_tail(graph: Graph) -> Cut | None:
     """Return a graph whose output is the logits before the last node, None where that node is no `Tail`.
 
     The order of real numbers is that of the logits; of computed ones it is so only beyond a margin, since they may
-    round to the same number: `verification/tails.py` says beyond which. Whatever runs the file runs all of it.
+    round to the same number: `bounds/tails.py` says beyond which. Whatever runs the file runs all of it.
 
     Args:
         graph: a classifier, whose output is [batch, classes].

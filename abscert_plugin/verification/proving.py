@@ -17,11 +17,11 @@ from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import NEARLY, margin_rows
+from abscert_plugin.bounds.tails import BY_PLACE, answered, kept_margins
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.graph.tail import without_tail
-from abscert_plugin.verification.tails import BY_PLACE, answered, kept_margins
 
 _PROBES: Final = 4
 _Found = TypeVar("_Found")

@@ -67,6 +67,8 @@ class Proof:
         """Names of the tensor that boxes are of, and of the logits."""
         self.has_products = any(step.is_curved and not isinstance(step, Activation) for step in self._plan.steps)
         """Whether values are multiplied with one another, of which intervals soon lose sight and lines do not."""
+        self.shapes = self._plan.shapes
+        """Of all tensors by name, without the batch."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
         self.entries = sum(map(math.prod, self._plan.shapes.values()))
         """How many entries all tensors of one input have together."""

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.tails import kept_margins
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.verification.proving import Prover
-from abscert_plugin.verification.tails import kept_margins
 
 ROWS = 4000
 

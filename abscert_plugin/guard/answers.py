@@ -1,0 +1,103 @@
+"""What a guard answers: the label, and a lower bound of its margin over the ball.
+
+Where the logits are W y + b of a held value y, margins are bounded by the rows W_i - W_j, which leave less room than
+two logits apart: for the label i and any other j, whatever the file computes satisfies
+
+    z_i - z_j >= (A_i - A_j) - (K |W_i - W_j| (u - l) / 2 + E_i + E_j),   E = k / 2 (|W| X + |b|) + T,
+
+with the names of `layers`, whose proof holds line by line: (W_i - W_j) y is within |W_i - W_j| (u - l) / 2 of its value
+at the middle, and each logit is off by E at most, the guard's own rounding of A included.
+"""
+
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+
+from abscert_plugin.guard import layers
+from abscert_plugin.guard.emitter import Emitter
+from abscert_plugin.guard.layers import Line
+from abscert_plugin.guard.linear import Weighted
+from abscert_plugin.guard.walk import GuardWalk
+
+MOST_PAIRS: Final = 2**21
+"""Entries of the table of rows W_i - W_j: with more, margins are bounded by two logits apart."""
+
+_OUTWARD: Final = 1 + 2.0**-20
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Names of tensors.
+
+    Args:
+        label: [batch] of int64.
+        margin: [balls * batch] of float32, one ball after another.
+    """
+
+    label: str
+    margin: str
+
+
+def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) -> Answer:
+    """Write the label and the least margin over each ball.
+
+    Args:
+        walk: the guard, all of whose nodes are written.
+        logits: name of the file's answer, whose largest entry is the label.
+        output: name of the logits that bounds are about.
+        classes: how many there are.
+        balls: how many are bounded, one after another along the batch.
+    """
+    emitter, value = walk.emitter, walk.values[output]
+    label = emitter.node("ArgMax", [logits], axis=1, keepdims=0)
+    labels = label if balls == 1 else emitter.node("Concat", [label] * balls, axis=0)
+    column = emitter.node("Unsqueeze", [labels, emitter.constant(np.array([1], dtype=np.int64))])
+    others = emitter.constant(np.arange(classes, dtype=np.int64).reshape(1, -1))
+    is_label = emitter.node("Equal", [column, others])
+    if isinstance(value, Line) and _has_pairs(value, classes):
+        margins, power = _by_rows(emitter, value, column, classes), value.source.power + 1
+    else:
+        ends = walk.ends(output)
+        lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
+        margins, power = emitter.node("Sub", [lowest, ends.upper]), ends.power
+    kept = emitter.node("Where", [is_label, emitter.nearest(np.array(2.0**90)), margins])
+    least = emitter.reduced("ReduceMin", kept, [1])
+    # one rounding, of the difference: what is told has to be a bound as well
+    slack = emitter.node("Mul", [emitter.node("Abs", [least]), emitter.number(2.0**-21)])
+    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.nearest(np.array(2.0**-power))])
+    return Answer(label, told)
+
+
+def _has_pairs(line: Line, classes: int) -> bool:
+    linear = line.linear
+    is_dense = isinstance(linear, Weighted) and linear.operator in ("Gemm", "MatMul") and linear.rank == 2
+    return is_dense and not line.moves and classes * classes * linear.products <= MOST_PAIRS
+
+
+def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
+    """Write lower bounds of the margins of a label, [batch, 1], to all classes; that to itself means nothing."""
+    linear = line.linear
+    assert isinstance(linear, Weighted)
+    source, (share, grown) = line.source, layers.shares(linear, line.fact)
+    unit = 2.0 ** (source.power + 1)
+    layers.need_room(linear, 4 * source.top, line.bias_size, unit)
+    rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
+    middle = linear.middle(
+        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else line.bias * unit
+    )
+    pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * grown * _OUTWARD
+    width = emitter.node("Sub", [source.upper, source.lower])
+    # a subnormal width may be flushed, and values of the file beside it
+    spread = emitter.node("Gemm", [width, emitter.above(pairs)], transB=1)
+    spread = emitter.node("Reshape", [spread, emitter.constant(np.array([-1, classes, classes], dtype=np.int64))])
+    spread = emitter.node("GatherND", [spread, label], batch_dims=1)
+    room = 4 * line.fact.underflow * unit + 4 * layers.lost(linear, source.top, unit)
+    bias = np.array(room) if line.bias_size is None else line.bias_size * share * unit + room
+    size = layers.size_of(emitter, source)
+    error = linear.absolute(emitter, size, 2 * share * grown * _OUTWARD, bias * grown * _OUTWARD)
+    errors = emitter.node("Add", [error, emitter.node("GatherElements", [error, label], axis=1)])
+    gap = emitter.node("Sub", [emitter.node("GatherElements", [middle, label], axis=1), middle])
+    taken = emitter.node("Mul", [emitter.node("Add", [spread, errors]), emitter.number(_OUTWARD)])
+    return emitter.node("Sub", [gap, taken])

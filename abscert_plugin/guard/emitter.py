@@ -1,0 +1,101 @@
+"""New nodes beside those of a file: names that nothing else has, and constants that are rounded outward."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, final
+
+import numpy as np
+import onnx
+from jaxtyping import Float64
+from onnx import helper, numpy_helper
+
+from abscert_plugin.errors import UnsupportedModelError
+
+LARGEST: Final = 2.0**100
+"""What constants and values stay below, so that nothing overflows on the way."""
+
+_AXES_AS_INPUT: Final = 18  # version of ONNX's operators from which ReduceMin and ReduceMax read their axes
+
+
+@final
+class Emitter:
+    """The nodes and constants in the making.
+
+    Args:
+        taken: names of tensors that are there already.
+        opset: version of ONNX's operators.
+    """
+
+    def __init__(self, taken: Iterable[str], opset: int) -> None:
+        self._opset = opset
+        self._prefix = "guard/"
+        known = tuple(taken)
+        while any(name.startswith(self._prefix) for name in known):
+            self._prefix = "_" + self._prefix
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def name(self, about: str) -> str:
+        """Return a name that nothing has."""
+        return f"{self._prefix}{about}_{len(self.nodes)}"
+
+    def node(self, operator: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> str:
+        """Append a node and return the name of the first tensor that it gives."""
+        names = [self.name(operator) + (f"_{place}" if place else "") for place in range(outputs)]
+        self.nodes.append(helper.make_node(operator, list(inputs), names, names[0], **attributes))
+        return names[0]
+
+    def copy(self, operator: str, attributes: Mapping[str, Any], inputs: Sequence[str]) -> str:
+        """Append a node of the file once more, on other tensors."""
+        return self.node(operator, inputs, **attributes)
+
+    def give(self, name: str, source: str) -> None:
+        """Give a tensor under a name of its own, as an output."""
+        self.nodes.append(helper.make_node("Identity", [source], [name], name))
+
+    def constant(self, array: np.ndarray) -> str:
+        """Return the name of a constant; equal ones are kept once."""
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"{self._prefix}constant_{len(self._constants)}"
+            self._constants[key] = name
+            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return self._constants[key]
+
+    def nearest(self, array: Float64[np.ndarray, "..."]) -> str:
+        """Return the name of a constant of float32, rounded to nearest.
+
+        Raises:
+            UnsupportedModelError: if an entry is not far below the largest float32.
+        """
+        if not bool((np.abs(array) < LARGEST).all()):  # of NaN too
+            raise UnsupportedModelError(
+                "its constants are too large for a guard in float32: nothing would be certified"
+            )
+        return self.constant(array.astype(np.float32))
+
+    def above(self, array: Float64[np.ndarray, "..."]) -> str:
+        """Return the name of a constant of float32 that is nowhere below numbers of at least 0.
+
+        Raises:
+            UnsupportedModelError: as `nearest`.
+        """
+        return self.nearest(rounded_up(np.asarray(array, dtype=np.float64)).astype(np.float64))
+
+    def number(self, value: float) -> str:
+        """Return the name of a single number that is not below one of at least 0."""
+        return self.above(np.array(value))
+
+    def reduced(self, operator: str, source: str, axes: Sequence[int]) -> str:
+        """Append a ReduceMin or ReduceMax that drops its axes."""
+        if self._opset < _AXES_AS_INPUT:
+            return self.node(operator, [source], axes=list(axes), keepdims=0)
+        return self.node(operator, [source, self.constant(np.array(axes, dtype=np.int64))], keepdims=0)
+
+
+def rounded_up(array: Float64[np.ndarray, "..."]) -> np.ndarray:
+    """Return the least float32 that is normal, or 0, and not below each number of at least 0."""
+    found = array.astype(np.float32)
+    found = np.where(found < array, np.nextafter(found, np.float32(np.inf)), found)
+    smallest = np.finfo(np.float32).tiny  # a smaller one may be flushed to 0
+    return np.where((found > 0) & (found < smallest), smallest, found).astype(np.float32)

@@ -1,0 +1,145 @@
+"""Linear nodes of a file, once more in a guard: with their weights, and with bounds of their absolute values."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Float64
+from typing_extensions import override
+
+from abscert_plugin.guard.emitter import Emitter
+
+Array = Float64[np.ndarray, "..."]
+_BIASED: Final = ("Conv", "ConvTranspose")
+
+
+class Linear(ABC):
+    """A linear map x -> W x between tensors whose first axis is the batch.
+
+    Args:
+        products: most products in a sum.
+        row_sum: largest sum of absolute weights of an output.
+    """
+
+    products: int
+    row_sum: float
+
+    @abstractmethod
+    def middle(self, emitter: Emitter, source: str, bias: Array | None) -> str:
+        """Append W x + b, with b rounded to nearest, and return its name; b goes with the output by broadcasting."""
+
+    @abstractmethod
+    def absolute(self, emitter: Emitter, source: str, factor: float, bias: Array) -> str:
+        """Append factor |W| x + b and return its name; constants are rounded up."""
+
+    def scaled(self, factor: Array) -> "Linear | None":
+        """Return the map times factors of its outputs, [1, *shape] or a single one; None where it has no such form."""
+        del factor
+        return None
+
+
+@final
+@dataclass(frozen=True)
+class Weighted(Linear):
+    """A Conv, ConvTranspose, Gemm, MatMul or Mul with constant weights.
+
+    Args:
+        operator: which.
+        attributes: of the node.
+        weights: as the node reads them.
+        products: most products in a sum.
+        row_sum: largest sum of absolute weights of an output.
+        outputs: the axis of the weights that goes with those of the output; None where there is no such axis.
+        rank: of the output, with the batch.
+        stored: name of the weights in the file, where they are these.
+    """
+
+    operator: str
+    attributes: Mapping[str, Any]
+    weights: Array
+    products: int
+    row_sum: float
+    outputs: int | None
+    rank: int
+    stored: str | None
+
+    @override
+    def middle(self, emitter: Emitter, source: str, bias: Array | None) -> str:
+        weights = self.stored or emitter.nearest(self.weights)
+        if bias is None:
+            return emitter.copy(self.operator, self.attributes, [source, weights])
+        return self._with_bias(emitter, source, weights, bias, is_above=False)
+
+    @override
+    def absolute(self, emitter: Emitter, source: str, factor: float, bias: Array) -> str:
+        weights = emitter.above(np.abs(self.weights) * factor)
+        return self._with_bias(emitter, source, weights, bias, is_above=True)
+
+    def _with_bias(self, emitter: Emitter, source: str, weights: str, bias: Array, is_above: bool) -> str:
+        give = emitter.above if is_above else emitter.nearest
+        entries = self._by_output(bias)
+        if self.operator == "Gemm" and entries is not None:
+            return emitter.copy("Gemm", self.attributes, [source, weights, give(entries)])
+        if self.operator in _BIASED and entries is not None:
+            return emitter.copy(self.operator, self.attributes, [source, weights, give(entries)])
+        found = emitter.copy(self.operator, self.attributes, [source, weights])
+        return emitter.node("Add", [found, give(bias)])
+
+    @property
+    def _place(self) -> int:
+        """The axis of an output, with the batch, that goes with `outputs`."""
+        return 1 if self.operator in _BIASED else self.rank - 1
+
+    def _by_output(self, numbers: Array) -> Array | None:
+        """Return one number for each entry along `outputs`; None where there is more to tell."""
+        if self.outputs is None:
+            return None
+        count = self.weights.shape[self.outputs]
+        if numbers.size == 1:
+            return np.full(count, float(numbers.reshape(-1)[0]))
+        full = numbers.reshape((1,) * (self.rank - numbers.ndim) + numbers.shape)
+        return full.reshape(-1) if full.size == count == full.shape[self._place] else None
+
+    @override
+    def scaled(self, factor: Array) -> Linear | None:
+        entries = self._by_output(factor)
+        if entries is None or self.outputs is None:
+            return None
+        shape = [1] * self.weights.ndim
+        shape[self.outputs] = -1
+        weights = self.weights * entries.reshape(shape)
+        row_sum = self.row_sum * float(np.abs(entries).max()) * (1 + 2.0**-40)
+        return replace(self, weights=weights, row_sum=row_sum, stored=None)
+
+
+@final
+@dataclass(frozen=True)
+class Pooled(Linear):
+    """A node that takes sums or means of entries: its weights are equal and at least 0.
+
+    Args:
+        operator: which.
+        attributes: of the node.
+        constants: names of what else it reads.
+        products: most entries in a sum.
+        row_sum: sum of the weights of an output.
+    """
+
+    operator: str
+    attributes: Mapping[str, Any]
+    constants: tuple[str, ...]
+    products: int
+    row_sum: float
+
+    @override
+    def middle(self, emitter: Emitter, source: str, bias: Array | None) -> str:
+        found = emitter.copy(self.operator, self.attributes, [source, *self.constants])
+        return found if bias is None else emitter.node("Add", [found, emitter.nearest(bias)])
+
+    @override
+    def absolute(self, emitter: Emitter, source: str, factor: float, bias: Array) -> str:
+        found = emitter.copy(self.operator, self.attributes, [source, *self.constants])
+        grown = emitter.node("Mul", [found, emitter.number(factor)])
+        return emitter.node("Add", [grown, emitter.above(bias)])
