@@ -62,11 +62,11 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) 
         ends = walk.ends(output)
         lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
         margins, power = emitter.node("Sub", [lowest, ends.upper]), ends.power
-    kept = emitter.node("Where", [is_label, emitter.nearest(np.array(2.0**90)), margins])
+    kept = emitter.node("Where", [is_label, emitter.exactly(2.0**90), margins])
     least = emitter.reduced("ReduceMin", kept, [1])
     # one rounding, of the difference: what is told has to be a bound as well
     slack = emitter.node("Mul", [emitter.node("Abs", [least]), emitter.number(2.0**-21)])
-    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.nearest(np.array(2.0**-power))])
+    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.exactly(2.0**-power)])
     return Answer(label, told)
 
 

@@ -179,7 +179,7 @@ def _give_answers(
     if has_largest:
         radii = np.array([float(ball.radius.pixel) for ball in balls], dtype=np.float64)
         names = emitter.nearest(radii if count > 1 else radii.reshape(()))
-        shown = emitter.node("Where", [certified, names, emitter.nearest(np.array(0.0))])
+        shown = emitter.node("Where", [certified, names, emitter.exactly(0.0)])
         emitter.give(RADIUS, emitter.reduced("ReduceMax", shown, [1]) if count > 1 else shown)
 
 

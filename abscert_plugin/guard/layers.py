@@ -192,7 +192,7 @@ def rescaled(emitter: Emitter, chain: Chain, power: int) -> Chain:
     """Write a chain times another power of two."""
     if power == chain.power:
         return chain
-    factor = emitter.nearest(np.array(2.0 ** (power - chain.power)))
+    factor = emitter.exactly(2.0 ** (power - chain.power))
     center, radius, size = (emitter.node("Mul", [name, factor]) for name in (chain.center, chain.radius, chain.size))
     return replace(chain, center=center, radius=radius, size=size, power=power)
 
@@ -201,7 +201,7 @@ def plain(emitter: Emitter, value: Ends, most: int = 0) -> Ends:
     """Write ends as they are, unless their power of two is not too large."""
     if value.power <= most:
         return value
-    factor = emitter.nearest(np.array(2.0**-value.power))
+    factor = emitter.exactly(2.0**-value.power)
     lower, upper = (emitter.node("Mul", [name, factor]) for name in (value.lower, value.upper))
     return replace(value, lower=lower, upper=upper, power=0)
 
@@ -240,10 +240,12 @@ def size_of(emitter: Emitter, value: Ends) -> str:
 
 
 def _widened(emitter: Emitter, value: Ends, share: float) -> str:
-    """Write (u - l) + share * X."""
-    if value.is_positive:
+    """Write (u - l) + share * X, or what is not below that."""
+    if value.is_positive and not value.is_even:
         return emitter.node("Sub", [emitter.node("Mul", [value.upper, emitter.number(1 + share)]), value.lower])
     width = emitter.node("Sub", [value.upper, value.lower])
+    if value.is_even:
+        return emitter.node("Add", [width, emitter.number(share * value.top * 2.0**value.power)])
     return emitter.node("Add", [width, emitter.node("Mul", [size_of(emitter, value), emitter.number(share)])])
 
 
