@@ -47,12 +47,14 @@ class Guarded:
     Args:
         model: the file.
         balls: what it is about, as its columns go.
-        logits: name of the logits.
+        logits: name of the logits, as the classifier gives them.
+        is_of_logits: whether margins are of these; else of those before a Softmax.
     """
 
     model: onnx.ModelProto
     balls: tuple[Ball, ...]
     logits: str
+    is_of_logits: bool
 
 
 def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False) -> Guarded:
@@ -86,11 +88,12 @@ def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False
     walk.run(RULES, artifact.metadata.classes, _REFUSAL)
     found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls))
     _give_answers(emitter, artifact, balls, found.label, found.margin, needed, has_largest)
+    _keep_needed(model, graph)
     model.graph.node.extend(emitter.nodes)
     model.graph.initializer.extend(emitter.initializers)
     _set_outputs(model, graph.output, len(balls), has_largest)
     _set_metadata(model, artifact, balls)
-    return Guarded(model, tuple(balls), graph.output)
+    return Guarded(model, tuple(balls), graph.output, cut is None)
 
 
 def _check_balls(balls: Sequence[Ball]) -> None:
@@ -146,6 +149,21 @@ def _facts(proof: Proof, artifact: Artifact) -> Mapping[str, Fact]:
         ends = np.zeros(shape, np.float32), np.ones(shape, np.float32)
     lower, upper = (torch.from_numpy(end) for end in artifact.front.held_ends(*ends))
     return {name: Fact.of(value) for name, value in proof.intervals(lower, upper).items()}
+
+
+def _keep_needed(model: onnx.ModelProto, graph: Graph) -> None:
+    """Leave out nodes that the logits do not need, and refuse names of the guard's own among the others.
+
+    Raises:
+        UnsupportedModelError: if a tensor has one.
+    """
+    needed = {name for node in graph.between(graph.input) for name in node.outputs if name}
+    kept = [node for node in model.graph.node if needed & set(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    taken = (needed | {graph.input, *graph.tensors}) & {LABEL, CERTIFIED, MARGIN, RADIUS}
+    if taken:
+        raise UnsupportedModelError(f"{_REFUSAL}: a tensor of it is called {min(taken)}, as an answer of the guard is")
 
 
 def _names(model: onnx.ModelProto) -> set[str]:
