@@ -161,18 +161,20 @@ class BlackBox:
 
 @final
 class Runner:
-    """An ONNX file on the CPU as a function of one tensor, of whatever types and shapes it has.
+    """An ONNX file as a function of one tensor, of whatever types and shapes it has.
 
     Args:
         model: path of the ONNX file, or its bytes (without external data).
         threads: threads; all cores of the process where None.
+        provider: where to run it.
 
     Raises:
         UnsupportedModelError: if onnxruntime cannot load the file.
+        VerifierError: if the provider was asked for and is not there.
     """
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
-        self._session = _open(model, _PROVIDERS[Provider.CPU], threads or available_cores())
+    def __init__(self, model: Path | bytes, threads: int | None = None, provider: Provider = Provider.CPU) -> None:
+        self._session = _open(model, _PROVIDERS[_choose(provider)], threads or available_cores())
         self.inputs = {str(value.name): str(value.type) for value in self._session.get_inputs()}
         """Their types as onnxruntime writes them, such as `tensor(float)`, by their names."""
         self.outputs = {str(value.name): str(value.type) for value in self._session.get_outputs()}

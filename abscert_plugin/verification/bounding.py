@@ -16,6 +16,7 @@ from abscert_plugin.front import Reach
 from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.evidence import Evidence, storable
+from abscert_plugin.verification.guarding import GuardRun
 from abscert_plugin.verification.proving import Prover
 
 _OPTIMISED_COST: Final = 60  # of one CROWN bound: 20 steps forth and back
@@ -32,10 +33,12 @@ class Bounding:
         prover: proves bounds of the file's margins.
         bounder: bounds its network in float32; None where it is not open: the linear proofs are tried on all rows then.
         budget: what may be spent on an image.
+        guard: bounds by intervals; None where the prover does.
     """
 
-    def __init__(self, prover: Prover, bounder: Bounder | None, budget: Budget) -> None:
+    def __init__(self, prover: Prover, bounder: Bounder | None, budget: Budget, guard: GuardRun | None = None) -> None:
         self._prover = prover
+        self._guard = guard
         self._bounder = bounder
         self._budget = budget
         self._pace: dict[BoundMethod, float] = {}  # seconds a box that each method last took
@@ -86,8 +89,11 @@ class Bounding:
             seen, slopes = self._seen(reach, labels, method)
             likely = np.flatnonzero(seen > 0)
             reach, labels, slopes = reach.take(likely), labels[likely], [slope[likely] for slope in slopes]
-            is_open = all((row, BoundMethod.IBP) in batch.bounds for row in part.tolist())
-            proven = self._prover.least_margins(reach.lowest, reach.highest, labels, method, slopes, is_open)
+            if method is BoundMethod.IBP and self._guard is not None:
+                proven = self._guard.margins(reach.images, labels)
+            else:
+                is_open = all((row, BoundMethod.IBP) in batch.bounds for row in part.tolist())
+                proven = self._prover.least_margins(reach.lowest, reach.highest, labels, method, slopes, is_open)
         except BoundMemoryError:
             return False
         except VerifierError:

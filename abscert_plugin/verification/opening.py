@@ -17,6 +17,7 @@ from abscert_plugin.training.run import restore
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.guarding import guard_run
 
 
 @final
@@ -85,7 +86,8 @@ def open_verifier(asked: BallQuestion) -> tuple[BallVerifier, str]:
         notes.append(f"nothing is proven, and verdicts hold for this runtime alone: {deployed.note}")
     if closed:
         notes.append(f"its network stays closed to gradients and to the search: {closed}")
-    return BallVerifier(deployed, white_box, asked.ball, budget), "; ".join(notes)
+    guard = None if deployed.prover is None else guard_run(asked.artifact, asked.ball, len(asked.data))
+    return BallVerifier(deployed, white_box, asked.ball, budget, guard), "; ".join(notes)
 
 
 def check_inputs(data: DataSet, ball: Ball) -> None:

@@ -173,7 +173,7 @@ class Prover:
             method: any; see `PROVEN_BY`.
             slopes: lower slopes of the ReLUs that someone found, in order; any are sound.
             is_open: whether intervals are known to leave all of them open.
-            is_exact: whether linear bounds are to be computed in float64 alone, which takes longer.
+            is_exact: whether bounds are to be computed in float64 alone, which takes longer.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
@@ -181,7 +181,8 @@ class Prover:
         (lower, upper), classes = self._ends(lowest, highest), torch.from_numpy(labels)
         by, found = PROVEN_BY[method], np.full(len(labels), -np.inf)
         if not is_open or by is BoundMethod.IBP:
-            found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
+            quick = self._proof if is_exact and by is BoundMethod.IBP else self._quick
+            found = self._least(quick, lower, upper, classes, BoundMethod.IBP, {})
         if by is BoundMethod.IBP:
             return found
         rest = np.flatnonzero(found <= 0)
