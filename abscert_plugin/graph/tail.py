@@ -12,6 +12,7 @@ from abscert_plugin.graph.nodes import Graph, Node
 
 _INERT: Final = ("Dropout", "Identity")
 _HOLD_LABELS: Final = (TensorProto.INT32, TensorProto.INT64)
+_FOREST: Final = "ai.onnx.ml.TreeEnsembleClassifier"
 _PER_AXIS_OPSET: Final = 13  # before, a softmax's axis is 1 by default
 
 
@@ -55,6 +56,10 @@ def without_tail(graph: Graph) -> Cut | None:
     labels = None if node is None else _scores_of_labels(graph, makers, node)
     if labels is not None:
         return Cut(replace(graph, output=labels), Tail.ARG_MAX)
+    plain = None if node is None else _without_transform(node)
+    if node is not None and plain is not None:
+        nodes = tuple(plain if one is node else one for one in graph.nodes)
+        return Cut(replace(graph, nodes=nodes, output=node.outputs[-1]), Tail.SOFTMAX)
     if node is None or node.domain or node.operator not in list(Tail) or node.operator == Tail.ARG_MAX:
         return None
     tail = Tail(node.operator)
@@ -83,6 +88,15 @@ def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node | Non
     if node is None or node.domain or node.operator != Tail.ARG_MAX or node.attributes.get("axis", 0) not in (1, -1):
         return None
     return node.inputs[0]
+
+
+def _without_transform(node: Node) -> Node | None:
+    """Return a forest as it is before it makes shares of its scores; None of any other node."""
+    attributes = node.attributes
+    is_softmax = attributes.get("post_transform") == b"SOFTMAX" and len(set(attributes.get("class_ids", ()))) > 1
+    if node.qualified != _FOREST or not is_softmax:  # of one score, runtimes make different things
+        return None
+    return replace(node, attributes={**attributes, "post_transform": b"NONE"})
 
 
 def _is_over_classes(node: Node, opset: int) -> bool:
