@@ -12,14 +12,12 @@ import torch
 from onnx import numpy_helper
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.activations import SIGMOID
 from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.building import FLOATS, View
 from abscert_plugin.bounds.proof.constants import point, weights
 from abscert_plugin.bounds.proof.forests import Forest, Trees
 from abscert_plugin.bounds.proof.maps import Matrix
-from abscert_plugin.bounds.proof.nonlinear import Activation
-from abscert_plugin.bounds.proof.softmax import Softmax
+from abscert_plugin.bounds.proof.ml_rules import transformed
 from abscert_plugin.graph.walk import need
 
 _LEAF: Final = "LEAF"
@@ -82,7 +80,7 @@ def _classifier(view: View) -> None:
         need(labels > 2 or _always_names(nodes, added, 1), "expected a tree whose leaves all score the second class")
         forest = _forest(view, nodes, added, labels, base, False)
         score = view.walk.append(Trees(view.part(), view.name(), forest))
-    _transformed(view, score, transform, output)
+    transformed(view, score, transform, output)
 
 
 def _regressor(view: View) -> None:
@@ -125,16 +123,6 @@ def _ensemble(view: View) -> None:
     view.require(post_transform=0)  # onnxruntime 1.31 has other numbers for the others than ONNX
     forest = _forest(view, nodes, added, int(view.attribute("n_targets", 1)), np.zeros(0), _SUMS[kind])
     view.walk.append(Trees(view.output, view.name(), forest))
-
-
-def _transformed(view: View, score: str, transform: bytes, output: str) -> None:
-    if transform == b"SOFTMAX":
-        view.walk.append(Softmax(output, score, (1,)))
-    elif transform == b"LOGISTIC":
-        view.walk.append(Activation(output, score, SIGMOID))
-    else:
-        need(transform == b"NONE", f"expected another post_transform than {transform!r}")
-        view.move(score, lambda values: values, output)
 
 
 # --- attributes ------------------------------------------------------------------------------------------------------
