@@ -214,6 +214,7 @@ class View(Operands[Build]):
         node = givers.get(name)
         while node is not None and node.operator in through:
             node = givers.get(node.inputs[0]) if node.inputs else None
+        need(node is None or node.operator != "If", "expected no If before it, whose nodes runtimes may join with it")
         return node
 
     def part(self) -> str:
