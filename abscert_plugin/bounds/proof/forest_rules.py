@@ -151,7 +151,7 @@ def _by_ids(view: View) -> tuple[_Nodes, dict[tuple[int, int], int]]:
     need(len(places) == len(ids), "expected each node to be given once")
     roots = [place for place in range(len(trees)) if place == 0 or trees[place] != trees[place - 1]]
     need(len(roots) == len(set(trees)), "expected the nodes of a tree to stand together")
-    names = [mode.decode() for mode in modes]
+    names = [str(mode, "utf-8") for mode in modes]
     branches = [
         [
             places.get((tree, node), -1) if name != _LEAF else -1

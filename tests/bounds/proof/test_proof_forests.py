@@ -89,7 +89,7 @@ def test_a_leaf_that_a_box_only_touches_counts(monkeypatch: pytest.MonkeyPatch) 
 
     right = Forest.reached
     monkeypatch.setattr(Forest, "reached", reached)
-    assert max(worst(np.random.default_rng(seed))[0] for seed in range(12)) > 0.01
+    assert any(worst(np.random.default_rng(seed))[0] > 0.01 for seed in range(12))
 
 
 def _swallowing() -> list[Tree]:
