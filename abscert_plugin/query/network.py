@@ -19,9 +19,9 @@ from abscert_plugin.blackbox import Runner
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.errors import QueryError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.chance import refuse_chance
+from abscert_plugin.graph.lift import flattened, lifted
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.shapes import check_sizes
-from abscert_plugin.query.lift import flattened, lifted
 from abscert_plugin.query.query import Declared, ElementType, Query
 from abscert_plugin.reading.network import read_module
 

@@ -13,15 +13,16 @@ from torch import Tensor
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
-from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof import Proof, unsupported
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import NEARLY, margin_rows
 from abscert_plugin.bounds.tails import BY_PLACE, answered, kept_margins
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
-from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import without_tail
+from abscert_plugin.verification.alone import alone
 
 _PROBES: Final = 4
 _Found = TypeVar("_Found")
@@ -66,8 +67,12 @@ class Prover:
         self.tail = None if cut is None else cut.tail
         """What stands behind the logits whose margins are proven; None where the file gives them."""
         graph = graph if cut is None else cut.graph
-        self._logits = graph.output
-        self._proof = Proof(graph, artifact.held, front.input_shape(shape), classes)
+        sizes = front.input_shape(shape)
+        try:
+            self._proof = Proof(graph, artifact.held, sizes, classes)
+        except UnsupportedModelError as error:
+            self._proof = _proof_of_one(graph, artifact, sizes, classes, error)
+        self._logits = self._proof.output
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
         self.classes = classes
@@ -267,8 +272,22 @@ class Prover:
         )
 
     def _ends(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
-        lower, upper = self._front.held_ends(lowest, highest)
-        return torch.from_numpy(lower), torch.from_numpy(upper)
+        shape = self._proof.input_shape
+        lower, upper = (torch.from_numpy(end) for end in self._front.held_ends(lowest, highest))
+        return lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+
+
+def _proof_of_one(
+    graph: Graph, artifact: Artifact, shape: tuple[int, ...], classes: int, fault: UnsupportedModelError
+) -> Proof:
+    """Return a proof of images alone, each a batch of one; raise what a proof of batches raised where there is none."""
+    if artifact.held != graph.input or unsupported(graph, graph.input):
+        raise fault
+    try:
+        lone = alone(graph, artifact.model, shape)
+        return Proof(lone, lone.input, (1, *shape), classes)
+    except UnsupportedModelError:
+        raise fault from None
 
 
 def joined(hidden: Sequence[Mapping[str, Enclosure]]) -> dict[str, Enclosure]:

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.graph.lift import LIFTS, Lift
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.query.formula import compared
-from abscert_plugin.query.lift import LIFTS, Lift
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.query import Declared, ElementType, Query, build
 from abscert_plugin.query.terms import Number, Variable

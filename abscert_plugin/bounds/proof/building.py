@@ -37,8 +37,9 @@ _AFFINE: Final = (
     "LeakyRelu MatMul Mul Neg PRelu ReduceMean ReduceSum Relu Sub"
 )
 _OF_WHOLE_NUMBERS: Final = frozenset([*_MOVING.split(), "Cast", "DequantizeLinear"])
-_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), "Cast"])
-_CHANGING: Final = ("Cast", "DequantizeLinear", "QuantizeLinear")  # whose rules say of what type they give numbers
+_FORESTS: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")  # which give float32
+_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), *_FORESTS, "Cast", "TreeEnsemble"])
+_CHANGING: Final = ("Cast", "DequantizeLinear", "QuantizeLinear", *_FORESTS)  # what they give may be of another type
 
 
 @final
@@ -213,6 +214,7 @@ class View(Operands[Build]):
         node = givers.get(name)
         while node is not None and node.operator in through:
             node = givers.get(node.inputs[0]) if node.inputs else None
+        need(node is None or node.operator != "If", "expected no If before it, whose nodes runtimes may join with it")
         return node
 
     def part(self) -> str:

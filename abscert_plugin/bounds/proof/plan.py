@@ -8,6 +8,7 @@ from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.forest_rules import FOREST_RULES
 from abscert_plugin.bounds.proof.maps import Convolution, InSingle, LinearMap
 from abscert_plugin.bounds.proof.ml_rules import ML_RULES
 from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
@@ -27,6 +28,7 @@ from abscert_plugin.graph.nodes import Graph
 
 RULES: Final = {
     **AFFINE_RULES,
+    **FOREST_RULES,
     **ML_RULES,
     **NORMALISATION_RULES,
     **OTHER_RULES,
