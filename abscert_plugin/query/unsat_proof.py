@@ -91,7 +91,7 @@ def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Se
         "says": SAYS,
         "arithmetic": Arithmetic.ANY_ORDER.value,
         "query": {"name": query.path.name, "version": query.query.version, "sha256": query.sha256},
-        "model": {"name": network.path.name, "sha256": network.sha256},
+        "model": {"name": network.file.path.name, "sha256": network.file.sha256},
         "groups": [
             {"case": group.case, "conjunctions": list(group.conjunctions), "tree": listed(group.root)}
             for group in groups
@@ -138,7 +138,7 @@ def fault_of(
         return "it claims something else than an unsat proof does"
     if stored.query.get("sha256") != query.sha256:
         return "it is about another query: the sha256 of the text differs"
-    if stored.model.get("sha256") != network.sha256:
+    if stored.model.get("sha256") != network.file.sha256:
         return "it is about another file: the sha256 of the model differs"
     cases = query.query.cases
     asked = {(number, place) for number, case in enumerate(cases) for place in range(len(case.outputs))}
