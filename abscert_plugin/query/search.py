@@ -24,6 +24,7 @@ _MOST_AT_ONCE: Final = 128  # parts
 _TRIED: Final = (64, 16)  # corners of parts, at each step: where inputs are cut, and where signs are
 _FOLLOWED: Final = (16, 2)  # of these, from which gradients are followed
 _STEPS: Final = 8
+_FOLLOW_EVERY: Final = 4  # rounds of cutting
 _WORTH_FOLLOWING: Final = 8  # corners: with fewer, parts are still large and soon cut
 _ENTRIES: Final = 2**23  # of all tensors, over the parts that are cut at once
 _LOWER_LINE: Final = 0.1  # how much the lower line of a ReLU counts beside the upper one in choosing a sign
@@ -112,6 +113,7 @@ class Search:
         self._order = itertools.count()
         self._waiting: list[tuple[float, int, Part, Node, _Cut]] = []
         self._at_once = 2
+        self._rounds = 0
         free = int((case.lower < case.upper).sum())
         self._by_signs = free > _MOST_FREE and bool(proof.relus) and self.refuter.is_linear and not case.inputs
         self._whole = values if self._by_signs else {}
@@ -188,7 +190,8 @@ class Search:
         tried, followed = _TRIED[self._by_signs], _FOLLOWED[self._by_signs]
         points = self._attack.into(self.case, corners[:tried])
         answer = self._attack.first(points, until)
-        if answer is None and len(points) >= _WORTH_FOLLOWING:
+        self._rounds += 1
+        if answer is None and len(points) >= _WORTH_FOLLOWING and self._rounds % _FOLLOW_EVERY == 0:
             answer = self._attack.follow(self.case, 0, points[:followed], sides[:followed] / 4, _STEPS, until)
         return answer
 
