@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph, Node
 
+_MOST_ZEROS: Final = 2**24
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -59,9 +60,12 @@ class Lift:
             else:
                 LIFTS[node.operator](self, node)
                 self._dependent |= set(node.outputs)
-        if unknown or self.graph.output not in self._dependent:
-            raise UnsupportedModelError("; ".join(unknown) or "its output does not depend on its input")
-        output = self.reshaped(self.graph.output, (prod(self.shapes[self.graph.output]),))
+        if unknown:
+            raise UnsupportedModelError("; ".join(unknown))
+        if self.graph.output in self._dependent:
+            output = self.reshaped(self.graph.output, (prod(self.shapes[self.graph.output]),))
+        else:
+            output = self._unmoved(self.known(self.graph.output).reshape(-1))
         shape = (None, *self.shapes[self.graph.input])
         return Graph(tuple(self.nodes), self.tensors, self.graph.input, shape, output, self.graph.opset)
 
@@ -125,6 +129,16 @@ class Lift:
                 return _constant(node)
         raise UnsupportedModelError(f"expected {name!r} to be a constant that the file holds")
 
+    def _unmoved(self, values: np.ndarray) -> str:
+        """Return an output that is the same for every input: the input times 0, and the values."""
+        entries = prod(self.shapes[self.graph.input])
+        single = values.astype(np.float32)
+        if entries * values.size > _MOST_ZEROS or not (single == values).all():
+            raise UnsupportedModelError("its output does not depend on its input, and is none of float32")
+        nothing = self.constant(np.zeros((entries, values.size), np.float32))
+        product = self.add("MatMul", (self.reshaped(self.graph.input, (entries,)), nothing))
+        return self.add("Add", (product, self.constant(single)))
+
     def _name(self) -> str:
         self._count += 1
         return f"\0lifted {self._count}"  # NUL is in no name of a file that was checked
@@ -172,10 +186,6 @@ def _axis(lift: Lift, node: Node, default: int, rank: int | None = None) -> int:
 def _entry_by_entry(lift: Lift, node: Node) -> None:
     rank = _rank(lift, node.outputs[0])
     lift.same(node, tuple(lift.ranked(name, rank) if name else "" for name in node.inputs))
-
-
-def _clip(lift: Lift, node: Node) -> None:
-    lift.same(node)
 
 
 def _matmul(lift: Lift, node: Node) -> None:
@@ -343,23 +353,9 @@ _BROADCAST: Final = (
     *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 _UNARY: Final = (
-    *(
-        "Abs",
-        "Cast",
-        "Ceil",
-        "Celu",
-        "Cos",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-    ),
-    *("Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"),
-    *("Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
+    *("Abs", "Cast", "Ceil", "Celu", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
+    *("HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu"),
+    *("Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
 )
 _REDUCTIONS: Final = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
 _IMAGES: Final = (
@@ -373,7 +369,6 @@ LIFTS: Final[Mapping[str, Callable[[Lift, Node], None]]] = MappingProxyType(
         **dict.fromkeys(_REDUCTIONS, _reduce),
         **dict.fromkeys(_IMAGES, _of_one_image),
         **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _in_shape),
-        "Clip": _clip,
         "Concat": _concatenate,
         "Expand": _expand,
         "Gather": _gather,

@@ -14,11 +14,11 @@ from sampled_graphs import Net, sampled, session, values_of
 
 from abscert_plugin.bounds.proof import Proof, norms
 from abscert_plugin.bounds.proof.norms import NORMS
+from abscert_plugin.bounds.tails import kept_margins
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
-from abscert_plugin.verification.tails import kept_margins
 
 ML = "ai.onnx.ml"
 getcontext().prec = 60
