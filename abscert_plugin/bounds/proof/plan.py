@@ -70,6 +70,11 @@ class Plan:
         """Return all steps, those of fewer bits as in `in_single`: quick passes have nothing quicker for them."""
         return tuple(_in_single(step) if _is_narrow(step) else step for step in self.steps)
 
+    @property
+    def is_narrow(self) -> bool:
+        """Return whether some sums of products are in fewer bits than float32."""
+        return any(map(_is_narrow, self.steps))
+
     def before(self, name: str) -> tuple[Step, ...]:
         """Return the steps that a tensor needs."""
         wanted, needed = {name}, []

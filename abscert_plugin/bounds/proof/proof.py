@@ -75,6 +75,8 @@ class Proof:
         self.has_products = any(step.is_curved and not isinstance(step, Activation) for step in self._plan.steps)
         """Whether values are multiplied with one another, of which intervals soon lose sight and lines do not."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
+        self.is_narrow = self._exact.is_narrow
+        """Whether some nodes compute in fewer bits than float32."""
         self.entries = sum(map(math.prod, self._plan.shapes.values()))
         """How many entries all tensors of one input have together."""
 
