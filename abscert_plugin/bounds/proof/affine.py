@@ -29,6 +29,7 @@ class Affine(Step):
         peak: bound of sums on the way, such as that of a mean before it is divided, as a multiple of the reach.
         underflows: bound of further underflows, in multiples of the least normal float32.
         kind: what it is computed in.
+        subnormal: largest sum of absolute weights of an output that are subnormal there, and may be flushed to 0.
     """
 
     output: str
@@ -38,6 +39,7 @@ class Affine(Step):
     peak: float = 1.0
     underflows: float = 0.0
     kind: arithmetic.Format = arithmetic.SINGLE
+    subnormal: float = 0.0
 
     @property
     @override
@@ -74,37 +76,40 @@ class Affine(Step):
         roundings += self.kind.of_terms(self.map.products) * (2 if is_chained else 1)
         reach = torch.maximum(value.reach * max(self.map.products, 1), largest(magnitude).expand_as(value.reach))
         reach = reach.clamp(min=1.0)
-        carried = self.underflow_after(value.underflow, reach, is_chained)
+        carried = (
+            self._narrow_underflow(value, reach, is_chained)
+            if self.kind.narrowing
+            else self.underflow_after(value.underflow, reach)
+        )
         gain = value.gain * weights.gain
         made = Enclosure(lower, upper, magnitude, roundings, carried, reach, gain)
         return made.checked(self.peak, self.kind.largest)
 
-    def underflow_after(self, before: Tensor, reach: Tensor, is_chained: bool = True) -> Tensor:
-        """Return what underflow adds up to behind the node, from what it did before, and the reach behind it.
-
-        Args:
-            before: what it added up to.
-            reach: behind the node.
-            is_chained: whether the node continues a chain, so that weights may be folded.
-        """
-        relative = arithmetic.gamma(self.kind.of_terms(self.map.products))
-        row_sum, weights, kind = self.map.row_sum, self.map.weights, self.kind
-        places = kind.tiny_in_sums * (4 * (self.map.products + 1)) + kind.tiny * (row_sum + self.underflows)
-        lost = self._lost_of_weights(is_chained) + weights.underflow
-        fresh = places + lost * reach if lost else torch.full_like(reach, places)
-        if kind.narrowing:
-            fresh = fresh + 6 * kind.tiny  # the sum, the bias and what it is added to, and what is read of it
+    def underflow_after(self, before: Tensor, reach: Tensor) -> Tensor:
+        """Return what underflow adds up to behind the node, from what it did before, and the reach behind it."""
+        relative = arithmetic.gamma(self.map.products + 1)
+        row_sum, weights = self.map.row_sum, self.map.weights
+        places = arithmetic.underflow(4 * (self.map.products + 1) + row_sum + self.underflows)
+        fresh = places + (arithmetic.underflow(4.0) + weights.underflow) * reach
         if self.bias is not None:
             fresh = fresh + float(self.bias.underflow.max())
         return (row_sum * before + fresh) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
 
-    def _lost_of_weights(self, is_chained: bool) -> float:
-        """Return by how much weights may be off that are flushed, or underflow when they are folded or computed."""
-        weights, tiny = self.map.weights, self.kind.tiny
-        if not self.kind.narrowing or is_chained or weights.roundings:
-            return 4 * tiny
-        has_subnormal = bool(((weights.absolute > 0) & (weights.absolute < tiny)).any())
-        return tiny if has_subnormal else 0.0
+    def _narrow_underflow(self, value: Enclosure, reach: Tensor, is_chained: bool) -> Tensor:
+        """Return the same of a node in fewer bits: weights that begin a chain are not folded, but may be flushed."""
+        weights, kind = self.map.weights, self.kind
+        places = kind.tiny_in_sums * (4 * (self.map.products + 1)) + kind.tiny * (self.map.row_sum + self.underflows)
+        fresh = places + 6 * kind.tiny  # the sum, the bias and what it is added to, and what is read of it
+        if is_chained or weights.roundings:
+            of_weights = (4 * kind.tiny + weights.underflow) * reach
+        else:
+            of_weights = largest(value.size()) * (self.subnormal * (1 + arithmetic.own_gamma(_FEW)))
+            of_weights = of_weights.nan_to_num(nan=0.0)  # of an unknown value and weights that are all normal
+        if self.bias is not None:
+            fresh = fresh + float(self.bias.underflow.max())
+        relative = arithmetic.gamma(kind.of_terms(self.map.products))
+        own = 1 + arithmetic.own_gamma(_FEW)
+        return (self.map.row_sum * value.underflow + fresh + of_weights) * (1 + relative) * own
 
     def _own_underflow(self, value: Enclosure) -> Tensor:
         """Return what underflows, image by image, where our own products are in float32 and values are cast to it."""

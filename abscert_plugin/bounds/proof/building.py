@@ -174,7 +174,7 @@ class Build(Walk):
         """Append a step and return the name of its output."""
         need(all(self.values[name].lower.numel() for name in step.inputs), "expected values with entries")
         if self._kind is not SINGLE:
-            step = in_format(step, self._kind)
+            step = in_format(step, self._kind, self.values)
         self.values[step.output] = step.forward(self.values)
         shape = self.values[step.output].lower.shape
         need(shape[:1] == (1,) and len(shape) > 1, "expected the batch to stay first, and another axis behind it")

@@ -6,12 +6,14 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+import torch
 from onnx import TensorProto, helper
 
 from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise, SShaped
 from abscert_plugin.bounds.proof.affine import Affine, Join, Shift
 from abscert_plugin.bounds.proof.arithmetic import BRAIN, HALF, Format
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.moves import Concatenation, Move
 from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 from abscert_plugin.graph.walk import need
@@ -28,19 +30,32 @@ _HALF_TANH_ERROR: Final = 2 * 2.44057e-04
 """Assumed largest errors of float16: twice what benchmarks/activation_error.py saw over all its arguments."""
 
 
-def in_format(step: Step, kind: Format) -> Step:
+def in_format(step: Step, kind: Format, values: Mapping[str, Enclosure]) -> Step:
     """Return a step that is computed in a format of fewer bits.
+
+    Args:
+        step: the step.
+        kind: the format.
+        values: what is known of what it reads.
 
     Raises:
         UnsupportedNodeError: if nothing is known of it there.
     """
     if isinstance(step, Move | Concatenation):
         return step
-    if isinstance(step, Affine | Shift | Join | Largest):
+    if isinstance(step, Affine):
+        return replace(step, kind=kind, subnormal=_subnormal(step, kind, values[step.input]))
+    if isinstance(step, Shift | Join | Largest):
         return replace(step, kind=kind)
     need(isinstance(step, Activation), f"no bounds of it in {kind.name}")
     assert isinstance(step, Activation)
     return replace(step, kind=kind, function=_in_format(step.function, kind))
+
+
+def _subnormal(step: Affine, kind: Format, value: Enclosure) -> float:
+    absolute = step.map.weights.absolute
+    flushable = absolute.where(absolute < kind.tiny, 0.0)
+    return float(step.map.apply(flushable, torch.ones_like(value.lower)).max()) if bool(flushable.any()) else 0.0
 
 
 def _in_format(function: Function, kind: Format) -> Function:
