@@ -8,7 +8,7 @@ import typer
 
 from abscert_plugin.ball import LEVELS
 from abscert_plugin.cli import foreign, options
-from abscert_plugin.cli.console import LOG, OUT, print_json
+from abscert_plugin.cli.console import LOG, OUT, print_json, say
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
@@ -19,12 +19,38 @@ def register(app: typer.Typer) -> None:
     app.command("wrap")(wrap)
 
 
-def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a training, as `abscert train --out` wrote it.")],
+def export(  # one parameter per option
+    run: Annotated[
+        Path,
+        typer.Argument(help="Folder of a training, as `abscert train --out` wrote it, or, with --precision, a file."),
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the ONNX files.  [default: the run's]")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            help="Write deploy-PRECISION.onnx of deploy.onnx instead: its network in float16 or int8.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="Data set whose training images show the ranges (int8).  [default: the training's]"
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = None,
+    calibration: Annotated[
+        int, typer.Option("--calibration", min=1, help="How many of these images are run (int8).")
+    ] = 500,
     json: options.Json = False,
 ) -> None:
-    """Write abstract.onnx and deploy.onnx of a training's best epoch, checked against torch."""
+    """Write abstract.onnx and deploy.onnx of a training's best epoch, checked against torch, or one in fewer bits."""
+    if precision is not None:
+        _narrow(run, out, precision, (data, data_dir, image_size), calibration, json)
+        return
+    if (data, data_dir, image_size) != (None, None, None):
+        raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
     import numpy as np
 
     from abscert_plugin.training.run import restore, write_onnx
@@ -40,6 +66,51 @@ def export(
     OUT.print(
         f"wrote {' and '.join(exported.paths.values())} (epoch {checkpoint.best_epoch}, logits within "
         f"{exported.largest_difference:.1e} of torch's)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _narrow(
+    run: Path,
+    out: Path | None,
+    precision: str,
+    given: tuple[str | None, Path | None, int | None],
+    calibration: int,
+    json: bool,
+) -> None:
+    """Write a deployed file in fewer bits."""
+    import numpy as np
+
+    from abscert_plugin.artifact.opened import Artifact
+    from abscert_plugin.artifact.precision import Precision, narrow
+    from abscert_plugin.artifact.wrap import probe_images
+    from abscert_plugin.artifact.write import DEPLOY
+    from abscert_plugin.blackbox import Provider
+    from abscert_plugin.choices import member
+    from abscert_plugin.data import Split, load_data
+
+    kind = member(Precision, "precision", precision)
+    source = Artifact.open(run / DEPLOY if run.is_dir() else run, Provider.CPU)
+    data, data_dir, image_size = given
+    if kind is Precision.INT8:
+        name, note = options.known_data(data, source.metadata.trained_on, "the model")
+        images = load_data(name, Split.TRAIN, data_dir, image_size).first(calibration)
+        source.check_fit(images.shape, images.labels)
+        pixels = images.pixels(images.take(np.arange(len(images))).images)
+        say(note)
+    else:
+        if (data, data_dir, image_size) != (None, None, None):
+            raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
+        pixels = probe_images(source.metadata.image_shape)
+    made = narrow(source, kind, out or source.path.parent, pixels)
+    size, former = made.path.stat().st_size, source.path.stat().st_size
+    if json:
+        print_json({"deploy": str(made.path), "bytes": size, "largest_difference": made.largest_difference})
+        return
+    OUT.print(
+        f"wrote {made.path}: {size:,} bytes in place of {former:,}, logits within {made.largest_difference:.2g} of the "
+        f"file's on {len(pixels):,} {'training' if kind is Precision.INT8 else 'random'} images",
         highlight=False,
         soft_wrap=True,
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.bounder import Bounder, BoundMemoryError, BoundMethod
-from abscert_plugin.claim import Arithmetic, Verdict
+from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Reach
 from abscert_plugin.verification.batch import BallBatch, Rows
@@ -107,7 +107,7 @@ class Bounding:
                 batch.evidence[row] = Evidence.of_slopes([slope[place] for slope in slopes])
         # without slopes to follow, the lines that proved it were those of CROWN: a check finds them by this name
         by = BoundMethod.CROWN if method is BoundMethod.OPTIMISED and not slopes else method
-        batch.certify(certified, _CERTIFIES, str(by), Arithmetic.ANY_ORDER)
+        batch.certify(certified, _CERTIFIES, str(by), self._prover.arithmetic)
         return True
 
     def _seen(self, reach: Reach, labels: np.ndarray, method: BoundMethod) -> tuple[np.ndarray, list[np.ndarray]]:

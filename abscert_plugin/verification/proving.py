@@ -18,6 +18,7 @@ from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import NEARLY, margin_rows
 from abscert_plugin.bounds.tails import BY_PLACE, answered, kept_margins
+from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
 from abscert_plugin.graph.nodes import Graph, read_graph
@@ -50,13 +51,18 @@ class Prover:
 
     Args:
         artifact: the file.
+        asked: what verdicts are to hold for: sums of float16 may be held in float16 for any order and this runtime, and
+            are held in float32 for wide sums, which is what None asks for.
+
+    Attributes:
+        arithmetic: what proofs hold for: wide sums of a file with sums of float16, where they are asked for.
 
     Raises:
         UnsupportedModelError: if its graph has a node that the proof does not know, and names all of them; or the file
             itself gives other logits of random points than those that the proof allows.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, asked: Arithmetic | None = None) -> None:
         front, shape, classes = artifact.front, artifact.metadata.image_shape, artifact.metadata.classes
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
@@ -67,11 +73,12 @@ class Prover:
         self.tail = None if cut is None else cut.tail
         """What stands behind the logits whose margins are proven; None where the file gives them."""
         graph = graph if cut is None else cut.graph
-        sizes = front.input_shape(shape)
+        sizes, is_wide = front.input_shape(shape), asked in (None, Arithmetic.WIDE_SUMS)
         try:
-            self._proof = Proof(graph, artifact.held, sizes, classes)
+            self._proof = Proof(graph, artifact.held, sizes, classes, wide_sums=is_wide)
         except UnsupportedModelError as error:
             self._proof = _proof_of_one(graph, artifact, sizes, classes, error)
+        self.arithmetic = Arithmetic.WIDE_SUMS if is_wide and self._proof.is_narrow else Arithmetic.ANY_ORDER
         self._logits = self._proof.output
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
