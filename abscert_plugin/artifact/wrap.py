@@ -1,4 +1,4 @@
-"""Putting an ONNX classifier that this project did not make under abstraction: phi in front, then cells' mid-points."""
+"""Putting an ONNX classifier of others under abstraction: phi in front, then a point of each cell."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from abscert_plugin.artifact.midpoint import Midpoint
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.probe import Probe, agree, probe
+from abscert_plugin.artifact.represented import Represented
 from abscert_plugin.artifact.third_party import ThirdParty, brought_up, prefix_names, read_third_party
 from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
@@ -48,6 +49,7 @@ class WrapOptions:
         labels: how many classes there are, for a classifier that gives labels alone.
         levels: the stored value that stands for 1, where each cell is to stand for the stored value in it; the grid is
             `Grid.of_levels` of it then. None: for its mid-point.
+        represented: the point on the pixel scale that each cell stands for, in place of its mid-point; empty for that.
     """
 
     grid: Grid
@@ -57,12 +59,15 @@ class WrapOptions:
     output: str | None = None
     labels: int | None = None
     levels: int | None = None
+    represented: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.levels is not None and self.grid != Grid.of_levels(self.levels):
             raise ConfigError(
                 f"expected a cell for each of {self.levels + 1} stored values, got {self.grid.cells} cells"
             )
+        if self.levels is not None and self.represented:
+            raise ConfigError("expected cells that stand for their stored values or for other points, got both")
 
 
 @final
@@ -86,7 +91,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
     Raises:
         UnsupportedModelError: if the classifier cannot be read or run, or its logits are not a function of one image.
         ConfigError: if an option does not fit the classifier.
-        ExportError: if what would be written does not give the classifier's logits on the cells' mid-points; nothing
+        ExportError: if what would be written does not give the classifier's logits on the cells' points; nothing
             is written then.
     """
     source = read_third_party(path, options.output)
@@ -95,7 +100,8 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         given = fit_preprocessing(source.input, options.image_shape, options.layout, options.scale)
     except (ConfigError, UnsupportedModelError) as error:
         raise type(error)(f"{path}: {error}") from error
-    midpoint = Midpoint(given, options.levels)
+    represented = Represented(options.grid, options.represented) if options.represented else None
+    midpoint = Midpoint(given, options.levels, represented)
     images = probe_images(given.image_shape)
     inputs = midpoint.apply(options.grid.interval_image(images))
     adapted = adapt(source, given.input_shape, has_batch(source.input, given.image_shape), options.labels, path)
@@ -109,6 +115,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         classes=seen.logits.shape[1],
         network=f"wrapped:{path.name}",
         training="none",
+        represented=options.represented,
     )
     abstract, deploy = _wrapped_models(adapted, midpoint, metadata, seen.batch or source.input.batch_symbol, path)
     check = _Check(options.grid, images, seen)
