@@ -1,4 +1,4 @@
-"""Putting an ONNX classifier that this project did not make under abstraction: phi in front, then cells' mid-points."""
+"""Putting an ONNX classifier of others under abstraction: phi in front, then a point of each cell."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from abscert_plugin.artifact.midpoint import Midpoint
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.probe import Probe, agree, probe
+from abscert_plugin.artifact.represented import Represented
 from abscert_plugin.artifact.third_party import ThirdParty, brought_up, prefix_names, read_third_party
 from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
@@ -45,6 +46,7 @@ class WrapOptions:
         labels: how many classes there are, for a classifier that gives labels alone.
         levels: the stored value that stands for 1, where each cell is to stand for the stored value in it; the grid is
             `Grid.of_levels` of it then. None: for its mid-point.
+        represented: the point on the pixel scale that each cell stands for, in place of its mid-point; empty for that.
     """
 
     grid: Grid
@@ -54,12 +56,15 @@ class WrapOptions:
     output: str | None = None
     labels: int | None = None
     levels: int | None = None
+    represented: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.levels is not None and self.grid != Grid.of_levels(self.levels):
             raise ConfigError(
                 f"expected a cell for each of {self.levels + 1} stored values, got {self.grid.cells} cells"
             )
+        if self.levels is not None and self.represented:
+            raise ConfigError("expected cells that stand for their stored values or for other points, got both")
 
     @property
     def opening(self) -> Opening:
@@ -88,13 +93,14 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
     Raises:
         UnsupportedModelError: if the classifier cannot be read or run, or its logits are not a function of one image.
         ConfigError: if an option does not fit the classifier.
-        ExportError: if what would be written does not give the classifier's logits on the cells' mid-points; nothing
+        ExportError: if what would be written does not give the classifier's logits on the cells' points; nothing
             is written then.
     """
     source = read_third_party(path, options.output)
     _refuse_overwriting(source, folder)
     adapted = adapt(source, options.opening, options.labels)
-    midpoint = Midpoint(adapted.preprocessing, options.levels)
+    represented = Represented(options.grid, options.represented) if options.represented else None
+    midpoint = Midpoint(adapted.preprocessing, options.levels, represented)
     images = probe_images(adapted.preprocessing.image_shape)
     inputs = midpoint.apply(options.grid.interval_image(images))
     seen = probe(opened(adapted, Provider.CPU, one_by_one=False), inputs, path, adapted.obstacle)
@@ -105,6 +111,7 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         classes=seen.logits.shape[1],
         network=f"wrapped:{path.name}",
         training="none",
+        represented=options.represented,
     )
     abstract, deploy = _wrapped_models(adapted, midpoint, metadata, seen.batch or source.input.batch_symbol)
     check = _Check(options.grid, images, seen)

@@ -1,6 +1,7 @@
 """`abscert export` and `abscert wrap`."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,13 @@ from abscert_plugin.cli import foreign, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+
+
+class Represent(StrEnum):
+    """What a wrapped classifier reads for a cell."""
+
+    MIDPOINTS = "midpoints"
+    MEANS = "means"
 
 
 def register(app: typer.Typer) -> None:
@@ -124,6 +132,10 @@ def wrap(
     lossless: Annotated[
         bool, typer.Option("--lossless", help="256 cells, each of which stands for its own 8-bit value.")
     ] = False,
+    represent: Annotated[
+        Represent,
+        typer.Option("--represent", help="What a cell stands for: its mid-point, or the mean of --data in it."),
+    ] = Represent.MIDPOINTS,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
     input_range: foreign.InputRange = None,
@@ -140,7 +152,7 @@ def wrap(
     image_size: options.ImageSize = None,
     json: options.Json = False,
 ) -> None:
-    """Put any ONNX classifier under abstraction: phi in front, the cell's mid-point fed to the model."""
+    """Put any ONNX classifier under abstraction: phi in front, a point of the cell fed to the model."""
     from abscert_plugin.artifact.foreign import open_foreign
     from abscert_plugin.artifact.opened import Artifact
     from abscert_plugin.artifact.wrap import WrapOptions
@@ -148,8 +160,11 @@ def wrap(
     from abscert_plugin.blackbox import Provider
     from abscert_plugin.data import Split, load_data
     from abscert_plugin.preprocessing import Opening
+    from abscert_plugin.training.edges import histogram, means
     from abscert_plugin.verification.logits import accuracy
 
+    if represent is Represent.MEANS and (lossless or data is None):
+        raise ConfigError("expected --data to count pixels of, and no --lossless, with --represent means")
     if lossless and (cells, granularity) != (None, None):
         raise ConfigError("expected --lossless or a number of cells, got both: it has a cell for each 8-bit value")
     asked = foreign.opening(image_shape, layout, input_range, mean, std, output) or Opening()
@@ -157,17 +172,22 @@ def wrap(
     if images is not None:
         asked = replace(asked, image_shape=asked.image_shape or images.shape)
         classes = classes or len(images.classes)
+    grid = Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity)
+    represented: tuple[float, ...] = ()
+    if represent is Represent.MEANS and data is not None:
+        represented = means(grid, histogram(load_data(data, Split.TRAIN, data_dir, image_size)))
     wrapped = write(
         model,
         out,
         WrapOptions(
-            grid=Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity),
+            grid=grid,
             image_shape=asked.image_shape,
             layout=asked.layout,
             scale=asked.scale,
             output=asked.output,
             labels=classes,
             levels=LEVELS if lossless else None,
+            represented=represented,
         ),
     )
     for note in wrapped.notes:

@@ -115,7 +115,7 @@ class Network:
             return None
         for graph, shape in ways:
             try:
-                module = read_module(graph, self.file.path, graph.input, shape, prod(self.output_shape))
+                module = read_module(graph, self.file.path, graph.input, shape, prod(self.output_shape)).network
                 point = np.random.default_rng(0).random(prod(shape), dtype=np.float32)
                 with torch.no_grad():
                     found = module(torch.from_numpy(point).reshape(1, *shape)).numpy().reshape(-1)

@@ -71,6 +71,10 @@ class BallVerifier:
         self._counts_cells = isinstance(deployed.front, Cells)
 
     @property
+    def _unbounded(self) -> str:
+        return self._white_box.unbounded if self._white_box is not None else ""
+
+    @property
     def configuration(self) -> Mapping[str, Any]:
         """What a verdict depends on."""
         return {
@@ -81,14 +85,16 @@ class BallVerifier:
             "floor": self.floor,
             "proofs": self._deployed.prover is not None,
             "white_box": self._white_box is not None,
-            "guard": self._guard is not None,
+            # where there are none, proofs are tried without, and gradients tell where to cut
+            **({"no_bounds_by_auto_LiRPA": self._unbounded} if self._unbounded else {}),
             **self._budget.described(self._counts_cells),
         }
 
     @property
     def versions(self) -> Mapping[str, str]:
         """The versions of torch and auto_LiRPA."""
-        return {"torch": torch.__version__, **({"auto_LiRPA": lirpa_version()} if self._white_box is not None else {})}
+        is_asked = self._white_box is not None and not self._unbounded
+        return {"torch": torch.__version__, **({"auto_LiRPA": lirpa_version()} if is_asked else {})}
 
     @property
     def floor(self) -> float:

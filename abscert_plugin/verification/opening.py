@@ -86,6 +86,8 @@ def open_verifier(asked: BallQuestion) -> tuple[BallVerifier, str]:
         notes.append(f"nothing is proven, and verdicts hold for this runtime alone: {deployed.note}")
     if closed:
         notes.append(f"its network stays closed to gradients and to the search: {closed}")
+    elif white_box is not None and white_box.unbounded:
+        notes.append(f"auto_LiRPA has no bounds of its network, proofs are tried without: {white_box.unbounded}")
     guard = None if deployed.prover is None else guard_run(asked.artifact, asked.ball, len(asked.data))
     return BallVerifier(deployed, white_box, asked.ball, budget, guard), "; ".join(notes)
 
@@ -107,7 +109,7 @@ def _opened(artifact: Artifact, choice: NetworkChoice) -> tuple[WhiteBox | None,
         return open_white_box(artifact, restore(choice.checkpoint)[0]), ""
     try:
         return open_white_box(artifact), ""
-    except (ConfigError, UnsupportedModelError) as error:
+    except UnsupportedModelError as error:
         return None, str(error)
 
 
