@@ -22,6 +22,7 @@ from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Inputs, Radius
+from abscert_plugin.guard.guarded import CERTIFIED, MARGIN, NOTHING_KNOWN
 from abscert_plugin.guard.write import write_guard
 from abscert_plugin.networks import Activation, NetworkConfig
 
@@ -83,6 +84,21 @@ def test_what_a_guard_certifies_anywhere_holds_everywhere(file: str, runtime: st
     for row in rows:
         assert {fault: row[fault] for fault in FAULTS} == dict.fromkeys(FAULTS, 0)
     assert 10 < int(str(rows[0]["certified_by_any"])) < 110
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("runtime", ["onnxruntime", *OTHERS])
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
+def test_nothing_is_told_of_an_image_outside_the_pixel_range(file: str, runtime: str) -> None:
+    engine, (_, guard) = (OTHERS | {"onnxruntime": lambda: engines.by_onnxruntime})[runtime](), opened(file)
+    above = np.nextafter(np.float32(1), np.float32(2))
+    images = np.full((8, *SHAPE), 0.5, dtype=np.float32)
+    images[:7, 0, 1, 1] = [np.nan, 1e38, -1e38, 1e20, -1e-7, above, -1]
+    for run in engine(guard, [CERTIFIED, MARGIN]):
+        found = run(images)
+        assert not found[CERTIFIED][:7].any()
+        assert (found[MARGIN][:7] == NOTHING_KNOWN).all()
+        assert found[MARGIN][7] > NOTHING_KNOWN
 
 
 @pytest.mark.parametrize("file", FILES)
