@@ -85,7 +85,7 @@ def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
     layers.need_room(linear, 4 * source.top, line.bias_size, unit)
     rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
     middle = linear.middle(
-        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else line.bias * unit
+        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else np.asarray(line.bias * unit)
     )
     pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * grown * _OUTWARD
     width = emitter.node("Sub", [source.upper, source.lower])
@@ -96,7 +96,7 @@ def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
     room = 4 * line.fact.underflow * unit + 4 * layers.lost(linear, source.top, unit)
     bias = np.array(room) if line.bias_size is None else line.bias_size * share * unit + room
     size = layers.size_of(emitter, source)
-    error = linear.absolute(emitter, size, 2 * share * grown * _OUTWARD, bias * grown * _OUTWARD)
+    error = linear.absolute(emitter, size, 2 * share * grown * _OUTWARD, np.asarray(bias * grown * _OUTWARD))
     errors = emitter.node("Add", [error, emitter.node("GatherElements", [error, label], axis=1)])
     gap = emitter.node("Sub", [emitter.node("GatherElements", [middle, label], axis=1), middle])
     taken = emitter.node("Mul", [emitter.node("Add", [spread, errors]), emitter.number(_OUTWARD)])

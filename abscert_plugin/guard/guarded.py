@@ -33,6 +33,8 @@ LABEL: Final = "label"
 CERTIFIED: Final = "certified"
 MARGIN: Final = "margin"
 RADIUS: Final = "radius"
+NOTHING_KNOWN: Final = np.finfo(np.float32).min
+"""The margin of an image with a pixel outside the pixel range, or NaN."""
 
 _LEAST_OPSET: Final = 13
 _REFUSAL: Final = "this file has no guard"
@@ -189,8 +191,9 @@ def _give_answers(
         column = emitter.constant(np.array([count, -1], dtype=np.int64))
         margin = emitter.node("Transpose", [emitter.node("Reshape", [margin, column])], perm=[1, 0])
         inside = emitter.node("Unsqueeze", [inside, emitter.constant(np.array([1], dtype=np.int64))])
-    is_shown = emitter.node("Greater", [margin, emitter.number(needed)])
-    certified = emitter.node("And", [is_shown, inside])
+    # of other images a margin may have overflowed, or be NaN
+    margin = emitter.node("Where", [inside, margin, emitter.constant(np.array(NOTHING_KNOWN))])
+    certified = emitter.node("Greater", [margin, emitter.number(needed)])
     emitter.give(LABEL, label)
     emitter.give(MARGIN, margin)
     emitter.give(CERTIFIED, certified)

@@ -102,9 +102,11 @@ def line_ends(emitter: Emitter, line: Line) -> Ends:
     share, grown = shares(linear, line.fact)
     power, unit = source.power + 1, 2.0 ** (source.power + 1)
     need_room(line.linear, source.top, line.bias_size, unit)
-    middle = linear.middle(emitter, doubled_middle(emitter, source), None if line.bias is None else line.bias * unit)
+    middle = linear.middle(
+        emitter, doubled_middle(emitter, source), None if line.bias is None else np.asarray(line.bias * unit)
+    )
     room = 2 * line.fact.underflow * unit + lost(linear, source.top, unit)
-    bias = np.array(room * grown) if line.bias_size is None else (line.bias_size * share * unit + room) * grown
+    bias = np.asarray((room if line.bias_size is None else line.bias_size * share * unit + room) * grown)
     radius = linear.absolute(emitter, _widened(emitter, source, 2 * share), grown, bias)
     lower, upper = emitter.node("Sub", [middle, radius]), emitter.node("Add", [middle, radius])
     for move in line.moves:
@@ -138,12 +140,12 @@ def affine_chain(
     _, grown = shares(linear, fact)
     unit = 2.0**chain.power
     need_room(linear, chain.top, bias_size, unit)
-    center = linear.middle(emitter, chain.center, None if bias is None else bias * unit)
+    center = linear.middle(emitter, chain.center, None if bias is None else np.asarray(bias * unit))
     loss = np.array(lost(linear, chain.top, unit))
-    size_bias = loss if bias_size is None else bias_size * unit * grown + loss
+    size_bias = loss if bias_size is None else np.asarray(bias_size * unit * grown + loss)
     size = linear.absolute(emitter, chain.size, grown * size_factor, size_bias)
     share = 2 * arithmetic.gamma(linear.products + _FEW)
-    spread = linear.absolute(emitter, chain.radius, grown * (1 + share), loss * grown)
+    spread = linear.absolute(emitter, chain.radius, grown * (1 + share), np.asarray(loss * grown))
     radius = emitter.node("Add", [spread, emitter.node("Mul", [size, emitter.number(share * grown)])])
     made = Chain(center, radius, size, chain.power, fact.top, fact.roundings, fact.underflow)
     return made if made.power <= _MOST_POWER else rescaled(emitter, made, 0)
