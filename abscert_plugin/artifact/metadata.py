@@ -58,8 +58,12 @@ class Metadata:
     @property
     def trained_on(self) -> str | None:
         """Name of the data set that the network was trained on; None where the file does not say."""
-        told = dict(pair.partition("=")[::2] for pair in self.training.split(";"))
-        return told.get("data") or None
+        return self.training_facts.get("data") or None
+
+    @property
+    def training_facts(self) -> Mapping[str, str]:
+        """How it was trained, by key; no key of which the file does not tell."""
+        return dict(pair.partition("=")[::2] for pair in self.training.split(";") if "=" in pair)
 
     def as_properties(self) -> Mapping[str, str]:
         """Return the key-value pairs that are stored in the file; `abscert.edges` only where cells differ in width."""
