@@ -153,7 +153,8 @@ def web(folder: Path) -> Engine:
 
 
 def _read(path: Path, kind: str, count: int) -> np.ndarray:
-    values = np.frombuffer(path.read_bytes(), dtype={"float32": "<f4", "int64": "<i8", "bool": np.bool_}[kind])
+    code = {"float32": "<f4", "int64": "<i8", "bool": "?"}[kind]
+    values: np.ndarray = np.frombuffer(path.read_bytes(), dtype=np.dtype(code))
     return values if len(values) == count else values.reshape(count, -1)
 
 

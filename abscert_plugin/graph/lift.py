@@ -10,6 +10,7 @@ zeros, which changes no number.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -55,10 +56,10 @@ class Lift:
             elif node.operator == "Shape":
                 sizes = self.shapes[node.inputs[0]][node.attributes.get("start", 0) : node.attributes.get("end")]
                 self.tensors[node.outputs[0]] = numpy_helper.from_array(np.array(sizes, np.int64), node.outputs[0])
-            elif node.domain or node.captured or node.operator not in LIFTS:
+            elif node.captured or node.qualified not in LIFTS:
                 unknown.append(f"node {node.name!r}: no batch for {node.operator}")
             else:
-                LIFTS[node.operator](self, node)
+                LIFTS[node.qualified](self, node)
                 self._dependent |= set(node.outputs)
         if unknown:
             raise UnsupportedModelError("; ".join(unknown))
@@ -343,6 +344,16 @@ def _of_one_image(lift: Lift, node: Node) -> None:
     lift.reshaped(found, shape, node.outputs[0])
 
 
+def _of_one_row(lift: Lift, node: Node) -> None:
+    """Take an operator over rows, which gives its scores last: its own axis of a batch has to be of one entry."""
+    given, scores = lift.shape(node.inputs[0]), node.outputs[-1]
+    _need(len(given) == 2 and given[0] == 1, node, "several rows inside one input")
+    row = lift.reshaped(node.inputs[0], given[1:])
+    found = f"{scores}\0row"
+    lift.nodes.append(replace(node, inputs=(row,), outputs=(*node.outputs[:-1], found)))
+    lift.reshaped(found, lift.shape(scores), scores)
+
+
 def _need(holds: bool, node: Node, what: str) -> None:
     if not holds:
         raise UnsupportedModelError(f"{node}: no batch for {what}")
@@ -353,21 +364,24 @@ _BROADCAST: Final = (
     *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 _UNARY: Final = (
-    *("Abs", "Cast", "Ceil", "Celu", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
-    *("HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu"),
-    *("Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
+    "Abs Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mish Neg Not "
+    "Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Tanh ThresholdedRelu"
 )
 _REDUCTIONS: Final = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
 _IMAGES: Final = (
     *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
     *("InstanceNormalization", "Resize", "Upsample"),
 )
+_ROWS: Final = (
+    "LinearClassifier Normalizer Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"  # of ai.onnx.ml
+)
 LIFTS: Final[Mapping[str, Callable[[Lift, Node], None]]] = MappingProxyType(
     {
         **dict.fromkeys(_BROADCAST, _entry_by_entry),
-        **dict.fromkeys(_UNARY, Lift.same),
+        **dict.fromkeys(_UNARY.split(), Lift.same),
         **dict.fromkeys(_REDUCTIONS, _reduce),
         **dict.fromkeys(_IMAGES, _of_one_image),
+        **dict.fromkeys((f"ai.onnx.ml.{operator}" for operator in _ROWS.split()), _of_one_row),
         **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _in_shape),
         "Concat": _concatenate,
         "Expand": _expand,

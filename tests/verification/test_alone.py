@@ -51,7 +51,8 @@ class File:
             for name, shape in (("x", SHAPE), (self.last, (CLASSES,)))
         ]
         graph = helper.make_graph(self.nodes, "moved", ends[:1], ends[1:], self.tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         onnx.save(model, folder / "moved.onnx")
         return folder / "moved.onnx"
 
@@ -90,7 +91,21 @@ def dense(file: File) -> None:
     file.add("Gemm", file.floats(TOKENS * WIDTH, CLASSES), file.floats(CLASSES))
 
 
-FILES = {"attention": attention, "picked": picked}
+def bagged(file: File) -> None:
+    """Give the mean of what two classifiers of scikit-learn say, stacked along a new first axis."""
+    features = file.add("Flatten", axis=1)
+    parts = []
+    for _ in range(2):
+        coefficients = file.random.standard_normal(TOKENS * WIDTH * CLASSES).astype(np.float32).tolist()
+        more = {"coefficients": coefficients, "intercepts": [0.25, 0.0, -0.25], "classlabels_ints": [0, 1, 2]}
+        file.add("LinearClassifier", source=features, domain="ai.onnx.ml", post_transform="SOFTMAX", **more)
+        file.nodes[-1].output[:] = [f"label {len(file.nodes)}", file.last]
+        parts.append(file.add("Reshape", file.constant([1, -1, CLASSES])))
+    file.add("Concat", parts[1], source=parts[0], axis=0)
+    file.add("ReduceMean", file.constant([0]), keepdims=0)
+
+
+FILES = {"attention": attention, "bagged": bagged, "picked": picked}
 
 
 def opened(name: str, folder: Path, seed: int = 0, **more: Any) -> Deployed:
