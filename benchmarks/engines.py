@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -105,7 +106,7 @@ def by_torch(artifact: Artifact) -> Iterator[Run]:
             return {LOGITS: torch.cat([network(part) for part in values.split(batch)]).numpy()}
 
     for batch in BATCHES:
-        yield lambda images, batch=batch: run(images, batch)
+        yield partial(run, batch=batch)
 
 
 def points_of(artifact: Artifact, images: np.ndarray) -> Points:

@@ -133,7 +133,7 @@ class Build(Walk):
         need(not kinds or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
         types = {self.types[name] for name in node.inputs if name in self.types}
         for kind in types:
-            known = _OF_HALVES if kind in NARROW else _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
+            known = _OF_HALVES if kind == np.float16 else _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
             need(node.operator in known, f"expected float32, got {kind}")
         view = View(node, self)
         reads_rows = bool(self.rows & set(node.inputs))
