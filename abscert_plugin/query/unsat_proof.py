@@ -174,16 +174,25 @@ def _fault_of_case(
             some = parts[start : start + _AT_ONCE]
             for with_signs in (False, True):
                 same = [part for part in some if bool(part.signs) == with_signs]
-                if same and not _refutes(proof, refuter, kind, same, boxes):
+                if same and not _refutes(proof, refuter, kind, same, whole, boxes):
                     return f"a part of its tree is not refuted by {kind}"
             advance(len(some))
     return ""
 
 
 def _refutes(
-    proof: Proof, refuter: Refuter, kind: str, parts: Sequence[Part], boxes: dict[bytes, dict[str, Enclosure]]
+    proof: Proof,
+    refuter: Refuter,
+    kind: str,
+    parts: Sequence[Part],
+    whole: Part,
+    boxes: dict[bytes, dict[str, Enclosure]],
 ) -> bool:
-    """Return whether a method refutes parts, with signs or without; `boxes` keeps enclosures of boxes with signs."""
+    """Return whether a method refutes parts, with signs or without; `boxes` keeps enclosures of boxes with signs.
+
+    How many hidden values are bounded by backward passes is that of the box of the batch in which most are open. So
+    the whole box goes along: then no part is bounded less closely than it was in the batch in which it was refuted.
+    """
     lower, upper = (torch.from_numpy(np.stack([getattr(part, end) for part in parts])) for end in ("lower", "upper"))
     if kind == INPUTS:
         return bool(refuter.refuted_inputs(lower, upper).all())
@@ -191,7 +200,10 @@ def _refutes(
         return False
     weights = torch.tensor([part.weights for part in parts], dtype=torch.float64)
     if not parts[0].signs:
-        values = refuter.intervals(lower, upper, refined=kind in (BoundMethod.CROWN, COMBINED))
+        along = [torch.from_numpy(end)[None] for end in (whole.lower, whole.upper)]
+        ends = (torch.cat([end, other]) for end, other in zip((lower, upper), along, strict=True))
+        together = refuter.intervals(*ends, refined=kind in (BoundMethod.CROWN, COMBINED))
+        values = {name: value.take(torch.arange(len(parts))) for name, value in together.items()}
         if kind == COMBINED:
             return bool(refuter.combined(values, weights).all())
         return bool(refuter.refuted(values, refuter.bounds(values, BoundMethod(kind))).all())

@@ -6,6 +6,7 @@ import re
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from query_texts import box_texts, query_text
 from small_nets import Net
 
 from abscert_plugin.cli.query import CAPABILITIES
-from abscert_plugin.query import solve
+from abscert_plugin.query import reading, solve
 
 pytest.importorskip("vnnlib")
 ABSOLUTE = Net(
@@ -126,12 +127,15 @@ def test_what_is_not_decided_in_time_is_timed_out(folder: Path) -> None:
     assert "time was up" in result.err
 
 
-def test_a_step_that_takes_too_long_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [(solve, "bounded"), (reading, "read_query")], ids=["bounds", "reading"])
+def test_a_step_that_takes_too_long_is_stopped(
+    step: tuple[ModuleType, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow(*_: object) -> None:
         for _step in range(10_000):  # as a bound of a large network that never looks at the time
             time.sleep(0.01)
 
-    monkeypatch.setattr(solve, "bounded", slow)
+    monkeypatch.setattr(*step, slow)
     begun = time.monotonic()
     assert verify(folder, "unsat.vnnlib", "--timeout", 1).out == "timed-out\n"
     assert time.monotonic() - begun < 60

@@ -19,7 +19,7 @@ REFUSED = {
 }
 OPEN = {
     *("cast01", "cast03", "cast07", "pow03"),  # an operator, or a type, that proofs do not know
-    "equal03",  # whether a subnormal number is equal to 0
+    "equal03",  # the constant 0 is taken as computed, so up to what underflow may do
 }
 TOO_SLOW = {
     "softmax01",  # of real numbers, shares are at most 1 exactly; roundings of float32 are allowed for in all proofs
