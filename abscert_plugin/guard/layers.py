@@ -139,11 +139,11 @@ def affine_chain(
     unit = 2.0**chain.power
     need_room(linear, chain.top, bias_size, unit)
     center = linear.middle(emitter, chain.center, None if bias is None else bias * unit)
-    loss = np.array(lost(linear, chain.top, unit))
-    size_bias = loss if bias_size is None else bias_size * unit * grown + loss
+    loss = lost(linear, chain.top, unit)
+    size_bias = np.array(loss) if bias_size is None else bias_size * unit * grown + loss
     size = linear.absolute(emitter, chain.size, grown * size_factor, size_bias)
     share = 2 * arithmetic.gamma(linear.products + _FEW)
-    spread = linear.absolute(emitter, chain.radius, grown * (1 + share), loss * grown)
+    spread = linear.absolute(emitter, chain.radius, grown * (1 + share), np.array(loss * grown))
     radius = emitter.node("Add", [spread, emitter.node("Mul", [size, emitter.number(share * grown)])])
     made = Chain(center, radius, size, chain.power, fact.top, fact.roundings, fact.underflow)
     return made if made.power <= _MOST_POWER else rescaled(emitter, made, 0)
