@@ -21,6 +21,7 @@ from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.front import Cells
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
+from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guard.answers import answer
 from abscert_plugin.guard.emitter import Emitter
 from abscert_plugin.guard.front import ball_ends, is_inside
@@ -50,13 +51,13 @@ class Guarded:
         model: the file.
         balls: what it is about, as its columns go.
         logits: name of the logits, as the classifier gives them.
-        is_of_logits: whether margins are of these; else of those before a Softmax.
+        tail: what stands between them and what margins are of; None where nothing does.
     """
 
     model: onnx.ModelProto
     balls: tuple[Ball, ...]
     logits: str
-    is_of_logits: bool
+    tail: Tail | None
 
 
 def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False) -> Guarded:
@@ -88,14 +89,17 @@ def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False
     ends = ball_ends(emitter, artifact, balls)
     walk = GuardWalk(inner, artifact.held, ends, emitter, _facts(proof, artifact), proof.shapes, RULES)
     walk.run(RULES, artifact.metadata.classes, _REFUSAL)
-    found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls))
+    try:
+        found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls))
+    except UnsupportedNodeError as error:
+        raise UnsupportedModelError(f"{_REFUSAL}: its logits: {error}") from error
     _give_answers(emitter, artifact, balls, found.label, found.margin, needed, has_largest)
     _keep_needed(model, graph)
     model.graph.node.extend(emitter.nodes)
     model.graph.initializer.extend(emitter.initializers)
     _set_outputs(model, graph.output, len(balls), has_largest)
     _set_metadata(model, artifact, balls)
-    return Guarded(model, tuple(balls), graph.output, cut is None)
+    return Guarded(model, tuple(balls), graph.output, None if cut is None else cut.tail)
 
 
 def _check_balls(balls: Sequence[Ball]) -> None:
