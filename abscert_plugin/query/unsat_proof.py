@@ -200,9 +200,9 @@ def _refutes(
         return False
     weights = torch.tensor([part.weights for part in parts], dtype=torch.float64)
     if not parts[0].signs:
-        along = [torch.from_numpy(end)[None] for end in (whole.lower, whole.upper)]
-        ends = (torch.cat([end, other]) for end, other in zip((lower, upper), along, strict=True))
-        together = refuter.intervals(*ends, refined=kind in (BoundMethod.CROWN, COMBINED))
+        least, most = (torch.from_numpy(end).unsqueeze(0) for end in (whole.lower, whole.upper))
+        is_refined = kind in (BoundMethod.CROWN, COMBINED)
+        together = refuter.intervals(torch.cat([lower, least]), torch.cat([upper, most]), is_refined)
         values = {name: value.take(torch.arange(len(parts))) for name, value in together.items()}
         if kind == COMBINED:
             return bool(refuter.combined(values, weights).all())
