@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from abscert_plugin.graph.walk import UnsupportedNodeError
+from abscert_plugin.reading.axes import AXES
 from abscert_plugin.reading.building import Activation, Value, View
 from abscert_plugin.reading.functions import FUNCTIONS
 from abscert_plugin.reading.layers import Applied
@@ -15,7 +16,7 @@ from abscert_plugin.reading.moves import MOVES
 from abscert_plugin.reading.rules import RULES
 from abscert_plugin.reading.windows import WINDOWS
 
-COMPUTED: Final = {**FUNCTIONS, **MOVES, **WINDOWS}
+COMPUTED: Final = {**AXES, **FUNCTIONS, **MOVES, **WINDOWS}
 KNOWN: Final = frozenset({*RULES, *COMPUTED})
 """Operators that can be read."""
 
