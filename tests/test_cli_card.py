@@ -220,16 +220,18 @@ def other_seed(run: Path) -> None:
     changed_json(run / "run.json", configuration={**told, "training": {**told["training"], "seed": 7}})
 
 
-def other_verdict(run: Path) -> None:
+def changed_rows(run: Path, former: str, **values: object) -> None:
+    """Change all rows of a verdict."""
     path = run / "ball" / "records.jsonl"
-    path.write_text(path.read_text().replace('"verdict":"falsified"', '"verdict":"certified"', 1))
+    told = [{**row, **values} if row["verdict"] == former else row for row in rows(path.parent)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in told))
 
 
-def other_guard(run: Path) -> None:
+def changed_guard(run: Path, pattern: str, value: str) -> None:
     path = run / "guard.onnx"
     model = onnx.load_model(str(path))
     for entry in model.metadata_props:
-        entry.value = re.sub(r'"guards_sha256": ".', '"guards_sha256": "x', entry.value)
+        entry.value = re.sub(pattern, value, entry.value)
     onnx.save_model(model, str(path))
 
 
@@ -239,8 +241,15 @@ CONTRADICTIONS: list[tuple[Callable[[Path], object], str]] = [
     (lost_row, "expected 40 rows"),
     (other_radius, "has no verdict on the claim"),
     (other_seed, "says that its training has seed 0"),
-    (other_verdict, "has other verdicts than another record"),
-    (other_guard, "is the guard of another file"),
+    (lambda run: changed_rows(run, "falsified", verdict="certified"), "the rest of its row contradicts"),
+    (lambda run: changed_rows(run, "certified", prediction=11), "the rest of its row contradicts"),
+    (
+        lambda run: changed_rows(run, "certified", verdict="falsified", counterexample="itself"),
+        "has other verdicts than another record",
+    ),
+    (lambda run: changed_guard(run, '"guards_sha256": ".', '"guards_sha256": "x'), "is the guard of another file"),
+    (lambda run: changed_guard(run, r'"radii": \[.*\]', '"radii": []'), "expected radii of one scale"),
+    (lambda run: changed_guard(run, '"any-order"', '"any"'), "does not say what it certifies"),
     (lambda run: changed_json(run / CELL / "run.json", seconds=None), "has ended"),
     (lambda run: changed_json(run / CELL / "run.json", data={"name": "digits"}), "does not say what was verified"),
     (lambda run: changed_json(run / "run.json", model={"path": "deploy.onnx"}), "does not say what was trained"),

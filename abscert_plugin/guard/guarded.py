@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final, final
 
 import numpy as np
@@ -202,10 +203,16 @@ def _give_answers(
     emitter.give(MARGIN, margin)
     emitter.give(CERTIFIED, certified)
     if has_largest:
-        radii = np.array([float(ball.radius.pixel) for ball in balls], dtype=np.float64)
-        names = emitter.nearest(radii if count > 1 else radii.reshape(()))
+        radii = np.array([_within(ball.radius.pixel) for ball in balls], dtype=np.float32)
+        names = emitter.constant(radii if count > 1 else radii.reshape(()))
         shown = emitter.node("Where", [certified, names, emitter.exactly(0.0)])
         emitter.give(RADIUS, emitter.reduced("ReduceMax", shown, [1]) if count > 1 else shown)
+
+
+def _within(radius: Fraction) -> np.float32:
+    """Return the largest float32 that is not above a radius: a larger one was not proven."""
+    nearest = np.float32(float(radius))
+    return nearest if Fraction(float(nearest)) <= radius else np.nextafter(nearest, np.float32(0))
 
 
 def _set_outputs(model: onnx.ModelProto, logits: str, count: int, has_largest: bool) -> None:

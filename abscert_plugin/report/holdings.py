@@ -250,6 +250,8 @@ def _guard(path: Path, guarded: OnnxFile) -> GuardFile:
         )
     except (ValueError, RecursionError, RecordError) as error:
         raise RecordError(f"{path} does not say what it certifies: {error}") from error
+    if len({ball.radius.scale for ball in balls}) != 1:
+        raise RecordError(f"expected radii of one scale in the metadata of {path}, got {facts.radii}")
     if facts.guards_sha256 != guarded.sha256:
         raise RecordError(
             f"{path} is the guard of another file than {guarded.path}: expected the checksum {guarded.sha256:.12}, "

@@ -180,10 +180,19 @@ def _verified(run: RunInfo, records: Sequence[Record], place: Path) -> Verified:
     for row in records:
         if (row.claim, row.radius, row.radius_scale, row.inputs) != told or row.verdict not in list(Verdict):
             raise RecordError(f"{place}: image {row.index} has no verdict on the claim that the run tells of")
+        if _is_odd(row):
+            raise RecordError(f"{place}: image {row.index} is {row.verdict}, which the rest of its row contradicts")
     if len(records) != images.images:
         raise RecordError(f"expected {images.images} rows in {place}, as its data say, got {len(records)}")
     summarise(records)  # raises where an image stands twice, or there is none
     return Verified(run, images, claim, ball, tuple(sorted(records, key=lambda row: row.index)))
+
+
+def _is_odd(row: Record) -> bool:
+    """Return whether a row is falsified without a counterexample, or not and has one, or certified and mislabelled."""
+    has_counterexample = row.counterexample is not None
+    is_mislabelled = row.verdict == Verdict.CERTIFIED and row.prediction != row.label
+    return has_counterexample != (row.verdict == Verdict.FALSIFIED) or is_mislabelled
 
 
 def _verdicts(records: Sequence[Record]) -> list[tuple[int, str, str | None]]:
