@@ -265,7 +265,7 @@ def along_axis(array: np.ndarray, axis: int, rank: int) -> np.ndarray:
 
 
 def _product(first: Enclosure, second: Weights) -> Enclosure:
-    shape = torch.broadcast_shapes(first.lower.shape, second.center.shape)
+    shape = np.broadcast_shapes(first.lower.shape, second.center.shape)
     given = reshaped(first, (1,) * (1 + len(shape) - first.lower.ndim) + tuple(first.lower.shape))
     grown = given.moved(lambda values: values.expand(1, *shape))
     found = Affine("", "c", Scale(second)).forward({"c": grown})
