@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof import Proof, building, enclosure
+from abscert_plugin.bounds.proof import Proof, building, enclosure, formats
 from abscert_plugin.bounds.proof.arithmetic import HALF, SINGLE, TINY, Format
 from abscert_plugin.bounds.proof.formats import NARROW
 
@@ -140,3 +140,12 @@ def test_each_reader_of_a_value_rounds_it_as_it_will(monkeypatch: pytest.MonkeyP
         broken.setattr(enclosure.Enclosure, "narrowed", lambda self, _: self)
         broken.setattr(Format, "of_terms", lambda self, products: (products + 1) * self.in_sums)
         assert found() != []
+
+
+def test_weights_that_are_subnormal_may_be_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(0)
+    small, zeros = (chance.uniform(2.5e-5, 5e-5, (INPUTS, CLASSES))).astype(np.float16), np.zeros(CLASSES, np.float16)
+    layers, point = [Layer("dense", (small, zeros))], chance.uniform(0.5, 1, INPUTS).astype(np.float32)
+    assert escapes(layers, point, 0.0, 0, wide_sums=True) == []
+    monkeypatch.setattr(formats, "_subnormal", lambda *_: 0.0)
+    assert escapes(layers, point, 0.0, 0, wide_sums=True) != []
