@@ -14,31 +14,36 @@ import pytest
 from browser import BROWSER, CONTRASTS, Browser, browser
 from command_line import abscert
 
+from abscert_plugin.artifact.export import export
 from abscert_plugin.blackbox import Runner
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import DataError
 from abscert_plugin.grid import Grid
+from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.report.try_page import TryContent, render_try_page
 from abscert_plugin.report.web_runtime import put_runtime
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
-CELLS, SIDE = 4, 8  # a pixel of k / 16 may lie on an edge
-RADII = ("0.02", "0.05", "0.1", "0.15", "0.2")
+SIDE = 8
+# Pixels are k / 16: at the least radii those of most images keep their cells, and 15 / 16 lies on an edge.
+GRID = Grid.from_inner_edges([0.2, 0.4, 0.6, 15 / 16])
+RADII = ("0.001", "0.01", "0.05", "0.1", "0.2")
 SCREENS = pytest.mark.parametrize(("width", "dark"), [(1300, False), (1300, True), (390, False), (390, True)])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder as `abscert demo` leaves it, of a small network."""
+    """Return a folder as `abscert demo` leaves it, of a small network that was never trained."""
     home = tmp_path_factory.mktemp("try")
     try:
         put_runtime(home / "web")
     except DataError as error:
         pytest.skip(f"no onnxruntime-web here: {error}")
-    small = ("--network", "fc-3", "--epochs", "2", "--batch-size", "32", "--cells", CELLS, "--device", "cpu")
-    abscert("train", "--method", "reachable", "--radius", "0.1", "--out", home / "run", *small)
+    config = NetworkConfig("fc-3", Activation.RELU, (1, SIDE, SIDE), 10)
+    probes = np.zeros((1, 1, SIDE, SIDE), dtype=np.float32)
+    export(config.build(0), config, GRID, "none", probes, home / "run")
     radii = [part for radius in RADII for part in ("--radius", radius)]
     abscert("guard", home / "run" / "deploy.onnx", *radii, "--largest", "--out", home / "guard.onnx")
     write_page(home)
@@ -47,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_page(home: Path) -> None:
     radii = [Radius.parse(radius) for radius in RADII]
-    content = TryContent(home / "guard.onnx", radii, Grid(CELLS), load_data("digits", Split.TEST))
+    content = TryContent(home / "guard.onnx", radii, GRID, load_data("digits", Split.TEST))
     (home / "try.html").write_text(render_try_page(content), encoding="utf-8")
 
 
@@ -106,8 +111,8 @@ def check(page: Browser, folder: Path) -> dict[str, Any]:
     assert result["certified"] == found["certified"].tolist()
     assert result["radius"] == float(found["radius"])
     # other kernels, other order of float32 sums
-    np.testing.assert_allclose(result["logits"], found["logits"], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(result["margin"], found["margin"], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(result["logits"], found["logits"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result["margin"], found["margin"], rtol=1e-4, atol=1e-5)
     assert page.run("document.getElementById('label').textContent") == str(result["label"])
     lines = page.run("[...document.querySelectorAll('#verdicts tbody tr')].map((row) => row.innerText.split('\\t'))")
     assert [line[0] for line in lines] == list(RADII)
@@ -116,7 +121,7 @@ def check(page: Browser, folder: Path) -> dict[str, Any]:
         told = 0.0 if line[2] == "above 0" else float(line[2].replace("\N{MINUS SIGN}", "-"))
         assert margin - 0.001 <= told <= margin
     cells = json.loads(page.run("document.getElementById('try').dataset.cells"))
-    assert cells == Grid(CELLS).cell(pixels).ravel().tolist()
+    assert cells == GRID.cell(pixels).ravel().tolist()
     return result
 
 
@@ -201,10 +206,12 @@ def test_keys_and_the_slider_change_one_pixel(page: Browser, folder: Path) -> No
     assert not page.run("document.getElementById('cursor').hidden")
     check(page, folder)
     page.press("ArrowUp", "ArrowUp", "ArrowUp", *4 * ["ArrowRight"])  # no further than the edge
-    page.run("(({level}) => { level.value = 16; level.dispatchEvent(new Event('input')); })(window)")
-    wanted[0, 0, 0, 5] = 1
+    page.run("(({level}) => { level.value = 15; level.dispatchEvent(new Event('input')); })(window)")
+    wanted[0, 0, 0, 5] = 15 / 16
     assert np.array_equal(shown(page)[0], wanted)
-    assert page.run("document.getElementById('pixel').textContent") == "row 1, column 6: 1, in the cell [0.75, 1]"
+    assert (
+        page.run("document.getElementById('pixel').textContent") == "row 1, column 6: 0.9375, in the cell [0.9375, 1]"
+    )
     check(page, folder)
     press_button(page, "undo")
     assert np.array_equal(shown(page)[0], before)
