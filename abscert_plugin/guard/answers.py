@@ -14,6 +14,7 @@ from typing import Final, final
 
 import numpy as np
 
+from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.guard import layers
 from abscert_plugin.guard.emitter import Emitter
 from abscert_plugin.guard.layers import Line
@@ -24,6 +25,7 @@ MOST_PAIRS: Final = 2**21
 """Entries of the table of rows W_i - W_j: with more, margins are bounded by two logits apart."""
 
 _OUTWARD: Final = 1 + 2.0**-20
+_FLUSHED: Final = 64 * arithmetic.TINY  # by both logits, and by what the guard takes off
 
 
 @final
@@ -62,11 +64,12 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) 
         ends = walk.ends(output)
         lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
         margins, power = emitter.node("Sub", [lowest, ends.upper]), ends.power
-    kept = emitter.node("Where", [is_label, emitter.nearest(np.array(2.0**90)), margins])
+    kept = emitter.node("Where", [is_label, emitter.exactly(2.0**90), margins])
     least = emitter.reduced("ReduceMin", kept, [1])
-    # one rounding, of the difference: what is told has to be a bound as well
+    # one rounding, of the difference, and held logits that are flushed: what is told has to be a bound as well
     slack = emitter.node("Mul", [emitter.node("Abs", [least]), emitter.number(2.0**-21)])
-    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.nearest(np.array(2.0**-power))])
+    slack = emitter.node("Add", [slack, emitter.number(_FLUSHED * 2.0**power)])
+    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.exactly(2.0**-power)])
     return Answer(label, told)
 
 
@@ -85,7 +88,7 @@ def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
     layers.need_room(linear, 4 * source.top, line.bias_size, unit)
     rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
     middle = linear.middle(
-        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else line.bias * unit
+        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else np.asarray(line.bias * unit)
     )
     pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * grown * _OUTWARD
     width = emitter.node("Sub", [source.upper, source.lower])
@@ -96,7 +99,7 @@ def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
     room = 4 * line.fact.underflow * unit + 4 * layers.lost(linear, source.top, unit)
     bias = np.array(room) if line.bias_size is None else line.bias_size * share * unit + room
     size = layers.size_of(emitter, source)
-    error = linear.absolute(emitter, size, 2 * share * grown * _OUTWARD, bias * grown * _OUTWARD)
+    error = linear.absolute(emitter, size, 2 * share * grown * _OUTWARD, np.asarray(bias * grown * _OUTWARD))
     errors = emitter.node("Add", [error, emitter.node("GatherElements", [error, label], axis=1)])
     gap = emitter.node("Sub", [emitter.node("GatherElements", [middle, label], axis=1), middle])
     taken = emitter.node("Mul", [emitter.node("Add", [spread, errors]), emitter.number(_OUTWARD)])

@@ -59,7 +59,8 @@ class Emitter:
         if key not in self._constants:
             name = f"{self._prefix}constant_{len(self._constants)}"
             self._constants[key] = name
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            # not `ascontiguousarray`, which gives a single number an axis
+            self.initializers.append(numpy_helper.from_array(np.array(array, order="C"), name))
         return self._constants[key]
 
     def nearest(self, array: Float64[np.ndarray, "..."]) -> str:
@@ -73,6 +74,10 @@ class Emitter:
                 "its constants are too large for a guard in float32: nothing would be certified"
             )
         return self.constant(array.astype(np.float32))
+
+    def exactly(self, value: float) -> str:
+        """Return the name of a single number of float32."""
+        return self.nearest(np.array(float(value)))
 
     def above(self, array: Float64[np.ndarray, "..."]) -> str:
         """Return the name of a constant of float32 that is nowhere below numbers of at least 0.
