@@ -15,6 +15,9 @@ import pytest
 import yaml
 from command_line import abscert, contents, linear_model, refused, train
 
+from abscert_plugin.claim import Arithmetic
+from abscert_plugin.report.model_card import MEANING
+
 CELL = "verify-deploy-digits-cell"
 BALL = ("--claim", "ball", "--radius", "1/50", "--bound", "ibp")
 
@@ -121,6 +124,10 @@ def test_its_commands_and_its_python_run_in_the_folder_of_the_card(
     names: dict[str, Any] = {}
     exec(python, names)
     assert [output.name for output in names["session"].get_outputs()][:2] == ["logits", "label"]
+
+
+def test_every_arithmetic_has_a_meaning() -> None:
+    assert MEANING.keys() == set(Arithmetic)
 
 
 def test_without_verification_it_says_so_and_has_no_figure(run: Path) -> None:

@@ -13,7 +13,7 @@ from tiny_networks import run_onnx
 from abscert_plugin.data import DATA_SETS, Split, load_data
 from abscert_plugin.records import read_records
 
-COMMANDS = ["train", "tune", "export", "wrap", "verify", "show", "data", "demo"]
+COMMANDS = ["train", "tune", "export", "wrap", "verify", "guard", "card", "show", "data", "demo"]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ _UNTOLD: Final = "not on record"
 MEANING: Final[Mapping[str, str]] = MappingProxyType(
     {
         Arithmetic.ANY_ORDER: "every evaluation of the file in float32, whatever the order of its sums",
+        Arithmetic.WIDE_SUMS: "as any-order, of a file with float16, whose sums of products are held in float32",
         Arithmetic.THIS_RUNTIME: "the runtime, provider and machine that ran the file",
         Arithmetic.REAL: "exact real numbers, which no runtime computes with",
         Arithmetic.UNPROVEN: "nothing that is proven: the rounding of its bounds was guessed at",

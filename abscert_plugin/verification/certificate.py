@@ -26,7 +26,7 @@ _AT_ONCE: Final = 50  # images in memory
 _ANY_ORDER: Final = (
     "`any-order`: every evaluation of the file's graph in binary32, rounded to nearest, with sums of products in any "
     "order and any parentheses, with or without fused multiply-add, subnormal numbers kept or flushed to zero, affine "
-    "nodes folded into their neighbours or not. Not covered: reduced precision (TF32, float16, bfloat16), convolutions "
+    "nodes folded into their neighbours or not. Not covered: nodes of float32 in less (TF32, bfloat16), convolutions "
     "by Winograd or FFT, faulty hardware. Assumed: sigmoid and tanh are within twice the largest error that was seen "
     "over all float32 arguments, and a value that a nonlinear node reads is computed once. `this-runtime`: the "
     "runtime, provider and machine that ran the file; a margin within `floor` of 0 decides nothing there."
