@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from itertools import product
 from pathlib import Path
@@ -105,7 +106,7 @@ def by_torch(artifact: Artifact) -> Iterator[Run]:
             return {LOGITS: torch.cat([network(part) for part in values.split(batch)]).numpy()}
 
     for batch in BATCHES:
-        yield lambda images, batch=batch: run(images, batch)
+        yield partial(run, batch=batch)
 
 
 def points_of(artifact: Artifact, images: np.ndarray) -> Points:
@@ -153,7 +154,8 @@ def web(folder: Path) -> Engine:
 
 
 def _read(path: Path, kind: str, count: int) -> np.ndarray:
-    values = np.frombuffer(path.read_bytes(), dtype={"float32": "<f4", "int64": "<i8", "bool": np.bool_}[kind])
+    code = {"float32": "<f4", "int64": "<i8", "bool": "?"}[kind]
+    values: np.ndarray = np.frombuffer(path.read_bytes(), dtype=np.dtype(code))
     return values if len(values) == count else values.reshape(count, -1)
 
 

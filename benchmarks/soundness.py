@@ -23,7 +23,7 @@ from soundness_trials.attacks import run_attacks
 from soundness_trials.nets import Experiment
 from soundness_trials.traps import run_traps
 
-FAULTS = ("values_outside", "margins_below", "proof_wrong", "command_wrong")
+FAULTS = ("values_outside", "margins_below", "proof_wrong", "guard_wrong", "command_wrong")
 Counts = dict[str, Any]
 
 

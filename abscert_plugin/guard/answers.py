@@ -14,6 +14,7 @@ from typing import Final, final
 
 import numpy as np
 
+from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.guard import layers
 from abscert_plugin.guard.emitter import Emitter
 from abscert_plugin.guard.layers import Line
@@ -24,6 +25,7 @@ MOST_PAIRS: Final = 2**21
 """Entries of the table of rows W_i - W_j: with more, margins are bounded by two logits apart."""
 
 _OUTWARD: Final = 1 + 2.0**-20
+_FLUSHED: Final = 64 * arithmetic.TINY  # by both logits, and by what the guard takes off
 
 
 @final
@@ -64,8 +66,9 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) 
         margins, power = emitter.node("Sub", [lowest, ends.upper]), ends.power
     kept = emitter.node("Where", [is_label, emitter.exactly(2.0**90), margins])
     least = emitter.reduced("ReduceMin", kept, [1])
-    # one rounding, of the difference: what is told has to be a bound as well
+    # one rounding, of the difference, and held logits that are flushed: what is told has to be a bound as well
     slack = emitter.node("Mul", [emitter.node("Abs", [least]), emitter.number(2.0**-21)])
+    slack = emitter.node("Add", [slack, emitter.number(_FLUSHED * 2.0**power)])
     told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.exactly(2.0**-power)])
     return Answer(label, told)
 

@@ -59,7 +59,8 @@ class Emitter:
         if key not in self._constants:
             name = f"{self._prefix}constant_{len(self._constants)}"
             self._constants[key] = name
-            self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            # not `ascontiguousarray`, which gives a single number an axis
+            self.initializers.append(numpy_helper.from_array(np.array(array, order="C"), name))
         return self._constants[key]
 
     def nearest(self, array: Float64[np.ndarray, "..."]) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final, final
 
 import numpy as np
@@ -21,6 +22,7 @@ from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.front import Cells
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
+from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guard.answers import answer
 from abscert_plugin.guard.emitter import Emitter
 from abscert_plugin.guard.front import ball_ends, is_inside
@@ -50,13 +52,13 @@ class Guarded:
         model: the file.
         balls: what it is about, as its columns go.
         logits: name of the logits, as the classifier gives them.
-        is_of_logits: whether margins are of these; else of those before a Softmax.
+        tail: what stands between them and what margins are of; None where nothing does.
     """
 
     model: onnx.ModelProto
     balls: tuple[Ball, ...]
     logits: str
-    is_of_logits: bool
+    tail: Tail | None
 
 
 def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False) -> Guarded:
@@ -88,14 +90,17 @@ def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False
     ends = ball_ends(emitter, artifact, balls)
     walk = GuardWalk(inner, artifact.held, ends, emitter, _facts(proof, artifact), proof.shapes, RULES)
     walk.run(RULES, artifact.metadata.classes, _REFUSAL)
-    found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls))
+    try:
+        found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls))
+    except UnsupportedNodeError as error:
+        raise UnsupportedModelError(f"{_REFUSAL}: its logits: {error}") from error
     _give_answers(emitter, artifact, balls, found.label, found.margin, needed, has_largest)
     _keep_needed(model, graph)
     model.graph.node.extend(emitter.nodes)
     model.graph.initializer.extend(emitter.initializers)
     _set_outputs(model, graph.output, len(balls), has_largest)
     _set_metadata(model, artifact, balls)
-    return Guarded(model, tuple(balls), graph.output, cut is None)
+    return Guarded(model, tuple(balls), graph.output, None if cut is None else cut.tail)
 
 
 def _check_balls(balls: Sequence[Ball]) -> None:
@@ -198,10 +203,16 @@ def _give_answers(
     emitter.give(MARGIN, margin)
     emitter.give(CERTIFIED, certified)
     if has_largest:
-        radii = np.array([float(ball.radius.pixel) for ball in balls], dtype=np.float64)
-        names = emitter.nearest(radii if count > 1 else radii.reshape(()))
+        radii = np.array([_within(ball.radius.pixel) for ball in balls], dtype=np.float32)
+        names = emitter.constant(radii if count > 1 else radii.reshape(()))
         shown = emitter.node("Where", [certified, names, emitter.exactly(0.0)])
         emitter.give(RADIUS, emitter.reduced("ReduceMax", shown, [1]) if count > 1 else shown)
+
+
+def _within(radius: Fraction) -> np.float32:
+    """Return the largest float32 that is not above a radius: a larger one was not proven."""
+    nearest = np.float32(float(radius))
+    return nearest if Fraction(float(nearest)) <= radius else np.nextafter(nearest, np.float32(0))
 
 
 def _set_outputs(model: onnx.ModelProto, logits: str, count: int, has_largest: bool) -> None:

@@ -141,8 +141,8 @@ def affine_chain(
     unit = 2.0**chain.power
     need_room(linear, chain.top, bias_size, unit)
     center = linear.middle(emitter, chain.center, None if bias is None else np.asarray(bias * unit))
-    loss = np.array(lost(linear, chain.top, unit))
-    size_bias = loss if bias_size is None else np.asarray(bias_size * unit * grown + loss)
+    loss = lost(linear, chain.top, unit)
+    size_bias = np.array(loss) if bias_size is None else np.asarray(bias_size * unit * grown + loss)
     size = linear.absolute(emitter, chain.size, grown * size_factor, size_bias)
     share = 2 * arithmetic.gamma(linear.products + _FEW)
     spread = linear.absolute(emitter, chain.radius, grown * (1 + share), np.asarray(loss * grown))

@@ -11,6 +11,7 @@ from abscert_plugin.artifact.write import write_checked
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Runner
 from abscert_plugin.errors import ExportError, UnsupportedModelError, VerifierError
+from abscert_plugin.graph.tail import Tail
 from abscert_plugin.guard.guarded import CERTIFIED, LABEL, MARGIN, Guarded, guarded
 
 _IMAGES: Final = 16
@@ -63,12 +64,20 @@ def _check(paths: Mapping[str, Path], name: str, artifact: Artifact, made: Guard
     ):
         reach = artifact.front.reach(ball, images)
         for points in (reach.own, reach.lowest, reach.highest):
-            seen = artifact.run_images(artifact.front.images(points))
+            seen = _bounded(artifact.run_images(artifact.front.images(points)), made.tail)
             least = seen[rows, labels] - np.where(_is(labels, seen.shape[1]), -np.inf, seen).max(axis=1)
             room = _BOUND * (1 + np.abs(seen).max(axis=1))
-            is_too_much = made.is_of_logits and bool((margin > least + room).any())
-            if is_too_much or (is_shown & (least <= 0)).any():
+            if (margin > least + room).any() or (is_shown & (least <= 0)).any():
                 raise ExportError("the guard bounds margins by more than the classifier keeps; nothing was written")
+
+
+def _bounded(logits: np.ndarray, tail: Tail | None) -> np.ndarray:
+    """Return what margins are of, but for a number that all of an image have in common."""
+    if tail is not Tail.SOFTMAX:
+        return logits
+    with np.errstate(divide="ignore"):  # what is 0 is as far away as can be
+        found: np.ndarray = np.log(logits)
+    return found
 
 
 def _is(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -215,10 +215,12 @@ def try_attack(name: str, seed: int, is_tame: bool, folder: Path) -> dict[str, b
     judge = Judge(task)
     truth = judge.truth(chance, corners=60, ways=20)
     proven = judge.proven()
+    guarded = judge.by_guard()
     return {
         "mislabelled_by_onnxruntime": bool(truth.by_runtime[0]),
         "mislabelled": bool(truth.in_some_order[0]),
         "proof": any(bool(found[0]) for found in proven.values()),
+        "guard": bool(guarded[0]),
         **{f"lirpa_{method}": bound > 0 for method, bound in by_lirpa.items()},
     }
 
@@ -251,6 +253,8 @@ def run_attacks(seed: int, count: int, progress: Callable[[int], None]) -> dict[
                 tame = try_attack(name, seed + number, True, Path(folder))
                 counts["tame_mislabelled"] += tame["mislabelled"]
                 counts["tame_proof"] += tame["proof"]
+                counts["guard_wrong"] += one["guard"] and one["mislabelled"]
+                counts["tame_guard"] += tame["guard"]
                 progress(place * count + number + 1)
             counts["tried"] = count
             found[name] = dict(sorted(counts.items()))

@@ -1,4 +1,4 @@
-"""What files do on the points of a ball, and what the command, the proof and auto_LiRPA say of it."""
+"""What files do on the points of a ball, and what the command, the proof, the guard and auto_LiRPA say of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.scaling import prepend_scaling
 from abscert_plugin.ball import Ball
-from abscert_plugin.blackbox import Provider
+from abscert_plugin.blackbox import Provider, Runner
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.claim import Radius
@@ -24,6 +24,8 @@ from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import BoundDefectError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels, Reach
 from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.guard import guarded
+from abscert_plugin.guard.guarded import CERTIFIED, LABEL
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.opening import BallQuestion, open_verifier
@@ -134,15 +136,29 @@ class Judge:
                 found[f"{name}{method}"] = _holds(proof.margins(lower, upper, labels, method))
         return found
 
-    def by_lirpa(self) -> Mapping[str, Array]:
-        """Return which images auto_LiRPA's bounds alone certify; none where its network could not be opened."""
+    def by_guard(self) -> Array:
+        """Return which images the guard certifies, of the class that the file gives; none where it has no guard."""
         try:
-            bounder, front = open_white_box(self.artifact).bounder, self.artifact.front
+            made = guarded(self.artifact, [self._task.ball])
         except UnsupportedModelError:
+            return np.zeros(len(self._task.labels), dtype=bool)
+        runner = Runner(made.model.SerializeToString(), threads=1)
+        given = runner.run(self.artifact.front.file_input(self._task.pixels))
+        found = dict(zip(runner.outputs, given, strict=True))
+        certified: Array = found[CERTIFIED] & (found[LABEL] == self._task.labels)
+        return certified
+
+    def by_lirpa(self) -> Mapping[str, Array]:
+        """Return which images auto_LiRPA's bounds alone certify; none where it has none of the network."""
+        try:
+            white_box, front = open_white_box(self.artifact), self.artifact.front
+        except UnsupportedModelError:
+            return {}
+        if white_box.unbounded:
             return {}
         lower, upper = (torch.from_numpy(front.network_input(end)) for end in (self._reach.lowest, self._reach.highest))
         labels = torch.from_numpy(self._task.labels)
-        return {str(method): _holds(bounder.margins(lower, upper, labels, method)) for method in METHODS}
+        return {str(method): _holds(white_box.bounder.margins(lower, upper, labels, method)) for method in METHODS}
 
     def by_command(self, seconds: float) -> list[tuple[str, str]]:
         """Return verdict and arithmetic of each image by the functions behind `abscert verify --claim ball`.

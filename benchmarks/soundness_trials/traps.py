@@ -193,6 +193,7 @@ class Traps:
         self.counts["mislabelled_by_onnxruntime"] += int(truth.by_runtime.sum())
         proven = np.any([*judge.proven().values()], axis=0)
         self._count(number, "proof", proven, wrong)
+        self._count(number, "guard", judge.by_guard(), wrong)
         if not self._every or number // (len(KINDS) * len(self.carriers)) % self._every:
             return
         verdicts = judge.by_command(self._seconds)

@@ -1,4 +1,4 @@
-"""Files made to be certified wrongly: no margin is proven where some evaluation in float32 mislabels."""
+"""Files made to be certified wrongly: no margin is proven, or told by a guard, where an evaluation mislabels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from guard_oracle import guard_margins
 from onnx import TensorProto, helper, numpy_helper
 
 from abscert_plugin.bounds.bounder import BoundMethod
@@ -54,7 +55,8 @@ def proven(graph: Graph, low: Any, high: Any, label: int = 0) -> list[float]:
     box = torch.from_numpy(low), torch.from_numpy(high)
     quick = Proof(graph, "x", low.shape[1:], 2, torch.float32)
     found = [float(proof.margins(*box, torch.tensor([label]), method)) for method in METHODS]
-    return [*found, float(quick.margins(*box, torch.tensor([label]), BoundMethod.IBP))]
+    by_guard = float(guard_margins(graph, low, high, 2)[0, label])
+    return [*found, float(quick.margins(*box, torch.tensor([label]), BoundMethod.IBP)), by_guard]
 
 
 def swallowed_half(large: float) -> Graph:
@@ -143,12 +145,12 @@ def test_a_sum_that_depends_on_its_order_is_not_proven() -> None:
 )
 def test_overflow_claims_nothing(constants: dict[str, Any]) -> None:
     graph = net([("MatMul", "x w", "h"), ("Relu", "h", "r"), ("MatMul", "r v", "logits")], 1, **constants)
-    assert proven(graph, [2.0], [2.0**30]) == [-np.inf] * 4
+    assert proven(graph, [2.0], [2.0**30]) == [-np.inf] * 5
 
 
 def test_partial_sums_that_overflow_claim_nothing() -> None:
     graph = net([("Gemm", "x w b", "logits")], 3, w=np.array([[3e38, 0], [3e38, 0], [-3e38, 0]]), b=[0, -1])
-    assert proven(graph, [1.0] * 3, [1.0] * 3) == [-np.inf] * 4
+    assert proven(graph, [1.0] * 3, [1.0] * 3) == [-np.inf] * 5
 
 
 def test_a_product_of_folded_weights_that_overflows_claims_nothing() -> None:
@@ -160,12 +162,12 @@ def test_a_product_of_folded_weights_that_overflows_claims_nothing() -> None:
         k=[2.0**100],
         c=[1, 0],
     )
-    assert proven(graph, [2.0**-120], [2.0**-120]) == [-np.inf] * 4
+    assert proven(graph, [2.0**-120], [2.0**-120]) == [-np.inf] * 5
 
 
 def test_a_mean_whose_sum_overflows_claims_nothing() -> None:
     graph = net([("ReduceMean", "x", "m", {"axes": [1]}), ("MatMul", "m v", "logits")], 4, v=[[1, 0]])
-    assert proven(graph, [1.5e38] * 4, [1.5e38] * 4) == [-np.inf] * 4
+    assert proven(graph, [1.5e38] * 4, [1.5e38] * 4) == [-np.inf] * 5
 
 
 @pytest.mark.parametrize("width", [0.0, 1.0])

@@ -40,7 +40,9 @@ def test_no_trap_is_proven_and_honest_images_are(tmp_path: Path) -> None:
     found = Traps(seed=1, seconds=0.0, folder=tmp_path, every=0).run(len(KINDS), ignored, ("plain",))
     assert found["files_mislabelling"] == len(KINDS)
     assert found["proof_wrong"] == 0
-    assert found["proof_honest_certified"] > found["proof_honest"] / 2
+    assert found["guard_wrong"] == 0
+    for who in ("proof", "guard"):
+        assert found[f"{who}_honest_certified"] > found[f"{who}_honest"] / 2
 
 
 @pytest.mark.parametrize("name", attacks.ATTACKS)
@@ -49,6 +51,7 @@ def test_published_attacks_are_not_proven_but_when_tame(name: str, tmp_path: Pat
         attacked = attacks.try_attack(name, 0, False, tmp_path)
         assert attacked["mislabelled"]
         assert not attacked["proof"]
+        assert not attacked["guard"]
     tame = attacks.try_attack(name, 0, True, tmp_path)
     assert tame["proof"]
     assert not tame["mislabelled"]
