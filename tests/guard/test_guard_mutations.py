@@ -229,7 +229,7 @@ def test_a_slope_is_rounded_once(monkeypatch: Patch) -> None:
 
 def test_exact_values_lie_between_the_ends() -> None:
     tried = 0
-    for seed in range(30):
+    for seed in range(18):
         chance = np.random.default_rng(seed)
         steps = [replace(one, alpha=abs(one.alpha) % 1) for one in net.random_layers(chance, float(seed % 3), 3)]
         center = chance.standard_normal(3).astype(np.float32)
@@ -247,4 +247,4 @@ def test_exact_values_lie_between_the_ends() -> None:
                 assert all(encloses(seen, name, entries) for name, entries in values.items()), seed
                 for label in range(CLASSES):
                     assert values["logits"][label] - values["logits"][1 - label] >= float(seen.margins[0, label])
-    assert tried > 15
+    assert tried > 9
