@@ -24,8 +24,8 @@ $(STAMP): requirements.txt requirements-lirpa.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## train, export, verify and tune on handwritten digits; files in runs/demo
-	$(BIN)/abscert demo --out runs/demo
+demo: setup ## train, export, verify, tune and guard on handwritten digits; files in runs/demo
+	$(BIN)/abscert demo --out runs/demo --web
 
 test: setup ## run every test, on all cores
 	$(PYTEST)

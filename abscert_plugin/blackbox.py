@@ -1,15 +1,18 @@
 """The only door to onnxruntime: an ONNX file becomes a function on arrays."""
 
 import ctypes
+import logging
 import os
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
 
 import numpy as np
+import onnx
 import onnxruntime
 from jaxtyping import Float32
 from onnxruntime.capi import onnxruntime_pybind11_state as backend
@@ -29,6 +32,7 @@ _BACKEND_ERRORS: Final = (
     backend.NotImplemented,
     backend.RuntimeException,
 )
+_CALIBRATED: Final = 50  # images at once, all of whose values are kept
 _LOG_NOTHING: Final = 4  # onnxruntime's own log goes to stderr; its errors reach the user as one line of ours
 
 
@@ -161,18 +165,20 @@ class BlackBox:
 
 @final
 class Runner:
-    """An ONNX file on the CPU as a function of one tensor, of whatever types and shapes it has.
+    """An ONNX file as a function of one tensor, of whatever types and shapes it has.
 
     Args:
         model: path of the ONNX file, or its bytes (without external data).
         threads: threads; all cores of the process where None.
+        provider: where to run it.
 
     Raises:
         UnsupportedModelError: if onnxruntime cannot load the file.
+        VerifierError: if the provider was asked for and is not there.
     """
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
-        self._session = _open(model, _PROVIDERS[Provider.CPU], threads or available_cores())
+    def __init__(self, model: Path | bytes, threads: int | None = None, provider: Provider = Provider.CPU) -> None:
+        self._session = _open(model, _PROVIDERS[_choose(provider)], threads or available_cores())
         self.inputs = {str(value.name): str(value.type) for value in self._session.get_inputs()}
         """Their types as onnxruntime writes them, such as `tensor(float)`, by their names."""
         self.outputs = {str(value.name): str(value.type) for value in self._session.get_outputs()}
@@ -188,6 +194,56 @@ class Runner:
             return [np.asarray(found) for found in self._session.run(None, {next(iter(self.inputs)): values})]
         except _BACKEND_ERRORS as error:
             raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
+
+
+def quantised(
+    model: onnx.ModelProto, images: Float32[np.ndarray, "batch *feature"], nodes: Sequence[str]
+) -> onnx.ModelProto:
+    """Return a model whose nodes read whole numbers of 8 bits: QuantizeLinear and DequantizeLinear in front of each.
+
+    Ranges of activations are those that are seen on images. Weights have 7 bits and a scale for each output, so that
+    no sum of a pair of products overflows the 16 bits that some kernels hold it in.
+
+    Args:
+        model: a classifier that reads `image`.
+        images: what it is run on.
+        nodes: names of the nodes, each a Conv, Gemm or MatMul.
+
+    Raises:
+        UnsupportedModelError: if onnxruntime cannot quantise it.
+    """
+    from onnxruntime import quantization
+
+    operators = ["Conv", "Gemm", "MatMul"]
+    reader = _batches(quantization.CalibrationDataReader, images)
+    logging.disable(logging.WARNING)  # it advises steps of its own on the root logger
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "quantised.onnx"
+            quantization.quantize_static(
+                model,
+                str(path),
+                reader,
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=operators,
+                nodes_to_quantize=list(nodes),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"OpTypesToExcludeOutputQuantization": operators},
+            )
+            return onnx.load_model(str(path))
+    except (*_BACKEND_ERRORS, KeyError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(f"onnxruntime cannot quantise the model: {first_line(error)}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _batches(kind: type, images: np.ndarray) -> Any:
+    """Return a reader, of onnxruntime's kind, that hands over images in batches as the input `image`."""
+    parts = iter([{"image": images[start : start + _CALIBRATED]} for start in range(0, len(images), _CALIBRATED)])
+    return type("Batches", (kind,), {"get_next": lambda _: next(parts, None)})()
 
 
 def available_cores() -> int:

@@ -34,16 +34,21 @@ class Arithmetic(StrEnum):
     """What evaluations of a file a verdict holds for. A verdict of one kind says nothing of another.
 
     `ANY_ORDER`: every evaluation in binary32 rounded to nearest, whatever the order of its sums (docs/METHOD.md).
+    `WIDE_SUMS`: the same of a file with float16, whose sums of products are held in float32 before they are rounded.
     `THIS_RUNTIME`: the runtime, provider and machine that ran the file.
     `REAL`: exact real numbers, which no runtime computes with; what another solver says.
     `UNPROVEN`: a bound in float32 whose own rounding was guessed at, as versions before 0.2 wrote them.
     """
 
     ANY_ORDER = "any-order"
+    WIDE_SUMS = "wide-sums"
     THIS_RUNTIME = "this-runtime"
     REAL = "real"
     UNPROVEN = "unproven"
 
+
+PROVABLE: Final = (Arithmetic.ANY_ORDER, Arithmetic.WIDE_SUMS)
+"""What a proof can show; of the others, a run of the file decides."""
 
 SCOPE: Final[Mapping[Claim, str]] = MappingProxyType(
     {

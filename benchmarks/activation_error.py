@@ -1,4 +1,4 @@
-"""Largest error of Sigmoid and Tanh in onnxruntime over all float32 arguments, which proofs assume doubled.
+"""Largest error of Sigmoid and Tanh in onnxruntime over all float32 and float16 arguments, which proofs assume doubled.
 
 python benchmarks/activation_error.py [--share 1.0]
 """
@@ -15,9 +15,9 @@ TAIL = 3  # arguments of each chunk that are computed one by one too: a runtime 
 REFERENCES = {"Sigmoid": torch.sigmoid, "Tanh": torch.tanh}
 
 
-def session(operator: str) -> onnxruntime.InferenceSession:
-    """Return a session of one operator, on one thread."""
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y")]
+def session(operator: str, kind: int = TensorProto.FLOAT) -> onnxruntime.InferenceSession:
+    """Return a session of one operator on numbers of a type, on one thread."""
+    ends = [helper.make_tensor_value_info(name, kind, ["n"]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "one", ends[:1], ends[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = onnxruntime.SessionOptions()
@@ -39,6 +39,15 @@ def largest_error(operator: str, share: float) -> float:
     return largest
 
 
+def largest_half_error(operator: str) -> float:
+    """Return the largest error over every finite argument of float16."""
+    points = np.arange(2**16, dtype=np.uint32).astype(np.uint16).view(np.float16)
+    points = points[np.isfinite(points)]
+    (found,) = session(operator, TensorProto.FLOAT16).run(None, {"x": points})
+    exact = REFERENCES[operator](torch.from_numpy(points).double()).numpy()
+    return float(np.abs(found.astype(np.float64) - exact).max())
+
+
 def main() -> None:
     """Print the largest errors."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -46,6 +55,7 @@ def main() -> None:
     share = parser.parse_args().share
     torch.set_num_threads(1)
     for operator in REFERENCES:
+        print(f"{operator} of float16: {largest_half_error(operator):.6g}")
         print(f"{operator}: {largest_error(operator, share):.6g} (onnxruntime {onnxruntime.__version__})", flush=True)
 
 

@@ -154,7 +154,9 @@ def _runner(path: Path, opening: Opening) -> Callable[[np.ndarray], int]:
         given = np.rint(given * 255.0) if kind.kind in "iu" else given
         free = [size if isinstance(size, int) else -1 for size in source.shape[1:]]
         shape = sizes if math.prod(sizes) == image.size else [1, *(free if free.count(-1) < 2 else given.shape[1:])]
-        scores = session.run([third.logits.name], {source.name: given.astype(kind).reshape(shape)})[0].reshape(-1)
+        answer = session.run([third.logits.name], {source.name: given.astype(kind).reshape(shape)})[0]
+        # of a ZipMap, a dictionary for each image
+        scores = np.array(list(answer[0].values())) if isinstance(answer, list) else answer.reshape(-1)
         return int(scores.argmax()) if scores.size > 1 else int(scores[0] > 0)
 
     return label
@@ -166,11 +168,13 @@ def _runner(path: Path, opening: Opening) -> Callable[[np.ndarray], int]:
 def _by_sklearn() -> Mapping[str, onnx.ModelProto]:
     try:
         from skl2onnx import to_onnx
+        from sklearn import ensemble
         from sklearn.linear_model import LogisticRegression
         from sklearn.neural_network import MLPClassifier
         from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import MinMaxScaler, StandardScaler
+        from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
         from sklearn.svm import LinearSVC
+        from sklearn.tree import DecisionTreeClassifier
     except ImportError:
         return {}
     random = np.random.default_rng(0)
@@ -190,11 +194,25 @@ def _by_sklearn() -> Mapping[str, onnx.ModelProto]:
             raw,
         ),
         "sklearn logistic, float64": (LogisticRegression(), raw),
+        "sklearn logistic, normalised": (make_pipeline(Normalizer(), LogisticRegression()), scores),
+        "sklearn tree": (DecisionTreeClassifier(random_state=0), scores),
+        "sklearn forest": (ensemble.RandomForestClassifier(50, random_state=0), scores),
+        "sklearn forest, float64": (ensemble.RandomForestClassifier(20, max_depth=6, random_state=0), scores),
+        "sklearn forest, dictionaries": (ensemble.RandomForestClassifier(20, max_depth=6, random_state=0), None),
+        "sklearn forest, two classes": (ensemble.RandomForestClassifier(20, max_depth=6, random_state=0), scores),
+        "sklearn forest, scaled": (
+            make_pipeline(StandardScaler(), ensemble.RandomForestClassifier(20, max_depth=6, random_state=0)),
+            scores,
+        ),
+        "sklearn extra trees": (ensemble.ExtraTreesClassifier(20, max_depth=6, random_state=0), scores),
+        "sklearn boosted": (ensemble.GradientBoostingClassifier(n_estimators=20, random_state=0), scores),
+        "sklearn boosted, two classes": (ensemble.GradientBoostingClassifier(n_estimators=20, random_state=0), scores),
+        "sklearn boosted regressor": (ensemble.GradientBoostingRegressor(n_estimators=20, random_state=0), None),
     }
     found = {}
     for name, (model, options) in models.items():
         given = features.astype(np.float64) if "float64" in name else features
-        model.fit(given, labels)
+        model.fit(given, labels > 1 if "two" in name else labels - 1.5 if "regressor" in name else labels)
         last = model[-1] if hasattr(model, "steps") else model
         found[name] = to_onnx(model, given[:1], options={id(last): options} if options else None)
     return found

@@ -273,6 +273,19 @@ def resize_linear(random: Random) -> Net:
     return net
 
 
+def resize_cubic(random: Random) -> Net:
+    net = images(random, 2, 18, least=3)
+    last = ["", net.constant([1, 1, 2, net.pick(1, 3, 0.5) if net.shape[2] % 2 == 0 else 4], np.float32)]
+    if net.integer(0, 1):
+        net.batch = 1
+        last = ["", "", net.whole(1, net.shape[0], *net.integers(2, 2, 9))]
+    parameter, inside = net.pick(-0.75, -0.5), net.integer(0, 1)
+    kind = net.pick(*KINDS[inside:])  # asymmetric ones reach too far out to leave the outside out
+    more = {"coordinate_transformation_mode": kind, "cubic_coeff_a": parameter, "exclude_outside": inside}
+    net.add("Resize", net.last, *last, mode="cubic", **more)
+    return net
+
+
 def upsample(random: Random) -> Net:
     net = images(random, 2, 9)
     scales = net.constant([1, 1, 2, net.pick(1, 2, 4)], np.float32)

@@ -59,7 +59,7 @@ class Net:
         names = [f"v{len(self.nodes)}_{place}" for place in range(outputs)]
         reads = inputs or (self.last,)
         self.nodes.append(
-            helper.make_node(operator, reads, names, f"{operator}_{len(self.nodes)}", domain, **attributes)
+            helper.make_node(operator, reads, names, f"{operator}_{len(self.nodes)}", domain=domain, **attributes)
         )
         self.last = names[0]
         return self.last
@@ -77,7 +77,9 @@ class Net:
         value = helper.make_tensor_value_info
         source = value(SOURCE, self.kind, [self.batch, *self.shape])
         graph = helper.make_graph(self.nodes, "net", [source], [value(output, kind, None)], self.tensors)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
+        opsets = {"": self.opset} | {node.domain: 1 for node in self.nodes if node.domain}
+        imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        model = helper.make_model(graph, opset_imports=imports, ir_version=10)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
 
     def logits(self) -> onnx.ModelProto:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from moving_graphs import Operator, Random, begun, images, resize_linear, upsample
+from moving_graphs import Operator, Random, begun, images, resize_cubic, resize_linear, upsample
 from onnx import TensorProto, numpy_helper
 from sampled_graphs import Net
 
@@ -70,6 +70,22 @@ def average_pool(random: Random) -> Net:
         count_include_pad=counts,
         **more,
     )
+    return net
+
+
+def lp_pool(random: Random) -> Net:
+    rank = int(random.integers(1, 4))
+    net = images(random, rank, 18, least=4)
+    if net.integer(0, 1):
+        net.add("Relu")  # windows of zeros
+    pads, steps = [net.integer(0, 1) for _ in range(2 * rank)], net.integers(rank, 1, 2)
+    net.add("LpPool", kernel_shape=net.integers(rank, 2, 3), strides=steps, pads=pads, p=net.integer(1, 4))
+    return net
+
+
+def global_lp_pool(random: Random) -> Net:
+    net = images(random, int(random.integers(1, 4)))
+    net.add("GlobalLpPool", p=net.integer(1, 4))
     return net
 
 
@@ -284,9 +300,11 @@ OTHERS: Mapping[str, Operator] = {
     "Einsum": einsum,
     "Gemm": gemm,
     "GlobalAveragePool": global_pool("GlobalAveragePool"),
+    "GlobalLpPool": global_lp_pool,
     "GlobalMaxPool": global_pool("GlobalMaxPool"),
     "MatMul, left": product_from_left,
     "MatMul, right": product_from_right,
+    "LpPool": lp_pool,
     "MaxPool": max_pool,
     "QuantizeLinear": quantised,
     "QuantizeLinear, channels": quantised_by_channel,
@@ -294,6 +312,7 @@ OTHERS: Mapping[str, Operator] = {
     "Gemm, rows": rows,
     "ReduceMean": reduced("ReduceMean"),
     "ReduceSum": reduced("ReduceSum"),
+    "Resize, cubic": resize_cubic,
     "Resize, linear": resize_linear,
     "Upsample": upsample,
     "constants": folded,

@@ -159,7 +159,7 @@ def test_a_certificate_is_of_one_file(ball: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda value: value.update(schema=4), "schema 1 to 3"),
+        (lambda value: value.update(schema=5), "schema 1 to 4"),
         (lambda value: value.update(extra=1), "not a certificate"),
         (lambda value: value.pop("rows"), "not a certificate"),
         (lambda value: value.update(claim="all"), "claim cell or ball"),

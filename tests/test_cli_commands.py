@@ -13,7 +13,7 @@ from tiny_networks import run_onnx
 from abscert_plugin.data import DATA_SETS, Split, load_data
 from abscert_plugin.records import read_records
 
-COMMANDS = ["train", "tune", "export", "wrap", "verify", "show", "data", "demo"]
+COMMANDS = ["train", "tune", "export", "wrap", "verify", "guard", "card", "show", "data", "demo"]
 
 
 @pytest.fixture(scope="module")
@@ -298,10 +298,15 @@ def test_demo_does_the_whole_job_and_sets_a_former_one_aside(tmp_path: Path, mon
     out = tmp_path / "demo"
     out.mkdir()
     (out / "mine").write_text("kept")
-    result = abscert("demo", "--out", out)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")  # nobody listens there
+    result = abscert("demo", "--out", out, "--web")
     assert "renamed the former demo" in result.err
     assert (tmp_path / "demo.old-1" / "mine").read_text() == "kept"
-    for name in ("deploy.onnx", "verify/records.jsonl", "tune/tune.json", "tune/deploy.onnx", "report.html"):
+    written = ("verify/records.jsonl", "tune/tune.json", "tune/deploy.onnx", "report.html", "guard.onnx", "try.html")
+    for name in ("deploy.onnx", *written):
         assert (out / name).stat().st_size > 0
+    (note,) = [line for line in result.err.splitlines() if line.startswith("note: try.html has no onnxruntime-web")]
+    assert "cannot fetch http://127.0.0.1:9/" in note
     assert len(read_records(out / "verify" / "records.jsonl")) == TEST_IMAGES
     assert f"All files are in {out}." in result.out

@@ -11,7 +11,9 @@ import onnxruntime
 import pytest
 from command_line import abscert, refused
 from onnx import TensorProto, helper, numpy_helper
+from skl2onnx import to_onnx
 from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.neural_network import MLPClassifier
 
 RADIUS = Fraction(1, 50)
@@ -83,6 +85,24 @@ def test_what_stands_behind_the_scores_changes_no_verdict(model: Path, tmp_path:
     )
     assert behind["certified"] == plain["certified"] > 5
     assert behind["arithmetic"] == "any-order"
+
+
+@pytest.mark.parametrize("zips", [True, False])
+def test_a_forest_of_scikit_learn_is_verified_and_checked(tmp_path: Path, zips: bool) -> None:
+    images, labels = load_digits(return_X_y=True)
+    forest = RandomForestClassifier(8, max_depth=7, random_state=0).fit(images, labels)
+    path, certificate = tmp_path / "forest.onnx", tmp_path / "c.json"
+    onnx.save(to_onnx(forest, images[:1].astype(np.float32), options={id(forest): {"zipmap": zips}}), path)
+    asked = ("--input-range", "0,16", "--out", tmp_path / "out", "--certificate", certificate, "--json")
+    assert 5 <= abscert("verify", path, *BALL, *asked).json["certified"] <= 12
+    rows = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(0)
+    for row in (row for row in rows if row["verdict"] == "certified"):
+        moves = random.choice([-1.0, 1.0], (300, 64)) * random.choice([1.0, 1.0, 0.5], (300, 64))
+        points = np.clip(images[row["index"]] / 16 + float(RADIUS) * 0.999999 * moves, 0, 1)
+        assert (session.run(None, {"X": (points * 16).astype(np.float32)})[0] == row["label"]).all()
+    assert json.loads(abscert("check", certificate, path, "--all", "--json").out)["holds"]
 
 
 def test_a_certificate_of_another_preprocessing_fails(model: Path, tmp_path: Path) -> None:

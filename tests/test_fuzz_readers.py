@@ -18,6 +18,7 @@ from abscert_plugin.records import read_records
 BALL = ("--claim", "ball", "--radius", "0.3", "--limit", 3)
 RESUME = ("--resume", "--out", "HERE")
 SHOW = ("show", "HERE", "--html", "HERE/page.html")
+CARD = ("card", "HOME/deploy.onnx", "--out", "HERE/card")
 AGAIN = ("verify", "HOME/deploy.onnx", *BALL, "--out", "HERE")
 
 
@@ -90,10 +91,17 @@ READERS = (
     ),
     Reader("run/best-0001.safetensors", byte_files, [("export", "HERE")]),
     Reader("tune/tune.json", json_files, [("tune", *FAST, "--radius", "0.2", "--steps", 1, *RESUME)]),
-    Reader("verified/run.json", json_files, [SHOW, AGAIN]),
-    Reader("verified/records.jsonl", json_line_files, [SHOW, AGAIN]),
+    Reader("verified/run.json", json_files, [SHOW, AGAIN, (*CARD, "--records", "HERE")]),
+    Reader("verified/records.jsonl", json_line_files, [SHOW, AGAIN, (*CARD, "--records", "HERE")]),
     Reader("verified/counterexamples/00000003.npy", byte_files, [SHOW, (*AGAIN, "--certificate", "HERE/new.json")]),
-    Reader("certificate/it.json", json_files, [("check", "HERE/it.json", "HOME/deploy.onnx", "--sample", 1)]),
+    Reader(
+        "certificate/it.json",
+        json_files,
+        [("check", "HERE/it.json", "HOME/deploy.onnx", "--sample", 1), (*CARD, "--certificate", "HERE/it.json")],
+    ),
+    Reader("trained/run.json", json_files, [("card", "HERE")]),
+    Reader("trained/history.jsonl", json_line_files, [("card", "HERE")]),
+    Reader("trained/guard.onnx", metadata, [("card", "HERE")]),
     Reader("model/deploy.onnx", metadata, [("verify", "HERE/deploy.onnx", "--limit", 2, "--out", "HERE/out")]),
     Reader(
         "graph/deploy.onnx",
@@ -120,6 +128,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     linear_model(home / "plain" / "model.onnx")
     for place in (home, home / "model", home / "graph"):
         shutil.copy(trained / "deploy.onnx", place)
+    shutil.copytree(trained, home / "trained", ignore=lambda _, names: [one for one in names if "tensors" in one])
+    abscert("guard", home / "deploy.onnx", "--radius", "0.1", "--out", home / "trained" / "guard.onnx")
     abscert("tune", *FAST, "--radius", "0.2", "--steps", 1, "--out", home / "tune")
     certificate = home / "certificate" / "it.json"
     abscert("verify", home / "deploy.onnx", *BALL, "--out", home / "verified", "--certificate", certificate)

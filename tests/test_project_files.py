@@ -8,7 +8,8 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT: Final[dict[str, Any]] = PYPROJECT["project"]
 MAKEFILE: Final = (ROOT / "Makefile").read_text()
 
 
@@ -50,3 +51,10 @@ def test_the_gate_runs_targets_that_there_are() -> None:
     parts = parts.replace('"', "")  # what is made side by side
     assert set(parts.split()) <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     assert {"lint", "docs", "test", "install-check"} <= set(parts.split())
+
+
+def test_whatever_is_no_module_comes_with_its_package() -> None:
+    for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items():
+        home = ROOT / package
+        files = {path for path in home.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert files == {path for pattern in patterns for path in home.glob(pattern)}

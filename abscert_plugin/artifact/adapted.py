@@ -14,13 +14,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
 from abscert_plugin.artifact.third_party import Port, ThirdParty
 from abscert_plugin.artifact.trial import try_in_child
 from abscert_plugin.artifact.write import save_model
 from abscert_plugin.blackbox import BlackBox, Provider, Runner
 from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
+from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.graph.shapes import check_sizes
+from abscert_plugin.preprocessing import Opening, Preprocessing
 
 _PREFIX: Final = "abscert/"
 _LOGITS: Final = _PREFIX + "logits"
@@ -38,14 +41,20 @@ class Adapted:
         model: the graph; its one input is float32 [batch, *input_shape], its one output float32 [batch, classes].
         held: name of the tensor that the classifier itself reads.
         classes: how many logits it gives.
+        preprocessing: the way from images to its input.
+        obstacle: what keeps it from being shown that images of a batch do not meet; None where it is shown.
+        path: the file.
     """
 
     model: onnx.ModelProto
     held: str
     classes: int
+    preprocessing: Preprocessing
+    obstacle: str | None
+    path: Path
 
 
-def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, labels: int | None, path: Path) -> Adapted:
+def adapt(source: ThirdParty, opening: Opening, labels: int | None) -> Adapted:
     """Return a classifier with its input and its answer brought into one form, after it was run once.
 
     An output of one value is the score of the second of two classes: its logits are 0 and the value, or the value less
@@ -53,32 +62,35 @@ def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, lab
 
     Args:
         source: the classifier.
-        input_shape: of its input, without the batch.
-        has_batch: whether the input has an axis of the batch.
+        opening: how it reads images.
         labels: how many classes there are, for an output of labels; None where nobody knows.
-        path: its file, for messages.
 
     Raises:
-        UnsupportedModelError: if it does not run, or its answer is none of a classifier.
-        ConfigError: if it gives labels, and nobody knows how many there are.
+        UnsupportedModelError: if it does not run, its input cannot be images, or its answer is none of a classifier.
+        ConfigError: if an option is missing or does not fit, or it gives labels, and nobody knows how many there are.
         ExportError: if it cannot be written into a folder for temporary files.
     """
+    path = source.file.path
+    try:
+        preprocessing = fit_preprocessing(source.input, opening.image_shape, opening.layout, opening.scale)
+    except (ConfigError, UnsupportedModelError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    input_shape, is_batched = preprocessing.input_shape, has_batch(source.input, preprocessing.image_shape)
     model = onnx.ModelProto()
-    model.CopyFrom(source.model)
-    fixed = 1 if not has_batch else source.input.fixed_batch
-    if not has_batch or source.input.element_type != TensorProto.FLOAT:
-        _read_floats(model.graph, source.input, input_shape, has_batch, fixed)
+    model.CopyFrom(source.file.model)
+    fixed = source.input.fixed_batch if is_batched else 1
+    if not is_batched or source.input.element_type != TensorProto.FLOAT:
+        _read_floats(model.graph, source.input, input_shape, is_batched, fixed)
     check_sizes(read_graph(model, path), model, path, input_shape)
     shape = (fixed or 1, *input_shape)
     with saved(model, path) as copy:
         try_in_child(copy, shape, path)
+        runner = Runner(copy, 1)
         try:
-            runner = Runner(copy, 1)
-            answer = dict(zip(runner.outputs, runner.run(np.zeros(shape, dtype=np.float32)), strict=True))[
-                source.logits.name
-            ]
-        except (UnsupportedModelError, VerifierError) as error:
-            raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
+            found = runner.run(np.zeros(shape, dtype=np.float32))
+        except VerifierError as error:
+            raise UnsupportedModelError(str(error)) from error
+    answer = dict(zip(runner.outputs, found, strict=True))[source.logits.name]
     nodes, constants, classes = _logits(source, answer, shape[0], labels, path)
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(constants)
@@ -88,7 +100,8 @@ def adapt(source: ThirdParty, input_shape: tuple[int, ...], has_batch: bool, lab
     size = fixed or source.input.batch_symbol or "batch"
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(_LOGITS, TensorProto.FLOAT, [size, classes]))
-    return Adapted(model, source.input.name, classes)
+    obstacle = batch_obstacle(read_graph(model, path), model)
+    return Adapted(model, source.input.name, classes, preprocessing, obstacle, path)
 
 
 def gives_scores(model: onnx.ModelProto) -> bool:
@@ -100,6 +113,10 @@ def gives_scores(model: onnx.ModelProto) -> bool:
 def saved(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
     """Write a model where it can be loaded from, while the context lasts.
 
+    Args:
+        model: the model.
+        path: its own file, which errors of the context speak of.
+
     Raises:
         ExportError: if there is no room for it.
     """
@@ -108,10 +125,13 @@ def saved(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
             copy = save_model(model, Path(scratch) / path.name.removesuffix(".gz"))
         except OSError as error:
             raise ExportError(f"cannot write into {scratch}: {error.strerror}; free space there") from error
-        yield copy
+        try:
+            yield copy
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
 
 
-def opened(adapted: Adapted, path: Path, provider: Provider, one_by_one: bool) -> BlackBox:
+def opened(adapted: Adapted, provider: Provider, one_by_one: bool) -> BlackBox:
     """Return a classifier in that form as onnxruntime runs it.
 
     Raises:
@@ -119,11 +139,8 @@ def opened(adapted: Adapted, path: Path, provider: Provider, one_by_one: bool) -
         VerifierError: if the provider was asked for and is not there.
         ExportError: if there is no room for a copy.
     """
-    with saved(adapted.model, path) as copy:
-        try:
-            return BlackBox(copy, provider, one_by_one=one_by_one)
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(str(error).replace(str(copy), str(path))) from error
+    with saved(adapted.model, adapted.path) as copy:
+        return BlackBox(copy, provider, one_by_one=one_by_one)
 
 
 def _read_floats(
@@ -171,7 +188,7 @@ def _logits(
     elif answer.dtype != np.float32:
         steps.append(("Cast", [], {"to": TensorProto.FLOAT}))
     if each == 1 and not is_labels:
-        if _is_probability(source.model.graph, name):
+        if _is_probability(source.file.model.graph, name):
             constants["threshold"] = np.array([_THRESHOLD], dtype=np.float32)
             steps.append(("Sub", [_PREFIX + "threshold"], {}))
         constants["two_classes"] = np.array([[0.0, 1.0]], dtype=np.float32)

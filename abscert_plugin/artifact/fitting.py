@@ -68,8 +68,8 @@ def has_batch(port: Port, image_shape: tuple[int, int, int] | None) -> bool:
 
 def element_name(kind: int) -> str:
     """Return the name of a tensor's type, such as `float32`."""
-    if kind == TensorProto.BFLOAT16:
-        return "bfloat16"
+    if kind in (TensorProto.BFLOAT16, TensorProto.UNDEFINED):
+        return "bfloat16" if kind else "no tensor"
     return str(helper.tensor_dtype_to_np_dtype(kind))
 
 
@@ -83,7 +83,7 @@ def _is_channels_last(port: Port, sizes: tuple[int | None, ...], image_shape: tu
     looks_so = sizes[2] in (1, 3) and (sizes[0] is None or sizes[0] >= _NOT_CHANNELS)
     if image_shape is not None:
         channels, height, width = image_shape
-        is_first, is_last = _goes_with(sizes, image_shape), _goes_with(sizes, (height, width, channels))
+        is_first, is_last = goes_with(sizes, image_shape), goes_with(sizes, (height, width, channels))
         if channels == 1 or is_first != is_last:
             return is_last and not is_first
     if looks_so:
@@ -91,8 +91,9 @@ def _is_channels_last(port: Port, sizes: tuple[int | None, ...], image_shape: tu
     return False
 
 
-def _goes_with(sizes: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
-    return all(size in (None, chosen) for size, chosen in zip(sizes, shape, strict=True))
+def goes_with(sizes: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor may have a shape, by its sizes, None for each that is free."""
+    return len(sizes) == len(shape) and all(size in (None, chosen) for size, chosen in zip(sizes, shape, strict=True))
 
 
 def _told(port: Port, sizes: tuple[int | None, ...] | None, is_last: bool) -> tuple[int, int, int]:
@@ -122,9 +123,9 @@ def _filled(
     filled: tuple[int, ...]
     if len(sizes) == 1:
         filled = (count,) if sizes[0] is None else (sizes[0],)
-    elif len(sizes) == 3 and _goes_with(sizes, whole):
+    elif len(sizes) == 3 and goes_with(sizes, whole):
         filled = whole
-    elif len(sizes) == 2 and channels == 1 and _goes_with(sizes, (height, width)):
+    elif len(sizes) == 2 and channels == 1 and goes_with(sizes, (height, width)):
         filled = (height, width)
     elif sizes.count(None) <= 1:
         known = math.prod(size for size in sizes if size is not None)

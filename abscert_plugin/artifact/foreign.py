@@ -2,22 +2,20 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import onnx
 
 from abscert_plugin.artifact.adapted import adapt, opened
-from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
 from abscert_plugin.artifact.metadata import Metadata, read_metadata
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.third_party import is_of_this_project, read_third_party
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.front import Pixels
-from abscert_plugin.graph.batch import batch_obstacle
-from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.preprocessing import Opening
 
 PREPROCESSING: Final = "preprocessing"
@@ -105,17 +103,11 @@ def open_foreign(
     box of that input that holds whatever preprocessing of this scale makes of them, exactly or in float32.
     """
     source = read_third_party(path, opening.output, opening.constants, model)
-    try:
-        preprocessing = fit_preprocessing(source.input, opening.image_shape or shape, opening.layout, opening.scale)
-    except (ConfigError, UnsupportedModelError) as error:
-        raise type(error)(f"{path}: {error}") from error
-    is_batched = has_batch(source.input, preprocessing.image_shape)
-    adapted = adapt(source, preprocessing.input_shape, is_batched, labels, path)
-    graph = read_graph(adapted.model, path)
-    obstacle = batch_obstacle(graph, adapted.model)
-    if obstacle is not None:
-        _log.info("%s: images are run one by one, because %s", path, obstacle)
-    classifier = opened(adapted, path, provider, obstacle is not None)
+    adapted = adapt(source, replace(opening, image_shape=opening.image_shape or shape), labels)
+    preprocessing = adapted.preprocessing
+    if adapted.obstacle is not None:
+        _log.info("%s: images are run one by one, because %s", path, adapted.obstacle)
+    classifier = opened(adapted, provider, adapted.obstacle is not None)
     metadata = Metadata(
         version="",
         front=Pixels(preprocessing),
@@ -125,4 +117,4 @@ def open_foreign(
         training="none",
     )
     facts = {**preprocessing.facts(), "output": opening.output, "constants": dict(opening.constants)}
-    return Artifact(path, source.sha256, adapted.model, metadata, classifier, adapted.held, facts)
+    return Artifact(path, source.file.sha256, adapted.model, metadata, classifier, adapted.held, facts)

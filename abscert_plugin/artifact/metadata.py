@@ -22,6 +22,7 @@ CELLS: Final = "abscert.cells"
 EDGES: Final = "abscert.edges"
 GUARD: Final = "abscert.guard"
 """The key that only a guard has (`abscert guard`): what it is of, as JSON."""
+REPRESENTED: Final = "abscert.represented"
 _FIXED: Final[Mapping[str, str]] = MappingProxyType({"abscert.domain": DOMAIN, "abscert.pixel_range": PIXEL_RANGE})
 
 
@@ -37,6 +38,8 @@ class Metadata:
         classes: number of classes.
         network: name of the network, or of the wrapped file.
         training: how it was trained (method, claim, radius, seed, epochs), as `key=value` pairs joined by `;`.
+        represented: the point on the pixel scale that a wrapped classifier reads for each cell; empty where that is its
+            mid-point, or it reads the ends.
     """
 
     version: str
@@ -45,6 +48,7 @@ class Metadata:
     classes: int
     network: str
     training: str
+    represented: tuple[float, ...] = ()
 
     @property
     def grid(self) -> Grid | None:
@@ -54,8 +58,12 @@ class Metadata:
     @property
     def trained_on(self) -> str | None:
         """Name of the data set that the network was trained on; None where the file does not say."""
-        told = dict(pair.partition("=")[::2] for pair in self.training.split(";"))
-        return told.get("data") or None
+        return self.training_facts.get("data") or None
+
+    @property
+    def training_facts(self) -> Mapping[str, str]:
+        """How it was trained, by key; no key of which the file does not tell."""
+        return dict(pair.partition("=")[::2] for pair in self.training.split(";") if "=" in pair)
 
     def as_properties(self) -> Mapping[str, str]:
         """Return the key-value pairs that are stored in the file; `abscert.edges` only where cells differ in width."""
@@ -67,6 +75,7 @@ class Metadata:
             "abscert.classes": str(self.classes),
             "abscert.network": self.network,
             "abscert.training": self.training,
+            **({REPRESENTED: ",".join(map(repr, self.represented))} if self.represented else {}),
         }
 
 
@@ -123,13 +132,15 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
     properties = _properties(model, path, wanted)
     try:
         shape, classes = _sizes(properties)
+        grid = None if is_plain else _read_grid(properties)
         return Metadata(
             version=properties["abscert.version"],
-            front=Pixels() if is_plain else Cells(_read_grid(properties)),
+            front=Pixels() if grid is None else Cells(grid),
             image_shape=shape,
             classes=classes,
             network=properties["abscert.network"],
             training=properties["abscert.training"],
+            represented=_represented(properties, grid),
         )
     except (ValueError, AbscertError) as error:
         raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {error}") from error
@@ -159,9 +170,24 @@ def _read_grid(properties: Mapping[str, str]) -> Grid:
     return grid
 
 
+def _represented(properties: Mapping[str, str], grid: Grid | None) -> tuple[float, ...]:
+    if REPRESENTED not in properties:
+        return ()
+    points = tuple(float(point) for point in properties[REPRESENTED].split(","))
+    if (
+        grid is None
+        or len(points) != grid.cells
+        or not all(
+            low <= point <= high for low, point, high in zip(grid.edges[:-1], points, grid.edges[1:], strict=True)
+        )
+    ):
+        raise ValueError(f"{REPRESENTED} is not a point in each cell")
+    return points
+
+
 def write_metadata(model: onnx.ModelProto, metadata: Metadata) -> None:
     """Put the metadata into the model, in place of what it had under these keys."""
     properties = metadata.as_properties()
-    ours = {*properties, EDGES}
+    ours = {*properties, EDGES, REPRESENTED}
     kept = {entry.key: entry.value for entry in model.metadata_props if entry.key not in ours}
     onnx.helper.set_model_props(model, {**kept, **properties})

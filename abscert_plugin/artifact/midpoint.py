@@ -1,4 +1,4 @@
-"""From an interval image to what an ordinary classifier reads: each cell's mid-point, on the classifier's scale."""
+"""From an interval image to what an ordinary classifier reads: a point of each cell, on the classifier's scale."""
 
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from onnx import helper, numpy_helper
 
 from abscert_plugin.artifact.metadata import INTERVAL
+from abscert_plugin.artifact.represented import Represented
 from abscert_plugin.preprocessing import Preprocessing
 
 _PREFIX: Final = "midpoint/"
@@ -23,10 +24,12 @@ class Midpoint:
         preprocessing: the way from images to that input.
         levels: the stored value that stands for 1, where each cell stands for the stored value in it (`of_levels`) in
             place of its mid-point; so the classifier reads 8-bit images as they are.
+        represented: the points that cells stand for, in place of their mid-points; not beside `levels`.
     """
 
     preprocessing: Preprocessing
     levels: int | None = None
+    represented: Represented | None = None
 
     def affine(self) -> tuple[Float32[np.ndarray, "channels 1 1"], Float32[np.ndarray, "channels 1 1"]]:
         """Return factor and offset with (lower + upper) * factor + offset = what the classifier reads.
@@ -53,6 +56,7 @@ class Midpoint:
             "quarter": np.array((self.levels or 0) / 4, dtype=np.float32),
             "half": np.array((self.levels or 0) / 2, dtype=np.float32),
             "shape": np.array([-1, *self.preprocessing.input_shape], dtype=np.int64),
+            **({} if self.represented is None else self.represented.constants()),
         }
         ends = [_PREFIX + "lower", _PREFIX + "upper"]
         sum_of_ends, name = _PREFIX + "Add", _PREFIX + "Split"
@@ -79,6 +83,8 @@ class Midpoint:
         steps: list[tuple[str, list[str], dict[str, Any]]] = []
         if self.levels is not None:  # the mid-point of a cell is within a quarter of its stored value
             steps += [("Mul", [_PREFIX + "quarter"], {}), ("Add", [_PREFIX + "half"], {}), ("Round", [], {})]
+        if self.represented is not None:
+            steps += [(operator, [_PREFIX + name for name in names], {}) for operator, names in self.represented.STEPS]
         steps += [
             ("Mul", [_PREFIX + "factor"], {}),
             ("Add", [_PREFIX + "offset"], {}),
@@ -104,6 +110,8 @@ class Midpoint:
         middle = lower + upper
         if self.levels is not None:
             middle = np.rint(middle * np.float32(self.levels / 4) + np.float32(self.levels / 2))
+        if self.represented is not None:
+            middle = self.represented.apply(middle)
         values: np.ndarray = middle * factor + offset
         if given.is_channels_last:
             values = values.transpose(0, 2, 3, 1)

@@ -1,8 +1,9 @@
 """Reading an ONNX file without trusting it: whether it is one, and where it keeps its tensors."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
@@ -10,9 +11,45 @@ from google.protobuf.message import DecodeError, Message
 
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.files import byte_limit, raise_limit, read_bytes, sha256_of
+from abscert_plugin.graph.chance import refuse_chance
 from abscert_plugin.graph.shapes import MEMORY_LIMIT
 
 _FILE_LIMIT: Final = 2**31  # bytes: protobuf's own limit
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """An ONNX file as it was read.
+
+    Args:
+        path: the file.
+        sha256: its checksum, with that of the files that hold its tensors.
+        files: all of these.
+        model: the model, with all its tensors.
+    """
+
+    path: Path
+    sha256: str
+    files: frozenset[Path]
+    model: onnx.ModelProto
+
+
+def read_whole(path: Path, model: onnx.ModelProto | None = None) -> ModelFile:
+    """Read an ONNX file that anyone may have made, packed by gzip or not, with all its tensors.
+
+    Args:
+        path: the file.
+        model: what `read_model` gives of it, which may be changed; it is read where None.
+
+    Raises:
+        UnsupportedModelError: if it cannot be read, draws random numbers or is in training mode.
+    """
+    model = read_model(path) if model is None else model
+    refuse_chance(model, path)
+    folder = path.resolve().parent
+    files = {path.resolve(), *((folder / location).resolve() for location in external_locations(model))}
+    return ModelFile(path, model_sha256(path, model), frozenset(files), with_tensors(model, path))
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -158,7 +195,7 @@ def with_tensors(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     whole.CopyFrom(model)
     try:
         onnx.load_external_data_for_model(whole, str(path.resolve().parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnsupportedModelError(f"{path}: cannot read its tensors: {reason}") from error
     return whole

@@ -8,13 +8,12 @@ from typing import Final, final
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from abscert_plugin.artifact.metadata import refuse_guard
-from abscert_plugin.artifact.model_file import external_locations, model_sha256, read_model
+from abscert_plugin.artifact.model_file import ModelFile, read_model, read_whole
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
-from abscert_plugin.graph.chance import refuse_chance
 from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, inner_graphs
 
 OLDEST_OPSET: Final = 13
@@ -65,21 +64,17 @@ class Port:
 @final
 @dataclass(frozen=True, slots=True)
 class ThirdParty:
-    """A classifier as its file holds it, with all its tensors in memory and no output but the logits.
+    """A classifier as its file holds it.
 
     Args:
-        model: the graph.
+        file: the file; its model has no output but the logits.
         input: its one input.
         logits: its one output.
-        files: where it was read from: the file, and those that held its tensors.
-        sha256: checksum of these.
     """
 
-    model: onnx.ModelProto
+    file: ModelFile
     input: Port
     logits: Port
-    files: frozenset[Path]
-    sha256: str
 
 
 def is_of_this_project(model: onnx.ModelProto) -> bool:
@@ -110,21 +105,18 @@ def read_third_party(
     refuse_guard(model, path)
     if is_of_this_project(model):
         raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
-    refuse_chance(model, path)
+    file = read_whole(path, model)
+    model = file.model
     _add_default_domain(model)
     _skip_zip_maps(model.graph)
-    sha256 = model_sha256(path, model)
     for name, value in constants.items():
         _fix_input(model.graph, name, value, path)
     source = _input(model.graph, path)
     logits = _choose_output(_outputs(model), output, path)
-    folder = path.resolve().parent
-    files = {path.resolve(), *((folder / location).resolve() for location in external_locations(model))}
-    _load_tensors(model, path)
     kept = [value for value in model.graph.output if value.name == logits.name]
     del model.graph.output[:], model.training_info[:]
     model.graph.output.extend(kept)
-    return ThirdParty(model, source, logits, frozenset(files), sha256)
+    return ThirdParty(file, source, logits)
 
 
 def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -263,14 +255,3 @@ def _port(value: onnx.ValueInfoProto) -> Port:
         return Port(value.name, tensor.elem_type, None, "")
     sizes = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)
     return Port(value.name, tensor.elem_type, sizes, tensor.shape.dim[0].dim_param if sizes else "")
-
-
-def _load_tensors(model: onnx.ModelProto, path: Path) -> None:
-    """Read the tensors that lie in other files; `read_model` has checked where they are."""
-    try:
-        onnx.load_external_data_for_model(model, str(path.resolve().parent))
-    except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnsupportedModelError(
-            f"{path}: cannot read the tensors that it keeps in other files: {reason}"
-        ) from error

@@ -1,4 +1,4 @@
-"""Putting an ONNX classifier that this project did not make under abstraction: phi in front, then cells' mid-points."""
+"""Putting an ONNX classifier of others under abstraction: phi in front, then a point of each cell."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,21 +13,19 @@ from onnx import TensorProto, helper
 import abscert_plugin
 from abscert_plugin.artifact.adapted import Adapted, adapt, opened
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, write_metadata
 from abscert_plugin.artifact.midpoint import Midpoint
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.phi import prepend_phi
 from abscert_plugin.artifact.probe import Probe, agree, probe
+from abscert_plugin.artifact.represented import Represented
 from abscert_plugin.artifact.third_party import ThirdParty, brought_up, prefix_names, read_third_party
 from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, data_path, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells
-from abscert_plugin.graph.batch import batch_obstacle
-from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.grid import Grid
-from abscert_plugin.preprocessing import InputScale, Layout
+from abscert_plugin.preprocessing import InputScale, Layout, Opening
 
 _MODEL_PREFIX: Final = "model/"
 _SAME_MODEL: Final = 1e-4  # of the largest logit: float32 sums in another order, or by a later operator set's rules
@@ -48,6 +46,7 @@ class WrapOptions:
         labels: how many classes there are, for a classifier that gives labels alone.
         levels: the stored value that stands for 1, where each cell is to stand for the stored value in it; the grid is
             `Grid.of_levels` of it then. None: for its mid-point.
+        represented: the point on the pixel scale that each cell stands for, in place of its mid-point; empty for that.
     """
 
     grid: Grid
@@ -57,12 +56,20 @@ class WrapOptions:
     output: str | None = None
     labels: int | None = None
     levels: int | None = None
+    represented: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.levels is not None and self.grid != Grid.of_levels(self.levels):
             raise ConfigError(
                 f"expected a cell for each of {self.levels + 1} stored values, got {self.grid.cells} cells"
             )
+        if self.levels is not None and self.represented:
+            raise ConfigError("expected cells that stand for their stored values or for other points, got both")
+
+    @property
+    def opening(self) -> Opening:
+        """How the classifier is to be read."""
+        return Opening(self.image_shape, self.layout, self.scale, self.output)
 
 
 @final
@@ -86,31 +93,27 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
     Raises:
         UnsupportedModelError: if the classifier cannot be read or run, or its logits are not a function of one image.
         ConfigError: if an option does not fit the classifier.
-        ExportError: if what would be written does not give the classifier's logits on the cells' mid-points; nothing
+        ExportError: if what would be written does not give the classifier's logits on the cells' points; nothing
             is written then.
     """
     source = read_third_party(path, options.output)
     _refuse_overwriting(source, folder)
-    try:
-        given = fit_preprocessing(source.input, options.image_shape, options.layout, options.scale)
-    except (ConfigError, UnsupportedModelError) as error:
-        raise type(error)(f"{path}: {error}") from error
-    midpoint = Midpoint(given, options.levels)
-    images = probe_images(given.image_shape)
+    adapted = adapt(source, options.opening, options.labels)
+    represented = Represented(options.grid, options.represented) if options.represented else None
+    midpoint = Midpoint(adapted.preprocessing, options.levels, represented)
+    images = probe_images(adapted.preprocessing.image_shape)
     inputs = midpoint.apply(options.grid.interval_image(images))
-    adapted = adapt(source, given.input_shape, has_batch(source.input, given.image_shape), options.labels, path)
-    graph = read_graph(adapted.model, path)
-    reference = opened(adapted, path, Provider.CPU, one_by_one=False)
-    seen = probe(reference, inputs, path, batch_obstacle(graph, adapted.model))
+    seen = probe(opened(adapted, Provider.CPU, one_by_one=False), inputs, path, adapted.obstacle)
     metadata = Metadata(
         version=abscert_plugin.__version__,
         front=Cells(options.grid),
-        image_shape=given.image_shape,
+        image_shape=adapted.preprocessing.image_shape,
         classes=seen.logits.shape[1],
         network=f"wrapped:{path.name}",
         training="none",
+        represented=options.represented,
     )
-    abstract, deploy = _wrapped_models(adapted, midpoint, metadata, seen.batch or source.input.batch_symbol, path)
+    abstract, deploy = _wrapped_models(adapted, midpoint, metadata, seen.batch or source.input.batch_symbol)
     check = _Check(options.grid, images, seen)
     written = write_checked({ABSTRACT: abstract, DEPLOY: deploy}, folder, check.run)
     return Wrapped(written[ABSTRACT], written[DEPLOY], metadata, seen.notes)
@@ -125,15 +128,15 @@ def probe_images(image_shape: tuple[int, int, int]) -> Float32[np.ndarray, "4 ch
 def _refuse_overwriting(source: ThirdParty, folder: Path) -> None:
     targets = [folder / name for name in (ABSTRACT, DEPLOY)]
     for target in (*targets, *map(data_path, targets)):
-        if target.resolve() in source.files:
+        if target.resolve() in source.file.files:
             raise ConfigError(f"{target} belongs to the classifier itself and would be replaced; choose another folder")
 
 
 def _wrapped_models(
-    adapted: Adapted, midpoint: Midpoint, metadata: Metadata, batch: int | str | None, path: Path
+    adapted: Adapted, midpoint: Midpoint, metadata: Metadata, batch: int | str | None
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Return `abstract.onnx` and `deploy.onnx`."""
-    abstract = brought_up(adapted.model, path)
+    abstract = brought_up(adapted.model, adapted.path)
     graph = abstract.graph
     given, answer = graph.input[0].name, graph.output[0].name
     prefix_names(graph, _MODEL_PREFIX)

@@ -5,8 +5,9 @@ relative error of exp, L that of log in terms of 1 + |log|.
 
 **Softmax.** x is the largest logit, so a runtime that takes it off computes exp(0) >= 1 - E and, of y, at most
 exp(-d (1 - u)) (1 + E); one that takes nothing off has the same factors 1 +- E, and exp(-d) between them. Both are
-divided by the one computed sum, or multiplied by its reciprocal, which rounds at most twice each. The first is larger
-if (1 - E)(1 - u)^2 > exp(-d (1 - u)) (1 + E)(1 + u)^2, for which d >= 2 E + 8 u suffices. A share that underflows to 0
+divided by the one computed sum, or multiplied by its reciprocal, which rounds at most twice each, and by that of the
+shares where a Normalizer stands behind, once more. The first is larger if
+(1 - E)(1 - u)^3 > exp(-d (1 - u)) (1 + E)(1 + u)^3, for which d >= 2 E + 8 u suffices. A share that underflows to 0
 is below the label's, which is at least 1 / n.
 
 **LogSoftmax.** x - c and y - c, where c is the same number, or (x - m) - c' with a rounding more, or the logarithm of

@@ -1,6 +1,7 @@
 """`abscert export` and `abscert wrap`."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,16 @@ import typer
 
 from abscert_plugin.ball import LEVELS
 from abscert_plugin.cli import foreign, options
-from abscert_plugin.cli.console import LOG, OUT, print_json
+from abscert_plugin.cli.console import LOG, OUT, print_json, say
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+
+
+class Represent(StrEnum):
+    """What a wrapped classifier reads for a cell."""
+
+    MIDPOINTS = "midpoints"
+    MEANS = "means"
 
 
 def register(app: typer.Typer) -> None:
@@ -19,12 +27,38 @@ def register(app: typer.Typer) -> None:
     app.command("wrap")(wrap)
 
 
-def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a training, as `abscert train --out` wrote it.")],
+def export(  # one parameter per option
+    run: Annotated[
+        Path,
+        typer.Argument(help="Folder of a training, as `abscert train --out` wrote it, or, with --precision, a file."),
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the ONNX files.  [default: the run's]")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            help="Write deploy-PRECISION.onnx of deploy.onnx instead: its network in float16 or int8.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="Data set whose training images show the ranges (int8).  [default: the training's]"
+        ),
+    ] = None,
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = None,
+    calibration: Annotated[
+        int, typer.Option("--calibration", min=1, help="How many of these images are run (int8).")
+    ] = 500,
     json: options.Json = False,
 ) -> None:
-    """Write abstract.onnx and deploy.onnx of a training's best epoch, checked against torch."""
+    """Write abstract.onnx and deploy.onnx of a training's best epoch, checked against torch, or one in fewer bits."""
+    if precision is not None:
+        _narrow(run, out, precision, (data, data_dir, image_size), calibration, json)
+        return
+    if (data, data_dir, image_size) != (None, None, None):
+        raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
     import numpy as np
 
     from abscert_plugin.training.run import restore, write_onnx
@@ -45,6 +79,51 @@ def export(
     )
 
 
+def _narrow(
+    run: Path,
+    out: Path | None,
+    precision: str,
+    given: tuple[str | None, Path | None, int | None],
+    calibration: int,
+    json: bool,
+) -> None:
+    """Write a deployed file in fewer bits."""
+    import numpy as np
+
+    from abscert_plugin.artifact.opened import Artifact
+    from abscert_plugin.artifact.precision import Precision, narrow
+    from abscert_plugin.artifact.wrap import probe_images
+    from abscert_plugin.artifact.write import DEPLOY
+    from abscert_plugin.blackbox import Provider
+    from abscert_plugin.choices import member
+    from abscert_plugin.data import Split, load_data
+
+    kind = member(Precision, "precision", precision)
+    source = Artifact.open(run / DEPLOY if run.is_dir() else run, Provider.CPU)
+    data, data_dir, image_size = given
+    if kind is Precision.INT8:
+        name, note = options.known_data(data, source.metadata.trained_on, "the model")
+        images = load_data(name, Split.TRAIN, data_dir, image_size).first(calibration)
+        source.check_fit(images.shape, images.labels)
+        pixels = images.pixels(images.take(np.arange(len(images))).images)
+        say(note)
+    else:
+        if (data, data_dir, image_size) != (None, None, None):
+            raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
+        pixels = probe_images(source.metadata.image_shape)
+    made = narrow(source, kind, out or source.path.parent, pixels)
+    size, former = made.path.stat().st_size, source.path.stat().st_size
+    if json:
+        print_json({"deploy": str(made.path), "bytes": size, "largest_difference": made.largest_difference})
+        return
+    OUT.print(
+        f"wrote {made.path}: {size:,} bytes in place of {former:,}, logits within {made.largest_difference:.2g} of the "
+        f"file's on {len(pixels):,} {'training' if kind is Precision.INT8 else 'random'} images",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def wrap(
     model: Annotated[Path, typer.Argument(help="Any ONNX classifier with one input.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for deploy.onnx and abstract.onnx.")],
@@ -53,6 +132,10 @@ def wrap(
     lossless: Annotated[
         bool, typer.Option("--lossless", help="256 cells, each of which stands for its own 8-bit value.")
     ] = False,
+    represent: Annotated[
+        Represent,
+        typer.Option("--represent", help="What a cell stands for: its mid-point, or the mean of --data in it."),
+    ] = Represent.MIDPOINTS,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
     input_range: foreign.InputRange = None,
@@ -69,7 +152,7 @@ def wrap(
     image_size: options.ImageSize = None,
     json: options.Json = False,
 ) -> None:
-    """Put any ONNX classifier under abstraction: phi in front, the cell's mid-point fed to the model."""
+    """Put any ONNX classifier under abstraction: phi in front, a point of the cell fed to the model."""
     from abscert_plugin.artifact.foreign import open_foreign
     from abscert_plugin.artifact.opened import Artifact
     from abscert_plugin.artifact.wrap import WrapOptions
@@ -77,8 +160,11 @@ def wrap(
     from abscert_plugin.blackbox import Provider
     from abscert_plugin.data import Split, load_data
     from abscert_plugin.preprocessing import Opening
+    from abscert_plugin.training.edges import histogram, means
     from abscert_plugin.verification.logits import accuracy
 
+    if represent is Represent.MEANS and (lossless or data is None):
+        raise ConfigError("expected --data to count pixels of, and no --lossless, with --represent means")
     if lossless and (cells, granularity) != (None, None):
         raise ConfigError("expected --lossless or a number of cells, got both: it has a cell for each 8-bit value")
     asked = foreign.opening(image_shape, layout, input_range, mean, std, output) or Opening()
@@ -86,17 +172,22 @@ def wrap(
     if images is not None:
         asked = replace(asked, image_shape=asked.image_shape or images.shape)
         classes = classes or len(images.classes)
+    grid = Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity)
+    represented: tuple[float, ...] = ()
+    if represent is Represent.MEANS and data is not None:
+        represented = means(grid, histogram(load_data(data, Split.TRAIN, data_dir, image_size)))
     wrapped = write(
         model,
         out,
         WrapOptions(
-            grid=Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity),
+            grid=grid,
             image_shape=asked.image_shape,
             layout=asked.layout,
             scale=asked.scale,
             output=asked.output,
             labels=classes,
             levels=LEVELS if lossless else None,
+            represented=represented,
         ),
     )
     for note in wrapped.notes:

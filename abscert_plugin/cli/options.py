@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias, final
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from abscert_plugin.claim import Arithmetic, RadiusScale
+from abscert_plugin.claim import PROVABLE, Arithmetic, RadiusScale
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -73,8 +73,8 @@ ArithmeticName: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--arithmetic",
-        help="What verdicts hold for: any-order of the file's float32 sums, or this-runtime.  [default: any-order "
-        "where the file's graph can be read]",
+        help="What verdicts hold for: any-order of the file's sums, wide-sums (those of float16 are held in float32), "
+        "or this-runtime.  [default: any-order, or wide-sums of float16, where the file's graph can be read]",
     ),
 ]
 Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds an image (claim ball).")]
@@ -118,8 +118,8 @@ def asked_arithmetic(given: str | None) -> Arithmetic | None:
     Raises:
         ConfigError: if it is nothing that can be asked for.
     """
-    if given not in (None, Arithmetic.ANY_ORDER, Arithmetic.THIS_RUNTIME):
-        raise ConfigError(f"expected --arithmetic any-order or this-runtime, got {given!r}")
+    if given not in (None, *PROVABLE, Arithmetic.THIS_RUNTIME):
+        raise ConfigError(f"expected --arithmetic any-order, wide-sums or this-runtime, got {given!r}")
     return None if given is None else Arithmetic(given)
 
 

@@ -91,21 +91,23 @@ def verify_query(
     begun = time.monotonic()  # before torch is imported
     from abscert_plugin.query.network import open_network
     from abscert_plugin.query.reading import read_query
-    from abscert_plugin.query.solve import Outcome, Verdict, solve
+    from abscert_plugin.query.solve import Verdict, solve
     from abscert_plugin.query.unsat_proof import write_unsat_proof
 
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"expected a time-out above 0 seconds, got {seconds}")
     for place in (assignments, None if proofs is None else proofs.parent):
         _make(place)
-    query = read_query(path)
-    network = open_network(_network_file(query, networks), query.query)
-    left = seconds - min(_MARGIN, seconds / 10) - (time.monotonic() - begun)
+    end = begun + seconds - min(_MARGIN, seconds / 10)
     try:
-        with interruptible("nothing was written"), _stopped_after(left):
-            outcome = solve(query.query, network, left)
+        with interruptible("nothing was written"), _stopped_after(end - time.monotonic()):
+            query = read_query(path)
+            network = open_network(_network_file(query, networks), query.query)
+            outcome = solve(query.query, network, end - time.monotonic())
     except _TimeUp:
-        outcome = Outcome(Verdict.TIMED_OUT, reason="the time was up in the middle of a step")
+        typer.echo(Verdict.TIMED_OUT)
+        say("note: the time was up in the middle of a step")
+        return
     typer.echo(outcome.verdict)
     say(outcome.reason and f"note: {outcome.reason}")
     if outcome.verdict is Verdict.UNSAT and proofs is not None:

@@ -1,8 +1,9 @@
 """`abscert show`."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,6 +17,7 @@ from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.report.counterexamples import Replay
 from abscert_plugin.report.page import PageContent, render_page
 from abscert_plugin.report.provenance import run_images, run_replay
+from abscert_plugin.report.server import HOST, folder_server
 from abscert_plugin.report.terminal import (
     SUMMARY_WIDTH,
     NamedRecords,
@@ -28,6 +30,10 @@ from abscert_plugin.report.terminal import (
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.run import RECORDS, RUN
 
+_PORT: Final = 8000
+_PAGES: Final = ("try.html", "report.html", "index.html")
+"""The page whose address is printed is the first of these that is there."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
@@ -35,12 +41,26 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    records: Annotated[list[Path], typer.Argument(help="One or more records.jsonl, or the folders that hold them.")],
+    records: Annotated[
+        list[Path],
+        typer.Argument(help="One or more records.jsonl, or the folders that hold them; with --serve, any folder."),
+    ],
     html: Annotated[Path | None, typer.Option("--html", help="Also write a page with pictures of one run.")] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the folder's pages to browsers on this machine, until Ctrl-C.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option("--port", help=f"Port of --serve; 0 takes any.  [default: {_PORT}]")
+    ] = None,
 ) -> None:
-    """Show records: tables in the terminal, and a page with the images that failed."""
+    """Show records: tables in the terminal, a page with the images that failed, or a folder's pages in a browser."""
+    if serve:
+        _serve(records, html, port)
+        return
+    if port is not None:
+        raise ConfigError("expected --port with --serve, which it belongs to")
     if html is not None and len(records) != 1:
         raise ConfigError(f"expected one records file with --html, got {len(records)}")
     paths = [path / RECORDS if path.is_dir() else path for path in records]
@@ -62,6 +82,25 @@ def show(
         replay = _replay(run, folder, data) if data is not None and _stored(rows[0]) else None
         _write_page(html, PageContent(run, rows[0], None, _grid(run), data, folder, replay))
         OUT.print(f"wrote {html}", highlight=False, soft_wrap=True)
+
+
+def _serve(folders: Sequence[Path], html: Path | None, port: int | None) -> None:
+    """Serve one folder until Ctrl-C.
+
+    Raises:
+        ConfigError: if more is asked for, or it cannot be served.
+    """
+    if len(folders) != 1:
+        raise ConfigError(f"expected one folder with --serve, got {len(folders)}")
+    if html is not None:
+        raise ConfigError("expected --html or --serve, got both; write the page first, then serve its folder")
+    (folder,) = folders
+    with folder_server(folder, _PORT if port is None else port) as server:
+        page = next((name for name in _PAGES if (folder / name).is_file()), "")
+        OUT.print(f"http://{HOST}:{server.server_port}/{page}", highlight=False, soft_wrap=True)
+        LOG.print(f"serving {folder} to this machine; Ctrl-C ends it", highlight=False, soft_wrap=True)
+        with suppress(KeyboardInterrupt):  # the way that it ends
+            server.serve_forever()
 
 
 def _data(run: RunInfo, data_dir: Path | None, image_size: int | None) -> DataSet | None:

@@ -12,7 +12,7 @@ from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
-from abscert_plugin.claim import SCOPE, Claim, Inputs, Radius, RadiusScale
+from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.cli import foreign, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
 from abscert_plugin.cli.memory import keep_freed_memory
@@ -145,6 +145,8 @@ def verify(  # one parameter per option
         question = BallQuestion(artifact, images, ball, budget, NetworkChoice(black_box, checkpoint), asked)
         decider, closed = open_solver(solver or OWN, question)
     say_closed(closed)
+    if asked is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
+        say("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
     name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
     name += "".join(f"-{given}" for given in (bound, solver, arithmetic) if given is not None)
     folder = out or model.parent / name.replace("/", "_")

@@ -130,7 +130,7 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
     if len(opsets) > 1:
         raise UnsupportedModelError(f"{path}: expected one version of ONNX's operators, got {sorted(opsets)}")
     return Graph(
-        nodes=tuple(map(_node, graph.node)),
+        nodes=tuple(map(node_of, graph.node)),
         tensors=tensors,
         input=inputs[0].name,
         input_shape=_shape(inputs[0]),
@@ -148,7 +148,8 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
-def _node(node: onnx.NodeProto) -> Node:
+def node_of(node: onnx.NodeProto) -> Node:
+    """Return a node as it stands in a file."""
     return Node(
         name=node.name,
         operator=node.op_type,

@@ -295,7 +295,7 @@ def _shape(scope: Scope) -> list[Value]:
 _ENTRYWISE: Final = (
     "Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu HardSigmoid "
     "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
-    "Softplus Softsign Sqrt Tan Tanh ThresholdedRelu"
+    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 )
 ENTRYWISE: Final = frozenset(_ENTRYWISE.split())
 """Operators that make of each entry an entry."""
@@ -310,8 +310,8 @@ _REDUCTIONS: Final = (
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 )
 _ROWWISE: Final = (
-    "LinearClassifier LinearRegressor Normalizer SVMClassifier SVMRegressor Scaler TreeEnsembleClassifier "
-    "TreeEnsembleRegressor"
+    "LinearClassifier LinearRegressor Normalizer SVMClassifier SVMRegressor Scaler TreeEnsemble "
+    "TreeEnsembleClassifier TreeEnsembleRegressor"
 )
 
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(

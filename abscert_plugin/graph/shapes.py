@@ -17,6 +17,7 @@ from abscert_plugin.graph.nodes import Graph
 MEMORY_LIMIT: Final = 2**34
 """Bytes of a model's files, and of what it computes for one image: 16 GiB, eight times protobuf's limit of a file."""
 _WINDOWS: Final = ("Conv", "Pool")  # operators with a window, which backends divide by the sizes of
+_KEEP_SHAPES: Final = ("Normalizer", "Scaler")
 _ENTRY: Final = 4  # bytes, where the type is not known
 
 
@@ -54,7 +55,7 @@ def inferred(
     """
     light = onnx.ModelProto(ir_version=max(model.ir_version, 8), opset_import=model.opset_import)
     light.graph.name = "shapes"
-    light.graph.node.extend(model.graph.node)
+    light.graph.node.extend(map(_with_shape, model.graph.node))
     source = next(value for value in model.graph.input if value.name == graph.input)
     kind = source.type.tensor_type.elem_type
     given = (graph.input_shape or ())[1:] if others is None else others
@@ -78,6 +79,13 @@ def inferred(
             known = tuple(size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim)
             found[value.name] = Inferred(known, _bytes_per_entry(kind.elem_type))
     return found
+
+
+def _with_shape(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a node whose shape onnx infers: it knows none of some of ai.onnx.ml, which give floats as a Cast does."""
+    if node.domain != "ai.onnx.ml" or node.op_type not in _KEEP_SHAPES:
+        return node
+    return helper.make_node("Cast", node.input, node.output, to=onnx.TensorProto.FLOAT)
 
 
 def check_sizes(graph: Graph, model: onnx.ModelProto, path: Path, others: tuple[int, ...] | None = None) -> bool:

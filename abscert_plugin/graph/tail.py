@@ -1,9 +1,10 @@
 """What stands at the end of a classifier and keeps the order of its logits: Softmax, Sigmoid, ArgMax or their like."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, final
+from types import MappingProxyType
+from typing import Any, Final, final
 
 import numpy as np
 from onnx import TensorProto
@@ -12,6 +13,14 @@ from abscert_plugin.graph.nodes import Graph, Node
 
 _INERT: Final = ("Dropout", "Identity")
 _HOLD_LABELS: Final = (TensorProto.INT32, TensorProto.INT64)
+_NORMALIZER: Final = "ai.onnx.ml.Normalizer"
+_SCORES: Final[Mapping[str, Callable[[Mapping[str, Any]], int]]] = MappingProxyType(
+    {
+        "ai.onnx.ml.LinearClassifier": lambda attributes: len(attributes.get("intercepts", ())),
+        "ai.onnx.ml.TreeEnsembleClassifier": lambda attributes: len(set(attributes.get("class_ids", ()))),
+    }
+)
+"""Nodes that may end in a softmax, and how many scores they have, from their attributes."""
 _PER_AXIS_OPSET: Final = 13  # before, a softmax's axis is 1 by default
 
 
@@ -52,9 +61,17 @@ def without_tail(graph: Graph) -> Cut | None:
     node = makers.get(graph.output)
     while node is not None and not node.domain and node.operator in _INERT and len(node.inputs) == 1:
         node = makers.get(node.inputs[0])
+    if node is not None and node.qualified == _NORMALIZER and node.attributes.get("norm") == b"L1":
+        # shares of one sum are divided by another number for all of them
+        shares = without_tail(replace(graph, output=node.inputs[0]))
+        return shares if shares is not None and shares.tail is Tail.SOFTMAX else None
     labels = None if node is None else _scores_of_labels(graph, makers, node)
     if labels is not None:
         return Cut(replace(graph, output=labels), Tail.ARG_MAX)
+    plain = None if node is None else _without_transform(node)
+    if node is not None and plain is not None:
+        nodes = tuple(plain if one is node else one for one in graph.nodes)
+        return Cut(replace(graph, nodes=nodes, output=node.outputs[-1]), Tail.SOFTMAX)
     if node is None or node.domain or node.operator not in list(Tail) or node.operator == Tail.ARG_MAX:
         return None
     tail = Tail(node.operator)
@@ -83,6 +100,16 @@ def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node | Non
     if node is None or node.domain or node.operator != Tail.ARG_MAX or node.attributes.get("axis", 0) not in (1, -1):
         return None
     return node.inputs[0]
+
+
+def _without_transform(node: Node) -> Node | None:
+    """Return a node of ai.onnx.ml as it is before it makes shares of its scores; None of any other node."""
+    attributes = node.attributes
+    if node.qualified not in _SCORES or attributes.get("post_transform") != b"SOFTMAX":
+        return None
+    if _SCORES[node.qualified](attributes) < 2:
+        return None
+    return replace(node, attributes={**attributes, "post_transform": b"NONE"})
 
 
 def _is_over_classes(node: Node, opset: int) -> bool:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.graph.nodes import Graph, Node
+from abscert_plugin.graph.nodes import Graph, Node, node_of
 
 BATCH: Final = 7 - 2**31
 """Stands for the batch among sizes: below 0 in any type that it may have, and unlike -1 it asks for nothing."""
@@ -23,6 +23,8 @@ _SIZES: Final = frozenset(
     {"Cast", "Concat", "Equal", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Unsqueeze", "Where"}
 )
 _SIZE_TYPES: Final = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64)
+_IF: Final = "If"
+_IN_BRANCHES: Final = frozenset({"Cast", "Constant", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _REPEATED: Final = frozenset({"ConstantOfShape", "Expand"})  # may repeat a constant for each image
 
 MOVES: Final = (_SIZES - {"Equal"}) | {
@@ -153,6 +155,9 @@ class Walk(ABC):
             self._with_batch |= {name for name, array in arrays.items() if bool((array < _FAR).any())}
 
     def _take(self, node: Node) -> None:
+        if node.qualified == _IF:
+            self._take_branch(node)
+            return
         shapes = [self.shape_of(name) for name in node.inputs if name]
         shape = next((found for found in shapes if found is not None), None)
         if shape is None and self._is_repeated(node):
@@ -168,6 +173,17 @@ class Walk(ABC):
             is_shape = node.operator in ("Expand", "Reshape", "Resize") and node.inputs[0] not in self._with_batch
             need(is_shape or not self._with_batch & set(node.inputs), ONLY_SHAPES)
             self.apply(node)
+
+    def _take_branch(self, node: Node) -> None:
+        """Take up the branch of an If that sizes choose, as torch's exporter writes a squeeze of an unknown axis."""
+        condition = self.constant(node.inputs[0])
+        need(condition.size == 1, "expected one truth value")
+        branch = node.attributes["then_branch" if condition.item() else "else_branch"]
+        for inner in (*map(node_of, branch.node), *map(_same, branch.output, node.outputs)):
+            is_new = all(name not in self.arrays and self.shape_of(name) is None for name in inner.outputs)
+            need(is_new and not branch.initializer, "expected a branch that gives each of its tensors once, by nodes")
+            need(inner.qualified in _IN_BRANCHES, f"no bounds of {inner.qualified} in a branch")
+            self._take(inner)
 
     def _need_sizes_to_stay(self, node: Node) -> None:
         """Raise unless a node on constants only picks and orders sizes among which that of the batch may be."""
@@ -207,13 +223,17 @@ def unsupported(graph: Graph, source: str, known: Collection[str]) -> list[str]:
     """
     dependent, lines = {source}, []
     for node in graph.between(source):
-        on_image = bool(dependent & set(node.inputs))
+        on_image = bool(dependent & {*node.inputs, *node.captured})
         if on_image and node.operator != "Shape":  # what that gives is a constant here
             dependent |= set(node.outputs)
         operators = {*known, "Shape"} if on_image else ON_CONSTANTS
-        if node.qualified not in operators or node.captured:
+        if node.qualified != _IF and (node.qualified not in operators or node.captured):
             lines.append(f"node {node.name!r}: no bounds of {node.qualified}{'' if on_image else ' on constants'}")
     return lines
+
+
+def _same(given: onnx.ValueInfoProto, name: str) -> Node:
+    return Node("", "Identity", "", (given.name,), (name,), {}, frozenset())
 
 
 def evaluate(node: Node, arrays: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray]:

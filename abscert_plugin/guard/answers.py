@@ -65,12 +65,12 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) 
         ends = walk.ends(output)
         lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
         margins, power = emitter.node("Sub", [lowest, ends.upper]), ends.power
-    kept = emitter.node("Where", [is_label, emitter.nearest(np.array(2.0**90)), margins])
+    kept = emitter.node("Where", [is_label, emitter.exactly(2.0**90), margins])
     least = emitter.reduced("ReduceMin", kept, [1])
     # one rounding, of the difference, and held logits that are flushed: what is told has to be a bound as well
     slack = emitter.node("Mul", [emitter.node("Abs", [least]), emitter.number(_ROUNDED)])
     slack = emitter.node("Add", [slack, emitter.number(_FLUSHED * 2.0**power)])
-    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.nearest(np.array(2.0**-power))])
+    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.exactly(2.0**-power)])
     return Answer(label, told)
 
 
@@ -89,7 +89,7 @@ def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
     layers.need_room(linear, 4 * source.top, line.bias_size, unit)
     rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
     middle = linear.middle(
-        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else line.bias * unit
+        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else np.asarray(line.bias * unit)
     )
     pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * grown * _OUTWARD
     width = emitter.node("Sub", [source.upper, source.lower])

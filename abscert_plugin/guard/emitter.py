@@ -75,6 +75,10 @@ class Emitter:
             )
         return self.constant(array.astype(np.float32))
 
+    def exactly(self, value: float) -> str:
+        """Return the name of a single number of float32."""
+        return self.nearest(np.array(float(value)))
+
     def above(self, array: Float64[np.ndarray, "..."]) -> str:
         """Return the name of a constant of float32 that is nowhere below numbers of at least 0.
 

@@ -17,6 +17,7 @@ from abscert_plugin.preprocessing import Preprocessing
 
 _ONE: Final = np.float32(1).view(np.uint32)
 _OUTSIDE: Final = _ONE + np.uint32(1)  # of [0, 1]: no pixel reaches it
+_FEW_CELLS: Final = 8  # sums over so many are quicker than a search
 _SPARE: Final = 2.0**-22  # of a difference in float32, as a share of the largest number in it
 _DELTA: Final = 2.0**-23  # the same of two pixels
 
@@ -42,9 +43,9 @@ def ball_ends(emitter: Emitter, artifact: Artifact, balls: Sequence[Ball]) -> En
         top, is_positive = float(np.maximum(abs(least), abs(most)).max()), False
     lower, upper = zip(*parts, strict=True)
     if len(balls) == 1:
-        return Ends(lower[0], upper[0], 0, top, is_positive)
+        return Ends(lower[0], upper[0], 0, top, is_positive, is_even=True)
     ends = [emitter.node("Concat", list(side), axis=0) for side in (lower, upper)]
-    return Ends(ends[0], ends[1], 0, top, is_positive)
+    return Ends(ends[0], ends[1], 0, top, is_positive, is_even=True)
 
 
 def is_inside(emitter: Emitter, artifact: Artifact) -> str:
@@ -60,7 +61,7 @@ def is_inside(emitter: Emitter, artifact: Artifact) -> str:
     below = emitter.node("LessOrEqual", [image, emitter.constant(most)])
     both = emitter.node("Cast", [emitter.node("And", [above, below])], to=1)
     worst = emitter.reduced("ReduceMin", both, range(1, rank))
-    return emitter.node("Greater", [worst, emitter.nearest(np.array(0.5))])
+    return emitter.node("Greater", [worst, emitter.exactly(0.5)])
 
 
 def thresholds(cells: int, reached: Callable[[np.ndarray], np.ndarray]) -> Float32[np.ndarray, "cells"]:
@@ -98,8 +99,29 @@ def _cell_ends(emitter: Emitter, image: str, front: Cells, ball: Ball) -> tuple[
 
 
 def _interval_image(emitter: Emitter, image: str, front: Cells, opening: Float32[np.ndarray, "cells"]) -> str:
-    """Write the interval image of the cells that open at some pixels, by binary search."""
-    cells, edges = len(opening), front.grid.training_edges
+    """Write the interval image of the cells that open at some pixels."""
+    write = _summed if 1 < len(opening) <= _FEW_CELLS else _searched
+    return emitter.node("Concat", write(emitter, image, front.grid.training_edges, opening), axis=1)
+
+
+def _summed(emitter: Emitter, image: str, edges: np.ndarray, opening: np.ndarray) -> list[str]:
+    """Write lower and upper ends as sums over the cells that are open, each by what the edge rises there.
+
+    Edges are multiples of 2^-23 between -1 and 1, so these sums are exact in float32.
+    """
+    found = [emitter.exactly(float(edges[side])) for side in (0, 1)]
+    for cell in range(1, len(opening)):
+        is_open = emitter.node("GreaterOrEqual", [image, emitter.constant(np.asarray(opening[cell]))])
+        one = emitter.node("Cast", [is_open], to=1)
+        for side in (0, 1):
+            rise = emitter.exactly(float(edges[cell + side] - edges[cell - 1 + side]))
+            found[side] = emitter.node("Add", [found[side], emitter.node("Mul", [one, rise])])
+    return found
+
+
+def _searched(emitter: Emitter, image: str, edges: np.ndarray, opening: np.ndarray) -> list[str]:
+    """Write lower and upper ends by binary search and look-up."""
+    cells = len(opening)
     bits = max(1, (cells - 1).bit_length())
     table = np.full(2**bits, np.inf, dtype=np.float32)
     table[:cells] = opening
@@ -108,14 +130,13 @@ def _interval_image(emitter: Emitter, image: str, front: Cells, opening: Float32
         candidate = emitter.node("Add", [cell, emitter.constant(np.array(step, dtype=np.int64))])
         edge = emitter.node("Gather", [emitter.constant(table), candidate], axis=0)
         cell = emitter.node("Where", [emitter.node("GreaterOrEqual", [image, edge]), candidate, cell])
-    ends = [emitter.node("Gather", [emitter.constant(side), cell], axis=0) for side in (edges[:-1], edges[1:])]
-    return emitter.node("Concat", ends, axis=1)
+    return [emitter.node("Gather", [emitter.constant(side), cell], axis=0) for side in (edges[:-1], edges[1:])]
 
 
 def _pixel_ends(emitter: Emitter, image: str, radius: Fraction) -> tuple[str, str]:
     """Write x - r and x + r, cut to [0, 1]: the radius is larger by what a difference of two pixels is rounded by."""
     change = emitter.number(_above(radius) + _DELTA)
-    zero, one = emitter.nearest(np.array(0.0)), emitter.nearest(np.array(1.0))
+    zero, one = emitter.exactly(0.0), emitter.exactly(1.0)
     lower = emitter.node("Max", [emitter.node("Sub", [image, change]), zero])
     return lower, emitter.node("Min", [emitter.node("Add", [image, change]), one])
 

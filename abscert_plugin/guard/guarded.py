@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final, final
 
 import numpy as np
@@ -34,6 +35,8 @@ LABEL: Final = "label"
 CERTIFIED: Final = "certified"
 MARGIN: Final = "margin"
 RADIUS: Final = "radius"
+NOTHING_KNOWN: Final = np.finfo(np.float32).min
+"""The margin of an image with a pixel outside the pixel range, or NaN."""
 
 _LEAST_OPSET: Final = 13
 _REFUSAL: Final = "this file has no guard"
@@ -48,7 +51,7 @@ class Guarded:
     Args:
         model: the file.
         balls: what it is about, as its columns go.
-        logits: name of the logits.
+        logits: name of the logits, as the classifier gives them.
         tail: what stands between them and what margins are of; None where nothing does.
     """
 
@@ -92,6 +95,7 @@ def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False
     except UnsupportedNodeError as error:
         raise UnsupportedModelError(f"{_REFUSAL}: its logits: {error}") from error
     _give_answers(emitter, artifact, balls, found.label, found.margin, needed, has_largest)
+    _keep_needed(model, graph)
     model.graph.node.extend(emitter.nodes)
     model.graph.initializer.extend(emitter.initializers)
     _set_outputs(model, graph.output, len(balls), has_largest)
@@ -154,6 +158,21 @@ def _facts(proof: Proof, artifact: Artifact) -> Mapping[str, Fact]:
     return {name: Fact.of(value) for name, value in proof.intervals(lower, upper).items()}
 
 
+def _keep_needed(model: onnx.ModelProto, graph: Graph) -> None:
+    """Leave out nodes that the logits do not need, and refuse names of the guard's own among the others.
+
+    Raises:
+        UnsupportedModelError: if a tensor has one.
+    """
+    needed = {name for node in graph.between(graph.input) for name in node.outputs if name}
+    kept = [node for node in model.graph.node if needed & set(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    taken = (needed | {graph.input, *graph.tensors}) & {LABEL, CERTIFIED, MARGIN, RADIUS}
+    if taken:
+        raise UnsupportedModelError(f"{_REFUSAL}: a tensor of it is called {min(taken)}, as an answer of the guard is")
+
+
 def _names(model: onnx.ModelProto) -> set[str]:
     graph = model.graph
     names = {tensor.name for tensor in graph.initializer} | {value.name for value in (*graph.input, *graph.output)}
@@ -177,16 +196,23 @@ def _give_answers(
         column = emitter.constant(np.array([count, -1], dtype=np.int64))
         margin = emitter.node("Transpose", [emitter.node("Reshape", [margin, column])], perm=[1, 0])
         inside = emitter.node("Unsqueeze", [inside, emitter.constant(np.array([1], dtype=np.int64))])
-    is_shown = emitter.node("Greater", [margin, emitter.number(needed)])
-    certified = emitter.node("And", [is_shown, inside])
+    # of other images a margin may have overflowed, or be NaN
+    margin = emitter.node("Where", [inside, margin, emitter.constant(np.array(NOTHING_KNOWN))])
+    certified = emitter.node("Greater", [margin, emitter.number(needed)])
     emitter.give(LABEL, label)
     emitter.give(MARGIN, margin)
     emitter.give(CERTIFIED, certified)
     if has_largest:
-        radii = np.array([float(ball.radius.pixel) for ball in balls], dtype=np.float64)
-        names = emitter.nearest(radii if count > 1 else radii.reshape(()))
-        shown = emitter.node("Where", [certified, names, emitter.nearest(np.array(0.0))])
+        radii = np.array([_within(ball.radius.pixel) for ball in balls], dtype=np.float32)
+        names = emitter.constant(radii if count > 1 else radii.reshape(()))
+        shown = emitter.node("Where", [certified, names, emitter.exactly(0.0)])
         emitter.give(RADIUS, emitter.reduced("ReduceMax", shown, [1]) if count > 1 else shown)
+
+
+def _within(radius: Fraction) -> np.float32:
+    """Return the largest float32 that is not above a radius: a larger one was not proven."""
+    nearest = np.float32(float(radius))
+    return nearest if Fraction(float(nearest)) <= radius else np.nextafter(nearest, np.float32(0))
 
 
 def _set_outputs(model: onnx.ModelProto, logits: str, count: int, has_largest: bool) -> None:

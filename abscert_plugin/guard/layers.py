@@ -102,9 +102,11 @@ def line_ends(emitter: Emitter, line: Line) -> Ends:
     share, grown = shares(linear, line.fact)
     power, unit = source.power + 1, 2.0 ** (source.power + 1)
     need_room(line.linear, source.top, line.bias_size, unit)
-    middle = linear.middle(emitter, doubled_middle(emitter, source), None if line.bias is None else line.bias * unit)
+    middle = linear.middle(
+        emitter, doubled_middle(emitter, source), None if line.bias is None else np.asarray(line.bias * unit)
+    )
     room = 2 * line.fact.underflow * unit + lost(linear, source.top, unit)
-    bias = np.array(room * grown) if line.bias_size is None else (line.bias_size * share * unit + room) * grown
+    bias = np.asarray((room if line.bias_size is None else line.bias_size * share * unit + room) * grown)
     radius = linear.absolute(emitter, _widened(emitter, source, 2 * share), grown, bias)
     lower, upper = emitter.node("Sub", [middle, radius]), emitter.node("Add", [middle, radius])
     for move in line.moves:
@@ -138,12 +140,12 @@ def affine_chain(
     _, grown = shares(linear, fact)
     unit = 2.0**chain.power
     need_room(linear, chain.top, bias_size, unit)
-    center = linear.middle(emitter, chain.center, None if bias is None else bias * unit)
+    center = linear.middle(emitter, chain.center, None if bias is None else np.asarray(bias * unit))
     loss = lost(linear, chain.top, unit)
-    size_bias = np.array(loss) if bias_size is None else bias_size * unit * grown + loss
+    size_bias = np.array(loss) if bias_size is None else np.asarray(bias_size * unit * grown + loss)
     size = linear.absolute(emitter, chain.size, grown * size_factor, size_bias)
     share = 2 * arithmetic.gamma(linear.products + _FEW)
-    spread = linear.absolute(emitter, chain.radius, grown * (1 + share), np.array(loss * grown))
+    spread = linear.absolute(emitter, chain.radius, grown * (1 + share), np.asarray(loss * grown))
     radius = emitter.node("Add", [spread, emitter.node("Mul", [size, emitter.number(share * grown)])])
     made = Chain(center, radius, size, chain.power, fact.top, fact.roundings, fact.underflow)
     return made if made.power <= _MOST_POWER else rescaled(emitter, made, 0)
@@ -192,7 +194,7 @@ def rescaled(emitter: Emitter, chain: Chain, power: int) -> Chain:
     """Write a chain times another power of two."""
     if power == chain.power:
         return chain
-    factor = emitter.nearest(np.array(2.0 ** (power - chain.power)))
+    factor = emitter.exactly(2.0 ** (power - chain.power))
     center, radius, size = (emitter.node("Mul", [name, factor]) for name in (chain.center, chain.radius, chain.size))
     return replace(chain, center=center, radius=radius, size=size, power=power)
 
@@ -201,7 +203,7 @@ def plain(emitter: Emitter, value: Ends, most: int = 0) -> Ends:
     """Write ends as they are, unless their power of two is not too large."""
     if value.power <= most:
         return value
-    factor = emitter.nearest(np.array(2.0**-value.power))
+    factor = emitter.exactly(2.0**-value.power)
     lower, upper = (emitter.node("Mul", [name, factor]) for name in (value.lower, value.upper))
     return replace(value, lower=lower, upper=upper, power=0)
 
@@ -240,10 +242,12 @@ def size_of(emitter: Emitter, value: Ends) -> str:
 
 
 def _widened(emitter: Emitter, value: Ends, share: float) -> str:
-    """Write (u - l) + share * X."""
-    if value.is_positive:
+    """Write (u - l) + share * X, or what is not below that."""
+    if value.is_positive and not value.is_even:
         return emitter.node("Sub", [emitter.node("Mul", [value.upper, emitter.number(1 + share)]), value.lower])
     width = emitter.node("Sub", [value.upper, value.lower])
+    if value.is_even:
+        return emitter.node("Add", [width, emitter.number(share * value.top * 2.0**value.power)])
     return emitter.node("Add", [width, emitter.node("Mul", [size_of(emitter, value), emitter.number(share)])])
 
 

@@ -17,6 +17,7 @@ class Ends:
         power: the exponent.
         top: bound of the absolute value over all images, in the file's own units.
         is_positive: whether the lower one is never below 0.
+        is_even: whether `top` is about as tight for each entry as its own ends are.
     """
 
     lower: str
@@ -24,6 +25,7 @@ class Ends:
     power: int
     top: float
     is_positive: bool = False
+    is_even: bool = False
 
 
 @final

@@ -115,6 +115,11 @@ class View(Operands[GuardWalk]):
         """What is known of what it gives."""
         return self.walk.facts[self.output]
 
+    @property
+    def shape_after(self) -> tuple[int, ...]:
+        """Return the shape, without the batch, of what it gives."""
+        return self.walk.shape_after(self.output)
+
     def is_constant(self, place: int) -> bool:
         """Return whether the input at a place is a constant."""
         return self.node.inputs[place] in self.walk.arrays

@@ -66,7 +66,8 @@ def _check(paths: Mapping[str, Path], name: str, artifact: Artifact, made: Guard
         for points in (reach.own, reach.lowest, reach.highest):
             seen = _bounded(artifact.run_images(artifact.front.images(points)), made.tail)
             least = seen[rows, labels] - np.where(_is(labels, seen.shape[1]), -np.inf, seen).max(axis=1)
-            if (margin > least + _BOUND * (1 + np.abs(seen).max(axis=1))).any() or (is_shown & (least <= 0)).any():
+            room = _BOUND * (1 + np.abs(seen).max(axis=1))
+            if (margin > least + room).any() or (is_shown & (least <= 0)).any():
                 raise ExportError("the guard bounds margins by more than the classifier keeps; nothing was written")
 
 

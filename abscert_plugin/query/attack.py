@@ -1,8 +1,9 @@
 """Looking for an input that satisfies a query: points of its boxes, run and held against what is written."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, final
 
 import numpy as np
@@ -13,12 +14,15 @@ from torch import Tensor
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.query.exact import exact_output
 from abscert_plugin.query.formula import Atom, Conjunction, Every, Formula
+from abscert_plugin.query.gradients import Gradients, Penalty, gradients
 from abscert_plugin.query.network import Network, exactly
 from abscert_plugin.query.query import Case, Query
 from abscert_plugin.query.terms import Values
 
 _STEPS: Final = 40
-_RESTARTS: Final = 8
+_STARTS: Final = 256
+_FOLLOWED: Final = 16  # of the starts
+_LOOK_EVERY: Final = 5  # steps
 _NEAR: Final = 1e-4  # of the two sides of a constraint
 
 
@@ -49,6 +53,10 @@ class Attack:
         self._network = network
         self._query = query
         self._random = np.random.default_rng(0)
+
+    @cached_property
+    def _gradients(self) -> Gradients | None:
+        return gradients(self._network)
 
     def holds(self, point: Float32[np.ndarray, "entries"]) -> Answer | None:
         """Return a point as an answer if it is one: the file is run, and all that is written is checked exactly.
@@ -124,35 +132,50 @@ class Attack:
         return np.clip(points.astype(np.float32), case.inner[0], case.inner[1])
 
     def descend(self, case: Case, until: float) -> Answer | None:
-        """Follow gradients of the file's torch module, for each conjunction, where it has one."""
-        low, high = (torch.from_numpy(end) for end in case.inner)
-        if self._network.module is None or not bool((low <= high).all()):
+        """Follow gradients from points of a box, for each conjunction, where the network has some."""
+        low, high = case.inner
+        if not bool((low <= high).all()) or self._gradients is None:
             return None
-        module, shape = self._network.module
-        for conjunction in case.outputs:
-            penalty = _penalty((*case.inputs, *conjunction))
-            start = self.between(case, self._random.random((_RESTARTS, len(low))))
-            points = torch.from_numpy(start)
-            points[0] = (low + high) / 2
-            size = (high - low) / 4
-            for step in range(_STEPS):
-                if time.monotonic() > until:
-                    return None
-                points.requires_grad_(True)
-                loss = penalty(points, module(points.reshape(len(points), *shape)))
-                (gradient,) = torch.autograd.grad(loss.sum(), points)
-                with torch.no_grad():
-                    chosen = int(loss.argmin())
-                    if step % 5 == 0 or bool(loss[chosen] <= 0):
-                        found = self.holds(self.into(case, points[chosen].detach().numpy()))
-                        if found is not None:
-                            return found
-                    pace = size * (1 - step / _STEPS)
-                    points = torch.clamp(points.detach() - pace * gradient.sign(), low, high)
-            answer = self.first(self.into(case, points.numpy()), until)
-            if answer is not None:
-                return answer
+        for place, conjunction in enumerate(case.outputs):
+            share = self._random.random((_STARTS if len(low) <= _STARTS else _FOLLOWED, len(low)))
+            share[0] = 0.5
+            points = self.between(case, share)
+            loss, _ = self._gradients(torch.from_numpy(points), _penalty((*case.inputs, *conjunction)))
+            best = points[loss.argsort()[:_FOLLOWED].numpy()]
+            found = self.follow(case, place, best, (high - low) / 4, _STEPS, until)
+            if found is not None:
+                return found
         return None
+
+    def follow(
+        self, case: Case, conjunction: int, points: np.ndarray, size: np.ndarray, steps: int, until: float
+    ) -> Answer | None:
+        """Follow gradients from given points, against what breaks a conjunction.
+
+        Args:
+            case: whose box is not left.
+            conjunction: its place in the case.
+            points: float32, [points, entries].
+            size: of the first step, for each entry or for each of each point; the last one is small.
+            steps: how many are taken.
+            until: when to stop.
+        """
+        low, high = (torch.from_numpy(end) for end in case.inner)
+        if self._gradients is None or not bool((low <= high).all()):
+            return None
+        penalty = _penalty((*case.inputs, *case.outputs[conjunction]))
+        found, pace = torch.from_numpy(points), torch.from_numpy(size.astype(np.float32))
+        for step in range(steps):
+            if time.monotonic() > until:
+                return None
+            loss, gradient = self._gradients(found, penalty)
+            chosen = int(loss.argmin())
+            if step % _LOOK_EVERY == 0 or bool(loss[chosen] <= 0):
+                answer = self.holds(self.into(case, found[chosen].numpy()))
+                if answer is not None:
+                    return answer
+            found = torch.clamp(found - pace * (1 - step / steps) * torch.nan_to_num(gradient).sign(), low, high)
+        return self.first(self.into(case, found.numpy()), until)
 
 
 def _nearly(formula: Formula, values: Values) -> bool:
@@ -164,7 +187,7 @@ def _nearly(formula: Formula, values: Values) -> bool:
     return all(found) if isinstance(formula, Every) else any(found)
 
 
-def _penalty(conjunction: Conjunction) -> Callable[[Tensor, Tensor], Tensor]:
+def _penalty(conjunction: Conjunction) -> Penalty:
     """Return by how much points and their outputs break the constraints of a conjunction; 0 or less where they hold."""
 
     def penalty(inputs: Tensor, outputs: Tensor) -> Tensor:

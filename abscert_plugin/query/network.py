@@ -1,5 +1,6 @@
 """Opening the network that a query is about: any ONNX file with one input of float32 and one output."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -13,20 +14,20 @@ import torch
 from jaxtyping import Float32
 from torch import nn
 
-from abscert_plugin.artifact.model_file import model_sha256, read_model, with_tensors
+from abscert_plugin.artifact.adapted import saved
+from abscert_plugin.artifact.fitting import element_name, goes_with
+from abscert_plugin.artifact.model_file import ModelFile, read_whole
 from abscert_plugin.artifact.trial import try_in_child
 from abscert_plugin.blackbox import Runner
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.errors import QueryError, UnsupportedModelError, VerifierError
-from abscert_plugin.graph.chance import refuse_chance
+from abscert_plugin.graph.lift import flattened, lifted
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.shapes import check_sizes
-from abscert_plugin.query.lift import flattened, lifted
 from abscert_plugin.query.query import Declared, ElementType, Query
 from abscert_plugin.reading.network import read_module
 
-_FLOAT: Final = "tensor(float)"
-_TYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+_OUTPUTS: Final = ("float32", "int64")
 _DIFFERENCE: Final = 1e-3  # of a torch module's outputs, beyond which its gradients lead nowhere
 
 
@@ -36,19 +37,15 @@ class Network:
     """An ONNX file that fits a query.
 
     Args:
-        path: the file.
-        sha256: its checksum, with that of the files that hold its tensors.
+        file: the file.
         graph: its graph, with all tensors.
-        model: the same as onnx has it.
         runner: the file as onnxruntime runs it.
         input_shape: the shape that it is run with.
         output_shape: the shape that it gives then.
     """
 
-    path: Path
-    sha256: str
+    file: ModelFile
     graph: Graph
-    model: onnx.ModelProto
     runner: Runner
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
@@ -61,7 +58,7 @@ class Network:
         """
         (output,) = self.runner.run(entries.reshape(self.input_shape))
         if output.size != prod(self.output_shape):
-            raise VerifierError(f"{self.path}: expected an output of shape {self.output_shape}, got {output.shape}")
+            raise VerifierError(f"{self.file.path}: expected an output of {self.output_shape}, got {output.shape}")
         return output.reshape(-1)
 
     @cached_property
@@ -118,7 +115,7 @@ class Network:
             return None
         for graph, shape in ways:
             try:
-                module = read_module(graph, self.path, graph.input, shape, prod(self.output_shape))
+                module = read_module(graph, self.file.path, graph.input, shape, prod(self.output_shape)).network
                 point = np.random.default_rng(0).random(prod(shape), dtype=np.float32)
                 with torch.no_grad():
                     found = module(torch.from_numpy(point).reshape(1, *shape)).numpy().reshape(-1)
@@ -132,14 +129,14 @@ class Network:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of all tensors, by running the file once."""
         whole = onnx.ModelProto()
-        whole.CopyFrom(self.model)
+        whole.CopyFrom(self.file.model)
         known = {value.name for value in whole.graph.output}
         names = [name for node in whole.graph.node for name in node.output if name and name not in known]
         whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         try:
             runner = Runner(whole.SerializeToString(), threads=1)
         except ValueError as error:  # beyond protobuf's 2 GiB
-            raise UnsupportedModelError(f"{self.path}: too large to tell the shapes of its tensors") from error
+            raise UnsupportedModelError(f"{self.file.path}: too large to tell the shapes of its tensors") from error
         outputs = runner.run(np.zeros(self.input_shape, np.float32))
         shapes = {name: tuple(value.shape) for name, value in zip(runner.outputs, outputs, strict=True)}
         constants = {tensor.name: tuple(tensor.dims) for tensor in whole.graph.initializer}
@@ -147,32 +144,32 @@ class Network:
 
 
 def open_network(path: Path, query: Query) -> Network:
-    """Open the file that a query is about.
+    """Open the file that a query is about, packed by gzip or not.
 
     Raises:
         UnsupportedModelError: if it cannot be read or run, kills onnxruntime, draws random numbers, or has not one
             input of float32 and one output.
         QueryError: if it does not fit what the query declares.
+        ExportError: if there is no room to unpack it.
     """
-    model = read_model(path)
-    sha256 = model_sha256(path, model)
-    refuse_chance(model, path)
-    whole = with_tensors(model, path)
-    graph = read_graph(whole, path)
-    if len(model.graph.output) != 1:
-        raise UnsupportedModelError(f"{path}: expected one output, got {[value.name for value in model.graph.output]}")
-    shape = _input_shape(graph, query.input, path)
-    if not check_sizes(graph, model, path, shape[1:]):
-        try_in_child(path, shape, path)
-    runner = Runner(path)
-    kinds = {**runner.inputs, **runner.outputs}
-    if kinds[graph.input] != _FLOAT or kinds[graph.output] not in _TYPES:
+    file = read_whole(path)
+    graph = read_graph(file.model, path)
+    outputs = [value.name for value in file.model.graph.output]
+    if len(outputs) != 1 or graph.input_type != onnx.TensorProto.FLOAT:
         raise UnsupportedModelError(
-            f"{path}: expected an input and an output of float32, got {kinds[graph.input]} and {kinds[graph.output]}"
+            f"{path}: expected an input of float32 and one output, got an input of {element_name(graph.input_type)} "
+            f"and the outputs {outputs}"
         )
+    shape = _input_shape(graph, query.input, path)
+    with saved(file.model, path) if path.suffix == ".gz" else nullcontext(path) as place:
+        if not check_sizes(graph, file.model, path, shape[1:]):
+            try_in_child(place, shape, path)
+        runner = Runner(place)
     (output,) = runner.run(_center(query).reshape(shape))
-    network = Network(path, sha256, graph, whole, runner, shape, tuple(output.shape))
-    _check_output(network, query, _TYPES[kinds[graph.output]])
+    if output.dtype.name not in _OUTPUTS:
+        raise UnsupportedModelError(f"{path}: expected an output of {' or '.join(_OUTPUTS)}, got {output.dtype}")
+    network = Network(file, graph, runner, shape, tuple(output.shape))
+    _check_output(network, query, output.dtype.name)
     return network
 
 
@@ -181,9 +178,7 @@ def _input_shape(graph: Graph, declared: Declared, path: Path) -> tuple[int, ...
     sizes = graph.input_shape
     if declared.shape is not None:
         given = declared.shape
-        fits = sizes is None or (
-            len(sizes) == len(given) and all(size in (None, asked) for size, asked in zip(sizes, given, strict=True))
-        )
+        fits = sizes is None or goes_with(sizes, given)
     else:
         given = (declared.count,) if sizes is None else tuple(size or 1 for size in sizes)
         fits = prod(given) == declared.count
@@ -194,15 +189,15 @@ def _input_shape(graph: Graph, declared: Declared, path: Path) -> tuple[int, ...
 
 
 def _check_output(network: Network, query: Query, kind: str) -> None:
-    declared, shape = query.output, network.output_shape
+    declared, shape, path = query.output, network.output_shape, network.file.path
     fits = shape == declared.shape if declared.shape is not None else prod(shape) == declared.count
     if not fits:
         said = declared.count if declared.shape is None else list(declared.shape)
-        raise QueryError(f"{network.path}: the query declares an output of {said} entries, the file has {list(shape)}")
+        raise QueryError(f"{path}: the query declares an output of {said} entries, the file has {list(shape)}")
     if declared.kind is not ElementType.REAL and declared.kind != kind:
-        raise QueryError(f"{network.path}: the query declares an output of {declared.kind}, the file has one of {kind}")
+        raise QueryError(f"{path}: the query declares an output of {declared.kind}, the file has one of {kind}")
     if not prod(shape):
-        raise QueryError(f"{network.path}: expected an output of some entries, got none")
+        raise QueryError(f"{path}: expected an output of some entries, got none")
 
 
 def _written(sizes: tuple[int | None, ...] | None) -> str:

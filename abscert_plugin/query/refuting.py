@@ -1,7 +1,8 @@
 """Proving that nothing in a box satisfies a case: constraints on outputs as rows of a proof, with what rounding does.
 
 A case is refuted on a box where each of its conjunctions holds a constraint that no output of the box satisfies, or one
-of its constraints on inputs is satisfied nowhere in it.
+of its constraints on inputs is satisfied nowhere in it. A conjunction is refuted too where a sum of its linear
+constraints, each times a weight of at least 0, is satisfied by no output of the box.
 
 **Readings.** A query about float32 may be read in exact rationals, or with its decimals and sums rounded to float32.
 What is refuted here is refuted in both: a constraint of k roundings is loosened by gamma(k) of its absolute terms.
@@ -32,6 +33,7 @@ from abscert_plugin.query.terms import Linear, Number, Operation, Term
 
 METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 _HUGE: Final = Fraction(2) ** 1000
+_TINY: Final = 1e-300  # more than what underflows in float64 adds up to, over any number of constraints
 
 
 @final
@@ -81,6 +83,11 @@ class Refuter:
         """Whether there is a row to be bounded."""
         return bool(len(self.rows))
 
+    @property
+    def combinable(self) -> int:
+        """How many linear constraints a sum of them may have: 0 where there is more than one conjunction, or none."""
+        return len(self._places) if len(self._linear) == 1 and len(self._places) > 1 else 0
+
     def intervals(self, lower: Tensor, upper: Tensor, refined: bool) -> dict[str, Enclosure]:
         """Return enclosures over boxes, [batch, entries] in float64."""
         shape = self._proof.input_shape
@@ -107,12 +114,27 @@ class Refuter:
 
     def room(self, values: Mapping[str, Enclosure], bounds: Tensor) -> Float64[Tensor, "batch limit"]:
         """Return by how much the bounds pass each limit: above 0, no output satisfies the constraint."""
-        limits = self._bounds
-        if bool(self._slack.any()):
-            size = values[self._proof.output].size().unsqueeze(1)
-            lost = torch.where(self._slack > 0, self._slack * size, 0.0).sum(2)
-            limits = limits + lost * (1 + 2.0**-30)
-        return bounds[:, self._places] - limits
+        return bounds[:, self._places] - _loosened(self._bounds, self._slack, values[self._proof.output])
+
+    def combined(
+        self, values: Mapping[str, Enclosure], weights: Float64[Tensor, "batch limit"], part: Part | None = None
+    ) -> Bool[Tensor, "batch"]:
+        """Return the boxes in which no output satisfies the sum of the linear constraints of the one conjunction.
+
+        Args:
+            values: enclosures over the boxes.
+            weights: of each box, finite and at least 0, as many as `combinable` says.
+            part: ends of what ReLUs read, as in `explained`.
+        """
+        rows, terms = self.rows[self._places], len(self._places)
+        lost = arithmetic.own_gamma(terms + 4)
+        size, most = weights @ rows.abs(), weights @ self._bounds.abs()
+        slack = (weights @ self._slack) * (1 + lost) + lost * size + _TINY
+        limit = weights @ self._bounds + (lost * most + _TINY)
+        row = (weights @ rows).unsqueeze(1)
+        bound, _ = self._proof.explained_bounds(values, row, part)
+        output = values[self._proof.output]
+        return (bound - _loosened(limit.unsqueeze(1), slack.unsqueeze(1), output)).squeeze(1) > 0
 
     def refuted(
         self, values: Mapping[str, Enclosure], bounds: Float64[Tensor, "batch row"]
@@ -202,6 +224,14 @@ class _Limit:
         if roundings:
             bound += 4 * (roundings + 1) * Fraction(arithmetic.TINY) * gain
         return cls(row, _above(bound), slack)
+
+
+def _loosened(bounds: Tensor, slack: Tensor, output: Enclosure) -> Float64[Tensor, "batch limit"]:
+    """Return limits that outputs satisfy which satisfy row @ y <= bound + slack @ |y|, rounded up."""
+    size = output.size().unsqueeze(1)
+    lost = torch.where(slack > 0, slack * size, 0.0).sum(2) * (1 + 2.0**-30)
+    whole = bounds + lost
+    return torch.where(lost > 0, torch.nextafter(whole, torch.full_like(whole, torch.inf)), whole)
 
 
 def _is_plain(atom: Atom) -> bool:

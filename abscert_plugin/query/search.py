@@ -14,12 +14,18 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.query.attack import Answer, Attack
+from abscert_plugin.query.combining import combination
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.refuting import METHODS, Refuter
-from abscert_plugin.query.tree import CUT, INPUTS, SIGN, Node, Part
+from abscert_plugin.query.tree import COMBINED, CUT, INPUTS, SIGN, Node, Part
 
 _MOST_FREE: Final = 20  # inputs that are cut; where more are free, signs are
 _MOST_AT_ONCE: Final = 128  # parts
+_TRIED: Final = (64, 16)  # corners of parts, at each step: where inputs are cut, and where signs are
+_FOLLOWED: Final = (16, 2)  # of these, from which gradients are followed
+_STEPS: Final = 8
+_FOLLOW_EVERY: Final = 4  # rounds of cutting
+_WORTH_FOLLOWING: Final = 8  # corners: with fewer, parts are still large and soon cut
 _ENTRIES: Final = 2**23  # of all tensors, over the parts that are cut at once
 _LOWER_LINE: Final = 0.1  # how much the lower line of a ReLU counts beside the upper one in choosing a sign
 _STUCK_POINT: Final = "an input is left of which rounding decides whether it satisfies the query"
@@ -107,6 +113,7 @@ class Search:
         self._order = itertools.count()
         self._waiting: list[tuple[float, int, Part, Node, _Cut]] = []
         self._at_once = 2
+        self._rounds = 0
         free = int((case.lower < case.upper).sum())
         self._by_signs = free > _MOST_FREE and bool(proof.relus) and self.refuter.is_linear and not case.inputs
         self._whole = values if self._by_signs else {}
@@ -142,23 +149,28 @@ class Search:
         parts, nodes = [parts[row] for row in rest], [nodes[row] for row in rest]
         values, bounds, seen = self._bounds(parts, lower[rest], upper[rest])
         refuted = self.refuter.refuted(values, bounds)
-        limits, least = self.refuter.worst(self.refuter.room(values, bounds), refuted)
+        room = self.refuter.room(values, bounds)
+        limits, least = self.refuter.worst(room, refuted)
         rows = self.refuter.row_of(limits)
-        slopes = _chosen(seen.get(self._proof.source), rows, lower[rest])
-        for row, done in enumerate(refuted.all(dim=1).tolist()):
-            if done:
-                nodes[row].kind = str(BoundMethod.CROWN)
-        still = (~refuted.all(dim=1)).nonzero().flatten().tolist()
-        corners = torch.where(slopes < 0, upper[rest], lower[rest]).numpy()
-        tried = sorted(still, key=lambda row: float(least[row]))[: 16 if self._by_signs else 64]
-        answer = self._attack.first([self._attack.into(self.case, corners[row]) for row in tried], until)
+        slopes = self._slopes(seen, room, lower[rest])
+        is_open = ~refuted.all(dim=1)
+        for row in (~is_open).nonzero().flatten().tolist():
+            nodes[row].kind = str(BoundMethod.CROWN)
+        if self.refuter.combinable:
+            weights, sums = combination(slopes, room, (upper[rest] - lower[rest]) / 2)
+            is_open &= ~self._combined(parts, nodes, values, weights, is_open & (sums > 0))
+        still = is_open.nonzero().flatten().tolist()
+        nearest = slopes[torch.arange(len(parts)), limits]
+        corners = torch.where(nearest < 0, upper[rest], lower[rest]).numpy()
+        worst = sorted(still, key=lambda row: float(least[row]))
+        answer = self._tried(corners[worst], (upper - lower)[rest].numpy()[worst], until)
         if answer is not None:
             return answer
         for row in still:
             cut = (
                 self._best_sign(values, seen, row, int(rows[row]), parts[row])
                 if self._by_signs
-                else self._best_cut(parts[row], slopes[row].numpy())
+                else self._best_cut(parts[row], slopes[row].abs().sum(0).numpy())
             )
             if cut is None:
                 self.reason = _STUCK_SIGNS if self._by_signs else _STUCK_POINT
@@ -166,6 +178,49 @@ class Search:
             bound = float(least[row]) if np.isfinite(float(least[row])) else -np.inf
             heapq.heappush(self._waiting, (bound, next(self._order), parts[row], nodes[row], cut))
         return None
+
+    def _tried(self, corners: np.ndarray, sides: np.ndarray, until: float) -> Answer | None:
+        """Try the corners of parts at which bounds are least, and follow gradients from the first of them.
+
+        Args:
+            corners: [parts, entries], the worst part first.
+            sides: of these parts.
+            until: when to stop.
+        """
+        tried, followed = _TRIED[self._by_signs], _FOLLOWED[self._by_signs]
+        points = self._attack.into(self.case, corners[:tried])
+        answer = self._attack.first(points, until)
+        self._rounds += 1
+        if answer is None and len(points) >= _WORTH_FOLLOWING and self._rounds % _FOLLOW_EVERY == 0:
+            answer = self._attack.follow(self.case, 0, points[:followed], sides[:followed] / 4, _STEPS, until)
+        return answer
+
+    def _slopes(self, seen: dict[str, Tensor], room: Tensor, like: Tensor) -> Tensor:
+        """Return how the bound of each limit depends on the input, [part, limit, entries]; zeros if nothing tells."""
+        found = seen.get(self._proof.source)
+        if found is None:
+            return like.new_zeros((len(like), max(1, room.shape[1]), like.shape[1]))
+        return found.flatten(2)[:, self.refuter.row_of(torch.arange(room.shape[1]))]
+
+    def _combined(
+        self,
+        parts: Sequence[Part],
+        nodes: Sequence[Node],
+        values: dict[str, Enclosure],
+        weights: Tensor,
+        promising: Tensor,
+    ) -> Tensor:
+        """Close the parts that a sum of constraints refutes, and return which."""
+        chosen = promising.nonzero().flatten()
+        if not len(chosen):
+            return promising
+        ends = sign_ends(self._proof, [parts[row] for row in chosen]) if self._by_signs else None
+        taken = {name: value.take(chosen) for name, value in values.items()}
+        found = torch.zeros_like(promising)
+        found[chosen] = self.refuter.combined(taken, weights[chosen], ends)
+        for row in found.nonzero().flatten().tolist():
+            nodes[row].kind, nodes[row].weights = COMBINED, tuple(weights[row].tolist())
+        return found
 
     def _bounds(
         self, parts: Sequence[Part], lower: Tensor, upper: Tensor
@@ -184,7 +239,7 @@ class Search:
         return values, torch.maximum(self.refuter.bounds(values, BoundMethod.IBP), linear), seen
 
     def _best_cut(self, part: Part, slopes: np.ndarray) -> _Cut | None:
-        """Return the cut of the input on which the bound depends most; None where the part is a point."""
+        """Return the cut of the input on which the bounds depend most; None where the part is a point."""
         width = part.upper - part.lower
         if self._is_real:
             middle = part.lower / 2 + part.upper / 2
@@ -195,9 +250,7 @@ class Search:
             can = part.lower < part.upper
         if not bool(can.any()):
             return None
-        score = np.where(
-            can, np.abs(np.nan_to_num(slopes)) * width + 1e-9 * width / max(float(width.max()), 1e-300), -1
-        )
+        score = np.where(can, np.nan_to_num(slopes) * width + 1e-9 * width / max(float(width.max()), 1e-300), -1)
         place = int(score.argmax())
         return _Cut(CUT, place, float(middle[place]))
 
@@ -239,13 +292,6 @@ def sign_ends(proof: Proof, parts: Sequence[Part]) -> dict[str, tuple[Tensor, Te
         least, most = of_layer.reshape(2, len(parts), *shape)
         ends[name] = (least, most)
     return ends
-
-
-def _chosen(slopes: Tensor | None, rows: Tensor, like: Tensor) -> Tensor:
-    """Return of each part how the bound of one row depends on the input, [part, entries]; zeros where nothing tells."""
-    if slopes is None:
-        return torch.zeros_like(like)
-    return slopes.flatten(2)[torch.arange(len(rows)), rows]
 
 
 def _ends(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:

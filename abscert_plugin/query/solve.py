@@ -83,8 +83,9 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
         return _attacked(query, attack, until, str(error))
     groups: list[Group] = []
     searches: list[Search] = []
-    for case in query.cases:
-        answer = attack.descend(case, time.monotonic() + _SHARE * max(0.0, until - time.monotonic()) / len(query.cases))
+    is_quick = network.module is not None  # gradients of a proof take longer than bounds of a whole box
+    for case in query.cases if is_quick else ():
+        answer = attack.descend(case, _share_of(until, len(query.cases)))
         if answer is not None:
             return Outcome(Verdict.SAT, answer)
     for number, case in enumerate(query.cases):
@@ -93,9 +94,14 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
         found, values = bounded(proof, number, case, query.is_real)
         groups += found
         closed = {place for group in found for place in group.conjunctions}
-        for place, conjunction in enumerate(case.outputs):
-            if place in closed:
-                continue
+        left = [place for place in range(len(case.outputs)) if place not in closed]
+        if left and not is_quick:
+            still = replace(case, outputs=tuple(case.outputs[place] for place in left))
+            answer = attack.descend(still, _share_of(until, len(query.cases)))
+            if answer is not None:
+                return Outcome(Verdict.SAT, answer)
+        for place in left:
+            conjunction = case.outputs[place]
             group = Group(number, (place,), Node())
             groups.append(group)
             alone = replace(case, outputs=(conjunction,))
@@ -114,6 +120,11 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
     if reason:
         return Outcome(Verdict.UNKNOWN, reason=reason)
     return Outcome(Verdict.UNSAT, groups=tuple(groups))
+
+
+def _share_of(until: float, cases: int) -> float:
+    """Return until when gradients are followed in one of some cases."""
+    return time.monotonic() + _SHARE * max(0.0, until - time.monotonic()) / cases
 
 
 def _attacked(query: Query, attack: Attack, until: float, reason: str) -> Outcome:

@@ -1,7 +1,7 @@
 """The tree of a proof that nothing satisfies a case: boxes that are cut, signs that are fixed, what closes parts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, final
 
 import numpy as np
@@ -13,6 +13,9 @@ INPUTS: Final = "inputs"
 """What closes a part in which no input satisfies the constraints on inputs."""
 
 CLOSING: Final = (INPUTS, *(str(name) for name in (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)))
+COMBINED: Final = "combined"
+"""What closes a part in which a sum of constraints on outputs is not satisfied; their weights are told beside it."""
+
 CUT: Final = "cut"
 SIGN: Final = "sign"
 MOST_NODES: Final = 2**22
@@ -28,16 +31,18 @@ class Node:
     """A part: cut in two, closed, or still open.
 
     Args:
-        kind: `cut`, `sign`, one of `CLOSING`, or empty while it is open.
+        kind: `cut`, `sign`, `combined`, one of `CLOSING`, or empty while it is open.
         place: the input that is cut, or the ReLU whose sign is fixed.
         value: the largest value of the lower half of a cut.
         halves: the lower and the upper half; the part where a ReLU reads at most 0, and at least 0.
+        weights: of the constraints whose sum closes it.
     """
 
     kind: str = ""
     place: int = 0
     value: float = 0.0
     halves: "tuple[Node, Node] | None" = None
+    weights: tuple[float, ...] = ()
 
     def split(self, kind: str, place: int, value: float = 0.0) -> "tuple[Node, Node]":
         """Cut it, and return its halves."""
@@ -53,11 +58,13 @@ class Part:
     Args:
         lower, upper: its box.
         signs: the signs that are fixed in it.
+        weights: of the constraints whose sum closes it, where one does.
     """
 
     lower: np.ndarray
     upper: np.ndarray
     signs: Signs = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
 
     def cut(self, place: int, value: float, in_float32: bool) -> "tuple[Part, Part]":
         """Return its halves: values of an input up to one, and those above it.
@@ -84,7 +91,7 @@ def listed(root: Node) -> list[list[Any]]:
     while waiting:
         node = waiting.pop()
         if node.halves is None:
-            found.append([node.kind])
+            found.append([node.kind, list(node.weights)] if node.kind == COMBINED else [node.kind])
             continue
         found.append([node.kind, node.place, node.value] if node.kind == CUT else [node.kind, node.place])
         waiting += reversed(node.halves)
@@ -106,6 +113,8 @@ def closed_parts(nodes: Sequence[Any], whole: Part, in_float32: bool, relus: int
         kind, *rest = node
         if kind in CLOSING and not rest:
             found.setdefault(kind, []).append(part)
+        elif kind == COMBINED and len(rest) == 1 and _are_weights(rest[0]):
+            found.setdefault(kind, []).append(replace(part, weights=tuple(map(float, rest[0]))))
         elif kind == CUT and len(rest) == 2:
             place, value = rest
             _check_cut(part, place, value, in_float32)
@@ -119,6 +128,10 @@ def closed_parts(nodes: Sequence[Any], whole: Part, in_float32: bool, relus: int
     if waiting:
         raise RecordError("its tree leaves parts open")
     return found
+
+
+def _are_weights(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) and 0 <= value <= 1 for value in values)
 
 
 def _check_cut(part: Part, place: Any, value: Any, in_float32: bool) -> None:

@@ -24,7 +24,7 @@ from abscert_plugin.query.query import Case
 from abscert_plugin.query.reading import QueryFile
 from abscert_plugin.query.refuting import Refuter
 from abscert_plugin.query.search import Group, sign_ends
-from abscert_plugin.query.tree import INPUTS, MOST_NODES, Part, closed_parts, listed
+from abscert_plugin.query.tree import COMBINED, INPUTS, MOST_NODES, Part, closed_parts, listed
 
 KIND: Final = "abscert unsat proof"
 SCHEMA: Final = 1
@@ -63,7 +63,8 @@ class UnsatProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         query: name, version and sha256 of the text.
         model: name and sha256 of the ONNX file.
         groups: what refutes the conjunctions of constraints on outputs, of all boxes of the query: each its tree, a
-            node before its lower and its upper half; `["cut", input, value]`, `["sign", relu]`, or what closes a part.
+            node before its lower and its upper half; `["cut", input, value]`, `["sign", relu]`, or what closes a part:
+            a method, or `["combined", weights]` of a conjunction's linear constraints.
         versions: of this package and of libraries.
         digest: sha256 of all else. It finds accidents; proving the parts again is what finds all else.
     """
@@ -91,7 +92,7 @@ def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Se
         "says": SAYS,
         "arithmetic": Arithmetic.ANY_ORDER.value,
         "query": {"name": query.path.name, "version": query.query.version, "sha256": query.sha256},
-        "model": {"name": network.path.name, "sha256": network.sha256},
+        "model": {"name": network.file.path.name, "sha256": network.file.sha256},
         "groups": [
             {"case": group.case, "conjunctions": list(group.conjunctions), "tree": listed(group.root)}
             for group in groups
@@ -138,7 +139,7 @@ def fault_of(
         return "it claims something else than an unsat proof does"
     if stored.query.get("sha256") != query.sha256:
         return "it is about another query: the sha256 of the text differs"
-    if stored.model.get("sha256") != network.sha256:
+    if stored.model.get("sha256") != network.file.sha256:
         return "it is about another file: the sha256 of the model differs"
     cases = query.query.cases
     asked = {(number, place) for number, case in enumerate(cases) for place in range(len(case.outputs))}
@@ -173,24 +174,40 @@ def _fault_of_case(
             some = parts[start : start + _AT_ONCE]
             for with_signs in (False, True):
                 same = [part for part in some if bool(part.signs) == with_signs]
-                if same and not _refutes(proof, refuter, kind, same, boxes):
+                if same and not _refutes(proof, refuter, kind, same, whole, boxes):
                     return f"a part of its tree is not refuted by {kind}"
             advance(len(some))
     return ""
 
 
 def _refutes(
-    proof: Proof, refuter: Refuter, kind: str, parts: Sequence[Part], boxes: dict[bytes, dict[str, Enclosure]]
+    proof: Proof,
+    refuter: Refuter,
+    kind: str,
+    parts: Sequence[Part],
+    whole: Part,
+    boxes: dict[bytes, dict[str, Enclosure]],
 ) -> bool:
-    """Return whether a method refutes parts, with signs or without; `boxes` keeps enclosures of boxes with signs."""
+    """Return whether a method refutes parts, with signs or without; `boxes` keeps enclosures of boxes with signs.
+
+    How many hidden values are bounded by backward passes is that of the box of the batch in which most are open. So
+    the whole box goes along: then no part is bounded less closely than it was in the batch in which it was refuted.
+    """
     lower, upper = (torch.from_numpy(np.stack([getattr(part, end) for part in parts])) for end in ("lower", "upper"))
     if kind == INPUTS:
         return bool(refuter.refuted_inputs(lower, upper).all())
-    method = BoundMethod(kind)
+    if kind == COMBINED and (not refuter.combinable or {len(part.weights) for part in parts} != {refuter.combinable}):
+        return False
+    weights = torch.tensor([part.weights for part in parts], dtype=torch.float64)
     if not parts[0].signs:
-        values = refuter.intervals(lower, upper, refined=method is BoundMethod.CROWN)
-        return bool(refuter.refuted(values, refuter.bounds(values, method)).all())
-    if method is not BoundMethod.CROWN or not refuter.is_linear:
+        least, most = (torch.from_numpy(end).unsqueeze(0) for end in (whole.lower, whole.upper))
+        is_refined = kind in (BoundMethod.CROWN, COMBINED)
+        together = refuter.intervals(torch.cat([lower, least]), torch.cat([upper, most]), is_refined)
+        values = {name: value.take(torch.arange(len(parts))) for name, value in together.items()}
+        if kind == COMBINED:
+            return bool(refuter.combined(values, weights).all())
+        return bool(refuter.refuted(values, refuter.bounds(values, BoundMethod(kind))).all())
+    if kind not in (BoundMethod.CROWN, COMBINED) or not refuter.is_linear:
         return False
     keys = [part.lower.tobytes() + part.upper.tobytes() for part in parts]
     for row, key in enumerate(keys):
@@ -198,6 +215,8 @@ def _refutes(
             boxes[key] = refuter.intervals(lower[row : row + 1], upper[row : row + 1], refined=True)
     names = boxes[keys[0]]
     values = {name: Enclosure.joined([boxes[key][name] for key in keys]) for name in names}
+    if kind == COMBINED:
+        return bool(refuter.combined(values, weights, sign_ends(proof, parts)).all())
     linear, _ = refuter.explained(values, sign_ends(proof, parts))
     bounds = torch.maximum(refuter.bounds(values, BoundMethod.IBP), linear)
     return bool(refuter.refuted(values, bounds).all())

@@ -17,7 +17,7 @@ from abscert_plugin.query.vnnlib1 import number
 _DEEPEST: Final = 100  # parentheses: the package's parser calls itself
 _LONGEST: Final = 300  # characters of what the package says
 _COMMENT: Final = re.compile(r";[^\n]*")
-_BRACKETS: Final = re.compile(r"\[([^\]]*)\]")
+_BRACKETS: Final = re.compile(r"\[([^\[\]]*)\]")
 _INDICES: Final = re.compile(r"\s*(\d{1,9}\s*(,\s*\d{1,9}\s*)*)?")
 _VERSION: Final = re.compile(r"\(\s*vnnlib-version\s*<(\d+\.\d+)>\s*\)")
 _KINDS: Final[Mapping[str, ElementType]] = {

@@ -1,5 +1,6 @@
 """The torch modules that a network read from a file is made of, beside those of torch itself."""
 
+from collections.abc import Callable, Mapping
 from typing import final
 
 import numpy as np
@@ -15,34 +16,33 @@ def with_parameters(layer: nn.Module, weight: np.ndarray, bias: np.ndarray) -> n
 
 
 @final
-class Total(nn.Module):
-    """The sum of two activations."""
+class Applied(nn.Module):
+    """A function of activations and constants.
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the sum."""
-        return first + second
+    Args:
+        function: takes tensors, in order.
+        constants: those among them that do not depend on the image, by their place; numbers become float32.
+    """
 
-
-@final
-class Difference(nn.Module):
-    """The difference of two activations."""
-
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the difference."""
-        return first - second
-
-
-@final
-class Joined(nn.Module):
-    """Activations one after another along an axis, counted with the batch."""
-
-    def __init__(self, axis: int) -> None:
+    def __init__(self, function: Callable[..., Tensor], constants: Mapping[int, np.ndarray] | None = None) -> None:
         super().__init__()
-        self.axis = axis
+        self.function = function
+        self.places = tuple(sorted(constants or {}))
+        for place in self.places:
+            array = np.asarray((constants or {})[place])
+            given = torch.from_numpy(np.array(array, dtype=np.float32 if array.dtype.kind == "f" else array.dtype))
+            self.register_buffer(f"constant{place}", given)
 
     def forward(self, *values: Tensor) -> Tensor:
-        """Return the values one after another."""
-        return torch.cat(values, self.axis)
+        """Return what the function gives for these activations and the constants."""
+        given = list(values)
+        for place in self.places:
+            given.insert(place, getattr(self, f"constant{place}"))
+        found = self.function(*given)
+        if values[0].requires_grad and not found.requires_grad:  # steps alone: a gradient of 0, not none
+            first = values[0].flatten(1)[:, 0].clamp(-1, 1).nan_to_num() * 0
+            found = found + first.reshape(-1, *(1 for _ in found.shape[1:]))
+        return found
 
 
 @final

@@ -18,7 +18,7 @@ from abscert_plugin.front import Points
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.reading.building import Build
-from abscert_plugin.reading.rules import RULES
+from abscert_plugin.reading.table import KNOWN, read_node
 
 _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the module computes something else
 _PROBES: Final = 16
@@ -62,11 +62,26 @@ class IntervalNetwork(nn.Module):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Module:
+    """A network read from a graph.
+
+    Args:
+        network: it, in evaluation mode.
+        unbounded: why auto_LiRPA has no bounds of it, where that is known before it is asked; else empty.
+    """
+
+    network: nn.Module
+    unbounded: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Converted:
     """An interval network, and how far its logits were from those of the ONNX file on random cells."""
 
     network: nn.Module
     largest_difference: float
+    unbounded: str = ""
 
 
 def convert(artifact: Artifact) -> Converted:
@@ -89,8 +104,9 @@ def convert(artifact: Artifact) -> Converted:
     graph = read_graph(with_tensors(artifact.model, path), path)
     cut = without_tail(graph)
     shape, classes = metadata.front.input_shape(metadata.image_shape), metadata.classes
-    network = read_module(graph if cut is None else cut.graph, path, artifact.read, shape, classes)
-    return Converted(network, largest_difference(network, artifact, None if cut is None else cut.tail))
+    read = read_module(graph if cut is None else cut.graph, path, artifact.read, shape, classes)
+    difference = largest_difference(read.network, artifact, None if cut is None else cut.tail)
+    return Converted(read.network, difference, read.unbounded)
 
 
 def largest_difference(network: nn.Module, artifact: Artifact, tail: Tail | None = None) -> float:
@@ -130,7 +146,7 @@ def largest_difference(network: nn.Module, artifact: Artifact, tail: Tail | None
     return difference
 
 
-def read_module(graph: Graph, path: Path, source: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+def read_module(graph: Graph, path: Path, source: str, shape: tuple[int, ...], classes: int) -> Module:
     """Return the network between a tensor, such as `interval` or `scaled`, and the file's output.
 
     Args:
@@ -145,14 +161,15 @@ def read_module(graph: Graph, path: Path, source: str, shape: tuple[int, ...], c
     """
     if graph.input != source and any(graph.input in node.inputs for node in graph.between(source)):
         raise UnsupportedModelError(f"{path}: its logits read `{graph.input}` past `{source}`")
-    build = Build(graph, source, shape, RULES)
-    build.run(RULES, classes, f"{path} cannot be bounded")
+    build = Build(graph, source, shape, read_node)
+    build.run(KNOWN, classes, f"{path} cannot be read as layers of torch")
     output = build.activation(graph.output).slot
     row: list[nn.Module] = []
     slot = output
     while slot and len(build.slots[slot - 1]) == 1:
         row.append(build.layers[slot - 1])
         (slot,) = build.slots[slot - 1]
+    reason = build.unbounded[0] if build.unbounded else ""
     if slot:  # two values meet
-        return IntervalNetwork(build.layers, build.slots, output).eval()
-    return nn.Sequential(*reversed(row)).eval()  # which bounds for layers in a row take too
+        return Module(IntervalNetwork(build.layers, build.slots, output).eval(), reason)
+    return Module(nn.Sequential(*reversed(row)).eval(), reason)  # which bounds for layers in a row take too

@@ -16,7 +16,7 @@ from torch import nn
 from abscert_plugin.graph.operands import SHAPES, Window, new_shape
 from abscert_plugin.graph.walk import need
 from abscert_plugin.reading.building import Activation, Affine, Rule, Value, View
-from abscert_plugin.reading.layers import Difference, Joined, Permuted, Reshaped, Total, with_parameters
+from abscert_plugin.reading.layers import Applied, Permuted, Reshaped, with_parameters
 
 # --- layers ----------------------------------------------------------------------------------------------------------
 
@@ -74,7 +74,8 @@ def _concatenate(view: View) -> Value:
     parts = [view.activation(place) for place in range(len(view.node.inputs))]
     rank = len(parts[0].shape) + 1
     need(all(len(part.shape) + 1 == rank for part in parts), "expected values of one rank")
-    return view.walk.append(Joined(view.axis(0, rank)), *parts)
+    axis = view.axis(0, rank)
+    return view.walk.append(Applied(lambda *values: torch.cat(values, axis)), *parts)
 
 
 def _sliding(window: Window) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -87,6 +88,8 @@ def _sliding(window: Window) -> tuple[tuple[int, ...], tuple[int, ...], tuple[in
 def _max_pool(view: View) -> Value:
     view.require(dilations=[1, 1], ceil_mode=0)
     kernel, stride, padding = _sliding(view.pool())
+    fits = all(2 * pad <= size for size, pad in zip(kernel, padding, strict=True))
+    need(fits, f"expected padding of at most half a window, as torch does, got {padding}")
     # auto_LiRPA 0.3 refuses linear bounds where windows overlap or are padded, but looks at the heights alone
     tiles = [step == size and not pad for step, size, pad in zip(stride, kernel, padding, strict=True)]
     need(not tiles[0] or tiles[1], f"expected windows that tile the width as they tile the height, got {kernel}")
@@ -96,7 +99,7 @@ def _max_pool(view: View) -> Value:
 def _average_pool(view: View) -> Value:
     view.require(dilations=[1, 1], ceil_mode=0)
     window = view.pool()
-    counts = bool(view.attribute("count_include_pad", 0)) or not any(window.begins)
+    counts = bool(view.attribute("count_include_pad", 0)) or not any([*window.begins, *window.ends])
     need(counts, "expected padding that counts (count_include_pad = 1), got windows of several sizes")
     return _average(view, window)
 
@@ -128,6 +131,7 @@ def _average(view: View, window: Window) -> Value:
 def _batch_normalisation(view: View) -> Value:
     view.require(training_mode=0)
     scale, shift, mean, variance = (view.array(place) for place in range(1, 5))
+    need(len(view.shape()) in (1, 2, 3), f"expected features, lines or images, got the shape {view.shape()}")
     kind = nn.BatchNorm2d if len(view.shape()) == 3 else nn.BatchNorm1d
     made = kind(len(scale), eps=view.attribute("epsilon", 1e-5))
     made.running_mean = torch.tensor(mean, dtype=torch.float32)
@@ -212,7 +216,7 @@ def _sum(view: View, sign: int) -> Value:
     first, second = view.value(0), view.value(1)
     if isinstance(first, Affine) and isinstance(second, Affine) and _are_alike(first, second):
         return Affine(first.source, first.weight + sign * second.weight, first.bias + sign * second.bias)
-    return view.join(Total() if sign > 0 else Difference())
+    return view.join(torch.add if sign > 0 else torch.sub)
 
 
 def _are_alike(first: Affine, second: Affine) -> bool:

@@ -23,6 +23,7 @@ from abscert_plugin.report.changes import COLOURS
 from abscert_plugin.report.counterexamples import Replay, Shown, Sources, shown_images
 from abscert_plugin.report.gallery import take_images
 from abscert_plugin.report.steps import decided_by
+from abscert_plugin.report.templates import environment
 from abscert_plugin.verification.summary import summarise
 
 MAX_ITEMS: Final = 200
@@ -158,18 +159,12 @@ def render_page(content: PageContent) -> str:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("abscert_plugin.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["count_text"] = "{:,}".format
-    environment.filters["percent"] = figures.percent
-    environment.filters["interval_percent"] = figures.interval_percent
-    environment.filters["signed"] = figures.signed
-    return environment.get_template("page.html")
+    found = environment()
+    found.filters["count_text"] = "{:,}".format
+    found.filters["percent"] = figures.percent
+    found.filters["interval_percent"] = figures.interval_percent
+    found.filters["signed"] = figures.signed
+    return found.get_template("page.html")
 
 
 def _notices(content: PageContent) -> list[str]:

@@ -57,6 +57,21 @@ def histogram(data: DataSet) -> Int64[np.ndarray, "values"]:
     return counts
 
 
+def means(grid: Grid, counts: Int64[np.ndarray, "values"]) -> tuple[float, ...]:
+    """Return the mean of the pixels in each cell, on the pixel scale; the mid-point of a cell that has none.
+
+    Args:
+        grid: the cells.
+        counts: how many pixels have each stored value, as `histogram` returns it.
+    """
+    levels, edges = len(counts) - 1, grid.edges.astype(np.float64)
+    cells = grid.level_cells(levels)
+    totals = np.bincount(cells, counts, grid.cells)
+    sums = np.bincount(cells, counts * (np.arange(levels + 1) / levels), grid.cells)
+    found = np.where(totals > 0, sums / np.maximum(totals, 1), (edges[:-1] + edges[1:]) / 2)
+    return tuple(np.clip(found, edges[:-1], edges[1:]).tolist())
+
+
 def _quantiles(counts: Int64[np.ndarray, "values"], cells: int) -> Float64[np.ndarray, "edges"]:
     """Return the mid-points between stored values that split the inner values evenly."""
     levels = len(counts) - 1

@@ -26,6 +26,7 @@ from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.enumeration import enumerate_cells
 from abscert_plugin.verification.evidence import Evidence
+from abscert_plugin.verification.guarding import GuardRun
 from abscert_plugin.verification.search import Cut, Problem, Search
 from abscert_plugin.verification.sign_cut import SignCut
 
@@ -49,16 +50,29 @@ class BallVerifier:
         white_box: its network for gradients, and for the float32 bounds that steer; None leaves proofs and running it.
         ball: radius and kind of images.
         budget: what may be spent on an image.
+        guard: bounds by intervals; None where proofs do.
 
     Source: AbsCert paper, sections 2 and 4.1; docs/METHOD.md on the two claims.
     """
 
-    def __init__(self, deployed: Deployed, white_box: WhiteBox | None, ball: Ball, budget: Budget) -> None:
+    def __init__(
+        self,
+        deployed: Deployed,
+        white_box: WhiteBox | None,
+        ball: Ball,
+        budget: Budget,
+        guard: GuardRun | None = None,
+    ) -> None:
+        self._guard = guard
         self._deployed = deployed
         self._white_box = white_box
         self.ball = ball
         self._budget = budget
         self._counts_cells = isinstance(deployed.front, Cells)
+
+    @property
+    def _unbounded(self) -> str:
+        return self._white_box.unbounded if self._white_box is not None else ""
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -71,13 +85,16 @@ class BallVerifier:
             "floor": self.floor,
             "proofs": self._deployed.prover is not None,
             "white_box": self._white_box is not None,
+            # where there are none, proofs are tried without, and gradients tell where to cut
+            **({"no_bounds_by_auto_LiRPA": self._unbounded} if self._unbounded else {}),
             **self._budget.described(self._counts_cells),
         }
 
     @property
     def versions(self) -> Mapping[str, str]:
         """The versions of torch and auto_LiRPA."""
-        return {"torch": torch.__version__, **({"auto_LiRPA": lirpa_version()} if self._white_box is not None else {})}
+        is_asked = self._white_box is not None and not self._unbounded
+        return {"torch": torch.__version__, **({"auto_LiRPA": lirpa_version()} if is_asked else {})}
 
     @property
     def floor(self) -> float:
@@ -132,7 +149,7 @@ class BallVerifier:
 
     def _bounding(self) -> Bounding | None:
         prover, white_box = self._deployed.prover, self._white_box
-        return None if prover is None else Bounding(prover, white_box and white_box.bounder, self._budget)
+        return None if prover is None else Bounding(prover, white_box and white_box.bounder, self._budget, self._guard)
 
     def _last(self, batch: BallBatch) -> Callable[[Rows], None]:
         """Return the step that takes all the time that is left."""

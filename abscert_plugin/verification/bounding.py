@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.bounder import Bounder, BoundMemoryError, BoundMethod
-from abscert_plugin.claim import Arithmetic, Verdict
+from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Reach
 from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.evidence import Evidence, storable
+from abscert_plugin.verification.guarding import GuardRun
 from abscert_plugin.verification.proving import Prover
 
 _OPTIMISED_COST: Final = 60  # of one CROWN bound: 20 steps forth and back
@@ -32,10 +33,12 @@ class Bounding:
         prover: proves bounds of the file's margins.
         bounder: bounds its network in float32; None where it is not open: the linear proofs are tried on all rows then.
         budget: what may be spent on an image.
+        guard: bounds by intervals; None where the prover does.
     """
 
-    def __init__(self, prover: Prover, bounder: Bounder | None, budget: Budget) -> None:
+    def __init__(self, prover: Prover, bounder: Bounder | None, budget: Budget, guard: GuardRun | None = None) -> None:
         self._prover = prover
+        self._guard = guard
         self._bounder = bounder
         self._budget = budget
         self._pace: dict[BoundMethod, float] = {}  # seconds a box that each method last took
@@ -86,8 +89,11 @@ class Bounding:
             seen, slopes = self._seen(reach, labels, method)
             likely = np.flatnonzero(seen > 0)
             reach, labels, slopes = reach.take(likely), labels[likely], [slope[likely] for slope in slopes]
-            is_open = all((row, BoundMethod.IBP) in batch.bounds for row in part.tolist())
-            proven = self._prover.least_margins(reach.lowest, reach.highest, labels, method, slopes, is_open)
+            if method is BoundMethod.IBP and self._guard is not None:
+                proven = self._guard.margins(reach.images, labels)
+            else:
+                is_open = all((row, BoundMethod.IBP) in batch.bounds for row in part.tolist())
+                proven = self._prover.least_margins(reach.lowest, reach.highest, labels, method, slopes, is_open)
         except BoundMemoryError:
             return False
         except VerifierError:
@@ -101,7 +107,7 @@ class Bounding:
                 batch.evidence[row] = Evidence.of_slopes([slope[place] for slope in slopes])
         # without slopes to follow, the lines that proved it were those of CROWN: a check finds them by this name
         by = BoundMethod.CROWN if method is BoundMethod.OPTIMISED and not slopes else method
-        batch.certify(certified, _CERTIFIES, str(by), Arithmetic.ANY_ORDER)
+        batch.certify(certified, _CERTIFIES, str(by), self._prover.arithmetic)
         return True
 
     def _seen(self, reach: Reach, labels: np.ndarray, method: BoundMethod) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -33,6 +33,7 @@ class CellDecider:
         artifact: the ONNX file, with the input `image` or `interval`.
         prove: returns lower bounds of the labels' margins on the cells of images that every evaluation in float32
             keeps, given the margins that were seen: `certified` asks for one above 0. None asks for this runtime alone.
+        arithmetic: what `prove` proves them for.
 
     Raises:
         UnsupportedModelError: if the file has no cells.
@@ -42,6 +43,7 @@ class CellDecider:
 
     artifact: Artifact
     prove: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+    arithmetic: Arithmetic = Arithmetic.THIS_RUNTIME
 
     def __post_init__(self) -> None:
         self.artifact.cells  # noqa: B018 - raises where there are none
@@ -49,8 +51,7 @@ class CellDecider:
     @property
     def configuration(self) -> Mapping[str, Any]:
         """The claim; it has no radius."""
-        arithmetic = Arithmetic.THIS_RUNTIME if self.prove is None else Arithmetic.ANY_ORDER
-        return {"claim": Claim.CELL.value, "radius": None, "radius_scale": None, "arithmetic": str(arithmetic)}
+        return {"claim": Claim.CELL.value, "radius": None, "radius_scale": None, "arithmetic": str(self.arithmetic)}
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -92,7 +93,7 @@ class CellDecider:
             proven, right = answers.margin > 0, np.flatnonzero(answers.margin > 0)
             proven[right] = self.prove(images[right], labels[right], answers.margin[right]) > 0
         seconds = round((time.perf_counter() - start) / len(images), 9)
-        return [Decided(record) for record in _rows(index, labels, answers, proven, seconds)]
+        return [Decided(record) for record in _rows(index, labels, answers, proven, self.arithmetic, seconds)]
 
 
 def open_cells(artifact: Artifact, arithmetic: Arithmetic | None) -> tuple[CellDecider, str]:
@@ -112,7 +113,7 @@ def open_cells(artifact: Artifact, arithmetic: Arithmetic | None) -> tuple[CellD
         # torch is imported here: cells are decided without it where it is not installed, or not needed
         from abscert_plugin.verification.proving import Prover
 
-        prover, cells = Prover(artifact), artifact.cells
+        prover, cells = Prover(artifact, arithmetic), artifact.cells
     except (UnsupportedModelError, ImportError) as error:
         if arithmetic is None:
             return CellDecider(artifact), f"verdicts hold for this runtime alone: {error}"
@@ -123,7 +124,7 @@ def open_cells(artifact: Artifact, arithmetic: Arithmetic | None) -> tuple[CellD
     def prove(images: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
         return prover.at_points(cells.cell(images), labels, seen)
 
-    return CellDecider(artifact, prove), ""
+    return CellDecider(artifact, prove, prover.arithmetic), ""
 
 
 def decide(margin: float) -> tuple[Verdict, str]:
@@ -142,6 +143,7 @@ def _rows(
     labels: Int64[np.ndarray, "batch"],
     answers: Answers,
     proven: Bool[np.ndarray, "batch"] | None,
+    shown: Arithmetic,
     seconds: float,
 ) -> Iterator[Record]:
     columns = (index.tolist(), labels.tolist(), answers.prediction.tolist(), answers.margin.tolist())
@@ -149,7 +151,7 @@ def _rows(
         verdict, reason = decide(margin)
         arithmetic = None if verdict is Verdict.UNKNOWN else Arithmetic.THIS_RUNTIME
         if verdict is Verdict.CERTIFIED and proven is not None:
-            arithmetic = Arithmetic.ANY_ORDER if proven[row] else None
+            arithmetic = shown if proven[row] else None
             if not proven[row]:
                 verdict, reason = Verdict.UNKNOWN, unshown(margin)
         yield _record(place, label, prediction, verdict, reason, margin, seconds, arithmetic)

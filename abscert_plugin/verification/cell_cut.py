@@ -108,7 +108,7 @@ class CellCut:
         lower, upper = (torch.from_numpy(self._deployed.front.network_input(end)) for end in (lowest, highest))
         linear = self._bounder.linear_margins(lower, upper, torch.from_numpy(labels), method)
         bounds, worst = (value.cpu().numpy() for value in linear.bounds.min(dim=1))
-        likely = np.flatnonzero(bounds > 0)
+        likely = np.flatnonzero((bounds > 0) | np.isneginf(bounds))  # -inf claims nothing: then a proof is asked
         bounds[likely] = self._prover.least_margins(lowest[likely], highest[likely], labels[likely], method)
         slopes = linear.coefficients.cpu().numpy()[np.arange(len(labels)), worst]
         front = self._deployed.front

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Verdict
+from abscert_plugin.claim import PROVABLE, SCOPE, Arithmetic, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_array, read_text, write_json
@@ -21,12 +21,12 @@ from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 _AT_ONCE: Final = 50  # images in memory
 _ANY_ORDER: Final = (
     "`any-order`: every evaluation of the file's graph in binary32, rounded to nearest, with sums of products in any "
     "order and any parentheses, with or without fused multiply-add, subnormal numbers kept or flushed to zero, affine "
-    "nodes folded into their neighbours or not. Not covered: reduced precision (TF32, float16, bfloat16), convolutions "
+    "nodes folded into their neighbours or not. Not covered: nodes of float32 in less (TF32, bfloat16), convolutions "
     "by Winograd or FFT, faulty hardware. Assumed: sigmoid and tanh are within twice the largest error that was seen "
     "over all float32 arguments, and a value that a nonlinear node reads is computed once. `this-runtime`: the "
     "runtime, provider and machine that ran the file; a margin within `floor` of 0 decides nothing there."
@@ -35,6 +35,11 @@ _MORE: Final = (
     "So are exp, log, erf, sine, cosine, tangent and powers. Integer kernels in place of QuantizeLinear and "
     "DequantizeLinear are not covered. At a point, the margin that onnxruntime's CPU provider saw may prove all "
     "others: its sums are taken to be sums of products in binary32."
+)
+_NARROW: Final = (
+    "Nodes of the file that are float16 themselves are covered: computed in float16 or in float32, what they give "
+    "rounded to float16 or, for a node that reads it in float32, not. `any-order` covers sums held in float16 too; "
+    "`wide-sums` is the same but for these: its sums are held in float32."
 )
 FLOATING_POINT: Final[Mapping[int, Mapping[Claim, str]]] = MappingProxyType(
     {
@@ -54,6 +59,7 @@ FLOATING_POINT: Final[Mapping[int, Mapping[Claim, str]]] = MappingProxyType(
         },
         2: dict.fromkeys(Claim, f"Each verdict names its arithmetic. {_ANY_ORDER}"),
         3: dict.fromkeys(Claim, f"Each verdict names its arithmetic. {_ANY_ORDER} {_MORE}"),
+        4: dict.fromkeys(Claim, f"Each verdict names its arithmetic. {_ANY_ORDER} {_MORE} {_NARROW}"),
     }
 )
 """What rounding can do to verdicts, by the schema of the certificate. Those of schema 1 were not proven."""
@@ -115,7 +121,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.schema == 1:
             return None
         told = self.configuration.get("arithmetic")
-        if told not in (Arithmetic.ANY_ORDER, Arithmetic.THIS_RUNTIME):
+        if told not in (*PROVABLE, Arithmetic.THIS_RUNTIME):
             raise RecordError(f"expected a certificate of any order or of this runtime, got {told!r}")
         return Arithmetic(str(told))
 

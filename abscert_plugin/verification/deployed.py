@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.claim import Arithmetic
+from abscert_plugin.claim import PROVABLE, Arithmetic
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Front, Images, Points
 from abscert_plugin.verification.logits import read_logits, unshown
@@ -60,14 +60,15 @@ class Deployed:
         self.note = ""
         if not is_black_box:
             try:
-                self.prover = Prover(artifact)
+                self.prover = Prover(artifact, arithmetic)
             except UnsupportedModelError as error:
-                if arithmetic is Arithmetic.ANY_ORDER:
+                if arithmetic in PROVABLE:
                     raise
                 self.note = str(error) if arithmetic is None else ""
         self.shows_logits = self.prover is None or self.prover.tail is None
-        known = Arithmetic.THIS_RUNTIME if self.prover is None else Arithmetic.ANY_ORDER
-        self.arithmetic = arithmetic or known
+        self.arithmetic = arithmetic or Arithmetic.THIS_RUNTIME
+        if self.prover is not None and arithmetic is not Arithmetic.THIS_RUNTIME:
+            self.arithmetic = self.prover.arithmetic
 
     def run(self, images: Images) -> Float32[np.ndarray, "batch classes"]:
         """Return the logits of images on the pixel scale.

@@ -9,7 +9,7 @@ import torch
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import LEVELS, Ball
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.claim import Arithmetic, Inputs
+from abscert_plugin.claim import PROVABLE, Arithmetic, Inputs
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
@@ -17,6 +17,7 @@ from abscert_plugin.training.run import restore
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.guarding import guard_run
 
 
 @final
@@ -74,7 +75,7 @@ def open_verifier(asked: BallQuestion) -> tuple[BallVerifier, str]:
     """
     choice, budget = asked.choice, asked.budget
     check_inputs(asked.data, asked.ball)
-    if choice.black_box and asked.arithmetic is Arithmetic.ANY_ORDER:
+    if choice.black_box and asked.arithmetic in PROVABLE:
         raise ConfigError("expected --arithmetic this-runtime with --black-box: of what is run alone nothing is proven")
     deployed = Deployed(asked.artifact, asked.arithmetic, choice.black_box)
     white_box, closed = _opened(asked.artifact, choice)
@@ -85,7 +86,10 @@ def open_verifier(asked: BallQuestion) -> tuple[BallVerifier, str]:
         notes.append(f"nothing is proven, and verdicts hold for this runtime alone: {deployed.note}")
     if closed:
         notes.append(f"its network stays closed to gradients and to the search: {closed}")
-    return BallVerifier(deployed, white_box, asked.ball, budget), "; ".join(notes)
+    elif white_box is not None and white_box.unbounded:
+        notes.append(f"auto_LiRPA has no bounds of its network, proofs are tried without: {white_box.unbounded}")
+    guard = None if deployed.prover is None else guard_run(asked.artifact, asked.ball, len(asked.data))
+    return BallVerifier(deployed, white_box, asked.ball, budget, guard), "; ".join(notes)
 
 
 def check_inputs(data: DataSet, ball: Ball) -> None:
@@ -105,7 +109,7 @@ def _opened(artifact: Artifact, choice: NetworkChoice) -> tuple[WhiteBox | None,
         return open_white_box(artifact, restore(choice.checkpoint)[0]), ""
     try:
         return open_white_box(artifact), ""
-    except (ConfigError, UnsupportedModelError) as error:
+    except UnsupportedModelError as error:
         return None, str(error)
 
 

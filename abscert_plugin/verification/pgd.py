@@ -55,7 +55,8 @@ def pgd(
             margins = np.where(lower, found.detach().numpy(), margins)
             best[lower] = current[lower]
             size = np.float32(_FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / _STEPS))
-            uphill = np.sign(front.change(gradient.numpy(), low, high))
+            # at a kink, or of an infinite value, a slope may be no number: that pixel stays
+            uphill = np.sign(front.change(gradient.nan_to_num(nan=0.0).numpy(), low, high))
             current = np.clip(current - size * (high - low) * uphill, low, high)
     return Candidates(best, margins)
 

@@ -13,15 +13,17 @@ from torch import Tensor
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
-from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof import Proof, unsupported
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import NEARLY, margin_rows
 from abscert_plugin.bounds.tails import BY_PLACE, answered, kept_margins
+from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Points
-from abscert_plugin.graph.nodes import read_graph
+from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import without_tail
+from abscert_plugin.verification.alone import alone
 
 _PROBES: Final = 4
 _Found = TypeVar("_Found")
@@ -49,13 +51,18 @@ class Prover:
 
     Args:
         artifact: the file.
+        asked: what verdicts are to hold for: sums of float16 may be held in float16 for any order and this runtime, and
+            are held in float32 for wide sums, which is what None asks for.
+
+    Attributes:
+        arithmetic: what proofs hold for: wide sums of a file with sums of float16, where they are asked for.
 
     Raises:
         UnsupportedModelError: if its graph has a node that the proof does not know, and names all of them; or the file
             itself gives other logits of random points than those that the proof allows.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, asked: Arithmetic | None = None) -> None:
         front, shape, classes = artifact.front, artifact.metadata.image_shape, artifact.metadata.classes
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
@@ -66,8 +73,13 @@ class Prover:
         self.tail = None if cut is None else cut.tail
         """What stands behind the logits whose margins are proven; None where the file gives them."""
         graph = graph if cut is None else cut.graph
-        self._logits = graph.output
-        self._proof = Proof(graph, artifact.held, front.input_shape(shape), classes)
+        sizes, is_wide = front.input_shape(shape), asked in (None, Arithmetic.WIDE_SUMS)
+        try:
+            self._proof = Proof(graph, artifact.held, sizes, classes, wide_sums=is_wide)
+        except UnsupportedModelError as error:
+            self._proof = _proof_of_one(graph, artifact, sizes, classes, error)
+        self.arithmetic = Arithmetic.WIDE_SUMS if is_wide and self._proof.is_narrow else Arithmetic.ANY_ORDER
+        self._logits = self._proof.output
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time
         self._quick = self._proof.in_float32()
         self.classes = classes
@@ -173,7 +185,7 @@ class Prover:
             method: any; see `PROVEN_BY`.
             slopes: lower slopes of the ReLUs that someone found, in order; any are sound.
             is_open: whether intervals are known to leave all of them open.
-            is_exact: whether linear bounds are to be computed in float64 alone, which takes longer.
+            is_exact: whether bounds are to be computed in float64 alone, which takes longer.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
@@ -181,7 +193,8 @@ class Prover:
         (lower, upper), classes = self._ends(lowest, highest), torch.from_numpy(labels)
         by, found = PROVEN_BY[method], np.full(len(labels), -np.inf)
         if not is_open or by is BoundMethod.IBP:
-            found = self._least(self._quick, lower, upper, classes, BoundMethod.IBP, {})
+            quick = self._proof if is_exact and by is BoundMethod.IBP else self._quick
+            found = self._least(quick, lower, upper, classes, BoundMethod.IBP, {})
         if by is BoundMethod.IBP:
             return found
         rest = np.flatnonzero(found <= 0)
@@ -266,8 +279,22 @@ class Prover:
         )
 
     def _ends(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
-        lower, upper = self._front.held_ends(lowest, highest)
-        return torch.from_numpy(lower), torch.from_numpy(upper)
+        shape = self._proof.input_shape
+        lower, upper = (torch.from_numpy(end) for end in self._front.held_ends(lowest, highest))
+        return lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+
+
+def _proof_of_one(
+    graph: Graph, artifact: Artifact, shape: tuple[int, ...], classes: int, fault: UnsupportedModelError
+) -> Proof:
+    """Return a proof of images alone, each a batch of one; raise what a proof of batches raised where there is none."""
+    if artifact.held != graph.input or unsupported(graph, graph.input):
+        raise fault
+    try:
+        lone = alone(graph, artifact.model, shape)
+        return Proof(lone, lone.input, (1, *shape), classes)
+    except UnsupportedModelError:
+        raise fault from None
 
 
 def joined(hidden: Sequence[Mapping[str, Enclosure]]) -> dict[str, Enclosure]:

@@ -236,7 +236,8 @@ def _arithmetic(certificate: Certificate, record: Record) -> Arithmetic | None:
         return None
     if record.verdict == Verdict.FALSIFIED:
         return Arithmetic.THIS_RUNTIME
-    return Arithmetic.ANY_ORDER if record.method in PROVEN else asked
+    is_proven = record.method in PROVEN and asked is Arithmetic.THIS_RUNTIME
+    return Arithmetic.ANY_ORDER if is_proven else asked
 
 
 def _other_counts(records: Sequence[Record], pixels: np.ndarray, replay: Replay) -> list[str]:

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.claim import Arithmetic
+from abscert_plugin.claim import PROVABLE
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.front import Cells, Point, combinations
 from abscert_plugin.grid import log2_count
@@ -146,7 +146,7 @@ def _bound(prover: Prover, record: Record, lowest: Point, highest: Point, eviden
         slopes = [slope[None] for slope in evidence.lower_slopes(prover.classes - 1, prover.sizes)]
     what = lowest[None], highest[None], labels, method, slopes
     proven = float(prover.least_margins(*what)[0])
-    is_said = record.arithmetic == Arithmetic.ANY_ORDER  # older rows say what was found in float32
+    is_said = record.arithmetic in PROVABLE  # older rows say what was found in float32
     if not proven > 0 or (is_said and not _is_within(record.margin, proven)):  # it may have been more precise
         proven = max(proven, float(prover.least_margins(*what, is_exact=True)[0]))
     if not proven > 0:

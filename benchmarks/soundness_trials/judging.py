@@ -149,14 +149,16 @@ class Judge:
         return certified
 
     def by_lirpa(self) -> Mapping[str, Array]:
-        """Return which images auto_LiRPA's bounds alone certify; none where its network could not be opened."""
+        """Return which images auto_LiRPA's bounds alone certify; none where it has none of the network."""
         try:
-            bounder, front = open_white_box(self.artifact).bounder, self.artifact.front
+            white_box, front = open_white_box(self.artifact), self.artifact.front
         except UnsupportedModelError:
+            return {}
+        if white_box.unbounded:
             return {}
         lower, upper = (torch.from_numpy(front.network_input(end)) for end in (self._reach.lowest, self._reach.highest))
         labels = torch.from_numpy(self._task.labels)
-        return {str(method): _holds(bounder.margins(lower, upper, labels, method)) for method in METHODS}
+        return {str(method): _holds(white_box.bounder.margins(lower, upper, labels, method)) for method in METHODS}
 
     def by_command(self, seconds: float) -> list[tuple[str, str]]:
         """Return verdict and arithmetic of each image by the functions behind `abscert verify --claim ball`.

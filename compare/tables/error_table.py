@@ -56,8 +56,9 @@ _COLUMNS: Final = (
 _READING: Final = (
     "A row is a way to train, verified at one radius. Blank: it does not apply, since a network of plain images has no "
     "cells. Interval: 95 % of one seed's images (Clopper and Pearson), or the standard deviation over seeds.",
-    "Certified for: `any-order` is proven for every evaluation of the file in binary32, `this-runtime` was run here, "
-    "`unproven` are float32 bounds whose own rounding was guessed at (docs/METHOD.md).",
+    "Certified for: `any-order` is proven for every evaluation of the file in binary32, `wide-sums` is the same of a "
+    "file with float16 whose sums are held in float32, `this-runtime` was run here, `unproven` are float32 bounds whose "
+    "own rounding was guessed at (docs/METHOD.md).",
     "Of the ball error, unknown % were neither certified nor falsified, and an attack alone falsified attacked %.",
     "Seconds are of runs that were not timed side by side; Table 3 is made of interleaved timings.",
 )

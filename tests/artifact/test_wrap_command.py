@@ -38,6 +38,8 @@ FLAGS = [
     (["--cells", "ten"], "Invalid value for '--cells'.*--help"),
     (["--cells", "7", "--granularity", "0.5"], "--cells or --granularity, got both"),
     (["--granularity", "0.3"], "nearest"),
+    (["--represent", "means"], "expected --data to count pixels of"),
+    (["--represent", "modes"], "Invalid value for '--represent'.*--help"),
     (["--layout", "chw"], "expected --layout of nchw, nhwc, flat, got 'chw'"),
     (["--layout", "flat"], "got flat"),
     (["--image-shape", "4,4"], "--image-shape as C,H,W, such as 3,224,224, got '4,4'"),

@@ -1,5 +1,6 @@
 """A guard answers what the classifier answers, and certifies what a proof by intervals certifies."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +34,19 @@ def test_a_guard_certifies_what_a_proof_by_intervals_certifies(tmp_path: Path, c
     assert np.abs(margins - proven).max() < 1e-3
     assert (certified == (margins > 0)).all()
     assert np.mean(certified == (proven > 0)) > 0.99
+
+
+@pytest.mark.parametrize("texts", [["1/10"], ["1/100", "1/10", "8/255"]])
+def test_the_radius_that_is_answered_is_not_above_a_proven_one(tmp_path: Path, texts: list[str]) -> None:
+    artifact = Artifact.open(export_tiny(tiny_network(2), 2, tmp_path).deploy, Provider.CPU)
+    balls = [Ball(Radius.parse(text), Inputs.FLOAT) for text in texts]
+    write_guard(artifact, balls, tmp_path / "guard.onnx", has_largest=True)
+    images = np.random.default_rng(0).random((400, *SHAPE), dtype=np.float32)
+    certified, radius = run_onnx(tmp_path / "guard.onnx", images, ["certified", "radius"])
+    exact = np.array([Fraction(text) for text in texts])
+    largest = [max(exact[shown], default=Fraction(0)) for shown in certified.reshape(len(images), -1)]
+    assert {0, Fraction(1, 10)} <= set(largest)
+    assert all(
+        Fraction(float(found)) <= proven and float(found) == pytest.approx(float(proven), rel=2**-22, abs=0)
+        for found, proven in zip(radius, largest, strict=True)
+    )

@@ -88,3 +88,12 @@ class Net:
         )
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), str(path))
         return path
+
+
+def relu_file(path: Path, count: int) -> Path:
+    """Write a file that gives positive inputs as they are: no rounding of its own is in the way."""
+    shape = [1, count]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", tensors[:1], tensors[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path

@@ -6,17 +6,18 @@ import re
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
 from command_line import Result, abscert
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from query_texts import box_texts, query_text
 from small_nets import Net
 
 from abscert_plugin.cli.query import CAPABILITIES
-from abscert_plugin.query import solve
+from abscert_plugin.query import reading, solve
 
 pytest.importorskip("vnnlib")
 ABSOLUTE = Net(
@@ -75,6 +76,36 @@ def test_unsat_is_one_line_and_its_proof_is_checked(folder: Path) -> None:
     assert "another query" in abscert(*check[:-1], folder / "sat.vnnlib", status=1).out
 
 
+def test_a_network_may_be_packed(folder: Path) -> None:
+    packed = folder / "net.onnx.gz"
+    packed.write_bytes(gzip.compress((folder / "net.onnx").read_bytes()))
+    proof = folder / "proof.json"
+    given = ("verify", folder / "unsat.vnnlib", "--network", f"f={packed}", "--unsat-proofs", proof)
+    assert abscert(*given).out == "unsat\n"
+    assert abscert("check", proof, packed, "--query", folder / "unsat.vnnlib").out.startswith("ok")
+    packed.write_bytes(gzip.compress((folder / "net.onnx").read_bytes())[:-20])
+    assert_matches("^error: cannot read .*net.onnx.gz", abscert(*given, status=2).err)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "reason"),
+    [
+        ((TensorProto.DOUBLE, TensorProto.DOUBLE), "got an input of float64 and the outputs .'y'."),
+        ((TensorProto.FLOAT, TensorProto.FLOAT16), "expected an output of float32 or int64, got float16"),
+        ((TensorProto.UNDEFINED, TensorProto.UNDEFINED), "got an input of no tensor"),
+    ],
+)
+def test_networks_of_other_types_are_refused(kinds: tuple[int, int], reason: str, folder: Path) -> None:
+    node = helper.make_node("Cast", ["x"], ["y"], to=kinds[1])
+    given, found = (helper.make_tensor_value_info(*it, [1, 2]) for it in zip("xy", kinds, strict=True))
+    graph = helper.make_graph([node], "cast", [given], [found])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), folder / "net.onnx")
+    (folder / "q.vnnlib").write_text(query_text([*box_texts(2), "(<= Y[0,0] 0.0)"], 2))
+    result = verify(folder, "q.vnnlib", status=2)
+    assert result.err.count("\n") == 1
+    assert_matches(reason, result.err)
+
+
 def test_assignments_are_tensors(folder: Path) -> None:
     out = folder / "answer"
     assert verify(folder, "sat.vnnlib", "--serialise-assignments", out).out == "sat\n"
@@ -96,12 +127,15 @@ def test_what_is_not_decided_in_time_is_timed_out(folder: Path) -> None:
     assert "time was up" in result.err
 
 
-def test_a_step_that_takes_too_long_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [(solve, "bounded"), (reading, "read_query")], ids=["bounds", "reading"])
+def test_a_step_that_takes_too_long_is_stopped(
+    step: tuple[ModuleType, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow(*_: object) -> None:
         for _step in range(10_000):  # as a bound of a large network that never looks at the time
             time.sleep(0.01)
 
-    monkeypatch.setattr(solve, "bounded", slow)
+    monkeypatch.setattr(*step, slow)
     begun = time.monotonic()
     assert verify(folder, "unsat.vnnlib", "--timeout", 1).out == "timed-out\n"
     assert time.monotonic() - begun < 60

@@ -1,6 +1,7 @@
 """Reading queries of both versions: what they say, and what is refused in one line."""
 
 import gzip
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
@@ -199,6 +200,13 @@ def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path.write_bytes(gzip.compress(b" " * 10**7))
     with pytest.raises(QueryError, match="holds more than 100,000 bytes"):
         read_query(path)
+
+
+def test_brackets_that_never_end_are_refused_at_once() -> None:
+    begun = time.process_time()
+    with pytest.raises(QueryError, match="line 8: syntax error"):
+        parse(in_version(2, f"(<= Y{'[' * 60_000} 0.0)"))
+    assert time.process_time() - begun < 3.0
 
 
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:

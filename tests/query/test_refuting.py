@@ -4,12 +4,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 from query_texts import query_text
-from small_nets import Net
+from small_nets import Net, relu_file
 
 from abscert_plugin.query import refuting
 from abscert_plugin.query.network import Network, open_network
@@ -19,16 +17,6 @@ from abscert_plugin.query.refuting import Refuter
 from abscert_plugin.query.solve import Verdict, solve
 
 pytest.importorskip("vnnlib")
-
-
-def relu_file(path: Path, count: int) -> Path:
-    """Write a file that gives positive inputs as they are: no rounding of its own is in the way."""
-    shape = [1, count]
-    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", tensors[:1], tensors[1:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
-    return path
-
 
 SEEN = [
     # at the point, the constraint in VNN-LIB: exactly it fails, with float32 sums or decimals it holds

@@ -1,6 +1,5 @@
-"""VNN-LIB SATisfactory, which another group wrote to test solvers: no verdict is wrong, and these many are right."""
+"""VNN-LIB SATisfactory, which another group wrote to test solvers: no verdict is wrong, and all are right but a few."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,23 @@ from abscert_plugin.query.reading import read_query
 from abscert_plugin.query.solve import Verdict, solve
 
 pytest.importorskip("vnntest", reason="vnnlib-satisfactory is not installed: pip install --no-deps vnnlib-satisfactory")
-RIGHT = 142
-"""Of 178. More are right as proofs learn more operators; fewer would be a loss."""
+SECONDS = 20.0  # of which a query that is decided takes a few tenths
+REFUSED = {
+    *("hidden01", "hidden02", "hidden03", "hidden04", "hidden05"),  # hidden nodes
+    *("multi_io01", "multi_io02", "multi_io03", "multi_io04"),  # several inputs or outputs
+    *("network_equal01", "network_isomorphic01", "network_isomorphic02", "network_multiple01"),  # several networks
+    "maxpool03",  # inputs without bounds
+}
+OPEN = {
+    *("cast01", "cast03", "cast07", "pow03"),  # an operator, or a type, that proofs do not know
+    "equal03",  # the constant 0 is taken as computed, so up to what underflow may do
+}
+TOO_SLOW = {
+    "softmax01",  # of real numbers, shares are at most 1 exactly; roundings of float32 are allowed for in all proofs
+    "softmax04",  # 58,000 parts
+    "softmax05",  # the same in four dimensions
+}
+"""Not run here: they would take all of their time."""
 
 
 @pytest.mark.slow
@@ -21,19 +35,21 @@ def test_no_verdict_is_wrong_and_most_are_right(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)  # where the suite writes
     from vnntest.core.generator import generate_all_tests
 
-    found: Counter[str] = Counter()
-    wrong = []
+    found: dict[str, str] = {}
     for entry in generate_all_tests("full"):
+        if entry["name"] in TOO_SLOW:
+            continue
         place = tmp_path / ".vnnlib-satisfactory" / "tests" / entry["category"]
         try:
             query = read_query(place / entry["vnnlib"]).query
-            verdict = solve(query, open_network(place / entry["onnx"], query), 10.0).verdict
-        except (QueryError, UnsupportedModelError):  # several networks, hidden nodes, several inputs or outputs
-            found["refused"] += 1
+            verdict = solve(query, open_network(place / entry["onnx"], query), SECONDS).verdict
+        except (QueryError, UnsupportedModelError):
+            found[entry["name"]] = "refused"
             continue
         is_decided = verdict in (Verdict.SAT, Verdict.UNSAT)
-        if is_decided and verdict != entry["expected"].lower():
-            wrong.append((entry["name"], verdict))
-        found["right" if is_decided else "open"] += 1
-    assert not wrong
-    assert found["right"] >= RIGHT, found
+        is_right = verdict == entry["expected"].lower()
+        found[entry["name"]] = "right" if is_right else "wrong" if is_decided else "open"
+    assert len(found) == 178 - len(TOO_SLOW)
+    assert [name for name, outcome in found.items() if outcome == "wrong"] == []
+    assert {name for name, outcome in found.items() if outcome == "refused"} <= REFUSED
+    assert {name for name, outcome in found.items() if outcome == "open"} <= OPEN

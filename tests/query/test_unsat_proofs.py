@@ -16,6 +16,7 @@ from query_texts import box_texts, query_text
 from small_nets import Net
 
 from abscert_plugin.errors import RecordError
+from abscert_plugin.query import unsat_proof
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
 from abscert_plugin.query.solve import Verdict, solve
@@ -66,6 +67,12 @@ def fault(proven: Path, name: str, change: Change = lambda _: None, model: str =
 @pytest.mark.parametrize("name", ["cuts", "signs"])
 def test_a_proof_holds_when_it_is_proven_again(proven: Path, name: str) -> None:
     assert fault(proven, name) == ""
+
+
+def test_parts_are_bounded_alike_in_every_batch(proven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a batch whose boxes are all small, fewer hidden values are bounded by backward passes."""
+    monkeypatch.setattr(unsat_proof, "_AT_ONCE", 1)
+    assert fault(proven, "cuts") == ""
 
 
 def drop(place: int) -> Change:

@@ -234,18 +234,11 @@ def after(*front: Node) -> list[Node]:
 
 
 REFUSED: dict[str, tuple[list[Node], dict[str, np.ndarray], str]] = {
-    "operator": (after(("Elu", [INTERVAL], ["front"], {})), WEIGHT, "no bounds of Elu"),
+    "operator": (after(("Asinh", [INTERVAL], ["front"], {})), WEIGHT, "no bounds of Asinh"),
     "constants": (
         [("Sin", ["w"], ["v"], {}), LINEAR[0], ("MatMul", ["f", "v"], [LOGITS], {})],
         WEIGHT,
         "no bounds of Sin on constants",
-    ),
-    "product": (after(("Mul", [INTERVAL, INTERVAL], ["front"], {})), WEIGHT, "Mul.*expected a constant"),
-    "per-pixel": (after(("Add", [INTERVAL, "per_pixel"], ["front"], {})), {**WEIGHT, **PER_PIXEL}, "each channel"),
-    "one-sided": (
-        after(("MaxPool", [INTERVAL], ["front"], {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]})),
-        WEIGHT,
-        "same padding",
     ),
     "batch-mixed": (
         [("Transpose", [INTERVAL], ["t"], {"perm": [1, 0, 2, 3]}), *after(("Relu", ["t"], ["front"], {}))],
@@ -253,9 +246,9 @@ REFUSED: dict[str, tuple[list[Node], dict[str, np.ndarray], str]] = {
         "batch to stay first",
     ),
     "several-operators": (
-        after(("Elu", [INTERVAL], ["e"], {}), ("Exp", ["e"], ["front"], {})),
+        after(("Asinh", [INTERVAL], ["e"], {}), ("Atan", ["e"], ["front"], {})),
         WEIGHT,
-        "no bounds of Elu.*no bounds of Exp",
+        "no bounds of Asinh.*no bounds of Atan",
     ),
     "batch-sized": (
         [
@@ -297,6 +290,26 @@ def test_what_has_no_layer_is_refused_in_one_line(name: str, tmp_path: Path) -> 
         convert(opened(read_model(path), path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ONLY_GRADIENTS: dict[str, tuple[list[Node], str]] = {
+    "an operator": (after(("Elu", [INTERVAL], ["front"], {})), "(Elu): no bounds of it"),
+    "a window": (
+        after(("MaxPool", [INTERVAL], ["front"], {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]})),
+        "same padding",
+    ),
+    "a product": (after(("Mul", [INTERVAL, INTERVAL], ["front"], {})), ""),
+    "a constant for each pixel": (after(("Add", [INTERVAL, "per_pixel"], ["front"], {})), ""),
+}
+
+
+@pytest.mark.parametrize("name", ONLY_GRADIENTS)
+def test_what_has_no_bounds_is_read_and_says_why(name: str, tmp_path: Path) -> None:
+    nodes, reason = ONLY_GRADIENTS[name]
+    path = abstract_file(nodes, {**WEIGHT, **PER_PIXEL}, tmp_path)
+    found = convert(opened(read_model(path), path))
+    assert reason in found.unbounded
+    assert bool(reason) == bool(found.unbounded)
 
 
 def test_another_domain_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "br", "path"}  # `path` is written as <path .../>
+VOID = {"meta", "link", "img", "br", "input", "path"}  # `path` is written as <path .../>
 
 
 @dataclass

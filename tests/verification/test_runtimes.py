@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
+import engines
 import numpy as np
 import pytest
-import runtimes
 from ball_oracle import tiny_case
+from engines import Run
 from plain_oracle import plain_case
-from runtimes import Enclosed, Run
+from runtimes import Enclosed
 
+from abscert_plugin.artifact.metadata import LOGITS
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.bounds.proof import arithmetic
 
@@ -26,20 +28,20 @@ FILES: dict[str, Callable[[], Artifact]] = {
 def openvino(artifact: Artifact) -> Iterator[Run]:
     if importlib.util.find_spec("openvino") is None:
         pytest.skip("openvino is not installed")
-    return runtimes.by_openvino(artifact, sys.executable)
+    return engines.openvino(sys.executable)(artifact.path, [LOGITS])
 
 
 def web(artifact: Artifact) -> Iterator[Run]:
     folder = Path(os.environ.get("ABSCERT_TEST_WEB", "."))
-    if not runtimes.has_web(folder):
+    if not engines.has_web(folder):
         pytest.skip("no node, or $ABSCERT_TEST_WEB names no folder with onnxruntime-web")
-    return runtimes.by_web(artifact, folder)
+    return engines.web(folder)(artifact.path, [LOGITS])
 
 
 RUNTIMES: dict[str, Callable[[Artifact], Iterator[Run]]] = {
-    "onnxruntime": runtimes.by_onnxruntime,
-    "reference": runtimes.by_reference,
-    "torch": runtimes.by_torch,
+    "onnxruntime": lambda artifact: engines.by_onnxruntime(artifact.path, [LOGITS]),
+    "reference": lambda artifact: engines.by_reference(artifact.path, [LOGITS]),
+    "torch": engines.by_torch,
     "openvino": openvino,
     "web": web,
 }
@@ -67,4 +69,4 @@ def test_a_proof_without_the_files_rounding_is_seen(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(arithmetic, "single_gamma", lambda roundings: 0.0)
     monkeypatch.setattr("abscert_plugin.verification.proving.Prover._need_agreement", lambda self, artifact: None)
     artifact = FILES["cells"]()
-    assert Enclosed.of(artifact, enclosed("cells").images).compared(runtimes.by_onnxruntime(artifact))["outside"] > 0
+    assert Enclosed.of(artifact, enclosed("cells").images).compared(RUNTIMES["onnxruntime"](artifact))["outside"] > 0

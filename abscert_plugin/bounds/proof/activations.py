@@ -60,9 +60,14 @@ class Function(ABC):
         return *slopes, *self.offsets(lower, upper, *slopes)
 
 
-def flushed(lower: Tensor, upper: Tensor) -> Interval:
-    """Return ends that hold 0 as well where they hold subnormal numbers, which may be flushed to it."""
-    tiny = arithmetic.underflow(1.0)
+def flushed(lower: Tensor, upper: Tensor, tiny: float = arithmetic.TINY) -> Interval:
+    """Return ends that hold 0 as well where they hold subnormal numbers, which may be flushed to it.
+
+    Args:
+        lower: lower ends.
+        upper: upper ends.
+        tiny: the least normal number.
+    """
     return (
         torch.where((lower > 0) & (lower < tiny), 0.0, lower),
         torch.where((upper < 0) & (upper > -tiny), 0.0, upper),

@@ -28,6 +28,8 @@ class Affine(Step):
         bias: b, which goes with the output by broadcasting; None where there is none.
         peak: bound of sums on the way, such as that of a mean before it is divided, as a multiple of the reach.
         underflows: bound of further underflows, in multiples of the least normal float32.
+        kind: what it is computed in.
+        subnormal: largest sum of absolute weights of an output that are subnormal there, and may be flushed to 0.
     """
 
     output: str
@@ -36,6 +38,8 @@ class Affine(Step):
     bias: Enclosure | None = None
     peak: float = 1.0
     underflows: float = 0.0
+    kind: arithmetic.Format = arithmetic.SINGLE
+    subnormal: float = 0.0
 
     @property
     @override
@@ -50,12 +54,13 @@ class Affine(Step):
         # one pass for the radius and the magnitude
         pair = torch.cat([(value.upper - value.lower) / 2, value.magnitude])
         radius, magnitude = self.map.apply(weights.absolute, pair).chunk(2)
-        roundings = value.roundings + weights.roundings
+        unit = self.kind.roundings
+        roundings = value.roundings + weights.roundings * unit
         if self.bias is not None:
             center = center + (self.bias.lower / 2 + self.bias.upper / 2)
             radius = radius + (self.bias.upper - self.bias.lower) / 2
             magnitude = magnitude + self.bias.magnitude
-            roundings = max(roundings, self.bias.roundings)
+            roundings = max(roundings, self.bias.roundings * unit)
         magnitude = magnitude * (1 + own)
         if self.map.is_single:
             magnitude = magnitude + spread(self._own_underflow(value), magnitude)
@@ -67,13 +72,18 @@ class Affine(Step):
             slack = slack + spread_of_weights
         radius = radius * (1 + own) + slack
         lower, upper = clipped(center - radius, center + radius, magnitude)
-        roundings += terms * (2 if value.roundings else 1)
+        is_chained = value.roundings > self.kind.narrowing
+        roundings += self.kind.of_terms(self.map.products) * (2 if is_chained else 1)
         reach = torch.maximum(value.reach * max(self.map.products, 1), largest(magnitude).expand_as(value.reach))
         reach = reach.clamp(min=1.0)
-        carried = self.underflow_after(value.underflow, reach)
+        carried = (
+            self._narrow_underflow(value, reach, is_chained)
+            if self.kind.narrowing
+            else self.underflow_after(value.underflow, reach)
+        )
         gain = value.gain * weights.gain
         made = Enclosure(lower, upper, magnitude, roundings, carried, reach, gain)
-        return made.checked(self.peak)
+        return made.checked(self.peak, self.kind.largest)
 
     def underflow_after(self, before: Tensor, reach: Tensor) -> Tensor:
         """Return what underflow adds up to behind the node, from what it did before, and the reach behind it."""
@@ -84,6 +94,22 @@ class Affine(Step):
         if self.bias is not None:
             fresh = fresh + float(self.bias.underflow.max())
         return (row_sum * before + fresh) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
+
+    def _narrow_underflow(self, value: Enclosure, reach: Tensor, is_chained: bool) -> Tensor:
+        """Return the same of a node in fewer bits: weights that begin a chain are not folded, but may be flushed."""
+        weights, kind = self.map.weights, self.kind
+        places = kind.tiny_in_sums * (4 * (self.map.products + 1)) + kind.tiny * (self.map.row_sum + self.underflows)
+        fresh = places + 6 * kind.tiny  # the sum, the bias and what it is added to, and what is read of it
+        if is_chained or weights.roundings:
+            of_weights = (4 * kind.tiny + weights.underflow) * reach
+        else:
+            of_weights = largest(value.size()) * (self.subnormal * (1 + arithmetic.own_gamma(_FEW)))
+            of_weights = of_weights.nan_to_num(nan=0.0)  # of an unknown value and weights that are all normal
+        if self.bias is not None:
+            fresh = fresh + float(self.bias.underflow.max())
+        relative = arithmetic.gamma(kind.of_terms(self.map.products))
+        own = 1 + arithmetic.own_gamma(_FEW)
+        return (self.map.row_sum * value.underflow + fresh + of_weights) * (1 + relative) * own
 
     def _own_underflow(self, value: Enclosure) -> Tensor:
         """Return what underflows, image by image, where our own products are in float32 and values are cast to it."""
@@ -136,6 +162,7 @@ class Shift(Step):
     input: str
     sign: int
     bias: Enclosure | None
+    kind: arithmetic.Format = arithmetic.SINGLE
 
     @property
     @override
@@ -147,7 +174,7 @@ class Shift(Step):
         value = values[self.input]
         if self.sign < 0:
             value = value.negated()
-        return value if self.bias is None else total(value, self.bias)
+        return value.narrowed(self.kind) if self.bias is None else total(value, self.bias, self.kind)
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
@@ -169,6 +196,7 @@ class Join(Step):
     first: str
     second: str
     sign: int
+    kind: arithmetic.Format = arithmetic.SINGLE
 
     @property
     @override
@@ -178,7 +206,7 @@ class Join(Step):
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
         second = values[self.second]
-        return total(values[self.first], second.negated() if self.sign < 0 else second)
+        return total(values[self.first], second.negated() if self.sign < 0 else second, self.kind)
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
@@ -187,21 +215,22 @@ class Join(Step):
         descent.send(self.second, rows * self.sign)
 
 
-def total(first: Enclosure, second: Enclosure) -> Enclosure:
-    """Return the enclosure of a sum; shapes go together by broadcasting."""
+def total(first: Enclosure, second: Enclosure, kind: arithmetic.Format = arithmetic.SINGLE) -> Enclosure:
+    """Return the enclosure of a sum that is computed in a format; shapes go together by broadcasting."""
     own = arithmetic.own_gamma(_FEW)
     magnitude = (first.magnitude + second.magnitude) * (1 + own)
     slack = own * magnitude
     lower, upper = clipped(first.lower + second.lower - slack, first.upper + second.upper + slack, magnitude)
-    carried = first.underflow + second.underflow + arithmetic.underflow(8.0)
+    carried = first.underflow + second.underflow + 8 * kind.tiny
+    roundings = kind.roundings + kind.narrowing
     reach = (first.reach + second.reach).clamp(min=1.0)
     top = magnitude.amax().reshape(1) if len(reach) == 1 else largest(magnitude)
     return Enclosure(
         lower,
         upper,
         magnitude,
-        first.roundings + second.roundings + 1,
-        carried * (1 + arithmetic.gamma(2)) * (1 + own),
+        first.roundings + second.roundings + roundings,
+        carried * (1 + arithmetic.gamma(2 * roundings)) * (1 + own),
         torch.maximum(reach, top),
         max(first.gain, second.gain),
-    ).checked()
+    ).checked(top=kind.largest)

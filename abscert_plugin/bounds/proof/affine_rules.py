@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import torch
 
 from abscert_plugin.bounds.proof import arithmetic
@@ -23,7 +24,7 @@ def _sum(view: View, sign: int) -> None:
         source, bias = _pair(view, 1, 0)
         view.walk.append(Shift(view.output, source, sign, bias))
     else:
-        shape = torch.broadcast_shapes(view.shape(0), view.shape(1))
+        shape = np.broadcast_shapes(view.shape(0), view.shape(1))
         need(len(view.shape(0)) == len(view.shape(1)), "expected two values of one rank")
         first, second = (_expanded(view, view.name(place), shape) for place in (0, 1))
         view.walk.append(Join(view.output, first, second, sign))
@@ -36,7 +37,7 @@ def _pair(view: View, place: int, constant_place: int) -> tuple[str, Enclosure]:
     need(len(given) <= len(shape) + 1, f"expected a constant that goes with {shape}, got {given}")
     need(len(given) <= len(shape) or given[0] == 1, "expected the same constant for all images")
     full = (1,) * (len(shape) + 1 - len(given)) + given
-    joint = torch.broadcast_shapes(shape, full[1:])
+    joint = np.broadcast_shapes(shape, full[1:])
     return _expanded(view, view.name(place), joint), reshaped(constant, full)
 
 

@@ -31,7 +31,7 @@ def function_of(view: View, source: str, function: Function, output: str | None 
 
 def product_of(view: View, first: str, second: str, output: str | None = None) -> str:
     """Give the product of pairs of entries."""
-    shape = torch.broadcast_shapes(shape_of(view, first), shape_of(view, second))
+    shape = np.broadcast_shapes(shape_of(view, first), shape_of(view, second))
     first, second = (expanded(view, name, shape) for name in (first, second))
     return view.walk.append(Product(output or view.part(), first, second, torch.mul, 1, corners))
 
@@ -119,7 +119,7 @@ def as_values(view: View, places: Sequence[int]) -> list[str]:
     need(len(ranks) == 1, "expected values of one rank")
     rank = ranks.pop()
     constants = {place: fitted(_number(view, place), rank) for place in places if place not in names}
-    shape = torch.broadcast_shapes(
+    shape = np.broadcast_shapes(
         *(shape_of(view, name) for name in names.values()), *(one.lower.shape[1:] for one in constants.values())
     )
     source = next(iter(names.values()))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof.affine import Affine
+from abscert_plugin.bounds.proof.arithmetic import SINGLE, Format
 from abscert_plugin.bounds.proof.constants import exact, need_one_meaning, point, rounded, whole
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+from abscert_plugin.bounds.proof.formats import NARROW, in_format
 from abscert_plugin.bounds.proof.maps import LinearMap
 from abscert_plugin.bounds.proof.moves import Concatenation, Move, Planted
 from abscert_plugin.graph.nodes import Graph, Node
@@ -37,8 +39,11 @@ _AFFINE: Final = (
     "LeakyRelu MatMul Mul Neg PRelu ReduceMean ReduceSum Relu Sub"
 )
 _OF_WHOLE_NUMBERS: Final = frozenset([*_MOVING.split(), "Cast", "DequantizeLinear"])
-_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), "Cast"])
-_CHANGING: Final = ("Cast", "DequantizeLinear", "QuantizeLinear")  # whose rules say of what type they give numbers
+_FORESTS: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")  # which give float32
+_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), *_FORESTS, "Cast", "TreeEnsemble"])
+_CHANGING: Final = ("Cast", "DequantizeLinear", "QuantizeLinear", *_FORESTS)  # what they give may be of another type
+_HALF: Final = "Add AveragePool Clip Conv Gemm GlobalAveragePool MatMul Mul Neg ReduceMean Relu Sigmoid Sub Tanh"
+_OF_HALVES: Final = frozenset([*_MOVING.split(), *_HALF.split(), "Cast", "GlobalMaxPool"])
 
 
 @final
@@ -51,6 +56,7 @@ class Build(Walk):
         shape: of that tensor, without the batch.
         rules: from an operator to what appends the steps of a node.
         need_rowwise: raises where a node that reads `rows` does more than act on each of them.
+        wide_sums: whether sums of products of float16 are taken to be held in float32.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Build(Walk):
         shape: tuple[int, ...],
         rules: Mapping[str, Callable[["View"], None]],
         need_rowwise: Callable[["View"], None],
+        wide_sums: bool = False,
     ) -> None:
         super().__init__(graph, source)
         zero = torch.zeros((1, *shape), dtype=torch.float64)
@@ -69,6 +76,8 @@ class Build(Walk):
         self.whole: dict[str, bool] = {}  # names of truth values, as 0 and 1 (True), and of whole numbers (False)
         self.types: dict[str, np.dtype] = {}  # of values that are not float32
         self.rows: set[str] = set()  # values that hold rows of all images along their first axis
+        self._kind = SINGLE  # in which the node at hand computes
+        self._wide_sums = wide_sums
         self._rules = rules
         self._need_rowwise = need_rowwise
 
@@ -112,6 +121,8 @@ class Build(Walk):
         one = self.once(node)
         self.fold(one)
         name = node.outputs[0]
+        is_narrow = name in self.arrays and self.arrays[name].dtype in NARROW
+        need(not is_narrow, "expected no constant of float16 for each image")
         constant = self.constants.pop(name) if name in self.constants else point(self.arrays.pop(name))
         need(constant.lower.ndim > 0 and len(constant.lower) == 1, "expected a constant for each image")
         self.append(Planted(name, self.source, constant))
@@ -122,13 +133,15 @@ class Build(Walk):
         need(not kinds or node.operator in _ON_WHOLE, "expected real numbers, got truth values or whole ones")
         types = {self.types[name] for name in node.inputs if name in self.types}
         for kind in types:
-            known = _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
+            known = _OF_HALVES if kind == np.float16 else _OF_DOUBLES if kind in FLOATS else _OF_WHOLE_NUMBERS
             need(node.operator in known, f"expected float32, got {kind}")
         view = View(node, self)
         reads_rows = bool(self.rows & set(node.inputs))
         if reads_rows:
             self._need_rowwise(view)
+        self._kind = self._kind_of(node, types)
         self._rules[node.qualified](view)
+        self._kind = SINGLE
         view.need_all_read()
         if reads_rows and node.operator != "Reshape":
             self.rows.update(name for name in node.outputs if name in self.values)
@@ -145,6 +158,15 @@ class Build(Walk):
         if kinds:
             self.whole.update((name, all(kinds)) for name in node.outputs)
 
+    def _kind_of(self, node: Node, types: set[np.dtype]) -> Format:
+        """Return the numbers that a node computes in."""
+        if node.operator == "Cast":
+            types = {np.dtype(helper.tensor_dtype_to_np_dtype(node.attributes["to"]))}
+        kinds = [NARROW[kind] for kind in types if kind in NARROW]
+        if not kinds:
+            return SINGLE
+        return kinds[0].with_wide_sums() if self._wide_sums else kinds[0]
+
     def enclosure(self, name: str) -> Enclosure:
         """Return a float constant."""
         return self.constants[name] if name in self.constants else point(self.constant(name))
@@ -152,6 +174,8 @@ class Build(Walk):
     def append(self, step: Step) -> str:
         """Append a step and return the name of its output."""
         need(all(self.values[name].lower.numel() for name in step.inputs), "expected values with entries")
+        if self._kind is not SINGLE:
+            step = in_format(step, self._kind, self.values)
         self.values[step.output] = step.forward(self.values)
         shape = self.values[step.output].lower.shape
         need(shape[:1] == (1,) and len(shape) > 1, "expected the batch to stay first, and another axis behind it")
@@ -213,6 +237,7 @@ class View(Operands[Build]):
         node = givers.get(name)
         while node is not None and node.operator in through:
             node = givers.get(node.inputs[0]) if node.inputs else None
+        need(node is None or node.operator != "If", "expected no If before it, whose nodes runtimes may join with it")
         return node
 
     def part(self) -> str:
@@ -229,7 +254,7 @@ class View(Operands[Build]):
         self.move(self.name(), change, self.output)
 
     def affine(
-        self, source: str, linear: LinearMap, bias: Enclosure | None = None, output: str | None = None, **more: float
+        self, source: str, linear: LinearMap, bias: Enclosure | None = None, output: str | None = None, **more: Any
     ) -> None:
         """Give W x + b, as the first output or another one; `more` as `Affine` takes it."""
         self.walk.append(Affine(output or self.output, source, linear, bias, **more))

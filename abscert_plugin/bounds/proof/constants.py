@@ -21,8 +21,8 @@ _RECIPROCAL: Final = 3  # roundings of a factor that may be a reciprocal and be 
 
 
 def point(array: np.ndarray) -> Enclosure:
-    """Return a constant of float32, or float64, as an enclosure."""
-    need(array.dtype in (np.float32, np.float64), f"expected a constant of float32 or float64, got {array.dtype}")
+    """Return a constant of float16, float32 or float64, as an enclosure."""
+    need(array.dtype.kind == "f", f"expected a constant of float32 or float64, got {array.dtype}")
     need(bool(np.isfinite(array).all()), "a constant is infinite or NaN")
     values = torch.from_numpy(array.astype(np.float64))
     return held(values, values, is_constant=True)
@@ -265,7 +265,7 @@ def along_axis(array: np.ndarray, axis: int, rank: int) -> np.ndarray:
 
 
 def _product(first: Enclosure, second: Weights) -> Enclosure:
-    shape = torch.broadcast_shapes(first.lower.shape, second.center.shape)
+    shape = np.broadcast_shapes(first.lower.shape, second.center.shape)
     given = reshaped(first, (1,) * (1 + len(shape) - first.lower.ndim) + tuple(first.lower.shape))
     grown = given.moved(lambda values: values.expand(1, *shape))
     found = Affine("", "c", Scale(second)).forward({"c": grown})

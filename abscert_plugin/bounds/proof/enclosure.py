@@ -40,6 +40,12 @@ Assumptions: a held value is one tensor, computed once; its readers read the sam
 multiplied with one another. No reduced precision, no Winograd or FFT convolutions, no integer kernels in place of
 QuantizeLinear and DequantizeLinear: onnxruntime makes them, and quantises float weights and activations on the way,
 unless `session.disable_quant_qdq` is 1, as `BlackBox` has it.
+
+**Fewer bits.** Nodes on float16 are covered as they stand: a rounding to it counts as 2^13 roundings to float32
+(`arithmetic.Format`), t is 2^-14 and the largest number 65,504. A runtime may compute such a node in float32 and round
+what it gives, or leave that out where the next node reads it in float32 too, one reader unlike another. So a held value
+stands for what is computed before it is rounded, and each reader has a rounding and a flush of its own. Sums are held
+in either, or with `with_wide_sums` in float32 alone, where weights are no longer folded in float16 than they are added.
 """
 
 from collections.abc import Callable, Sequence
@@ -123,13 +129,20 @@ class Enclosure:
         error = self.error()
         return self.magnitude if error is None else (self.magnitude + error) * (1 + arithmetic.own_gamma(2))
 
-    def checked(self, peak: float = 1.0) -> "Enclosure":
+    def narrowed(self, kind: arithmetic.Format) -> "Enclosure":
+        """Return it as others read it in a format: one of fewer bits may round and flush it, or hold it as it is."""
+        if not kind.narrowing:
+            return self
+        made = replace(self, roundings=self.roundings + kind.narrowing, underflow=self.underflow + 2 * kind.tiny)
+        return made.checked(top=kind.largest)
+
+    def checked(self, peak: float = 1.0, top: float = arithmetic.LARGEST) -> "Enclosure":
         """Return it with infinite ends wherever a step may have overflowed.
 
         Args:
             peak: bound of sums on the way, as a multiple of the reach.
+            top: the largest finite number that they are computed in.
         """
-        top = arithmetic.LARGEST
         fits = (self.size() < top) & spread(self.reach * peak < top, self.magnitude)
         fits &= (self.gain < top) & (self.lower <= self.upper)
         if bool(fits.all()):

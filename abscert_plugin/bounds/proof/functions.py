@@ -140,6 +140,21 @@ MISH: Final = Smooth(_mish, _constant(0.65), Error(0.0, _MISH), turning(_mish, -
 SWISH: Final = Smooth(
     _swish, _constant(0.5), Error(0.0, SIGMOID_ERROR + 2 * _U), turning(_swish, -1.2784645427610738), known=_MODERATE
 )
+
+
+def swish(alpha: float) -> Smooth:
+    """Return x sigmoid(alpha x), for alpha other than 0, which is Swish of alpha x over alpha."""
+
+    def value(points: Tensor) -> Tensor:
+        return points * torch.sigmoid(alpha * points)
+
+    # alpha x is rounded, and t sigmoid'(t) is below 1 / 4
+    error = Error(0.0, SIGMOID_ERROR + 3 * _U, arithmetic.underflow(2.0))
+    most = 1e37 / max(1.0, abs(alpha))
+    turns = turning(value, -1.2784645427610738 / alpha)
+    return Smooth(value, _constant(0.5 * abs(alpha) * (1 + 2.0**-40)), error, turns, known=within(-most, most))
+
+
 HARD_SWISH: Final = Smooth(
     _hard_swish,
     _constant(1 / 3 + 1e-9),

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof.activations import Function, flushed
+from abscert_plugin.bounds.proof.arithmetic import SINGLE, Format
 from abscert_plugin.bounds.proof.descent import Descent, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 
@@ -24,6 +25,7 @@ class Activation(Step):
     output: str
     input: str
     function: Function
+    kind: Format = SINGLE
 
     @property
     @override
@@ -33,12 +35,13 @@ class Activation(Step):
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
         lower, upper = values[self.input].computed()
-        return _held_unless_unknown(*self.function.interval(*flushed(lower, upper)), lower, upper)
+        found = self.function.interval(*flushed(lower, upper, self.kind.tiny))
+        return _held_unless_unknown(*found, lower, upper).narrowed(self.kind)
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
         descent.show(self.output, rows)
-        lower, upper = flushed(*descent.activated(self.input))
+        lower, upper = flushed(*descent.activated(self.input), self.kind.tiny)
         given = descent.slopes.get(self.input)
         if given is None:
             below, above, offset_below, offset_above = self.function.lines(lower, upper)
@@ -94,6 +97,7 @@ class Largest(Step):
         output: name of what it gives.
         input: name of what it reads.
         pool: the function, monotone in each entry.
+        kind: of what numbers.
     """
 
     ends_chains: ClassVar[bool] = True
@@ -101,6 +105,7 @@ class Largest(Step):
     output: str
     input: str
     pool: Callable[[Tensor], Tensor]
+    kind: Format = SINGLE
 
     @property
     @override
@@ -115,7 +120,7 @@ class Largest(Step):
         lower, upper = self.pool(lower), self.pool(upper)
         is_known = size < torch.inf
         lower, upper = lower.where(is_known, -torch.inf), upper.where(is_known, torch.inf)
-        return _held_unless_unknown(*flushed(lower, upper), lower, upper)
+        return _held_unless_unknown(*flushed(lower, upper, self.kind.tiny), lower, upper).narrowed(self.kind)
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:

@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
-import torch
 
 from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise
 from abscert_plugin.bounds.proof.building import View
@@ -32,7 +31,7 @@ def _p_relu(view: View) -> None:
     given, rank = tuple(slope.lower.shape), len(view.shape()) + 1
     need(len(given) < rank or (len(given) == rank and given[0] == 1), "expected the same slopes for all images")
     full = slope.lower.reshape((1,) * (rank - len(given)) + given)
-    need(torch.broadcast_shapes(full.shape[1:], view.shape()) == view.shape(), "expected slopes that fit the input")
+    need(np.broadcast_shapes(full.shape[1:], view.shape()) == view.shape(), "expected slopes that fit the input")
     _activation(Piecewise((0.0,), (full, 1.0), roundings=2))(view)
 
 

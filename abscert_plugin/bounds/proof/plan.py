@@ -8,6 +8,7 @@ from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.forest_rules import FOREST_RULES
 from abscert_plugin.bounds.proof.maps import Convolution, InSingle, LinearMap
 from abscert_plugin.bounds.proof.ml_rules import ML_RULES
 from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
@@ -27,6 +28,7 @@ from abscert_plugin.graph.nodes import Graph
 
 RULES: Final = {
     **AFFINE_RULES,
+    **FOREST_RULES,
     **ML_RULES,
     **NORMALISATION_RULES,
     **OTHER_RULES,
@@ -66,6 +68,15 @@ class Plan:
         """Return the same plan, whose convolutions are in float32: in float64, torch has none that are quick."""
         return replace(self, steps=tuple(map(_in_single, self.steps)))
 
+    def narrow_in_single(self) -> tuple[Step, ...]:
+        """Return all steps, those of fewer bits as in `in_single`: quick passes have nothing quicker for them."""
+        return tuple(_in_single(step) if _is_narrow(step) else step for step in self.steps)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Return whether some sums of products are in fewer bits than float32."""
+        return any(map(_is_narrow, self.steps))
+
     def before(self, name: str) -> tuple[Step, ...]:
         """Return the steps that a tensor needs."""
         wanted, needed = {name}, []
@@ -74,6 +85,10 @@ class Plan:
                 needed.append(step)
                 wanted |= set(step.inputs)
         return tuple(needed[::-1])
+
+
+def _is_narrow(step: Step) -> bool:
+    return isinstance(step, Affine) and step.kind.narrowing > 0
 
 
 def _in_single(step: Step) -> Step:
@@ -88,15 +103,15 @@ def unsupported(graph: Graph, source: str) -> list[str]:
     return walk.unsupported(graph, source, RULES)
 
 
-def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int) -> Plan:
-    """Return the steps of a graph.
+def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int, wide_sums: bool = False) -> Plan:
+    """Return the steps of a graph; `wide_sums` as `Build` takes it.
 
     Raises:
         UnsupportedModelError: if an operator, or a way of using it, is not known; names all operators at once.
     """
     if 0 in shape:
         raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
-    build = Build(graph, source, shape, RULES, need_rowwise)
+    build = Build(graph, source, shape, RULES, need_rowwise, wide_sums)
     # of a file of others, what it reads may be cast from what is fed
     casts = [node.attributes["to"] for node in graph.nodes if node.operator == "Cast" and source in node.outputs]
     for kind in [graph.input_type] if source == graph.input else casts:

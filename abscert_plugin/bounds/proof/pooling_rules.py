@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from abscert_plugin.bounds.proof import arithmetic, functions
+from abscert_plugin.bounds.proof.activations import Interval
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.constants import exactly, reciprocal
 from abscert_plugin.bounds.proof.enclosure import held
 from abscert_plugin.bounds.proof.maps import Mean
-from abscert_plugin.bounds.proof.nonlinear import Largest
+from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
+from abscert_plugin.bounds.proof.pairs import Ranged
 from abscert_plugin.graph.operands import Window
 from abscert_plugin.graph.walk import need
 
 RANKS: Final = (1, 2, 3)
 """How many axes a window may have."""
+
+_LARGEST_POWER: Final = 8
 
 _SAME: Final = ("Cast", "Dropout", "Identity")
 _MOVING: Final = (*_SAME, "AveragePool", "MaxPool", "Reshape", "Slice", "Transpose")  # of numbers of at least 0 too
@@ -149,12 +154,54 @@ def _running_sum(view: View) -> None:
     view.affine(view.name(), Mean(summed, exactly(1.0), size))
 
 
+# --- roots of sums of powers -----------------------------------------------------------------------------------------
+
+
+def _lp_pool(view: View) -> None:
+    window = view.pool(RANKS)
+    _need_no_joined_pad(view, True)  # by zeros, which add nothing
+    _root_of_powers(view, _window_sums(window), prod(window.kernel))
+
+
+def _global_lp_pool(view: View) -> None:
+    axes = _behind_channels(view)
+    count = prod(view.shape()[axis - 1] for axis in axes)
+    _root_of_powers(view, lambda values: values.sum(axes, keepdim=True), count)
+
+
+def _root_of_powers(view: View, summed: Callable[[Tensor], Tensor], count: int) -> None:
+    """Give (sum of |x|^p)^(1 / p), which rises with each |x|."""
+    power = int(view.attribute("p", 2))
+    need(1 <= power <= _LARGEST_POWER, f"expected p from 1 to {_LARGEST_POWER}, got {power}")
+    if power == 1:
+        sizes = view.walk.append(Activation(view.part(), view.name(), functions.ABS))
+        view.affine(sizes, Mean(summed, exactly(1.0), count))
+        return
+    # 1 / p is rounded, and is an exponent of sums from 2^-126 to 2^128
+    share = functions.POWER_ERROR * 2 + arithmetic.gamma(count + 4 * power + 16 + 90 * (power > 2))
+    share = share + arithmetic.own_gamma(count + 64)
+    tiny = 2 * (count * arithmetic.underflow(4.0)) ** (1 / power)
+    most = arithmetic.LARGEST ** (1 / power) / 4
+
+    def ends(given: Interval) -> Interval:
+        lower, upper = given
+        near = torch.where(lower * upper > 0, torch.minimum(lower.abs(), upper.abs()), 0.0)
+        far = torch.maximum(lower.abs(), upper.abs())
+        low, high = (summed(size.pow(power)).clamp(min=0).pow(1 / power) for size in (near, far))
+        low, high = (low * (1 - share) - tiny).clamp(min=0), high * (1 + share) + tiny
+        return low.where(high < most, -torch.inf), high.where(high < most, torch.inf)
+
+    view.walk.append(Ranged(view.output, (view.name(),), ends))
+
+
 POOLING_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
     {
         "AveragePool": _average_pool,
         "CumSum": _running_sum,
         "GlobalAveragePool": _global_average_pool,
+        "GlobalLpPool": _global_lp_pool,
         "GlobalMaxPool": _global_max_pool,
+        "LpPool": _lp_pool,
         "MaxPool": _max_pool,
         "ReduceMean": lambda view: _reduce(view, True),
         "ReduceSum": lambda view: _reduce(view, False),

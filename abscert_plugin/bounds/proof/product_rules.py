@@ -6,6 +6,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -133,7 +134,7 @@ def _batched(view: View, own: str, other: str, output: str, weight: Enclosure, s
     need(len(shape) >= 2 and len(given) <= len(shape) + 1, "expected as many axes as the value has")
     need(len(given) <= len(shape) or given[0] == 1, "expected the same constant for all images")
     full = (1,) * (len(shape) + 1 - len(given)) + given
-    joint = torch.broadcast_shapes(ahead, full[1:-2])
+    joint = np.broadcast_shapes(ahead, full[1:-2])
     source = view.name(0 if view.is_constant(1) else 1)
     if joint != ahead:
         source = view.move(source, lambda values: values.expand(len(values), *joint, *values.shape[-2:]))

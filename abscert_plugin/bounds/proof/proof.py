@@ -46,17 +46,24 @@ class Proof:
         input_shape: its shape without the batch.
         classes: number of logits.
         quick: float64, or float32 where products are to be quick at the price of a few times the error: see `quick`.
+        wide_sums: whether sums of products of float16 are taken to be held in float32, as most runtimes hold them.
 
     Raises:
         UnsupportedModelError: if the graph has a node that is not known here; names all of them.
     """
 
     def __init__(
-        self, graph: Graph, source: str, input_shape: tuple[int, ...], classes: int, quick: torch.dtype = torch.float64
+        self,
+        graph: Graph,
+        source: str,
+        input_shape: tuple[int, ...],
+        classes: int,
+        quick: torch.dtype = torch.float64,
+        wide_sums: bool = False,
     ) -> None:
         self._shape = self.input_shape = input_shape
         self._classes = self.classes = classes
-        self._exact = plan(graph, source, input_shape, classes)
+        self._exact = plan(graph, source, input_shape, classes, wide_sums)
         self._compute_in(quick)
         relus = [step for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU]
         self.relus = {step.input: self._plan.shapes[step.input] for step in relus}
@@ -70,6 +77,8 @@ class Proof:
         self.shapes = self._plan.shapes
         """Of all tensors by name, without the batch."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
+        self.is_narrow = self._exact.is_narrow
+        """Whether some nodes compute in fewer bits than float32."""
         self.entries = sum(map(math.prod, self._plan.shapes.values()))
         """How many entries all tensors of one input have together."""
 
@@ -83,7 +92,8 @@ class Proof:
         exact = self._exact
         self._quick = dtype
         self._plan = exact if dtype is torch.float64 else exact.in_single()
-        self._boxes, self._points = EndsPass(exact.steps, dtype), PointsPass(exact.steps, dtype)
+        steps = exact.steps if dtype is torch.float64 else exact.narrow_in_single()
+        self._boxes, self._points = EndsPass(steps, dtype), PointsPass(steps, dtype)
         self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from abscert_plugin.bounds.proof.affine import Affine, Shift
 from abscert_plugin.bounds.proof.building import FLOATS, View
 from abscert_plugin.bounds.proof.constants import along_axis, exactly, point, reciprocal, weights
 from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.formats import NARROW
 from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.graph.walk import need
@@ -147,6 +148,9 @@ def _dequantise(view: View) -> None:
 
 def _cast(view: View) -> None:
     target, given = _numbers(view.attribute("to", 0)), view.walk.types.get(view.name(), FLOATS[0])
+    if {target, given} & set(NARROW):
+        _cast_narrow(view, given, target)
+        return
     need(target in FLOATS or target.kind in "iu", f"expected a Cast to numbers, got {target}")
     if target in FLOATS:
         is_exact = given == FLOATS[0] or given == target or (given.kind in "iub" and given.itemsize <= _EXACT)
@@ -163,6 +167,17 @@ def _cast(view: View) -> None:
         view.walk.append(Activation(view.output, view.name(), Rounded(least, most, is_cut=True)))
     if target != FLOATS[0]:
         view.walk.types[view.output] = target
+
+
+def _cast_narrow(view: View, given: np.dtype, target: np.dtype) -> None:
+    """Give numbers of fewer bits, rounded once, or numbers of float32 that are the same."""
+    if target in NARROW:
+        need(given in (FLOATS[0], target), f"expected a Cast from float32 to {target}, got one from {given}")
+        view.walk.append(Shift(view.output, view.name(), 1, None))
+        view.walk.types[view.output] = target
+    else:
+        need(target == FLOATS[0], f"expected a Cast from {given} to float32, got one to {target}")
+        view.moved(lambda values: values)
 
 
 QUANTISED_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(

@@ -42,6 +42,7 @@ def closing(steps: Sequence[Step]) -> frozenset[str]:
         step.output
         for step in steps
         if isinstance(step, Affine)
+        and not step.kind.narrowing
         and step.map.weights.radius is None
         and step.output in readers
         and all(reader.reads_ends for reader in readers[step.output])

@@ -1,4 +1,4 @@
-"""From Resize and Upsample nodes, by the nearest entry or by lines between entries, to steps."""
+"""From Resize and Upsample nodes, by the nearest entry or by lines or cubic curves between entries, to steps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,16 @@ _OPSET_OF_MODES: Final = 11  # before it, coordinates are divided by the scale a
 _ERROR: Final = Fraction(1, 2**20)  # of a coordinate in float32, a share of the size: sixteen roundings
 _SLACK: Final = 2.0**-20  # of a weight, where a runtime computes a + (b - a) f in place of (1 - f) a + f b
 
+_PARTS: Final = 16  # of one, in which a cubic's parameter has to be given, so that its weights at 0 are exact
+
 _HALF: Final = Fraction(1, 2)
 
 
 def _resize(view: View) -> None:
     is_old = view.node.operator == "Upsample" or view.walk.graph.opset < _OPSET_OF_MODES
     mode, antialias = view.attribute("mode", b"nearest"), view.attribute("antialias", 0)
-    need(mode in (b"nearest", b"linear"), f"expected the mode nearest or linear, got {mode!r}")
+    need(mode in (b"nearest", b"linear", b"cubic"), f"expected the mode nearest, linear or cubic, got {mode!r}")
+    curve = _cubic(view) if mode == b"cubic" else _LINE
     need(not antialias, "expected no antialias")
     kind = "asymmetric" if is_old else view.attribute("coordinate_transformation_mode", b"half_pixel").decode()
     rounding = "floor" if is_old else view.attribute("nearest_mode", b"round_prefer_floor").decode()
@@ -52,7 +55,7 @@ def _resize(view: View) -> None:
         if mode == b"nearest":
             source = view.move(source, _picker(axis, [_nearest(*at, size, rounding) for at in coordinates]), output)
         else:
-            source = view.walk.append(Affine(output, source, _lines(view, source, axis, coordinates, size)))
+            source = view.walk.append(Affine(output, source, _between(view, source, axis, coordinates, size, curve)))
 
 
 def _targets(view: View, place: int) -> tuple[list[Fraction], list[int]]:
@@ -95,27 +98,73 @@ def _nearest(at: Fraction, doubt: Fraction, size: int, rounding: str) -> int:
     return found.pop()
 
 
-def _lines(view: View, source: str, axis: int, places: list[tuple[Fraction, Fraction]], size: int) -> Bilinear:
-    """Return the map to values between two neighbours along an axis, with whatever coordinates float32 may give.
+@final
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """How much an entry counts, from its distance.
 
-    An entry counts with max(0, 1 - its distance), which moves by no more than the coordinate does.
+    Args:
+        share: the function, 0 beyond its reach.
+        reach: the largest distance at which an entry counts.
+        steepness: a bound of its slope.
+        slack: what a runtime may be off by in a weight, beside what it makes of the coordinate.
+        is_cut: whether coordinates are cut to those of the entries; else entries at the ends are repeated beyond them.
+        only_inside: whether these count for nothing, and the others for so much more.
     """
+
+    share: Callable[[Fraction], Fraction]
+    reach: int
+    steepness: int
+    slack: float
+    is_cut: bool
+    only_inside: bool = False
+
+
+_LINE: Final = _Curve(lambda distance: max(Fraction(0), 1 - distance), 1, 1, _SLACK, True)
+
+
+def _cubic(view: View) -> _Curve:
+    """Return the curve of Keys, "Cubic convolution interpolation for digital image processing" (1981)."""
+    a = Fraction(float(view.attribute("cubic_coeff_a", -0.75)))
+    need(-1 <= a <= 0 and a.denominator <= _PARTS, f"expected cubic_coeff_a from -1 to 0 in sixteenths, got {float(a)}")
+
+    def share(distance: Fraction) -> Fraction:
+        if distance <= 1:
+            return ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        return a * (((distance - 5) * distance + 8) * distance - 4) if distance < 2 else Fraction(0)
+
+    # the polynomials round about ten times, at numbers below 16
+    return _Curve(share, 2, 2, 16 * _SLACK, False, bool(view.attribute("exclude_outside", 0)))
+
+
+def _between(
+    view: View, source: str, axis: int, places: list[tuple[Fraction, Fraction]], size: int, curve: _Curve
+) -> Bilinear:
+    """Return the map to values between neighbours along an axis, with whatever coordinates float32 may give."""
     shape = tuple(view.walk.values[source].lower.shape[1:])
-    center, room = np.zeros((len(places), size)), np.zeros((len(places), size))
+    center, room, absolute = (np.zeros((len(places), size)) for _ in range(3))
     for row, (place, doubt) in enumerate(places):
-        at = min(max(place, Fraction(0)), Fraction(size - 1))
-        for entry in range(max(0, floor(at) - 1), min(size, floor(at) + 3)):
-            share = max(Fraction(0), 1 - abs(at - entry))
-            center[row, entry] = float(share)
-            if abs(at - entry) < 1 + doubt and (doubt or 0 < share < 1):
-                room[row, entry] = float(doubt) * (1 + 2.0**-40) + _SLACK
-    absolute = torch.from_numpy(center + room)
+        at = min(max(place, Fraction(0)), Fraction(size - 1)) if curve.is_cut else place
+        for entry in range(floor(at) - curve.reach, floor(at) + curve.reach + 2):
+            distance, column = abs(at - entry), min(max(entry, 0), size - 1)
+            if (column != entry and (curve.is_cut or curve.only_inside)) or distance >= curve.reach + doubt:
+                continue
+            share = curve.share(distance)
+            center[row, column] += float(share)
+            absolute[row, column] += abs(float(share))
+            if doubt or 0 < distance != 1:
+                room[row, column] += curve.steepness * float(doubt) * (1 + 2.0**-40) + curve.slack
+        if curve.only_inside:
+            whole, lost = float(center[row].sum()), float(room[row].sum())
+            need(whole > 0.25, "expected more weight inside than outside")
+            room[row] = (room[row] + np.abs(center[row]) * (lost / whole + curve.slack)) / (whole - lost)
+            center[row], absolute[row] = center[row] / whole, absolute[row] / whole
     radius = torch.from_numpy(room) if room.any() else None
-    weights = Weights(torch.from_numpy(center), absolute, radius, 2)
+    weights = Weights(torch.from_numpy(center), torch.from_numpy(absolute + room), radius, 2)
     move: Callable[[Tensor, Tensor], Tensor] = lambda weight, values: (  # noqa: E731
         values.movedim(axis, -1) @ weight.T
     ).movedim(-1, axis)
-    return Bilinear(move, weights, 3, shape)
+    return Bilinear(move, weights, 2 * curve.reach + 1, shape)
 
 
 # --- where an entry of the result lies among those of the input ------------------------------------------------------

@@ -59,6 +59,12 @@ def _hard_swish(view: View) -> None:
     give(view, functions.HARD_SWISH)
 
 
+def _swish(view: View) -> None:
+    alpha = number(view, "alpha", 1.0)
+    need(1e-6 < abs(alpha) < 1e6, f"expected a moderate alpha other than 0, got {alpha}")
+    give(view, functions.swish(alpha))
+
+
 def _thresholded(view: View) -> None:
     give(view, functions.cut_off(number(view, "alpha", 1.0)))
 
@@ -93,6 +99,7 @@ SMOOTH_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(
         "Softplus": _function(functions.SOFTPLUS),
         "Softsign": _function(functions.SOFTSIGN),
         "Sqrt": _function(functions.SQRT),
+        "Swish": _swish,
         "Tan": _function(functions.TAN),
         "ThresholdedRelu": _thresholded,
     }

@@ -205,6 +205,14 @@ def layer_norm_of_primitives(build: Build) -> None:
     build.add("Add", build.floats(build.shape[-1]))
 
 
+def root_mean_square_norm(build: Build) -> None:
+    graphs.planes(build, channels=2)
+    spread(build, -1, 0.5)
+    axis = int(build.random.choice([-1, 1, 2]))
+    shape = build.shape[axis - 1 if axis > 0 else axis :]
+    build.add("RMSNormalization", build.floats(*shape), axis=axis, epsilon=float(build.random.choice([1e-2, 0.1])))
+
+
 def instance_norm(build: Build) -> None:
     graphs.planes(build, channels=3)
     spread(build, -1, 0.5)
@@ -352,11 +360,27 @@ OPERATORS: dict[str, graphs.Operator] = {
 }
 """From a name to what puts one operator, with random attributes, behind a random layer."""
 
+LATER: dict[str, tuple[int, graphs.Operator]] = {
+    "RMSNormalization": (23, root_mean_square_norm),
+    "Swish": (24, entrywise("Swish", alpha=(1.0, 1.7, -0.6))),
+}
+"""The same of operators that came later, with the version that brought them."""
+
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_no_runtime_leaves_the_enclosures(name: str, tmp_path: Path) -> None:
     seed = len(name)
     assert excess(graphs.classifier(OPERATORS[name], seed, tmp_path, OPSET), seed) <= 0
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_no_runtime_leaves_the_enclosures_of_later_operators(name: str, tmp_path: Path) -> None:
+    opset, operator = LATER[name]
+    for seed in range(2):
+        path = graphs.classifier(operator, seed, tmp_path, opset)
+        assert excess(path, seed) <= 0
+        model = onnx.load(path)
+        assert batch_obstacle(read_graph(model, path), model) is None
 
 
 def test_a_variance_that_is_not_near_0_needs_no_epsilon(tmp_path: Path) -> None:

@@ -77,10 +77,13 @@ ATTRIBUTES = [
     ("DepthToSpace", "mode"),
     ("GatherND", "batch_dims"),
     ("Gemm", "alpha"),
+    ("LpPool", "p"),
     ("MaxPool", "ceil_mode"),
     ("Pad", "mode"),
     ("QuantizeLinear, channels", "axis"),
     ("ReduceSum", "keepdims"),
+    ("Resize, cubic", "cubic_coeff_a"),
+    ("Resize, cubic", "exclude_outside"),
     ("Resize, linear", "coordinate_transformation_mode"),
     ("Resize, nearest", "nearest_mode"),
     ("Trilu", "upper"),
@@ -142,6 +145,14 @@ def test_a_wrong_step_is_seen(
 def test_coordinates_without_their_rounding_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resizing, "_ERROR", 0)
     assert is_seen("Resize, linear", 40)
+
+
+def test_a_curve_that_is_a_little_off_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = resizing._Curve.__init__
+    monkeypatch.setattr(
+        resizing._Curve, "__init__", lambda self, share, *more: right(self, lambda at: share(at) * 99 / 100, *more)
+    )
+    assert is_seen("Resize, cubic")
 
 
 # --- rounding to whole numbers ---------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, Smooth] = {
     "softsign": known.SOFTSIGN,
     "sqrt": known.SQRT,
     "swish": known.SWISH,
+    "swish, steep": known.swish(-1.7),
     "tan": known.TAN,
     **{f"power {exponent}": known.power(float(exponent)) for exponent in (3, 4, 5, -1, -2, 0.5, 1.5, -0.5)},
 }
@@ -188,6 +189,10 @@ STEP_BY_STEP: dict[str, list[Callable[[np.ndarray], np.ndarray]]] = {
         lambda x: x * np.clip(x + f32(3), f32(0), f32(6)) / f32(6),
     ],
     "swish": [lambda x: x / (f32(1) + np.exp(-x)), lambda x: x * torch.sigmoid(torch.from_numpy(x)).numpy()],
+    "swish, steep": [
+        lambda x: x / (f32(1) + np.exp(f32(1.7) * x)),
+        lambda x: x * (f32(1) / (f32(1) + np.exp(x * f32(1.7)))),
+    ],
     "elu": [lambda x: np.where(x > 0, x, f32(1.7) * (np.exp(np.minimum(x, f32(0))) - f32(1)))],
     "celu": [lambda x: np.where(x > 0, x, f32(0.6) * (np.exp(np.minimum(x, f32(0)) / f32(0.6)) - f32(1)))],
     "softsign": [lambda x: x / (f32(1) + np.abs(x)), lambda x: x * (f32(1) / (np.abs(x) + f32(1)))],

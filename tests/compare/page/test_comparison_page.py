@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 import pytest
-from browser import BROWSER, Browser, browser
+from browser import BROWSER, CONTRASTS, Browser, browser
 from command_line import abscert, refused
 from stored_records import RUN, store
 from test_curves import IBP, verify
@@ -278,29 +278,6 @@ def chromium() -> Iterator[Browser]:
 
 
 SCREENS = pytest.mark.parametrize(("width", "dark"), [(1300, False), (1300, True), (420, False), (420, True)])
-
-# every element with text of its own: its colour against what lies behind it
-CONTRASTS = """(() => {
-  const parse = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
-  const channel = (part) => (part /= 255, part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-  const light = (rgb) => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
-  const behind = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const colour = parse(getComputedStyle(at).backgroundColor);
-      if (colour.length < 4 || colour[3] === 1) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data).join("").trim();
-    if (!text || ["SCRIPT", "STYLE", "title"].includes(element.tagName)) continue;
-    const style = getComputedStyle(element);
-    const ink = light(parse(element instanceof SVGElement ? style.fill : style.color)), page = light(behind(element));
-    found.push([(Math.max(ink, page) + 0.05) / (Math.min(ink, page) + 0.05), text.slice(0, 40)]);
-  }
-  return found;
-})()"""
 
 
 @pytest.mark.slow

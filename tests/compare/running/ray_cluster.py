@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine, each with one CPU: to be killed, and never left behind."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -62,15 +63,24 @@ class Cluster:
 
 @contextmanager
 def ray_cluster() -> Iterator[Cluster]:
-    """Start a cluster; kill what is left of it on leaving, and assert that nothing is."""
+    """Start a cluster; kill what is left of it on leaving, and assert that nothing is.
+
+    It has a token of its own, which what is started meanwhile finds in the environment. Without, a file in the home
+    folder that any `ray.init()` leaves there would make the head ask for a token, and no one else bring it.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # a short path: there are sockets in it
     nodes: list[Node] = []
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    former = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
     try:
         _start(nodes, "--head", "--port=0", "--include-dashboard=false", f"--temp-dir={folder}")
         address = (folder / "ray_current_cluster").read_text().strip()
         _start(nodes, f"--address={address}")
         yield Cluster(address, (nodes[0], nodes[1]))
     finally:
+        for name, value in former.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
         for node in reversed(nodes):
             until = time.monotonic() + 10
             while node.processes() and time.monotonic() < until:

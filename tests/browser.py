@@ -16,6 +16,28 @@ from typing import Any
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _PATIENCE = 60.0
+CONTRASTS = """(() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const channel = (part) => (part /= 255, part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const light = (rgb) => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const text = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data).join("").trim();
+    if (!text || ["SCRIPT", "STYLE", "title"].includes(element.tagName)) continue;
+    const style = getComputedStyle(element);
+    const ink = light(parse(element instanceof SVGElement ? style.fill : style.color)), page = light(behind(element));
+    found.push([(Math.max(ink, page) + 0.05) / (Math.min(ink, page) + 0.05), text.slice(0, 40)]);
+  }
+  return found;
+})()"""
+"""Of every element with text of its own: its colour against what lies behind it, and the text."""
 
 
 class Browser:
@@ -39,9 +61,13 @@ class Browser:
 
     def open(self, path: Path) -> None:
         """Open a file and wait until it is loaded."""
+        self.visit(path.as_uri())
+
+    def visit(self, address: str) -> None:
+        """Open an address and wait until it is loaded."""
         self._loaded = False
         self.requests.clear()
-        self._send("Page.navigate", url=path.as_uri())
+        self._send("Page.navigate", url=address)
         while not self._loaded:
             self._handle(self._receive())
 
@@ -56,6 +82,39 @@ class Browser:
         result = self._send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def await_that(self, script: str) -> Any:
+        """Return the value of an expression once it is true."""
+        until = time.monotonic() + _PATIENCE
+        while not (found := self.run(script)):
+            assert time.monotonic() < until, f"{script} stays {found!r}"
+            time.sleep(0.02)
+        return found
+
+    def mouse(self, *points: tuple[float, float]) -> None:
+        """Press the left button at the first point of the window, move to the others, and let go."""
+        (first, *_), last = points, points[-1]
+        self._mouse("mousePressed", first, buttons=1, clickCount=1)
+        for point in points[1:]:
+            self._mouse("mouseMoved", point, buttons=1)
+        self._mouse("mouseReleased", last, clickCount=1)
+
+    def _mouse(self, kind: str, point: tuple[float, float], **more: int) -> None:
+        self._send("Input.dispatchMouseEvent", type=kind, x=point[0], y=point[1], button="left", **more)
+
+    def finger(self, *points: tuple[float, float]) -> None:
+        """Touch the first point of the window, move to the others, and let go."""
+        for number, (x, y) in enumerate(points):
+            kind = "touchMove" if number else "touchStart"
+            self._send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self._send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other; each is a letter or a name such as ArrowLeft."""
+        for key in keys:
+            text = {"text": key} if len(key) == 1 else {}
+            self._send("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+            self._send("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     def photograph(self, into: Path, whole: bool = True) -> None:
         """Write a PNG of the page."""

@@ -10,6 +10,7 @@ zeros, which changes no number.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import prod
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -21,6 +22,7 @@ from onnx import numpy_helper
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph, Node
 
+_MOST_ZEROS: Final = 2**24
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -54,14 +56,17 @@ class Lift:
             elif node.operator == "Shape":
                 sizes = self.shapes[node.inputs[0]][node.attributes.get("start", 0) : node.attributes.get("end")]
                 self.tensors[node.outputs[0]] = numpy_helper.from_array(np.array(sizes, np.int64), node.outputs[0])
-            elif node.domain or node.captured or node.operator not in LIFTS:
+            elif node.captured or node.qualified not in LIFTS:
                 unknown.append(f"node {node.name!r}: no batch for {node.operator}")
             else:
-                LIFTS[node.operator](self, node)
+                LIFTS[node.qualified](self, node)
                 self._dependent |= set(node.outputs)
-        if unknown or self.graph.output not in self._dependent:
-            raise UnsupportedModelError("; ".join(unknown) or "its output does not depend on its input")
-        output = self.reshaped(self.graph.output, (prod(self.shapes[self.graph.output]),))
+        if unknown:
+            raise UnsupportedModelError("; ".join(unknown))
+        if self.graph.output in self._dependent:
+            output = self.reshaped(self.graph.output, (prod(self.shapes[self.graph.output]),))
+        else:
+            output = self._unmoved(self.known(self.graph.output).reshape(-1))
         shape = (None, *self.shapes[self.graph.input])
         return Graph(tuple(self.nodes), self.tensors, self.graph.input, shape, output, self.graph.opset)
 
@@ -125,6 +130,16 @@ class Lift:
                 return _constant(node)
         raise UnsupportedModelError(f"expected {name!r} to be a constant that the file holds")
 
+    def _unmoved(self, values: np.ndarray) -> str:
+        """Return an output that is the same for every input: the input times 0, and the values."""
+        entries = prod(self.shapes[self.graph.input])
+        single = values.astype(np.float32)
+        if entries * values.size > _MOST_ZEROS or not (single == values).all():
+            raise UnsupportedModelError("its output does not depend on its input, and is none of float32")
+        nothing = self.constant(np.zeros((entries, values.size), np.float32))
+        product = self.add("MatMul", (self.reshaped(self.graph.input, (entries,)), nothing))
+        return self.add("Add", (product, self.constant(single)))
+
     def _name(self) -> str:
         self._count += 1
         return f"\0lifted {self._count}"  # NUL is in no name of a file that was checked
@@ -172,10 +187,6 @@ def _axis(lift: Lift, node: Node, default: int, rank: int | None = None) -> int:
 def _entry_by_entry(lift: Lift, node: Node) -> None:
     rank = _rank(lift, node.outputs[0])
     lift.same(node, tuple(lift.ranked(name, rank) if name else "" for name in node.inputs))
-
-
-def _clip(lift: Lift, node: Node) -> None:
-    lift.same(node)
 
 
 def _matmul(lift: Lift, node: Node) -> None:
@@ -333,6 +344,16 @@ def _of_one_image(lift: Lift, node: Node) -> None:
     lift.reshaped(found, shape, node.outputs[0])
 
 
+def _of_one_row(lift: Lift, node: Node) -> None:
+    """Take an operator over rows, which gives its scores last: its own axis of a batch has to be of one entry."""
+    given, scores = lift.shape(node.inputs[0]), node.outputs[-1]
+    _need(len(given) == 2 and given[0] == 1, node, "several rows inside one input")
+    row = lift.reshaped(node.inputs[0], given[1:])
+    found = f"{scores}\0row"
+    lift.nodes.append(replace(node, inputs=(row,), outputs=(*node.outputs[:-1], found)))
+    lift.reshaped(found, lift.shape(scores), scores)
+
+
 def _need(holds: bool, node: Node, what: str) -> None:
     if not holds:
         raise UnsupportedModelError(f"{node}: no batch for {what}")
@@ -343,37 +364,25 @@ _BROADCAST: Final = (
     *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 _UNARY: Final = (
-    *(
-        "Abs",
-        "Cast",
-        "Ceil",
-        "Celu",
-        "Cos",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Floor",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-    ),
-    *("Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign"),
-    *("Sin", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu"),
+    "Abs Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mish Neg "
+    "Not Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Tanh ThresholdedRelu"
 )
 _REDUCTIONS: Final = ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")
 _IMAGES: Final = (
     *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
     *("InstanceNormalization", "Resize", "Upsample"),
 )
+_ROWS: Final = (
+    "LinearClassifier Normalizer Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"  # of ai.onnx.ml
+)
 LIFTS: Final[Mapping[str, Callable[[Lift, Node], None]]] = MappingProxyType(
     {
         **dict.fromkeys(_BROADCAST, _entry_by_entry),
-        **dict.fromkeys(_UNARY, Lift.same),
+        **dict.fromkeys(_UNARY.split(), Lift.same),
         **dict.fromkeys(_REDUCTIONS, _reduce),
         **dict.fromkeys(_IMAGES, _of_one_image),
+        **dict.fromkeys((f"ai.onnx.ml.{operator}" for operator in _ROWS.split()), _of_one_row),
         **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _in_shape),
-        "Clip": _clip,
         "Concat": _concatenate,
         "Expand": _expand,
         "Gather": _gather,
