@@ -202,6 +202,21 @@ def _scaler(view: View) -> Computed:
     return Computed((lambda values: (values - offset) * scale,))
 
 
+def _swish(view: View) -> Computed:
+    alpha = float(view.attribute("alpha", 1.0))
+    return Computed((lambda values: values * torch.sigmoid(alpha * values),))
+
+
+def _normalizer(view: View) -> Computed:
+    norms = {
+        b"MAX": lambda values: values.amax(1, keepdim=True),
+        b"L1": lambda values: values.abs().sum(1, keepdim=True),
+        b"L2": lambda values: values.norm(dim=1, keepdim=True),
+    }
+    norm = norms[view.attribute("norm", b"MAX")]
+    return Computed((lambda values: values / norm(values),))
+
+
 FUNCTIONS: Final[Mapping[str, Callable[[View], Computed]]] = MappingProxyType(
     {
         "Abs": of_all(torch.abs),
@@ -255,11 +270,13 @@ FUNCTIONS: Final[Mapping[str, Callable[[View], Computed]]] = MappingProxyType(
         "Sqrt": of_all(root),
         "Sub": of_all(torch.sub),
         "Sum": _folded(torch.add),
+        "Swish": _swish,
         "Tan": of_all(torch.tan),
         "ThresholdedRelu": _thresholded,
         "Where": of_all(lambda chosen, first, second: torch.where(chosen != 0, first, second)),
         "Xor": _true(lambda first, second: (first != 0) ^ (second != 0)),
         "ai.onnx.ml.LinearClassifier": _linear_classifier,
+        "ai.onnx.ml.Normalizer": _normalizer,
         "ai.onnx.ml.Scaler": _scaler,
     }
 )

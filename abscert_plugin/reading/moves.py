@@ -15,7 +15,7 @@ from abscert_plugin.reading.building import Computed, Function, View
 
 _OPSET_OF_MODES: Final = 11  # before it, a Resize has no modes of coordinates
 _RESIZED: Final = 13  # the version of a Resize along one axis that the reference is asked about
-_MODES: Final = ("coordinate_transformation_mode", "nearest_mode", "mode", "cubic_coeff_a")
+_MODES: Final = ("coordinate_transformation_mode", "nearest_mode", "mode", "cubic_coeff_a", "exclude_outside")
 
 
 def _moved(places: Sequence[int] | None = None) -> Callable[[View], Computed]:
@@ -90,7 +90,7 @@ def _picked(places: np.ndarray, fill: float = 0.0) -> Function:
 def _resized(view: View) -> Computed:
     """Return a resizing axis by axis, each by a matrix: what the reference makes of the unit vectors."""
     is_old = view.node.operator == "Upsample" or view.walk.graph.opset < _OPSET_OF_MODES
-    view.require(antialias=0, exclude_outside=0, keep_aspect_ratio_policy=b"stretch")
+    view.require(antialias=0, keep_aspect_ratio_policy=b"stretch")
     shape = (1, *view.shape())
     axes = [int(axis) % len(shape) for axis in view.attribute("axes", range(len(shape)))]
     modes = {name: view.node.attributes[name] for name in _MODES if name in view.node.attributes}

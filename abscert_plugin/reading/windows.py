@@ -13,6 +13,7 @@ from abscert_plugin.graph.operands import SAME, Window
 from abscert_plugin.graph.walk import need
 from abscert_plugin.reading.building import Computed, Function, View
 
+_LEAST_SUM: Final = 1e-30  # of powers: at 0 the slope of a root is infinite
 _RANKS: Final = (1, 2, 3)
 _CONVOLUTIONS: Final = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED: Final = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -85,6 +86,20 @@ def _average_pool(view: View) -> Computed:
     return Computed((lambda values: summed(values) / counts,))
 
 
+def _lp_pool(view: View) -> Computed:
+    return _root_of_powers(view, _window_sums(view.pool(_RANKS)))
+
+
+def _global_lp_pool(view: View) -> Computed:
+    return _root_of_powers(view, lambda values: values.sum(_behind(values), keepdim=True))
+
+
+def _root_of_powers(view: View, summed: Function) -> Computed:
+    """Return (sum of |x|^p)^(1 / p), whose slope at 0 is taken to be finite."""
+    power = int(view.attribute("p", 2))
+    return Computed((lambda values: summed(values.abs().pow(power)).clamp(min=_LEAST_SUM).pow(1 / power),))
+
+
 def _window_sums(window: Window) -> Function:
     """Return what sums the entries of each window, channel by channel."""
     pad, run = _padder(window.begins, window.ends), _CONVOLUTIONS[len(window.kernel) - 1]
@@ -103,7 +118,9 @@ WINDOWS: Final[Mapping[str, Callable[[View], Computed]]] = MappingProxyType(
         "Conv": _convolution,
         "ConvTranspose": _transposed_convolution,
         "GlobalAveragePool": lambda _: Computed((lambda values: values.mean(_behind(values), keepdim=True),)),
+        "GlobalLpPool": _global_lp_pool,
         "GlobalMaxPool": lambda _: Computed((lambda values: values.amax(_behind(values), keepdim=True),)),
+        "LpPool": _lp_pool,
         "MaxPool": _max_pool,
     }
 )
