@@ -24,8 +24,21 @@ def _affine(view: View, linear: Linear, bias: Array | None = None, bias_size: Ar
     value = view.value()
     if isinstance(value, Ends):
         view.give(Line(value, linear, bias, size, view.fact))
+    elif isinstance(value, Line) and isinstance(linear, Weighted) and _is_scaling(value):
+        assert isinstance(value.linear, Weighted)
+        factor, offset = float(value.linear.weights.reshape(-1)[0]), value.bias
+        full = np.broadcast_to(0.0 if offset is None else offset, (1, *view.shape())).astype(np.float64)
+        inner, made, made_size = linear.behind(factor, full, view.walk.graph.opset)
+        view.give(Line(value.source, inner, _sum(made, bias), _sum(made_size, size), view.fact))
     else:
         view.give(layers.affine_chain(view.emitter, view.chain(), linear, bias, size, view.fact))
+
+
+def _is_scaling(line: Line) -> bool:
+    """Return whether a line is its input times one number, and an offset: as pixels are scaled."""
+    linear = line.linear
+    is_product = isinstance(linear, Weighted) and linear.operator == "Mul" and not line.moves
+    return is_product and isinstance(linear, Weighted) and bool((linear.weights == linear.weights.reshape(-1)[0]).all())
 
 
 def _convolution(view: View) -> None:

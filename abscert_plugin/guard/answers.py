@@ -24,7 +24,7 @@ from abscert_plugin.guard.walk import GuardWalk
 MOST_PAIRS: Final = 2**21
 """Entries of the table of rows W_i - W_j: with more, margins are bounded by two logits apart."""
 
-_OUTWARD: Final = 1 + 2.0**-20
+_OUTWARD: Final = 1 + 2.0**-20  # of two sums behind the products
 _ROUNDED: Final = 2.0**-21  # of a difference, and of what is taken off it
 _FLUSHED: Final = 64 * arithmetic.TINY  # by both logits, and by what the guard takes off
 
@@ -103,5 +103,4 @@ def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
     error = linear.absolute(emitter, size, 2 * share * grown * _OUTWARD, np.asarray(bias * grown * _OUTWARD))
     errors = emitter.node("Add", [error, emitter.node("GatherElements", [error, label], axis=1)])
     gap = emitter.node("Sub", [emitter.node("GatherElements", [middle, label], axis=1), middle])
-    taken = emitter.node("Mul", [emitter.node("Add", [spread, errors]), emitter.number(_OUTWARD)])
-    return emitter.node("Sub", [gap, taken])
+    return emitter.node("Sub", [gap, emitter.node("Add", [spread, errors])])

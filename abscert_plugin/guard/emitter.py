@@ -50,8 +50,12 @@ class Emitter:
         return self.node(operator, inputs, **attributes)
 
     def give(self, name: str, source: str) -> None:
-        """Give a tensor under a name of its own, as an output."""
-        self.nodes.append(helper.make_node("Identity", [source], [name], name))
+        """Give a tensor that a node here gives under a name of its own, as an output."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for place, known in enumerate(names):
+                    if known == source:
+                        names[place] = name
 
     def constant(self, array: np.ndarray) -> str:
         """Return the name of a constant; equal ones are kept once."""

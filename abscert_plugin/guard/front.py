@@ -17,7 +17,7 @@ from abscert_plugin.preprocessing import Preprocessing
 
 _ONE: Final = np.float32(1).view(np.uint32)
 _OUTSIDE: Final = _ONE + np.uint32(1)  # of [0, 1]: no pixel reaches it
-_FEW_CELLS: Final = 8  # sums over so many are quicker than a search
+_FEW_CELLS: Final = 8  # one after another they are quicker than a search
 _SPARE: Final = 2.0**-22  # of a difference in float32, as a share of the largest number in it
 _DELTA: Final = 2.0**-23  # the same of two pixels
 
@@ -32,7 +32,7 @@ def ball_ends(emitter: Emitter, artifact: Artifact, balls: Sequence[Ball]) -> En
     """
     front, image = artifact.front, artifact.classifier.input_name
     if isinstance(front, Cells):
-        parts = [_cell_ends(emitter, image, front, ball) for ball in balls]
+        parts = [_cell_ends(emitter, image, front, artifact.metadata.image_shape[0], ball) for ball in balls]
         top, is_positive = 1.0, False
     elif front.preprocessing is None:
         parts = [_pixel_ends(emitter, image, ball.radius.pixel) for ball in balls]
@@ -48,18 +48,18 @@ def ball_ends(emitter: Emitter, artifact: Artifact, balls: Sequence[Ball]) -> En
     return Ends(ends[0], ends[1], 0, top, is_positive, is_even=True)
 
 
-def is_inside(emitter: Emitter, artifact: Artifact) -> str:
+def inside(emitter: Emitter, artifact: Artifact) -> str:
     """Write which images have all pixels in the pixel range, [batch] of bool; NaN lies in none."""
     front, image = artifact.front, artifact.classifier.input_name
     if isinstance(front, Cells) or front.preprocessing is None:
-        least, most = np.zeros((), np.float32), np.ones((), np.float32)
-        rank = 4
+        cut = emitter.node("Clip", [image, emitter.exactly(0.0), emitter.exactly(1.0)])
+        rank, lies_inside = 4, emitter.node("Equal", [image, cut])  # NaN is equal to nothing
     else:
         least, most = _range(front.preprocessing)
-        rank = least.ndim
-    above = emitter.node("GreaterOrEqual", [image, emitter.constant(least)])
-    below = emitter.node("LessOrEqual", [image, emitter.constant(most)])
-    both = emitter.node("Cast", [emitter.node("And", [above, below])], to=1)
+        above = emitter.node("GreaterOrEqual", [image, emitter.constant(least)])
+        below = emitter.node("LessOrEqual", [image, emitter.constant(most)])
+        rank, lies_inside = least.ndim, emitter.node("And", [above, below])
+    both = emitter.node("Cast", [lies_inside], to=1)
     worst = emitter.reduced("ReduceMin", both, range(1, rank))
     return emitter.node("Greater", [worst, emitter.exactly(0.5)])
 
@@ -83,7 +83,7 @@ def thresholds(cells: int, reached: Callable[[np.ndarray], np.ndarray]) -> Float
     return np.where(low == _OUTSIDE, np.float32(np.inf), low.view(np.float32)).astype(np.float32)
 
 
-def _cell_ends(emitter: Emitter, image: str, front: Cells, ball: Ball) -> tuple[str, str]:
+def _cell_ends(emitter: Emitter, image: str, front: Cells, channels: int, ball: Ball) -> tuple[str, str]:
     """Write the interval images of the lowest and the highest cells that a ball reaches, found as the verifier does."""
 
     def lowest(pixels: np.ndarray) -> np.ndarray:
@@ -93,29 +93,31 @@ def _cell_ends(emitter: Emitter, image: str, front: Cells, ball: Ball) -> tuple[
         return front.reach(ball, pixels.reshape(-1, 1, 1, 1)).highest.reshape(-1)
 
     lower, upper = (
-        _interval_image(emitter, image, front, thresholds(front.grid.cells, reached)) for reached in (lowest, highest)
+        _interval_image(emitter, image, front, channels, thresholds(front.grid.cells, reached))
+        for reached in (lowest, highest)
     )
     return lower, upper
 
 
-def _interval_image(emitter: Emitter, image: str, front: Cells, opening: Float32[np.ndarray, "cells"]) -> str:
+def _interval_image(
+    emitter: Emitter, image: str, front: Cells, channels: int, opening: Float32[np.ndarray, "cells"]
+) -> str:
     """Write the interval image of the cells that open at some pixels."""
-    write = _summed if 1 < len(opening) <= _FEW_CELLS else _searched
-    return emitter.node("Concat", write(emitter, image, front.grid.training_edges, opening), axis=1)
+    edges, cells = front.grid.training_edges, len(opening)
+    if not 1 < cells <= _FEW_CELLS:
+        return emitter.node("Concat", _searched(emitter, image, edges, opening), axis=1)
+    opened = [emitter.node("GreaterOrEqual", [image, emitter.constant(np.array(end))]) for end in opening[1:]]
+    if channels == 1:  # both ends of its cells at once
+        both = np.stack([edges[:-1], edges[1:]], axis=1).reshape(cells, 1, 2, 1, 1)
+        return _chosen(emitter, opened, both)
+    return emitter.node("Concat", [_chosen(emitter, opened, edges[side:][:cells]) for side in (0, 1)], axis=1)
 
 
-def _summed(emitter: Emitter, image: str, edges: np.ndarray, opening: np.ndarray) -> list[str]:
-    """Write lower and upper ends as sums over the cells that are open, each by what the edge rises there.
-
-    Edges are multiples of 2^-23 between -1 and 1, so these sums are exact in float32.
-    """
-    found = [emitter.exactly(float(edges[side])) for side in (0, 1)]
-    for cell in range(1, len(opening)):
-        is_open = emitter.node("GreaterOrEqual", [image, emitter.constant(np.asarray(opening[cell]))])
-        one = emitter.node("Cast", [is_open], to=1)
-        for side in (0, 1):
-            rise = emitter.exactly(float(edges[cell + side] - edges[cell - 1 + side]))
-            found[side] = emitter.node("Add", [found[side], emitter.node("Mul", [one, rise])])
+def _chosen(emitter: Emitter, opened: Sequence[str], ends: np.ndarray) -> str:
+    """Write the ends of the last cell that is open; `opened` says it of all but the first."""
+    found = emitter.constant(np.array(ends[0]))
+    for is_open, end in zip(opened, ends[1:], strict=True):
+        found = emitter.node("Where", [is_open, emitter.constant(np.array(end)), found])
     return found
 
 

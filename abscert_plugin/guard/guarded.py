@@ -25,7 +25,7 @@ from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guard.answers import answer
 from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.front import ball_ends, is_inside
+from abscert_plugin.guard.front import ball_ends, inside
 from abscert_plugin.guard.layers import Fact
 from abscert_plugin.guard.rules import RULES
 from abscert_plugin.guard.walk import GuardWalk
@@ -191,22 +191,23 @@ def _give_answers(
     has_largest: bool,
 ) -> None:
     """Write the outputs; margins of several balls become columns."""
-    inside, count = is_inside(emitter, artifact), len(balls)
+    is_inside, count = inside(emitter, artifact), len(balls)
     if count > 1:
         column = emitter.constant(np.array([count, -1], dtype=np.int64))
         margin = emitter.node("Transpose", [emitter.node("Reshape", [margin, column])], perm=[1, 0])
-        inside = emitter.node("Unsqueeze", [inside, emitter.constant(np.array([1], dtype=np.int64))])
+        is_inside = emitter.node("Unsqueeze", [is_inside, emitter.constant(np.array([1], dtype=np.int64))])
     # of other images a margin may have overflowed, or be NaN
-    margin = emitter.node("Where", [inside, margin, emitter.constant(np.array(NOTHING_KNOWN))])
+    margin = emitter.node("Where", [is_inside, margin, emitter.constant(np.array(NOTHING_KNOWN))])
     certified = emitter.node("Greater", [margin, emitter.number(needed)])
-    emitter.give(LABEL, label)
-    emitter.give(MARGIN, margin)
-    emitter.give(CERTIFIED, certified)
+    largest = ""
     if has_largest:
         radii = np.array([_within(ball.radius.pixel) for ball in balls], dtype=np.float32)
         names = emitter.constant(radii if count > 1 else radii.reshape(()))
         shown = emitter.node("Where", [certified, names, emitter.exactly(0.0)])
-        emitter.give(RADIUS, emitter.reduced("ReduceMax", shown, [1]) if count > 1 else shown)
+        largest = emitter.reduced("ReduceMax", shown, [1]) if count > 1 else shown
+    for name, source in ((LABEL, label), (MARGIN, margin), (CERTIFIED, certified), (RADIUS, largest)):
+        if source:
+            emitter.give(name, source)
 
 
 def _within(radius: Fraction) -> np.float32:

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 from typing_extensions import override
 
+from abscert_plugin.graph.nodes import Node
+from abscert_plugin.graph.walk import evaluate
 from abscert_plugin.guard.emitter import Emitter
 
 Array = Float64[np.ndarray, "..."]
@@ -86,6 +88,22 @@ class Weighted(Linear):
             return emitter.copy(self.operator, self.attributes, [source, weights, give(entries)])
         found = emitter.copy(self.operator, self.attributes, [source, weights])
         return emitter.node("Add", [found, give(bias)])
+
+    def behind(self, factor: float, offset: Array, opset: int) -> "tuple[Weighted, Array, Array]":
+        """Return the map of factor * x, what the map makes of an offset, and a bound of the absolute terms of that.
+
+        Args:
+            factor: of all entries.
+            offset: [1, *shape], with all of the map's input.
+            opset: version of ONNX's operators.
+        """
+        node = Node("", self.operator, "", ("x", "w"), ("y",), self.attributes, frozenset())
+        made, size = (
+            evaluate(node, {"x": values, "w": weights}, opset)["y"]
+            for values, weights in ((offset, self.weights), (np.abs(offset), np.abs(self.weights)))
+        )
+        row_sum = self.row_sum * abs(factor) * (1 + 2.0**-40)
+        return replace(self, weights=self.weights * factor, row_sum=row_sum, stored=None), made, size
 
     @property
     def _place(self) -> int:

@@ -208,10 +208,10 @@ def _swish(view: View) -> Computed:
 
 
 def _normalizer(view: View) -> Computed:
-    norms = {
+    norms: Mapping[bytes, Function] = {
         b"MAX": lambda values: values.amax(1, keepdim=True),
         b"L1": lambda values: values.abs().sum(1, keepdim=True),
-        b"L2": lambda values: values.norm(dim=1, keepdim=True),
+        b"L2": lambda values: torch.linalg.vector_norm(values, dim=1, keepdim=True),
     }
     norm = norms[view.attribute("norm", b"MAX")]
     return Computed((lambda values: values / norm(values),))
