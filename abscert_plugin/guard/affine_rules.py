@@ -1,6 +1,6 @@
 """From affine nodes of a file to those of its guard: one function an operator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
@@ -24,21 +24,44 @@ def _affine(view: View, linear: Linear, bias: Array | None = None, bias_size: Ar
     value = view.value()
     if isinstance(value, Ends):
         view.give(Line(value, linear, bias, size, view.fact))
-    elif isinstance(value, Line) and isinstance(linear, Weighted) and _is_scaling(value):
-        assert isinstance(value.linear, Weighted)
-        factor, offset = float(value.linear.weights.reshape(-1)[0]), value.bias
-        full = np.broadcast_to(0.0 if offset is None else offset, (1, *view.shape())).astype(np.float64)
-        inner, made, made_size = linear.behind(factor, full, view.walk.graph.opset)
-        view.give(Line(value.source, inner, _sum(made, bias), _sum(made_size, size), view.fact))
-    else:
+        return
+    joint = _behind_scaling(view, value, linear) if isinstance(value, Line) and isinstance(linear, Weighted) else None
+    if joint is None:
         view.give(layers.affine_chain(view.emitter, view.chain(), linear, bias, size, view.fact))
+        return
+    source, inner, made, made_size = joint
+    view.give(Line(source, inner, _sum(made, bias), _sum(made_size, size), view.fact))
 
 
-def _is_scaling(line: Line) -> bool:
-    """Return whether a line is its input times one number, and an offset: as pixels are scaled."""
-    linear = line.linear
-    is_product = isinstance(linear, Weighted) and linear.operator == "Mul" and not line.moves
-    return is_product and isinstance(linear, Weighted) and bool((linear.weights == linear.weights.reshape(-1)[0]).all())
+def _behind_scaling(view: View, line: Line, linear: Weighted) -> tuple[Ends, Weighted, Array, Array] | None:
+    """Return W (s x + t) as a map of x, what it makes of t, and a bound of the terms of that; None if it is no such.
+
+    So pixels are scaled. A Conv that pads s x + t by zeros is one that pads x by -t / s, where that is exact.
+    """
+    scaling, source, offset = line.linear, line.source, np.zeros(1) if line.bias is None else line.bias
+    if not isinstance(scaling, Weighted) or scaling.operator != "Mul" or line.moves or np.unique(offset).size > 1:
+        return None
+    if np.unique(scaling.weights).size > 1 or not scaling.weights.all():
+        return None
+    factor, shift = float(scaling.weights.flat[0]), float(offset.flat[0])
+    if linear.operator == "Conv":
+        edge, pads = -shift / factor, linear.pads
+        is_exact = float(np.float32(edge)) == edge and edge * factor + shift == 0 and abs(edge) <= 1
+        if pads is None or (any(pads) and not is_exact):
+            return None
+        if any(pads):
+            source, linear = _padded(view, source, pads, edge), linear.without_pads()
+    found, sizes = linear.behind(factor, shift), replace(linear, weights=np.abs(linear.weights)).behind(1.0, abs(shift))
+    return None if found is None or sizes is None else (source, *found, sizes[1])
+
+
+def _padded(view: View, source: Ends, pads: Sequence[int], edge: float) -> Ends:
+    half = len(pads) // 2
+    amounts = view.emitter.constant(np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64))
+    number = view.emitter.exactly(edge * 2.0**source.power)
+    lower, upper = (view.emitter.node("Pad", [name, amounts, number]) for name in (source.lower, source.upper))
+    is_positive = source.is_positive and edge >= 0
+    return replace(source, lower=lower, upper=upper, top=max(source.top, abs(edge)), is_positive=is_positive)
 
 
 def _convolution(view: View) -> None:

@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import Float64
 from typing_extensions import override
 
-from abscert_plugin.graph.nodes import Node
-from abscert_plugin.graph.walk import evaluate
 from abscert_plugin.guard.emitter import Emitter
 
 Array = Float64[np.ndarray, "..."]
@@ -89,21 +87,30 @@ class Weighted(Linear):
         found = emitter.copy(self.operator, self.attributes, [source, weights])
         return emitter.node("Add", [found, give(bias)])
 
-    def behind(self, factor: float, offset: Array, opset: int) -> "tuple[Weighted, Array, Array]":
-        """Return the map of factor * x, what the map makes of an offset, and a bound of the absolute terms of that.
+    def behind(self, factor: float, offset: float) -> "tuple[Weighted, Array] | None":
+        """Return the map of factor * x, and what the map makes of the offset, for each of its outputs.
 
-        Args:
-            factor: of all entries.
-            offset: [1, *shape], with all of the map's input.
-            opset: version of ONNX's operators.
+        Where every output is of a whole window, that goes with the outputs by broadcasting; None of other maps.
         """
-        node = Node("", self.operator, "", ("x", "w"), ("y",), self.attributes, frozenset())
-        made, size = (
-            evaluate(node, {"x": values, "w": weights}, opset)["y"]
-            for values, weights in ((offset, self.weights), (np.abs(offset), np.abs(self.weights)))
+        if self.operator == "ConvTranspose" or self.outputs is None:
+            return None
+        axes = tuple(axis for axis in range(self.weights.ndim) if axis != self.outputs)
+        shape = (
+            (1, -1, *(1 for _ in range(self.rank - 2))) if self.operator == "Conv" else (1,) * (self.rank - 1) + (-1,)
         )
+        made = (self.weights.sum(axis=axes) * offset).reshape(shape)
         row_sum = self.row_sum * abs(factor) * (1 + 2.0**-40)
-        return replace(self, weights=self.weights * factor, row_sum=row_sum, stored=None), made, size
+        return replace(self, weights=self.weights * factor, row_sum=row_sum, stored=None), made
+
+    @property
+    def pads(self) -> list[int] | None:
+        """How many zeros a Conv puts around each image; None where its sizes tell."""
+        given = self.attributes.get("pads", [0] * 2 * (self.rank - 2))
+        return None if self.attributes.get("auto_pad", b"NOTSET") != b"NOTSET" else list(given)
+
+    def without_pads(self) -> "Weighted":
+        """Return a Conv of images around which there is something already."""
+        return replace(self, attributes={name: value for name, value in self.attributes.items() if name != "pads"})
 
     @property
     def _place(self) -> int:
