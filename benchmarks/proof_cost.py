@@ -1,10 +1,12 @@
 """What proofs cost beside what decided before them: the same images, in turn in one process.
 
 usage: python benchmarks/proof_cost.py DEPLOY_ONNX [--claim ball] [--radius 0.1] [--data mnist] [--images 500]
-       [--rounds 5]
+       [--rounds 5] [--guard]
 
 ball: intervals of all images, then CROWN-IBP of those that are still open, by auto_LiRPA, in float32 and not rounded
 outward; against the same two by proofs. Attacks and the search are left out: they are the same.
+With --guard: the logits of all images and intervals of their balls, by onnxruntime and auto_LiRPA; against running the
+file's guard, which answers both.
 cell: images decided for this runtime alone; against the same for any order of the sums.
 """
 
@@ -28,6 +30,7 @@ from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.front import Reach
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
 from abscert_plugin.verification.cell import CellDecider, open_cells
+from abscert_plugin.verification.guarding import GuardRun
 from abscert_plugin.verification.proving import Prover
 
 AT_ONCE = 100
@@ -70,6 +73,21 @@ def ball_ways(artifact: Artifact, data: DataSet, radius: str) -> Mapping[str, Wa
     }
 
 
+def guard_ways(artifact: Artifact, data: DataSet, radius: str) -> Mapping[str, Way]:
+    white_box, ball = open_white_box(artifact), Ball(Radius.parse(radius))
+    guard, batches = GuardRun(artifact, ball), [(data.pixels(one.images), one.labels) for one in data.batches(AT_ONCE)]
+
+    def before() -> int:
+        count = 0
+        for images, labels in batches:
+            is_right = artifact.run_images(images).argmax(axis=1) == labels
+            bounds = in_float32(white_box, artifact.front.reach(ball, images), labels, BoundMethod.IBP)
+            count += int((is_right & (bounds > 0)).sum())
+        return count
+
+    return {"before": before, "proofs": lambda: sum(int((guard.margins(*one) > 0).sum()) for one in batches)}
+
+
 def cell_ways(artifact: Artifact, data: DataSet) -> Mapping[str, Way]:
     batches = [(data.pixels(batch.images), batch.labels, batch.index) for batch in data.batches(CELLS_AT_ONCE)]
 
@@ -91,13 +109,15 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--guard", action="store_true")
     options = parser.parse_args()
 
     keep_freed_memory()
     is_ball = options.claim == Claim.BALL
     artifact = Artifact.open(options.model, Provider.CPU)
     data = load_data(options.data, Split.TEST, options.data_dir).first(options.images)
-    ways = ball_ways(artifact, data, options.radius) if is_ball else cell_ways(artifact, data)
+    of_balls = guard_ways if options.guard else ball_ways
+    ways = of_balls(artifact, data, options.radius) if is_ball else cell_ways(artifact, data)
     counts = {name: way() for name, way in ways.items()}  # and what is made once is made
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.rounds):

@@ -51,7 +51,9 @@ def _behind_scaling(view: View, line: Line, linear: Weighted) -> tuple[Ends, Wei
             return None
         if any(pads):
             source, linear = _padded(view, source, pads, edge), linear.without_pads()
-    found, sizes = linear.behind(factor, shift), replace(linear, weights=np.abs(linear.weights)).behind(1.0, abs(shift))
+    # terms of the offset may cancel, and were rounded before they did
+    size = abs(shift) if line.bias_size is None else float(line.bias_size.max())
+    found, sizes = linear.behind(factor, shift), replace(linear, weights=np.abs(linear.weights)).behind(1.0, size)
     return None if found is None or sizes is None else (source, *found, sizes[1])
 
 
