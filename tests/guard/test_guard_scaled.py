@@ -1,0 +1,75 @@
+"""Pixels that are scaled by single numbers before the first layer, which a guard makes part of that layer."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from guard_oracle import WrittenGuard, escaped, excess
+from soundness_trials.drafts import Draft, graph_of
+from soundness_trials.evaluation import Evaluation, Way
+
+from abscert_plugin.guard import affine_rules
+
+SHAPE = (1, 4, 4)
+CLASSES = 3
+
+
+def scaled(chance: np.random.Generator, is_flat: bool) -> tuple[Draft, str]:
+    """Return a net of one layer behind steps of scaling, some of which cancel."""
+    draft, value = Draft(), "x"
+    for _ in range(int(chance.integers(1, 4))):
+        kind = str(chance.choice(["Mul", "Add", "Sub", "detour"]))
+        number = float(
+            np.float32(chance.choice([2.0, 0.5, -1.0, 1.0, 3.0, 1e-3]) if kind == "Mul" else chance.normal())
+        )
+        if kind == "detour":
+            large = draft.constant([2.0 ** int(chance.integers(0, 20))])
+            value = draft.node("Sub", draft.node("Add", value, large), large)
+        else:
+            value = draft.node(kind, value, draft.constant([number]))
+    if is_flat:
+        value = draft.dense(draft.node("Flatten", value), chance.normal(size=(16, 6)), chance.normal(size=6))
+    else:
+        weight, bias = draft.constant(chance.normal(size=(2, 1, 3, 3))), draft.constant(chance.normal(size=2))
+        pads = [int(pad) for pad in chance.integers(0, 2, 4)]
+        value = draft.node("Flatten", draft.relu(draft.node("Conv", value, weight, bias, pads=pads)))
+        width = 2 * (4 + pads[0] + pads[2] - 2) * (4 + pads[1] + pads[3] - 2)
+        return draft, draft.dense(value, chance.normal(size=(width, CLASSES)), chance.normal(size=CLASSES))
+    return draft, draft.dense(draft.relu(value), chance.normal(size=(6, CLASSES)), chance.normal(size=CLASSES))
+
+
+def tried(seed: int) -> tuple[list[str], float]:
+    chance = np.random.default_rng(seed)
+    draft, logits = scaled(chance, bool(seed % 2))
+    graph = graph_of(draft.model("x", SHAPE, logits, CLASSES))
+    center, radius = chance.random((3, *SHAPE), dtype=np.float32), np.float32(chance.choice([0, 1e-6, 0.05]))
+    low, high = np.clip(center - radius, 0, 1), np.clip(center + radius, 0, 1)
+    guard = WrittenGuard(graph, SHAPE, CLASSES, low, high)
+    share = chance.integers(0, 2, (3, 8, *SHAPE)).astype(np.float32)
+    points = np.where(share > 0, high[:, None], low[:, None]).astype(np.float32)
+    files = [Evaluation(graph, Way(chance)).run("x", points.reshape(-1, *SHAPE)) for _ in range(3)]
+    seen = [*guard.by_runtimes(), guard.by_chance(Way(chance))]
+    outside = [name for one in seen for values in files for name in escaped(one, values, len(low))]
+    sizes = (3, 8, CLASSES)
+    return outside, max(excess(one, values["logits"].reshape(sizes)) for one in seen for values in files)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_lies_outside_the_ends_of_scaled_pixels(seed: int) -> None:
+    outside, worst = tried(seed)
+    assert outside == []
+    assert worst <= 0
+
+
+def test_terms_that_cancel_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(*given: Any) -> Any:
+        view, line, linear = given
+        value = line.bias
+        size = None if value is None else abs(value)
+        return kept(view, replace(line, bias_size=size), linear)
+
+    kept = affine_rules._behind_scaling
+    monkeypatch.setattr(affine_rules, "_behind_scaling", forgetful)
+    found = [tried(seed) for seed in range(40)]
+    assert any(outside or worst > 0 for outside, worst in found)
