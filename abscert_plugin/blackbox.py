@@ -100,6 +100,11 @@ class BlackBox:
         self._output = output_name([value.name for value in outputs])
 
     @property
+    def is_on_cpu(self) -> bool:
+        """Whether onnxruntime's CPU provider runs it."""
+        return (self.provider,) == _PROVIDERS[Provider.CPU]
+
+    @property
     def input_name(self) -> str:
         """Name of the one input."""
         return str(self._input.name)

@@ -55,6 +55,10 @@ class Front(Protocol):
         """Return images on which runs of the file are compared."""
         ...
 
+    def everything(self, image_shape: tuple[int, int, int]) -> tuple[Points, Points]:
+        """Return the points between which those of all images lie, a batch of one each."""
+        ...
+
     def images(self, points: Points) -> Images:
         """Return an image of each point."""
         ...
@@ -186,6 +190,11 @@ class Cells:
         cells = np.random.default_rng(0).integers(0, self.grid.cells, (_probes(image_shape), *image_shape))
         return self.images(cells.astype(self.grid.index_type))
 
+    def everything(self, image_shape: tuple[int, int, int]) -> tuple[Points, Points]:
+        """Return the lowest and the highest cell of every pixel."""
+        shape, kind = (1, *image_shape), self.grid.index_type
+        return np.zeros(shape, kind), np.full(shape, self.grid.cells - 1, kind)
+
     def images(self, points: Points) -> Images:
         """Return the image of the cells' lower edges, which lie in them."""
         return self.grid.edges[:-1][points]
@@ -279,6 +288,11 @@ class Pixels:
     def probes(self, image_shape: tuple[int, int, int]) -> Images:
         """Return random images."""
         return np.random.default_rng(0).random((_probes(image_shape), *image_shape), dtype=np.float32)
+
+    def everything(self, image_shape: tuple[int, int, int]) -> tuple[Points, Points]:
+        """Return the images of the least and the greatest pixels."""
+        shape = (1, *image_shape)
+        return np.zeros(shape, np.float32), np.ones(shape, np.float32)
 
     def images(self, points: Points) -> Images:
         """Return the points, which are images."""

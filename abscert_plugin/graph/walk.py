@@ -65,8 +65,8 @@ ON_CONSTANTS: Final = (
 )
 """Operators that are computed where all that they read is constant."""
 
-# What layers, arithmetic and constants of a broken graph may raise.
-_BROKEN: Final = (IndexError, KeyError, MemoryError, NotImplementedError, RuntimeError, TypeError, ValueError)
+BROKEN: Final = (IndexError, KeyError, MemoryError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What layers, arithmetic and constants of a broken graph may raise."""
 
 
 ONLY_SHAPES: Final = "expected the batch size to be used in shapes only"
@@ -133,7 +133,7 @@ class Walk(ABC):
                 self._take(node)
             except UnsupportedNodeError as error:
                 raise UnsupportedModelError(f"{refusal}: {node}: {error}") from error
-            except _BROKEN as error:
+            except BROKEN as error:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise UnsupportedModelError(f"{refusal}: {node}: {reason}") from error
         if self.shape_of(self.graph.output) != (classes,):

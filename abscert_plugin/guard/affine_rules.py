@@ -18,16 +18,18 @@ from abscert_plugin.guard.walk import View
 _TRAINED: Final = 2.0**-40  # of weights that float64 made of others
 
 
-def _affine(view: View, linear: Linear, bias: Array | None = None, bias_size: Array | None = None) -> None:
-    """Give W x + b."""
+def _affine(
+    view: View, linear: Linear, bias: Array | None = None, bias_size: Array | None = None, place: int = 0
+) -> None:
+    """Give W x + b of what the node reads at a place."""
     size = np.abs(bias) if bias is not None and bias_size is None else bias_size
-    value = view.value()
+    value = view.value(place)
     if isinstance(value, Ends):
         view.give(Line(value, linear, bias, size, view.fact))
         return
     joint = _behind_scaling(view, value, linear) if isinstance(value, Line) and isinstance(linear, Weighted) else None
     if joint is None:
-        view.give(layers.affine_chain(view.emitter, view.chain(), linear, bias, size, view.fact))
+        view.give(layers.affine_chain(view.emitter, view.chain(place), linear, bias, size, view.fact))
         return
     source, inner, made, made_size = joint
     view.give(Line(source, inner, _sum(made, bias), _sum(made_size, size), view.fact))
@@ -170,11 +172,7 @@ def _scaled(view: View, factor: Array, offset: Array | None = None, size: Array 
     need(factor.ndim <= len(view.shape_after) + 1, "expected a factor that goes with the value")
     top = float(np.abs(factor).max())
     linear = Weighted("Mul", {}, factor, 1, top, None, len(view.shape_after) + 1, None)
-    if isinstance(value, Ends):
-        view.give(Line(value, linear, offset, size, view.fact))
-    else:
-        chain = view.chain(place)
-        view.give(layers.affine_chain(view.emitter, chain, linear, offset, size, view.fact))
+    _affine(view, linear, offset, size, place)
 
 
 def _add(sign: int) -> Callable[[View], None]:

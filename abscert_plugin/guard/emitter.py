@@ -39,11 +39,11 @@ class Emitter:
         """Return a name that nothing has."""
         return f"{self._prefix}{about}_{len(self.nodes)}"
 
-    def node(self, operator: str, inputs: Sequence[str], outputs: int = 1, **attributes: Any) -> str:
-        """Append a node and return the name of the first tensor that it gives."""
-        names = [self.name(operator) + (f"_{place}" if place else "") for place in range(outputs)]
-        self.nodes.append(helper.make_node(operator, list(inputs), names, names[0], **attributes))
-        return names[0]
+    def node(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Append a node and return the name of the tensor that it gives."""
+        name = self.name(operator)
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name, **attributes))
+        return name
 
     def copy(self, operator: str, attributes: Mapping[str, Any], inputs: Sequence[str]) -> str:
         """Append a node of the file once more, on other tensors."""

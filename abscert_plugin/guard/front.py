@@ -1,7 +1,6 @@
 """The ball of a guard, made in its own graph: ends of what the network reads for every image of the ball."""
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -35,11 +34,11 @@ def ball_ends(emitter: Emitter, artifact: Artifact, balls: Sequence[Ball]) -> En
         parts = [_cell_ends(emitter, image, front, artifact.metadata.image_shape[0], ball) for ball in balls]
         top, is_positive = 1.0, False
     elif front.preprocessing is None:
-        parts = [_pixel_ends(emitter, image, ball.radius.pixel) for ball in balls]
+        parts = [_pixel_ends(emitter, image, ball.radius.outward) for ball in balls]
         top, is_positive = 1.0, True
     else:
         least, most = _range(front.preprocessing)
-        parts = [_fed_ends(emitter, image, front.preprocessing, ball.radius.pixel) for ball in balls]
+        parts = [_fed_ends(emitter, image, front.preprocessing, ball.radius.outward) for ball in balls]
         top, is_positive = float(np.maximum(abs(least), abs(most)).max()), False
     lower, upper = zip(*parts, strict=True)
     if len(balls) == 1:
@@ -135,15 +134,15 @@ def _searched(emitter: Emitter, image: str, edges: np.ndarray, opening: np.ndarr
     return [emitter.node("Gather", [emitter.constant(side), cell], axis=0) for side in (edges[:-1], edges[1:])]
 
 
-def _pixel_ends(emitter: Emitter, image: str, radius: Fraction) -> tuple[str, str]:
+def _pixel_ends(emitter: Emitter, image: str, radius: float) -> tuple[str, str]:
     """Write x - r and x + r, cut to [0, 1]: the radius is larger by what a difference of two pixels is rounded by."""
-    change = emitter.number(_above(radius) + _DELTA)
+    change = emitter.number(radius + _DELTA)
     zero, one = emitter.exactly(0.0), emitter.exactly(1.0)
     lower = emitter.node("Max", [emitter.node("Sub", [image, change]), zero])
     return lower, emitter.node("Min", [emitter.node("Add", [image, change]), one])
 
 
-def _fed_ends(emitter: Emitter, image: str, way: Preprocessing, radius: Fraction) -> tuple[str, str]:
+def _fed_ends(emitter: Emitter, image: str, way: Preprocessing, radius: float) -> tuple[str, str]:
     """Write ends of what a file of others is fed for the images of a ball, whatever preprocessing made its input.
 
     What is fed for a pixel lies between two ends for 0 and two for 1. The scale is a line, so what is fed for pixels
@@ -156,7 +155,7 @@ def _fed_ends(emitter: Emitter, image: str, way: Preprocessing, radius: Fraction
     )
     rounding = (inner_least - least) + (most - inner_most)
     size = np.maximum(abs(least), abs(most)).astype(np.float64)
-    change = emitter.above(_above(radius) * (most.astype(np.float64) - least) + 2 * rounding + _SPARE * size)
+    change = emitter.above(radius * (most.astype(np.float64) - least) + 2 * rounding + _SPARE * size)
     lower = emitter.node("Max", [emitter.node("Sub", [image, change]), emitter.constant(least)])
     return lower, emitter.node("Min", [emitter.node("Add", [image, change]), emitter.constant(most)])
 
@@ -171,8 +170,3 @@ def _range(way: Preprocessing) -> tuple[Float32[np.ndarray, "one *input"], Float
         raise UnsupportedModelError(f"expected a classifier that reads float32, got {way.element}: it has no guard yet")
     zeros = np.zeros((1, *way.image_shape), np.float32)
     return way.ends(zeros, zeros + 1)
-
-
-def _above(radius: Fraction) -> float:
-    nearest = float(radius)
-    return nearest if Fraction(nearest) >= radius else float(np.nextafter(nearest, np.inf))

@@ -19,7 +19,6 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.tails import kept_margins
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
-from abscert_plugin.front import Cells
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.graph.walk import UnsupportedNodeError
@@ -148,13 +147,8 @@ def _needed(tail: Tail, classes: int) -> float:
 
 def _facts(proof: Proof, artifact: Artifact) -> Mapping[str, Fact]:
     """Return what is known of each tensor for all images at once."""
-    shape = (1, *artifact.metadata.image_shape)
-    if isinstance(artifact.front, Cells):
-        kind = artifact.front.grid.index_type
-        ends = np.zeros(shape, kind), np.full(shape, artifact.front.grid.cells - 1, kind)
-    else:
-        ends = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-    lower, upper = (torch.from_numpy(end) for end in artifact.front.held_ends(*ends))
+    ends = artifact.front.held_ends(*artifact.front.everything(artifact.metadata.image_shape))
+    lower, upper = map(torch.from_numpy, ends)
     return {name: Fact.of(value) for name, value in proof.intervals(lower, upper).items()}
 
 

@@ -7,7 +7,6 @@ put in front of all of them (`graph/lift.py`).
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 import onnx
@@ -18,9 +17,7 @@ from abscert_plugin.bounds.proof.constants import exact
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.graph.lift import lifted
 from abscert_plugin.graph.nodes import Graph, Node
-from abscert_plugin.graph.walk import ON_CONSTANTS, UnsupportedNodeError
-
-_BROKEN: Final = (IndexError, KeyError, MemoryError, NotImplementedError, RuntimeError, TypeError, ValueError)
+from abscert_plugin.graph.walk import BROKEN, ON_CONSTANTS, UnsupportedNodeError
 
 
 def alone(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> Graph:
@@ -39,7 +36,7 @@ def alone(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> Graph
     shapes = _shapes(graph, model, (1, *shape))
     try:
         return lifted(_folded(graph, shapes), shapes)
-    except _BROKEN as error:  # at nodes that are not as ONNX defines them
+    except BROKEN as error:  # at nodes that are not as ONNX defines them
         raise UnsupportedModelError(" ".join(str(error).split())[:200] or type(error).__name__) from error
 
 

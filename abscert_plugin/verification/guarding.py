@@ -4,12 +4,13 @@ import logging
 from typing import Final, final
 
 import numpy as np
+from google.protobuf.message import EncodeError
 from jaxtyping import Float64, Int64
 
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider, Runner
-from abscert_plugin.errors import AbscertError
+from abscert_plugin.errors import AbscertError, UnsupportedModelError
 from abscert_plugin.front import Images
 from abscert_plugin.guard import guarded
 from abscert_plugin.guard.guarded import CERTIFIED, LABEL, MARGIN
@@ -37,9 +38,11 @@ class GuardRun:
 
     def __init__(self, artifact: Artifact, ball: Ball) -> None:
         made = guarded(artifact, [ball])
-        on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
-        model = made.model.SerializeToString()
-        self._runner = Runner(model, provider=Provider.CPU if on_cpu else Provider.CUDA)
+        try:
+            model = made.model.SerializeToString()
+        except (EncodeError, ValueError) as error:  # which of them depends on protobuf's implementation
+            raise UnsupportedModelError("its guard would pass 2 GiB, protobuf's limit") from error
+        self._runner = Runner(model, provider=Provider.CPU if artifact.classifier.is_on_cpu else Provider.CUDA)
         self._front = artifact.front
 
     def margins(self, images: Images, labels: Int64[np.ndarray, "batch"]) -> Float64[np.ndarray, "batch"]:
@@ -68,8 +71,7 @@ def guard_run(artifact: Artifact, ball: Ball, count: int) -> GuardRun | None:
         ball: radius and kind of images.
         count: how many images there are to be.
     """
-    on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
-    if (on_cpu and count < FEWEST) or ball.radius.pixel == 0:
+    if (artifact.classifier.is_on_cpu and count < FEWEST) or ball.radius.pixel == 0:
         return None
     try:
         return GuardRun(artifact, ball)

@@ -67,7 +67,7 @@ class Prover:
         if classes < 2:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
         self._front, self._image_shape = front, shape
-        self._is_on_cpu = artifact.classifier.provider == "CPUExecutionProvider"
+        self._is_on_cpu = artifact.classifier.is_on_cpu
         graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
         cut = without_tail(graph)
         self.tail = None if cut is None else cut.tail
@@ -142,13 +142,7 @@ class Prover:
         """How far the margins of two evaluations may be apart at any point; infinite where none was run on the CPU."""
         if not self._is_on_cpu or self.tail is not None:
             return math.inf
-        shape = (1, *self._image_shape)
-        if isinstance(self._front, Cells):
-            kind = self._front.grid.index_type
-            ends: tuple[Points, Points] = np.zeros(shape, kind), np.full(shape, self._front.grid.cells - 1, kind)
-        else:
-            ends = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-        return self._proof.apart(*self._ends(*ends))
+        return self._proof.apart(*self._ends(*self._front.everything(self._image_shape)))
 
     def _at_once(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
         if self.tail in BY_PLACE:

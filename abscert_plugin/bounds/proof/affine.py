@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.descent import Descent, Step, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure, clipped, largest, spread
 from abscert_plugin.bounds.proof.maps import LinearMap
 
@@ -18,7 +18,7 @@ _FEW = 16  # roundings of our own that an affine step has beyond its sum
 
 @final
 @dataclass(frozen=True, slots=True)
-class Affine(Step):
+class Affine(Unary):
     """W x + b, where W and b are constants.
 
     Args:
@@ -40,11 +40,6 @@ class Affine(Step):
     underflows: float = 0.0
     kind: arithmetic.Format = arithmetic.SINGLE
     subnormal: float = 0.0
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
@@ -155,7 +150,7 @@ class Affine(Step):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Shift(Step):
+class Shift(Unary):
     """sign * x + b, entry by entry, with a constant b or none."""
 
     output: str
@@ -163,11 +158,6 @@ class Shift(Step):
     sign: int
     bias: Enclosure | None
     kind: arithmetic.Format = arithmetic.SINGLE
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:

@@ -7,6 +7,7 @@ from typing import ClassVar, final
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.enclosure import Enclosure
@@ -36,6 +37,17 @@ class Step(ABC):
     @abstractmethod
     def backward(self, rows: Tensor, descent: "Descent") -> None:
         """Hand rows over its output, [batch, row, *shape], on to its inputs, and take off what may be lost."""
+
+
+class Unary(Step):
+    """A node that reads one value alone that depends on the network's input."""
+
+    input: str
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.input,)
 
 
 Slopes = Mapping[str, Tensor]

@@ -6,7 +6,7 @@ ideal value, and roundings are counted as those of any sum are. Rows over it go 
 least the smallest of rows @ leaf that it can reach, so what the classes of one leaf have in common is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.activations import Interval, flushed
-from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.descent import Descent, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure, clipped, largest
 
 _FEW: Final = 8
@@ -84,7 +84,7 @@ class Forest:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Trees(Step):
+class Trees(Unary):
     """What a forest gives for features.
 
     It reads ends alone and hands no rows on, so that a bound that stops at held values can still go through it.
@@ -99,11 +99,6 @@ class Trees(Step):
     output: str
     input: str
     forest: Forest
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.descent import Descent, Step, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import pulled_back
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Move(Step):
+class Move(Unary):
     """Entries in other places, some left out or repeated, and zeros: a linear map of zeros and ones, a one in a row.
 
     Args:
@@ -27,11 +27,6 @@ class Move(Step):
     output: str
     input: str
     move: Callable[[Tensor], Tensor]
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:

@@ -1,6 +1,6 @@
 """Nonlinear nodes, whose outputs a runtime has to hold: a chain ends at what they read and a new one begins."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -10,13 +10,13 @@ from typing_extensions import override
 
 from abscert_plugin.bounds.proof.activations import Function, flushed
 from abscert_plugin.bounds.proof.arithmetic import SINGLE, Format
-from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.descent import Descent, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Activation(Step):
+class Activation(Unary):
     """A function of each entry."""
 
     is_curved: ClassVar[bool] = True
@@ -26,11 +26,6 @@ class Activation(Step):
     input: str
     function: Function
     kind: Format = SINGLE
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
@@ -64,7 +59,7 @@ class Activation(Step):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Hold(Step):
+class Hold(Unary):
     """A value as it is, which a node behind it reads as one tensor: a new chain begins."""
 
     is_curved: ClassVar[bool] = True
@@ -72,11 +67,6 @@ class Hold(Step):
     reads_ends: ClassVar[bool] = True
     output: str
     input: str
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
@@ -90,7 +80,7 @@ class Hold(Step):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Largest(Step):
+class Largest(Unary):
     """The largest of the entries of each window; padding never wins.
 
     Args:
@@ -106,11 +96,6 @@ class Largest(Step):
     input: str
     pool: Callable[[Tensor], Tensor]
     kind: Format = SINGLE
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:

@@ -6,7 +6,7 @@ overflows: exp(x - m) is off by a share of u |x - m| through its argument and by
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.activations import Interval
-from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.descent import Descent, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.functions import EXP_ERROR, EXP_LIMIT, LOG_ERROR
 from abscert_plugin.bounds.proof.pairs import Ranged
@@ -40,7 +40,7 @@ def softmax(axes: list[int]) -> Callable[[Interval], Interval]:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Softmax(Step):
+class Softmax(Unary):
     """Shares of exponentials along axes.
 
     Along a line the second derivative of a share p is p ((d - e)^2 - v), where d is the entry's own move, and e and v
@@ -59,11 +59,6 @@ class Softmax(Step):
     output: str
     input: str
     axes: tuple[int, ...]
-
-    @property
-    @override
-    def inputs(self) -> Sequence[str]:
-        return (self.input,)
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
