@@ -30,9 +30,14 @@ Rate = Annotated[float | None, typer.Option("--learning-rate", help="Rate at its
 Patience = Annotated[
     int | None, typer.Option("--patience", help="End after so many epochs without a lower loss; 0: never.")
 ]
-AugmentationName = Annotated[str | None, typer.Option("--augmentation", help="none or cifar.  [default: by data set]")]
+AugmentationName = Annotated[
+    str | None, typer.Option("--augmentation", help="none, cifar or shift.  [default: by data set]")
+]
 Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.")]
 GradientClip = Annotated[float | None, typer.Option("--gradient-clip", help="Greatest norm of a step's gradient.")]
+Average = Annotated[
+    float, typer.Option("--average", help="Keep a moving average of the weights, such as 0.999.  [default: none]")
+]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
 
 
@@ -69,6 +74,7 @@ def train(  # one parameter per option
     augmentation: AugmentationName = None,
     precision: PrecisionName = "auto",
     gradient_clip: GradientClip = None,
+    average: Average = 0.0,
     seed: options.Seed = 0,
     device: Device = options.DeviceName.AUTO,
     resume: options.Resume = False,
@@ -99,6 +105,7 @@ def train(  # one parameter per option
         "augmentation": augmentation,
         "precision": precision,
         "gradient_clip": entry.gradient_clip if gradient_clip is None else gradient_clip,
+        "average": average,
         "seed": seed,
     }
     grid = method_options.training_grid(how, method, cells, granularity)
