@@ -40,6 +40,9 @@ def guard(  # one parameter per option
     ],
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
+    bound: Annotated[
+        str, typer.Option("--bound", help="What certifies: ibp, or crown-ibp, which certifies more and takes longer.")
+    ] = "ibp",
     largest: Annotated[
         bool,
         typer.Option(
@@ -65,6 +68,7 @@ def guard(  # one parameter per option
     from abscert_plugin.artifact.foreign import open_classifier
     from abscert_plugin.ball import Ball
     from abscert_plugin.blackbox import Provider
+    from abscert_plugin.bounds.bounder import BoundMethod
     from abscert_plugin.choices import member
     from abscert_plugin.claim import Inputs, Radius
     from abscert_plugin.guard.write import write_guard
@@ -77,7 +81,7 @@ def guard(  # one parameter per option
     balls = [Ball(Radius.parse(text, radius_scale), kind) for text in radius]
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
     artifact = open_classifier(model, Provider.CPU, opening)
-    write_guard(artifact, balls, out, largest)
+    write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
     size = out.stat().st_size / model.stat().st_size
     if json:
         print_json({"guard": str(out), "radii": [str(ball.radius.given) for ball in balls], "size_ratio": size})
