@@ -1,7 +1,7 @@
 """Sound training for a ball: a loss on the image itself, mixed with one over all that the network sees of the ball."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, final, runtime_checkable
 
@@ -23,6 +23,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
+from abscert_plugin.training.options import NOT_NEGATIVE, POSITIVE, UNIT
 from abscert_plugin.training.schedule import Ramp
 
 if TYPE_CHECKING:
@@ -78,17 +79,17 @@ class RobustConfig:
     Args:
         radius: the ball to train for.
         loss: how the loss over the ball is made.
-        share: weight of the interval loss (MTL-IBP's alpha), or size of the small box (SABR's lambda), 0 to 1.
+        share: weight of the interval loss (MTL-IBP's alpha), or size of the small box (SABR's lambda).
         natural_start: weight of the cross-entropy on the image itself when the radius begins to rise (before, it is 1).
-        natural_end: its weight at the end, 0 to 1.
+        natural_end: the weight of the cross-entropy on the image itself at the end.
         start: share of the epochs before the radius rises from 0.
-        ramp: share of the epochs in which it rises to `radius`.
+        ramp: share of the epochs in which it rises to the whole.
         regulariser: weight of the warm-up regulariser of Shi et al. 2021 while the radius rises.
         attack_steps: gradient steps to find adversarial inputs.
         bounds: the bounds that the loss is made of.
-        bounds_end: weight of the CROWN-IBP bounds at the end (CROWN-IBP's beta, which begins with 1), 0 to 1.
-        loss_fusion: whether the linear bound is one of the whole cross-entropy (`loss_fusion.py`).
-        smooth: whether the radius begins to rise slowly (`Ramp`).
+        bounds_end: weight of the CROWN-IBP bounds at the end (CROWN-IBP's beta, which begins with 1).
+        loss_fusion: whether the linear bound is one of the whole cross-entropy.
+        smooth: whether the radius begins to rise slowly.
         initialisation: how the first weights are drawn.
         interval_batch: share of each batch that the interval bounds are computed of, above 0 and at most 1: they cost
             two passes and back, and where their weight is small a part of the batch tells enough (MTL-IBP alone).
@@ -100,15 +101,15 @@ class RobustConfig:
 
     radius: Radius
     loss: RobustLoss = RobustLoss.INTERVAL
-    share: float = 0.5
-    natural_start: float = 1.0
-    natural_end: float = 0.0
-    start: float = 0.02
-    ramp: float = 0.5
-    regulariser: float = 0.5
-    attack_steps: int = 3
+    share: float = field(default=0.5, metadata=UNIT)
+    natural_start: float = field(default=1.0, metadata=UNIT)
+    natural_end: float = field(default=0.0, metadata=UNIT)
+    start: float = field(default=0.02, metadata=UNIT)
+    ramp: float = field(default=0.5, metadata=UNIT)
+    regulariser: float = field(default=0.5, metadata=NOT_NEGATIVE)
+    attack_steps: int = field(default=3, metadata=POSITIVE)
     bounds: BoundKind = BoundKind.INTERVAL
-    bounds_end: float = 0.0
+    bounds_end: float = field(default=0.0, metadata=UNIT)
     loss_fusion: bool = False
     smooth: bool = False
     initialisation: Initialisation = Initialisation.XAVIER
