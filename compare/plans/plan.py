@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import msgspec
 
@@ -13,6 +13,8 @@ from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import read_text
 from compare.plans.planned_run import Options, Run
+
+_HERE: Final = __name__.rpartition(".")[0]  # a wheel has this package below ours
 
 
 @final
@@ -92,7 +94,7 @@ def read_plan(name: str) -> Plan:
         ConfigError: if it is not there, not TOML, or has an unknown key or a value of another type.
     """
     path = Path(name)
-    shipped = files("compare").joinpath("plans", f"{name}.toml")
+    shipped = files(_HERE).joinpath(f"{name}.toml")
     try:
         text = read_text(path) if path.suffix == ".toml" else shipped.read_text(encoding="utf-8")
     except (OSError, RecordError) as error:
@@ -106,8 +108,8 @@ def read_plan(name: str) -> Plan:
 
 def shipped_plans() -> Sequence[str]:
     """Return the names of the plans that are shipped."""
-    folder = files("compare").joinpath("plans")
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    entries = files(_HERE).iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
 
 
 def _expanded(part: RunGrid, protocol: str) -> list[Run]:
