@@ -54,10 +54,7 @@ def write_whole(
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = _usual_mode(part)
         fill(part)
-        if part.stat().st_mode != mode:  # safetensors writes for the owner alone
-            part.chmod(mode)
         publish(part, path)
     except BaseException as fault:
         with suppress(OSError):
@@ -65,14 +62,6 @@ def write_whole(
         if isinstance(fault, OSError):
             raise error(f"cannot write {path}: {fault.strerror or fault}; {advice}") from fault
         raise
-
-
-def _usual_mode(part: Path) -> int:
-    """Return the mode that a file gets from this process where nothing else is asked for; it is there then, empty."""
-    if part.exists():  # what a killed process left may have another
-        part.unlink()
-    part.touch()
-    return part.stat().st_mode
 
 
 def publish(part: Path, path: Path) -> None:

@@ -232,17 +232,3 @@ def test_a_pipe_is_no_file(tmp_path: Path, read: Callable[[Path], object]) -> No
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises((RecordError, OSError), match="not a regular file"):
         read(tmp_path / "pipe")
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o027])
-def test_a_file_has_the_mode_of_the_process_whatever_writes_it(tmp_path: Path, umask: int) -> None:
-    def fill(part: Path) -> None:
-        part.unlink()
-        os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
-
-    former = os.umask(umask)
-    try:
-        write_whole(tmp_path / "weights.safetensors", fill)
-    finally:
-        os.umask(former)
-    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
