@@ -42,7 +42,7 @@ FLOORS: Final = (
     ("artifact",),
     ("reading",),
     ("bounds",),
-    ("guard", "lirpa"),
+    ("guards", "lirpa"),
     ("training",),
     ("verification", "query"),
     ("report",),
