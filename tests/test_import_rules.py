@@ -46,6 +46,7 @@ FLOORS: Final = (
     ("training",),
     ("verification", "query"),
     ("report",),
+    ("api",),
     ("cli",),
 )
 FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
