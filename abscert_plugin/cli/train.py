@@ -1,20 +1,19 @@
 """`abscert train` and `abscert tune`."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli import options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import ProgressObserver, progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
@@ -183,45 +182,6 @@ def tune(
         return
     OUT.print(tuning_table(tuned))
     OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
-
-
-@final
-class ProgressObserver:
-    """Shows a training as a progress bar: loss, validation error, images a second, time left.
-
-    Args:
-        bar: where.
-        title: of the training.
-        claim: what the validation error is of, with its radius.
-    """
-
-    def __init__(self, bar: Progress, title: str, claim: str = "cell") -> None:
-        self._bar = bar
-        self._claim = claim
-        self._title = title
-        self._task: TaskID | None = None
-        self._loss = self._error = ""
-
-    def on_start(self, total_steps: int, steps_done: int) -> None:
-        """Show the bar."""
-        self._task = self._bar.add_task(self._title, total=total_steps, completed=steps_done, note="")
-
-    def on_step(self, images: int, loss: float | None) -> None:  # noqa: ARG002 - steps are counted, not images
-        """Advance the bar."""
-        if self._task is None:
-            return
-        if loss is not None:
-            self._loss = f"loss {loss:.4f}"
-        self._bar.update(self._task, advance=1, note=f"{self._loss} {self._error}")
-
-    def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Print the epoch's row above the bar."""
-        self._error = f"validation error ({self._claim}) {row['validation_error']:.2%}"
-        LOG.print(
-            f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  {self._error}  {row['images_per_second']:,.0f} images/s",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def claimed(method: "Method") -> str:

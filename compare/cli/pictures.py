@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from abscert_plugin.cli import options
-from abscert_plugin.cli.console import LOG, OUT, print_json, progress_bar
+from abscert_plugin.cli.console import LOG, OUT, print_json
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from compare.cli.paths import DEFAULT_RESULTS, Results, write_text
 
