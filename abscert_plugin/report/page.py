@@ -22,6 +22,7 @@ from abscert_plugin.report.bars import class_chart
 from abscert_plugin.report.changes import COLOURS
 from abscert_plugin.report.counterexamples import Replay, Shown, Sources, shown_images
 from abscert_plugin.report.gallery import take_images
+from abscert_plugin.report.phi_pictures import STRADDLE_COLOURS, PhiItem, phi_items
 from abscert_plugin.report.steps import decided_by
 from abscert_plugin.report.templates import environment
 from abscert_plugin.verification.summary import summarise
@@ -141,7 +142,8 @@ def render_page(content: PageContent) -> str:
         claim=figures.claim_text(first),
         inputs=figures.narrower_inputs(first),
         steps=decided_by(content.records),
-        colours={name: "#" + bytes(colour).hex() for name, colour in COLOURS.items()},
+        colours={name: "#" + bytes(colour).hex() for name, colour in (COLOURS | STRADDLE_COLOURS).items()},
+        seen=_seen(content, gallery.missing),
         radius=figures.radius_text(first),
         names=[name for name in (_text(content.run.data, "name"), _text(content.run.model, "path")) if name],
         notices=_notices(content),
@@ -258,6 +260,13 @@ def _gallery(content: PageContent) -> Gallery:
     items = tuple(_item(record, found.get(record.index, Shown()), content.class_names) for record in shown)
     classes = tuple(sorted({(item.record.label, item.label) for item in items}))
     return Gallery(items, classes, len(failing), missing)
+
+
+def _seen(content: PageContent, missing: str) -> tuple[PhiItem, ...]:
+    """Return a few images as phi shows them to the network; none where there is no phi or no image."""
+    if missing or content.grid is None or content.data is None:
+        return ()
+    return phi_items(content.run, content.records, content.data, content.grid, content.class_names)
 
 
 def _item(record: Record, shown: Shown, names: Sequence[str] | None) -> GalleryItem:
