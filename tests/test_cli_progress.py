@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from abscert_plugin.cli import progress
-from abscert_plugin.cli.progress import ProgressObserver, duration, line_of, new_bar, progress_bar
+from abscert_plugin.cli.progress import ProgressObserver, line_of, new_bar, progress_bar
+from abscert_plugin.report.figures import duration
 
 
 @pytest.mark.parametrize(

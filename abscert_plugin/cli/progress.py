@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from abscert_plugin.cli.console import LOG
+from abscert_plugin.report.figures import duration
 
 FIRST_SECONDS: Final = 5.0
 """After so long the first plain line is written: what takes less says nothing."""
@@ -96,22 +97,6 @@ def pace(task: Task) -> str:
         if not task.finished:
             parts.append(f"{duration(task.remaining / task.speed)} left" if task.remaining is not None else "")
     return ", ".join(part for part in parts if part)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in two units at most.
-
-    >>> duration(4.2), duration(200.0), duration(7260.0)
-    ('4 s', '3 min 20 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def _rate(speed: float) -> str:

@@ -14,6 +14,7 @@ from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import ProgressObserver, progress_bar
+from abscert_plugin.cli.watching import PAGE, Watchers
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
@@ -33,6 +34,14 @@ AugmentationName = Annotated[str | None, typer.Option("--augmentation", help="no
 Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.")]
 GradientClip = Annotated[float | None, typer.Option("--gradient-clip", help="Greatest norm of a step's gradient.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
+
+Watch = Annotated[
+    bool,
+    typer.Option("--watch", help=f"Write {PAGE} into --out after each epoch: curves, and the epoch that is kept."),
+]
+Log = Annotated[
+    list[str] | None, typer.Option("--log", help="Also log the epochs to tensorboard or mlflow; may be repeated.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +80,8 @@ def train(  # one parameter per option
     seed: options.Seed = 0,
     device: Device = options.DeviceName.AUTO,
     resume: options.Resume = False,
+    watch: Watch = False,
+    log: Log = None,
     json: options.Json = False,
 ) -> None:
     """Train a network by a method and export it; the epoch is chosen on the validation split."""
@@ -86,6 +97,7 @@ def train(  # one parameter per option
         "ramp": ramp,
         "regulariser": regulariser,
     }
+    watchers = Watchers.asked(watch, log or ())
     entry = METHODS.named(method)
     ball = method_options.chosen_radius(radius, radius_scale)
     choice = None if edges is None else member(EdgeChoice, "edges", edges)
@@ -109,8 +121,12 @@ def train(  # one parameter per option
         spec = replace(spec, grid=choose_grid(choice or EdgeChoice.UNIFORM, grid.cells, ball, loaded.training))
     keep_freed_memory()
     title = f"training by {method}" + (f", {grid.cells} cells" if grid is not None else "")
-    with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
-        run = run_training(spec, loaded, out, ProgressObserver(bar, title, claimed(how)))
+    with (
+        progress_bar() as bar,
+        interruptible(f"add --resume to go on with {out}"),
+        watchers.watching(out, spec, ProgressObserver(bar, title, claimed(how))) as observer,
+    ):
+        run = run_training(spec, loaded, out, observer)
     exported = write_run(run, loaded, out)
     if json:
         print_json({**facts(run), **exported.paths})
