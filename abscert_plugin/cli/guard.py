@@ -41,7 +41,13 @@ def guard(  # one parameter per option
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
     bound: Annotated[
-        str, typer.Option("--bound", help="What certifies: ibp, or crown-ibp, which certifies more and takes longer.")
+        str,
+        typer.Option(
+            "--bound",
+            help="What certifies: ibp, or crown-ibp, which certifies more and takes longer.",
+            metavar="NAME",
+            rich_help_panel=manual.CLAIM,
+        ),
     ] = "ibp",
     largest: Annotated[
         bool,
