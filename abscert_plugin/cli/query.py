@@ -19,7 +19,8 @@ import typer
 
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.cli import manual
-from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say
+from abscert_plugin.cli.console import OUT, interruptible, print_json, say
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError, QueryError, RecordError
 from abscert_plugin.files import read_json, write_whole
 

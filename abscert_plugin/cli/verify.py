@@ -14,10 +14,11 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
 from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say, say_closed
 from abscert_plugin.cli.guess import asked_of, told_by
 from abscert_plugin.cli.looking import model_in
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError

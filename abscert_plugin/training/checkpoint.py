@@ -172,10 +172,15 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     }
 
     def fill(part: Path) -> None:
+        if part.exists():  # a killed process left it
+            part.unlink()
+        part.touch()
+        mode = part.stat().st_mode  # that of every other file: safetensors writes for the owner alone
         try:
             safetensors.torch.save_file(copies, part)
         except SafetensorError as error:  # so a full disk is called here
             raise OSError(str(error)) from error
+        part.chmod(mode)
 
     write_whole(path, fill, "the former checkpoint is kept", CheckpointError)
 

@@ -7,7 +7,8 @@ import typer
 
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.cli import completion, manual, options
-from abscert_plugin.cli.console import LOG, OUT, print_json, progress_bar
+from abscert_plugin.cli.console import LOG, OUT, print_json
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name, write_text
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import msgspec
 
@@ -15,6 +15,8 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import read_text
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Options, Run
+
+_HERE: Final = __name__.rpartition(".")[0]  # a wheel has this package below ours
 
 
 @final
@@ -97,7 +99,7 @@ def read_plan(name: str) -> Plan:
     if path.suffix == ".toml":
         text = read_text(path, error=ConfigError)
     elif name in shipped_plans():
-        text = files("compare").joinpath("plans", f"{name}.toml").read_text(encoding="utf-8")
+        text = files(_HERE).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise ConfigError(expected_one_of("a .toml file, or a plan", shipped_plans(), name))
     try:
@@ -109,8 +111,8 @@ def read_plan(name: str) -> Plan:
 
 def shipped_plans() -> Sequence[str]:
     """Return the names of the plans that are shipped."""
-    folder = files("compare").joinpath("plans")
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    entries = files(_HERE).iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
 
 
 def _expanded(part: RunGrid, protocol: str) -> list[Run]:
