@@ -248,7 +248,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (truncated, "cut short"),
     (half, "cut short"),
     (Path.unlink, "is not there"),
-    (folder_instead, "not a file"),
+    (folder_instead, "expected deploy.onnx, or one ONNX file in the folder"),
     (lambda path: with_external_location(path, "weights\0.bin"), "names no file"),
     (lambda path: without_key(path, "abscert.cells"), "lacks the metadata abscert.cells"),
     (lambda path: without_key(path, "abscert.classes"), "lacks the metadata abscert.classes"),
@@ -321,7 +321,7 @@ def test_what_is_no_record_cannot_be_shown(trained: Path, tmp_path: Path) -> Non
     (tmp_path / "text.jsonl").write_text("no record\n")
     for name, word in (("none", "No such file"), ("empty.jsonl", "at least one record"), ("text.jsonl", "line 1")):
         assert_untouched(tmp_path, ["show", tmp_path / name, "--html", tmp_path / "page.html"], word)
-    assert_untouched(tmp_path, ["show", trained], "cannot read")
+    assert_untouched(tmp_path, ["show", trained], "expected records.jsonl, its own or of one folder in it")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from abscert_plugin.cli import completion, manual, options
-from abscert_plugin.cli.console import LOG, OUT
+from abscert_plugin.cli.console import LOG, OUT, say
+from abscert_plugin.cli.looking import records_in
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, ConfigError, DataError, GridError, RecordError
 from abscert_plugin.files import write_text
@@ -28,7 +29,7 @@ from abscert_plugin.report.terminal import (
     summary_tables,
 )
 from abscert_plugin.verification.decision import ITSELF
-from abscert_plugin.verification.run import RECORDS, RUN
+from abscert_plugin.verification.run import RUN
 
 _EXAMPLE: Final = "abscert show runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --html report.html"
 _PORT: Final = 8000
@@ -83,8 +84,11 @@ def show(
         raise ConfigError("expected --port with --serve, which it belongs to")
     if html is not None and len(records) != 1:
         raise ConfigError(f"expected one records file with --html, got {len(records)}")
-    paths = [path / RECORDS if path.is_dir() else path for path in records]
+    found = [records_in(path) for path in records]
+    paths = [path for path, _ in found]
     rows = [read_records(path) for path in paths]
+    for _, note in found:
+        say(note)
     named = [NamedRecords(str(path.parent), own) for path, own in zip(paths, rows, strict=True)]
     side_by_side = len(named) > 1 and OUT.width >= SUMMARY_WIDTH
     for table in summary_tables(named) if side_by_side else map(run_table, named):
