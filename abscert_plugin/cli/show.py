@@ -1,5 +1,6 @@
 """`abscert show`."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -115,7 +116,7 @@ def _show_training(folder: Path, html: Path | None, images: Images) -> None:
 
 def _compare(paths: Sequence[Path], contents: Sequence[PageContent], images: Images, html: Path | None) -> None:
     """Compare two runs image by image; on different images that is said, or refused where a page is asked for."""
-    names = str(paths[0].parent), str(paths[1].parent)
+    names = _short_names(paths[0].parent, paths[1].parent)
     try:
         comparison = Comparison.of(names, contents[0], contents[1])
     except RecordError as error:
@@ -131,6 +132,14 @@ def _compare(paths: Sequence[Path], contents: Sequence[PageContent], images: Ima
     if html is not None:
         first, second = (read_content(path, images, _note) for path in paths)
         _write_page(html, lambda: render_comparison(Comparison.of(names, first, second)))
+
+
+def _short_names(first: Path, second: Path) -> tuple[str, str]:
+    """Return what tells two folders apart, without what both lie in."""
+    folders = first.resolve(), second.resolve()
+    shared = Path(os.path.commonpath(folders))
+    one, two = (folder.relative_to(shared).as_posix() if folder != shared else folder.name for folder in folders)
+    return one, two
 
 
 def _records(path: Path) -> Path:
