@@ -1,6 +1,5 @@
 """The `abscert` command inside this process, since starting one takes seconds, and what it is run on."""
 
-import inspect
 import io
 import json
 import sys
@@ -55,10 +54,7 @@ def run(*arguments: object) -> Result:
 @cache
 def _command() -> Callable[..., object]:
     """Return what `main` calls; to build it takes longer than many a command does."""
-    with pytest.MonkeyPatch.context() as patch:
-        # typer hands over a context of another class than the one it has its users name
-        patch.setattr(app, "_options", inspect.unwrap(app._options))
-        return get_command(_BUILD())
+    return get_command(_BUILD())
 
 
 def _text(stream: io.TextIOWrapper) -> str:

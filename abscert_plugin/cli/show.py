@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from abscert_plugin.cli import options
+from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import LOG, OUT, say
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import write_text
@@ -30,6 +30,7 @@ from abscert_plugin.report.terminal import (
 )
 from abscert_plugin.report.training_page import TrainingContent, is_training, render_training, training_table
 
+_EXAMPLE: Final = "abscert show runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --html report.html"
 _PORT: Final = 8000
 _PAGES: Final = ("try.html", "report.html", "index.html")
 """The page whose address is printed is the first of these that is there."""
@@ -40,26 +41,41 @@ _TWO: Final = 2
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("show")(show)
+    app.command("show", epilog=_EXAMPLE, rich_help_panel=manual.VERIFY)(show)
 
 
 def show(
     records: Annotated[
         list[Path],
         typer.Argument(
-            help="Records of verifications, or the folders that hold them or a training; with --serve, any folder."
+            help="Records of verifications, or the folders that hold them or a training; with --serve, any folder.",
+            autocompletion=completion.records,
         ),
     ],
     html: Annotated[
-        Path | None, typer.Option("--html", help="Also write a page, of one run with pictures, or of two side by side.")
+        Path | None,
+        typer.Option(
+            "--html",
+            help="Also write a page, of one run with pictures, or of two side by side.  [default: none]",
+            metavar="FILE",
+            rich_help_panel=manual.OUTPUT,
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Serve the folder's pages to browsers on this machine, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--serve",
+            help="Serve the folder's pages to browsers on this machine, until Ctrl-C.",
+            rich_help_panel=manual.OUTPUT,
+        ),
     ] = False,
     port: Annotated[
-        int | None, typer.Option("--port", help=f"Port of --serve; 0 takes any.  [default: {_PORT}]")
+        int | None,
+        typer.Option(
+            "--port", help=f"Port of --serve; 0 takes any.  [default: {_PORT}]", rich_help_panel=manual.OUTPUT
+        ),
     ] = None,
 ) -> None:
     """Show records: tables in the terminal, a page with the images that failed, or a folder's pages in a browser.

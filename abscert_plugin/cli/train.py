@@ -9,8 +9,8 @@ from rich.table import Table
 
 from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
-from abscert_plugin.cli import options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import ProgressObserver, progress_bar
@@ -24,16 +24,30 @@ if TYPE_CHECKING:
     from abscert_plugin.training.run import TrainedRun
     from abscert_plugin.training.tuning import Tuned, TuningStep
 
-Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training split.  [default: by data set]")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per step.  [default: by data set]")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Rate at its peak.  [default: by data set]")]
+
+def _training(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=manual.TRAINING, **settings)
+
+
+Epochs = Annotated[int | None, _training("--epochs", help="Passes over the training split.  [default: by data set]")]
+BatchSize = Annotated[int | None, _training("--batch-size", help="Images per step.  [default: by data set]")]
+Rate = Annotated[float | None, _training("--learning-rate", help="Rate at its peak.  [default: by data set]")]
 Patience = Annotated[
-    int | None, typer.Option("--patience", help="End after so many epochs without a lower loss; 0: never.")
+    int | None,
+    _training("--patience", help="End after so many epochs without a lower loss; 0: never.  [default: by the method]"),
 ]
-AugmentationName = Annotated[str | None, typer.Option("--augmentation", help="none or cifar.  [default: by data set]")]
-Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.")]
-GradientClip = Annotated[float | None, typer.Option("--gradient-clip", help="Greatest norm of a step's gradient.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
+AugmentationName = Annotated[
+    str | None,
+    _training("--augmentation", help="none, cifar or shift.  [default: by data set]", metavar="NAME"),
+]
+Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.", rich_help_panel=manual.RUNNING)]
+GradientClip = Annotated[
+    float | None, _training("--gradient-clip", help="Greatest norm of a step's gradient.  [default: by the method]")
+]
+Average = Annotated[float, _training("--average", help="Keep a moving average of the weights, such as 0.999; 0: none.")]
+PrecisionName = Annotated[str, _training("--precision", help="auto, float32 or bfloat16.", metavar="NAME")]
+_EXAMPLE = "abscert train --data mnist --method reachable --radius 0.1 --cells 2 --out runs/ball"
+_TUNE_EXAMPLE = "abscert tune --data mnist --radius 0.05 --out runs/tuned"
 
 Watch = Annotated[
     bool,
@@ -46,12 +60,20 @@ Log = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
-    app.command("train", cls=options.NamesInHelp)(train)
-    app.command("tune", cls=options.NamesInHelp)(tune)
+    app.command("train", epilog=_EXAMPLE, rich_help_panel=manual.TRAIN)(train)
+    app.command("tune", epilog=_TUNE_EXAMPLE, rich_help_panel=manual.TRAIN)(tune)
 
 
 def train(  # one parameter per option
-    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, ONNX files and history.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for checkpoints, ONNX files and history.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     method: method_options.MethodName = "abstrain",
     settings: method_options.Settings = None,
     radius: method_options.TrainingRadius = None,
@@ -77,6 +99,7 @@ def train(  # one parameter per option
     augmentation: AugmentationName = None,
     precision: PrecisionName = "auto",
     gradient_clip: GradientClip = None,
+    average: Average = 0.0,
     seed: options.Seed = 0,
     device: Device = options.DeviceName.AUTO,
     resume: options.Resume = False,
@@ -110,6 +133,7 @@ def train(  # one parameter per option
         "augmentation": augmentation,
         "precision": precision,
         "gradient_clip": entry.gradient_clip if gradient_clip is None else gradient_clip,
+        "average": average,
         "seed": seed,
     }
     grid = method_options.training_grid(how, method, cells, granularity)
@@ -136,7 +160,15 @@ def train(  # one parameter per option
 
 
 def tune(
-    out: Annotated[Path, typer.Option("--out", help="Folder for every step's training and the best one's ONNX files.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for every step's training and the best one's ONNX files.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     radius: options.Radius,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     data: options.Data = "digits",
@@ -144,9 +176,16 @@ def tune(
     image_size: options.ImageSize = None,
     network: options.Network = "dm-small",
     activation: options.ActivationName = "relu",
-    coarsest: Annotated[int, typer.Option("--coarsest", help="Number of cells to begin with.")] = 2,
-    least_step: Annotated[float, typer.Option("--least-step", help="Least change of d from step to step.")] = 0.01,
-    steps: Annotated[int | None, typer.Option("--steps", help="End after so many steps.  [default: all]")] = None,
+    coarsest: Annotated[
+        int, typer.Option("--coarsest", help="Number of cells to begin with.", rich_help_panel=manual.METHOD)
+    ] = 2,
+    least_step: Annotated[
+        float, typer.Option("--least-step", help="Least change of d from step to step.", rich_help_panel=manual.METHOD)
+    ] = 0.01,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", help="End after so many steps.  [default: all]", rich_help_panel=manual.METHOD),
+    ] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: Rate = None,

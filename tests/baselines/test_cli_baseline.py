@@ -311,11 +311,20 @@ def test_the_list_names_every_method_its_source_and_options() -> None:
     listed = {row["name"]: row for row in abscert("baseline", "list", "--json").json["methods"]}
     assert list(listed) == list(METHODS)
     assert {"ibp", "plain", "pgd", "reachable", "abstrain"} <= set(listed)
-    assert all(row["summary"] and row["source"] and "radius" not in row["options"] for row in listed.values())
-    assert listed["ibp"]["options"] == ["fast", "start", "ramp"]
+    assert all(row["summary"] and row["source"] for row in listed.values())
+    assert [facts["name"] for facts in listed["ibp"]["options"]] == ["fast", "start", "ramp"]
+    assert listed["ibp"]["options"][1] == {
+        "name": "start",
+        "meaning": "share of the epochs before the radius rises",
+        "default": "0.02",
+        "range": "0 to 1",
+    }
     assert listed["plain"]["options"] == []
     text = abscert("baseline", "list").out
     assert all(f" {name} " in text for name in listed)
+    (alone,) = abscert("baseline", "list", "sabr", "--json").json["methods"]
+    assert alone == listed["sabr"]
+    assert "did you mean sabr?" in refused("baseline", "list", "sabrr")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
