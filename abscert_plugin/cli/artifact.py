@@ -10,6 +10,7 @@ import typer
 from abscert_plugin.ball import LEVELS
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
+from abscert_plugin.cli.looking import model_in
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
@@ -216,6 +217,7 @@ def wrap(
     from abscert_plugin.training.edges import histogram, means
     from abscert_plugin.verification.logits import accuracy
 
+    model, found = model_in(model)
     if represent is Represent.MEANS and (lossless or data is None):
         raise ConfigError("expected --data to count pixels of, and no --lossless, with --represent means")
     if lossless and (cells, granularity) != (None, None):
@@ -243,6 +245,7 @@ def wrap(
             represented=represented,
         ),
     )
+    say(found)
     for note in wrapped.notes:
         LOG.print(f"note: {note}", highlight=False, soft_wrap=True)
     accuracies = {}

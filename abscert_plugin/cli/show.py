@@ -10,14 +10,15 @@ import typer
 
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import LOG, OUT, say
+from abscert_plugin.cli.looking import records_in
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import write_text
 from abscert_plugin.plugins import registered
-from abscert_plugin.records import RunInfo
+from abscert_plugin.records import RunInfo, read_records
 from abscert_plugin.report.comparison import Comparison, changed_table, transition_table
 from abscert_plugin.report.comparison_page import render_comparison
 from abscert_plugin.report.page import PageContent, render_page
-from abscert_plugin.report.run_content import Images, images_of, read_content, records_in
+from abscert_plugin.report.run_content import Images, images_of, read_content, rows_in
 from abscert_plugin.report.server import HOST, Pages, folder_server
 from abscert_plugin.report.terminal import (
     SUMMARY_WIDTH,
@@ -91,20 +92,23 @@ def show(
         raise ConfigError("expected --port with --serve, which it belongs to")
     if html is not None and len(records) > _TWO:
         raise ConfigError(f"expected one records file with --html, or two to compare, got {len(records)}")
-    if len(records) == 1 and is_training(records[0]) and records_in(records[0]) is None:
+    if len(records) == 1 and is_training(records[0]) and rows_in(records[0]) is None:
         _show_training(records[0], html, images)
         return
-    paths = [_records(path) for path in records]
-    contents = [read_content(path, _no_images if len(paths) > 1 else images, _note) for path in paths]
-    named = [NamedRecords(str(path.parent), own.records) for path, own in zip(paths, contents, strict=True)]
+    found = [records_in(path) for path in records]
+    paths = [path for path, _ in found]
+    named = [NamedRecords(str(path.parent), read_records(path)) for path in paths]
+    for _, note in found:
+        say(note)
     side_by_side = len(named) > 1 and OUT.width >= SUMMARY_WIDTH
     for table in summary_tables(named) if side_by_side else map(run_table, named):
         OUT.print(table)
     if len(paths) == 1:
-        _show_run(contents[0])
-        _write_page(html, lambda: render_page(contents[0]))
+        content = read_content(paths[0], images, _note)
+        _show_run(content)
+        _write_page(html, lambda: render_page(content))
     elif len(paths) == _TWO:
-        _compare(paths, contents, images, html)
+        _compare(paths, images, html)
 
 
 def _show_run(content: PageContent) -> None:
@@ -121,7 +125,7 @@ def _show_training(folder: Path, html: Path | None, images: Images) -> None:
     OUT.print(training_table(content))
     below = _below(folder)
     if len(below) == 1 and html is None:
-        say(f"its verification: {below[0].parent}")
+        _note(f"taking {below[0]}")
         found = read_content(below[0], images, _note)
         OUT.print(run_table(NamedRecords(str(below[0].parent), found.records)))
         _show_run(found)
@@ -130,11 +134,12 @@ def _show_training(folder: Path, html: Path | None, images: Images) -> None:
     _write_page(html, lambda: render_training(content))
 
 
-def _compare(paths: Sequence[Path], contents: Sequence[PageContent], images: Images, html: Path | None) -> None:
-    """Compare two runs image by image; on different images that is said, or refused where a page is asked for."""
+def _compare(paths: Sequence[Path], images: Images, html: Path | None) -> None:
+    """Compare two runs image by image; what cannot be compared is said, or refused where a page is asked for."""
     names = _short_names(paths[0].parent, paths[1].parent)
     try:
-        comparison = Comparison.of(names, contents[0], contents[1])
+        first, second = (read_content(path, _no_images if html is None else images, _note) for path in paths)
+        comparison = Comparison.of(names, first, second)
     except RecordError as error:
         if html is not None:
             raise
@@ -145,9 +150,7 @@ def _compare(paths: Sequence[Path], contents: Sequence[PageContent], images: Ima
     OUT.print(transition_table(comparison))
     if comparison.changed:
         OUT.print(changed_table(comparison))
-    if html is not None:
-        first, second = (read_content(path, images, _note) for path in paths)
-        _write_page(html, lambda: render_comparison(Comparison.of(names, first, second)))
+    _write_page(html, lambda: render_comparison(comparison))
 
 
 def _short_names(first: Path, second: Path) -> tuple[str, str]:
@@ -158,26 +161,8 @@ def _short_names(first: Path, second: Path) -> tuple[str, str]:
     return one, two
 
 
-def _records(path: Path) -> Path:
-    """Return the rows that a path leads to: a file, or a folder that holds them or one folder that does.
-
-    Raises:
-        RecordError: if a folder holds none, or several.
-    """
-    if not path.is_dir():
-        return path
-    if (own := records_in(path)) is not None:
-        return own
-    below = _below(path)
-    if len(below) != 1:
-        told = f"found {', '.join(found.parent.name for found in below)}; name one" if below else "found none"
-        raise RecordError(f"expected records of one verification in {path}, {told}")
-    say(f"showing {below[0].parent}")
-    return below[0]
-
-
 def _below(folder: Path) -> list[Path]:
-    return [found for path in sorted(folder.iterdir()) if path.is_dir() and (found := records_in(path)) is not None]
+    return [found for path in sorted(folder.iterdir()) if path.is_dir() and (found := rows_in(path)) is not None]
 
 
 def _pages(images: Images, data_dir: Path | None) -> Pages:
@@ -185,7 +170,7 @@ def _pages(images: Images, data_dir: Path | None) -> Pages:
     others = [make for _, make in registered(_PAGES_GROUP)]
 
     def page(folder: Path) -> str | None:
-        if (records := records_in(folder)) is not None and records.with_name("run.json").is_file():
+        if (records := rows_in(folder)) is not None and records.with_name("run.json").is_file():
             return render_page(read_content(records, images, _note))
         if is_training(folder) and not any((folder / name).is_file() for name in _PAGES):
             return render_training(TrainingContent.read(folder))

@@ -11,7 +11,7 @@ from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import ProgressObserver, progress_bar
 from abscert_plugin.cli.watching import PAGE, Watchers
@@ -108,6 +108,7 @@ def train(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Train a network by a method and export it; the epoch is chosen on the validation split."""
+    from abscert_plugin.training.checkpoint import FILE_NAME
     from abscert_plugin.training.edges import EdgeChoice, choose_grid
     from abscert_plugin.training.methods import METHODS, chosen_method
     from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder, run_training, write_run
@@ -140,6 +141,7 @@ def train(  # one parameter per option
     named = activation or str(entry.activation)
     spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
     prepare_folder(out, resume)
+    _say_what_is_resumed(out / FILE_NAME, resume)
     loaded = TrainingData.load(spec)
     if grid is not None:
         spec = replace(spec, grid=choose_grid(choice or EdgeChoice.UNIFORM, grid.cells, ball, loaded.training))
@@ -216,6 +218,7 @@ def tune(
     prepare_folder(out, resume)
     if (out / FILE_NAME).exists() and not resume:
         raise ConfigError(f"{out} already holds a tuning; add --resume to go on with it, or choose another --out")
+    _say_what_is_resumed(out / FILE_NAME, resume)
     loaded = TrainingData.load(spec)
     keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
@@ -237,6 +240,12 @@ def tune(
         return
     OUT.print(tuning_table(tuned))
     OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
+
+
+def _say_what_is_resumed(path: Path, resume: bool) -> None:
+    """Say that --resume found nothing, where it did not."""
+    if resume and not path.exists():
+        say(f"note: nothing to resume in {path.parent}, which has no {path.name}: it begins anew")
 
 
 def claimed(method: "Method") -> str:

@@ -20,7 +20,7 @@ Images = Callable[[RunInfo], DataSet | None]
 """Finds the images that the rows of a run speak of, None to leave them out; a DataError says why they are not there."""
 
 
-def records_in(folder: Path) -> Path | None:
+def rows_in(folder: Path) -> Path | None:
     """Return the rows of a run's folder, plain or packed; None where there are none."""
     return next((folder / name for name in (RECORDS, _PACKED) if (folder / name).is_file()), None)
 
