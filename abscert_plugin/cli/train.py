@@ -51,10 +51,17 @@ _TUNE_EXAMPLE = "abscert tune --data mnist --radius 0.05 --out runs/tuned"
 
 Watch = Annotated[
     bool,
-    typer.Option("--watch", help=f"Write {PAGE} into --out after each epoch: curves, and the epoch that is kept."),
+    typer.Option(
+        "--watch",
+        help=f"Write {PAGE} into --out after each epoch: curves, and the epoch that is kept.",
+        rich_help_panel=manual.OUTPUT,
+    ),
 ]
 Log = Annotated[
-    list[str] | None, typer.Option("--log", help="Also log the epochs to tensorboard or mlflow; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--log", help="Also log the epochs to tensorboard or mlflow; may be repeated.", rich_help_panel=manual.OUTPUT
+    ),
 ]
 
 
