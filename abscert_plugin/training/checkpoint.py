@@ -18,6 +18,7 @@ from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
 from abscert_plugin.files import byte_limit, open_file, raise_limit, read_json, write_json, write_whole
+from abscert_plugin.wording import plain_words
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
@@ -133,7 +134,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         stored = msgspec.convert(value, _Stored)
         epochs = len(msgspec.convert(stored.history, list[_Epoch]))
     except msgspec.ValidationError as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error}; train again into another --out") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint: {plain_words(error)}; train again into another --out"
+        ) from error
     if not 1 <= stored.best_epoch <= stored.epoch == epochs:
         raise CheckpointError(
             f"{path} is not a checkpoint: its epoch is {stored.epoch}, the best one {stored.best_epoch}, and the "
