@@ -7,7 +7,9 @@ import typer
 
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
-from abscert_plugin.cli.console import OUT, print_json
+from abscert_plugin.cli.console import OUT, print_json, say
+from abscert_plugin.cli.looking import model_in
+from abscert_plugin.cli.progress import working
 from abscert_plugin.errors import ConfigError
 
 _EXAMPLE: Final = "abscert guard runs/ball --radius 0.1 --out runs/ball/guard.onnx"
@@ -41,7 +43,14 @@ def guard(  # one parameter per option
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
     bound: Annotated[
-        str, typer.Option("--bound", help="What certifies: ibp, or crown-ibp, which certifies more and takes longer.")
+        str,
+        typer.Option(
+            "--bound",
+            help="What certifies: ibp, or crown-ibp, which certifies more and takes longer.",
+            metavar="NAME",
+            rich_help_panel=manual.CLAIM,
+            autocompletion=completion.bound,
+        ),
     ] = "ibp",
     largest: Annotated[
         bool,
@@ -73,6 +82,7 @@ def guard(  # one parameter per option
     from abscert_plugin.claim import Inputs, Radius
     from abscert_plugin.guards.write import write_guard
 
+    model, found = model_in(model)
     if out.suffix != ".onnx":
         raise ConfigError(f"expected --out as the name of an ONNX file, such as guard.onnx, got {out}")
     if out.exists() and model.exists() and out.resolve() == model.resolve():
@@ -81,7 +91,9 @@ def guard(  # one parameter per option
     balls = [Ball(Radius.parse(text, radius_scale), kind) for text in radius]
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
     artifact = open_classifier(model, Provider.CPU, opening)
-    write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
+    with working(f"writing the guard of {model.name}"):
+        write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
+    say(found)
     size = out.stat().st_size / model.stat().st_size
     if json:
         print_json({"guard": str(out), "radii": [str(ball.radius.given) for ball in balls], "size_ratio": size})

@@ -18,6 +18,7 @@ _NETWORKS: Final = (
     "dm-medium",
     "dm-large",
     "cnn-2layer",
+    "cnn-3layer",
     "cnn-7",
     "fc-3",
     "fc-5",

@@ -212,11 +212,19 @@ Radius: TypeAlias = Annotated[
     str,
     typer.Option("--radius", help="Radius, such as 0.1 or 8/255.", metavar="R", rich_help_panel=manual.CLAIM),
 ]
+KnownClaim: TypeAlias = Annotated[
+    ClaimName | None,
+    typer.Option(
+        "--claim",
+        help="What to decide.  [default: ball where --radius is given, else what the model was trained for]",
+        rich_help_panel=manual.CLAIM,
+    ),
+]
 KnownRadius: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--radius",
-        help="Radius of the ball, such as 0.1 or 8/255.  [default: of --claim ball, the one it was trained for]",
+        help="Radius of the ball, such as 0.1 or 8/255.  [default: the one that the model was trained for]",
         metavar="R",
         rich_help_panel=manual.CLAIM,
     ),
@@ -249,7 +257,7 @@ def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, s
         return given, ""
     if told is None:
         return DEFAULT_DATA, f"note: {teller} names no data set; taking {DEFAULT_DATA}, choose another with --data"
-    return told, f"note: the data set is {told}, as {teller} says"
+    return told, f"note: taking the data set {told}, as {teller} says"
 
 
 def chosen_grid(cells: int | None, granularity: float | None) -> Grid:

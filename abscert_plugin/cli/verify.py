@@ -7,15 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from abscert_plugin.artifact.foreign import open_classifier, trained_on
+from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
 from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say, say_closed
+from abscert_plugin.cli.guess import asked_of, told_by
+from abscert_plugin.cli.looking import model_in
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
@@ -51,9 +54,7 @@ def verify(  # one parameter per option
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
-    claim: Annotated[
-        options.ClaimName, typer.Option("--claim", help="What to decide.", rich_help_panel=manual.CLAIM)
-    ] = options.ClaimName.CELL,
+    claim: options.KnownClaim = None,
     radius: options.KnownRadius = None,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
@@ -128,13 +129,14 @@ def verify(  # one parameter per option
     for option, value in of_queries.items():
         if value is not None:
             raise ConfigError(f"expected --{option} with a VNN-LIB query alone, a file whose name ends in .vnnlib")
-    is_ball = claim is options.ClaimName.BALL
-    if is_ball != (radius is not None):
-        raise ConfigError("expected --radius with --claim ball, and with it alone")
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
+    model, found = model_in(model)
     read = read_model(model)
-    data, note = options.known_data(data, trained_on(read, model), "the model")
-    images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
+    asked_for = asked_of(model, told_by(read, model), data, claim, radius, radius_scale)
+    data, radius, radius_scale = asked_for.data, asked_for.radius, asked_for.scale
+    is_ball = asked_for.claim is Claim.BALL
+    with working(f"reading {data}"):
+        images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     artifact = open_classifier(model, provider, opening, images.shape, len(images.classes), read)
     if artifact.grid is not None and artifact.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
@@ -166,19 +168,24 @@ def verify(  # one parameter per option
     say_closed(closed)
     if asked is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
         say("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
-    name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
+    name = f"verify-{model.stem}-{data}-{asked_for.claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
     name += "".join(f"-{given}" for given in (bound, solver, arithmetic) if given is not None)
     folder = out or model.parent / name.replace("/", "_")
     size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
     verification = Verification(artifact, images, size, decider)
     verification.check()
-    say(artifact.told)
+    notes = [found, asked_for.note, artifact.told]
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task(f"verifying {data}", total=len(images), note="")
-        records, info = verification.run(folder, lambda n: bar.update(task, advance=n), start)
-    say(note)
+
+        def on_batch(count: int) -> None:
+            while notes:  # nothing is refused any more
+                say(notes.pop(0))
+            bar.update(task, advance=count)
+
+        records, info = verification.run(folder, on_batch, start)
     if certificate is not None:
         write_certificate(certificate, folder, records, info, images)
     summary = summarise(records)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
 from abscert_plugin.files import byte_limit, open_file, raise_limit, read_json, write_json, write_whole
+from abscert_plugin.records import differences
 from abscert_plugin.wording import plain_words
 
 FILE_NAME: Final = "checkpoint.json"
@@ -159,19 +160,9 @@ def check_same(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path
     Raises:
         CheckpointError: naming the options that differ.
     """
-    there, now = _flat(stored), _flat(asked)
-    different = [key for key in sorted(there.keys() | now.keys()) if there.get(key) != now.get(key)]
-    if different:
-        pairs = "; ".join(f"{key}: there {there.get(key)!r}, now {now.get(key)!r}" for key in different)
+    pairs = differences(stored, asked)
+    if pairs:
         raise CheckpointError(f"{folder} holds another training ({pairs}); give its options or choose another --out")
-
-
-def _flat(description: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the options of a description with those of its parts, such as `training.epochs`."""
-    flat: dict[str, Any] = {}
-    for key, value in description.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -8,8 +8,9 @@ import typer
 from rich.table import Table
 
 from abscert_plugin.cli import manual, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import progress_bar
 from compare.cli.paths import DEFAULT_RESULTS, Results
 from compare.cli.runs import PlanName
 

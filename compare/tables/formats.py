@@ -128,7 +128,9 @@ def as_html(tables: Sequence[Table]) -> str:
 def templates() -> jinja2.Environment:
     """Return the templates of pages and pictures; they escape what they are given."""
     return jinja2.Environment(
-        loader=jinja2.PackageLoader(_PACKAGE, "."),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(_PACKAGE, "."), jinja2.PackageLoader("abscert_plugin.report", ".")]  # for tables.js
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

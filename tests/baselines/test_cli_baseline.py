@@ -16,7 +16,7 @@ from command_line import FAST, abscert, contents, refused
 from onnx import numpy_helper
 from tiny_networks import run_onnx
 
-from abscert_plugin.cli import train as train_module
+from abscert_plugin.cli.progress import ProgressObserver
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.records import read_records
 from abscert_plugin.training.checkpoint import Checkpoint, read_checkpoint
@@ -110,15 +110,15 @@ def test_a_radius_of_0_has_a_meaning(tmp_path: Path) -> None:
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at_step: int) -> Callable[[], None]:
     """Interrupt trainings at a step as Ctrl-C does, until the returned function is called."""
-    on_step, steps = train_module.ProgressObserver.on_step, []
+    on_step, steps = ProgressObserver.on_step, []
 
-    def stop(self: train_module.ProgressObserver, images: int, loss: float | None) -> None:
+    def stop(self: ProgressObserver, images: int, loss: float | None) -> None:
         on_step(self, images, loss)
         steps.append(images)
         if len(steps) == at_step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module.ProgressObserver, "on_step", stop)
+    monkeypatch.setattr(ProgressObserver, "on_step", stop)
     return monkeypatch.undo
 
 
