@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import numpy as np
 import typer
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.ball import LEVELS
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
-from abscert_plugin.cli.looking import model_in
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid

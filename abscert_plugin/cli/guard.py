@@ -5,10 +5,10 @@ from typing import Annotated, Final
 
 import typer
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
-from abscert_plugin.cli.looking import model_in
 from abscert_plugin.cli.progress import working
 from abscert_plugin.errors import ConfigError
 
