@@ -15,6 +15,7 @@ from abscert_plugin.records import RunInfo
 from abscert_plugin.report import line_plot
 from abscert_plugin.report.line_plot import LinePlot
 from abscert_plugin.report.templates import environment
+from abscert_plugin.wording import plain_words
 
 CHECKPOINT: Final = "checkpoint.json"
 HISTORY: Final = "history.jsonl"
@@ -79,7 +80,7 @@ class TrainingContent:
             try:
                 parsed = [json.loads(line) for line in read_text(history).splitlines()]
             except (ValueError, RecursionError) as error:
-                raise RecordError(f"{history} is no history of a training: {error}") from error
+                raise RecordError(f"{history} is no history of a training: {plain_words(error)}") from error
             rows, is_finished = _epochs(parsed, history), True
         else:
             raise RecordError(f"expected a training in {folder}, got neither {CHECKPOINT} nor {HISTORY} there")
@@ -147,7 +148,7 @@ def _epochs(rows: Any, path: Path) -> tuple[Epoch, ...]:
     try:
         found = msgspec.convert(rows, tuple[Epoch, ...])
     except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is no history of a training: {error}") from error
+        raise RecordError(f"{path} is no history of a training: {plain_words(error)}") from error
     if [row.epoch for row in found] != list(range(1, len(found) + 1)):
         raise RecordError(f"{path} is no history of a training: its epochs are not numbered from 1 on")
     return found
