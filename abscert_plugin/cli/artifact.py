@@ -1,18 +1,24 @@
 """`abscert export` and `abscert wrap`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
+import numpy as np
 import typer
 
 from abscert_plugin.ball import LEVELS
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
 from abscert_plugin.cli.looking import model_in
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+
+if TYPE_CHECKING:
+    from abscert_plugin.data import DataSet
 
 _EXPORT: Final = "abscert export runs/mnist --precision int8"
 _WRAP: Final = "abscert wrap model.onnx --cells 64 --data mnist --out runs/wrapped"
@@ -83,7 +89,6 @@ def export(  # one parameter per option
         return
     if (data, data_dir, image_size) != (None, None, None):
         raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
-    import numpy as np
 
     from abscert_plugin.training.run import restore, write_onnx
 
@@ -112,8 +117,6 @@ def _narrow(
     json: bool,
 ) -> None:
     """Write a deployed file in fewer bits."""
-    import numpy as np
-
     from abscert_plugin.artifact.opened import Artifact
     from abscert_plugin.artifact.precision import Precision, narrow
     from abscert_plugin.artifact.wrap import probe_images
@@ -215,7 +218,6 @@ def wrap(
     from abscert_plugin.data import Split, load_data
     from abscert_plugin.preprocessing import Opening
     from abscert_plugin.training.edges import histogram, means
-    from abscert_plugin.verification.logits import accuracy
 
     model, found = model_in(model)
     if represent is Represent.MEANS and (lossless or data is None):
@@ -252,8 +254,11 @@ def wrap(
     if images is not None:
         original = open_foreign(model, Provider.CPU, asked, images.shape, classes)
         accuracies = {
-            "accuracy": accuracy(original.run_images, images),
-            "wrapped_accuracy": accuracy(Artifact.open(wrapped.deploy, Provider.CPU).run_images, images),
+            name: _measured(run, images, title)
+            for name, run, title in (
+                ("accuracy", original.run_images, "running the model"),
+                ("wrapped_accuracy", Artifact.open(wrapped.deploy, Provider.CPU).run_images, "running deploy.onnx"),
+            )
         }
     if json:
         facts = {"deploy": str(wrapped.deploy), "abstract": str(wrapped.abstract), "notes": list(wrapped.notes)}
@@ -263,3 +268,12 @@ def wrap(
     if accuracies:
         told = "{accuracy:.2%} as the model is, {wrapped_accuracy:.2%} under abstraction".format(**accuracies)
         OUT.print(f"accuracy on {data}: {told}", highlight=False)
+
+
+def _measured(run: Callable[[np.ndarray], np.ndarray], images: "DataSet", title: str) -> float:
+    """Return the accuracy of a file on images, which takes a while."""
+    from abscert_plugin.verification.logits import accuracy
+
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(images), note="")
+        return accuracy(run, images, lambda count: bar.advance(task, count))

@@ -16,7 +16,7 @@ from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say, say_closed
 from abscert_plugin.cli.looking import certificate_in, model_in, model_of
-from abscert_plugin.cli.progress import progress_bar
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import check_proof, need_query
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import (
@@ -105,7 +105,8 @@ def check(  # one parameter per option
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
     if model is None:
         model, found_model = model_of(certificate, stored.model)
-    images = load_data(data, Split.TEST, data_dir, image_size)
+    with working(f"reading {data}"):
+        images = load_data(data, Split.TEST, data_dir, image_size)
     artifact = reopen(model, provider, stored.model, images.shape, len(images.classes))
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)

@@ -9,6 +9,7 @@ from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
 from abscert_plugin.cli.looking import model_in
+from abscert_plugin.cli.progress import working
 from abscert_plugin.errors import ConfigError
 
 _EXAMPLE: Final = "abscert guard runs/ball --radius 0.1 --out runs/ball/guard.onnx"
@@ -79,7 +80,7 @@ def guard(  # one parameter per option
     from abscert_plugin.bounds.bounder import BoundMethod
     from abscert_plugin.choices import member
     from abscert_plugin.claim import Inputs, Radius
-    from abscert_plugin.guard.write import write_guard
+    from abscert_plugin.guards.write import write_guard
 
     model, found = model_in(model)
     if out.suffix != ".onnx":
@@ -90,7 +91,8 @@ def guard(  # one parameter per option
     balls = [Ball(Radius.parse(text, radius_scale), kind) for text in radius]
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
     artifact = open_classifier(model, Provider.CPU, opening)
-    write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
+    with working(f"writing the guard of {model.name}"):
+        write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
     say(found)
     size = out.stat().st_size / model.stat().st_size
     if json:

@@ -9,6 +9,7 @@ from abscert_plugin.artifact.model_file import model_sha256, read_model
 from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.files import read_json
+from abscert_plugin.report.run_content import rows_in
 from abscert_plugin.verification.run import RECORDS
 
 _OF_CERTIFICATES: Final = frozenset({"digest", "rows", "claim"})
@@ -38,8 +39,8 @@ def records_in(path: Path) -> Found:
     """
     if not path.is_dir():
         return path, ""
-    if (path / RECORDS).is_file() or (path / f"{RECORDS}.gz").is_file():  # the folder is the run's own
-        return path / RECORDS, ""
+    if (own := rows_in(path)) is not None:  # the folder is the run's own
+        return own, ""
     return _taken(path, path.glob(f"*/{RECORDS}"), f"{RECORDS}, its own or of one folder in it")
 
 

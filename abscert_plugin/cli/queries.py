@@ -1,5 +1,6 @@
 """`abscert queries`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -8,10 +9,11 @@ import typer
 from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import Claim
+from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.cli import completion, manual, options
-from abscert_plugin.cli.console import OUT, print_json, say
+from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.looking import records_in
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.records import RunInfo, read_records
 from abscert_plugin.report.provenance import run_images, run_model
@@ -78,7 +80,11 @@ def queries(
         told = (run.model or {}).get("path")
         raise ConfigError(f"expected the run's own {told} in or above {path.parent}; name it with --model")
     artifact = reopen(found, Provider.CPU, run.model or {}, data.shape, len(data.classes))
-    count, note = write_queries(out, artifact, Ball.told(said), rows, data, timeout, every)
+    with progress_bar() as bar, interruptible(f"remove {out} to begin anew"):
+        asked = sum(every or row.verdict == Verdict.UNKNOWN for row in rows)
+        task = bar.add_task("writing queries", total=asked, note="")
+        told = write_queries(out, artifact, Ball.told(said), rows, data, timeout, every, partial(bar.advance, task))
+    count, note = told
     say(found_records)
     say(f"note: {note}" if note else "")
     if json:

@@ -13,7 +13,7 @@ from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
 from abscert_plugin.cli.memory import keep_freed_memory
-from abscert_plugin.cli.progress import ProgressObserver, progress_bar
+from abscert_plugin.cli.progress import ProgressObserver, progress_bar, working
 from abscert_plugin.cli.watching import PAGE, Watchers
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -152,7 +152,8 @@ def train(  # one parameter per option
     spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
     prepare_folder(out, resume)
     _say_what_is_resumed(out / FILE_NAME, resume)
-    loaded = TrainingData.load(spec)
+    with working(f"reading {data}"):
+        loaded = TrainingData.load(spec)
     if grid is not None:
         spec = replace(spec, grid=choose_grid(choice or EdgeChoice.UNIFORM, grid.cells, ball, loaded.training))
     keep_freed_memory()
@@ -229,7 +230,8 @@ def tune(
     if (out / FILE_NAME).exists() and not resume:
         raise ConfigError(f"{out} already holds a tuning; add --resume to go on with it, or choose another --out")
     _say_what_is_resumed(out / FILE_NAME, resume)
-    loaded = TrainingData.load(spec)
+    with working(f"reading {data}"):
+        loaded = TrainingData.load(spec)
     keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
         tuned = run_tuning(

@@ -18,7 +18,7 @@ from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say,
 from abscert_plugin.cli.guess import asked_of, told_by
 from abscert_plugin.cli.looking import model_in
 from abscert_plugin.cli.memory import keep_freed_memory
-from abscert_plugin.cli.progress import progress_bar
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
@@ -135,7 +135,8 @@ def verify(  # one parameter per option
     asked_for = asked_of(model, told_by(read, model), data, claim, radius, radius_scale)
     data, radius, radius_scale = asked_for.data, asked_for.radius, asked_for.scale
     is_ball = asked_for.claim is Claim.BALL
-    images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
+    with working(f"reading {data}"):
+        images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     artifact = open_classifier(model, provider, opening, images.shape, len(images.classes), read)
     if artifact.grid is not None and artifact.grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)

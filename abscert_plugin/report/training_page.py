@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import msgspec
+from rich.table import Table
 
 import abscert_plugin
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, read_text
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report import line_plot
+from abscert_plugin.report.figures import percent
 from abscert_plugin.report.line_plot import LinePlot
 from abscert_plugin.report.templates import environment
+from abscert_plugin.report.terminal import as_shown, plain_table
 from abscert_plugin.wording import plain_words
 
 CHECKPOINT: Final = "checkpoint.json"
@@ -142,6 +145,20 @@ def claim_of(description: Mapping[str, Any]) -> str:
     if claim == "ball" and "radius" in how:
         return f"{claim}, radius {how['radius']} {how.get('radius_scale', '')}".rstrip()
     return claim
+
+
+def training_table(content: TrainingContent) -> Table:
+    """Return the facts of a training for the terminal, one a line."""
+    table = plain_table(f"Training, {content.name}")
+    table.add_column("")
+    table.add_column("", justify="right", overflow="fold")
+    facts = _facts(content)
+    if content.best is not None:
+        facts["Validation error of the epoch kept"] = f"{percent(content.best.validation_error)} %"
+        facts["Epoch kept"] = str(content.best.epoch)
+    for name, value in facts.items():
+        table.add_row(name, as_shown(value))
+    return table
 
 
 def _epochs(rows: Any, path: Path) -> tuple[Epoch, ...]:

@@ -97,8 +97,8 @@ def test_what_files_say_is_escaped_and_damaged_ones_are_named(tmp_path: Path) ->
     page = parse_page(render_training(TrainingContent.read(tmp_path), 5))
     assert len(page.all("script")) == 1
     assert hostile in page.text
-    histories: list[object] = [None, [{}], [{**row, "epoch": 2}], [{**row, "loss": "x"}]]
-    for rows in histories:
+    broken: list[Any] = [None, [{}], [{**row, "epoch": 2}], [{**row, "loss": "x"}]]
+    for rows in broken:
         (tmp_path / "checkpoint.json").write_text(json.dumps({"history": rows}))
         with pytest.raises(RecordError, match="no history of a training"):
             TrainingContent.read(tmp_path)
