@@ -80,7 +80,7 @@ def guard(  # one parameter per option
     from abscert_plugin.bounds.bounder import BoundMethod
     from abscert_plugin.choices import member
     from abscert_plugin.claim import Inputs, Radius
-    from abscert_plugin.guard.write import write_guard
+    from abscert_plugin.guards.write import write_guard
 
     model, found = model_in(model)
     if out.suffix != ".onnx":

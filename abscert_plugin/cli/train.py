@@ -60,7 +60,10 @@ Watch = Annotated[
 Log = Annotated[
     list[str] | None,
     typer.Option(
-        "--log", help="Also log the epochs to tensorboard or mlflow; may be repeated.", rich_help_panel=manual.OUTPUT
+        "--log",
+        help="Also log the epochs to tensorboard or mlflow; may be repeated.",
+        metavar="NAME",
+        rich_help_panel=manual.OUTPUT,
     ),
 ]
 
