@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 import abscert_plugin
-from abscert_plugin.cli import artifact, card, check, data, demo, guard, queries, query, show, train, verify
+from abscert_plugin.cli import advise, artifact, card, check, data, demo, guard, queries, query, show, train, verify
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.plugins import leave_out, registered
@@ -35,7 +35,7 @@ def build_app() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback(invoke_without_command=True)(_options)
-    for module in (train, artifact, verify, query, check, guard, card, show, queries, data, demo):
+    for module in (train, artifact, verify, query, check, guard, card, show, queries, data, advise, demo):
         module.register(app)
     for point, register in registered(ENTRY_POINTS):
         try:
