@@ -1,13 +1,13 @@
 """`abscert advise`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
 
 from abscert_plugin.claim import Radius, RadiusScale
-from abscert_plugin.cli import options
+from abscert_plugin.cli import manual, options
 from abscert_plugin.cli.console import OUT, print_json
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
@@ -16,8 +16,19 @@ from abscert_plugin.files import write_json, write_text
 if TYPE_CHECKING:
     from abscert_plugin.training.advise import Advice
 
-_COLUMNS = ("cells", "edges", "straddling %", "log2 mean", "median", "most cells", "room", "shared %", "least error %")
-_READING = (
+_EXAMPLE: Final = "abscert advise --data digits --radius 0.1"
+_COLUMNS: Final = (
+    "cells",
+    "edges",
+    "straddling %",
+    "log2 mean",
+    "median",
+    "most cells",
+    "room",
+    "shared %",
+    "least error %",
+)
+_READING: Final = (
     "straddling: pixels whose ball reaches several cells. log2: of the combinations of cells that a ball reaches, for "
     "an image. most cells: that the ball of one pixel reaches. room: each cell keeps a value whose ball stays in it, 0 "
     "and 1 among them. shared: images that share an interval image with a near one of another class. least error: of "
@@ -27,7 +38,7 @@ _READING = (
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("advise")(advise)
+    app.command("advise", epilog=_EXAMPLE, rich_help_panel=manual.TRAIN)(advise)
 
 
 def advise(
