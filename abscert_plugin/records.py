@@ -12,6 +12,7 @@ import msgspec
 from abscert_plugin.claim import Arithmetic, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, read_packed, write_json
+from abscert_plugin.wording import plain_words
 
 SCHEMA_VERSION: Final = 1
 _BLOCK: Final = 2**16  # bytes that are read at once
@@ -153,7 +154,7 @@ def _parse_lines(path: Path) -> Iterator[Record]:
         try:
             yield _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            fault = " ".join(str(error).split())[:200]
+            fault = plain_words(error)
             raise RecordError(
                 f"{path}, line {number}: expected a record of schema {SCHEMA_VERSION}: {fault}"
             ) from error
@@ -207,4 +208,4 @@ class RunInfo:
         try:
             return msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
-            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}: {error}") from error
+            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}: {plain_words(error)}") from error

@@ -5,6 +5,7 @@ and, half and half, random corners of the ball and images anywhere in it. The la
 records/benchmarks.jsonl, and the exit status is 1 where an image loses its label or has a smaller margin.
 
 usage: python benchmarks/guard_soundness.py DEPLOY.ONNX [DEPLOY.ONNX ...] [--radius 0.1] [--images 10000000]
+       [--bound ibp]
 """
 
 import argparse
@@ -22,6 +23,7 @@ import numpy as np
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider, Runner
+from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import UnsupportedModelError
@@ -41,9 +43,11 @@ class Sampling:
 
     Args:
         seed: of the draws.
+        bound: of the guards.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, bound: BoundMethod) -> None:
+        self._bound = bound
         self._chance = np.random.default_rng(seed)
         self.counts = Counter[str]()
         self.closest = np.inf  # of what margins exceed those that were told
@@ -51,7 +55,7 @@ class Sampling:
     def run(self, path: Path, radius: Radius, images: Array, count: int) -> None:
         """Sample so many images of the balls that the guard of a file certifies."""
         artifact, ball = Artifact.open(path, Provider.CPU, threads=1), Ball(radius)
-        runner = Runner(guarded(artifact, [ball]).model.SerializeToString(), threads=1)
+        runner = Runner(guarded(artifact, [ball], bound=self._bound).model.SerializeToString(), threads=1)
         parts = [dict(zip(runner.outputs, runner.run(part), strict=True)) for part in _parts(images)]
         labels, certified, margins = (
             np.concatenate([part[name] for part in parts]) for name in ("label", "certified", "margin")
@@ -114,13 +118,14 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--radius", default="0.1")
     parser.add_argument("--images", type=int, default=10_000_000)
+    parser.add_argument("--bound", type=BoundMethod, default=BoundMethod.IBP)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     data = load_data(options.data, Split.TEST, options.data_dir)
     images = data.pixels(data.take(data.index).images)
-    sampling = Sampling(options.seed)
+    sampling = Sampling(options.seed, options.bound)
     for path in options.files:
         sampling.run(path, Radius.parse(options.radius), images, -(-options.images // len(options.files)))
     counts = sampling.counts
@@ -128,9 +133,8 @@ def main() -> None:
         f"{counts['mislabelled']} of {counts['images']:,} images mislabelled, {counts['margins_below']} margins below "
         f"the guard's, in {counts['certified']:,} certified balls; the closest one is {sampling.closest:.2g} above it"
     )
-    what = (
-        f"images of balls that guards certify, radius {options.radius} (pixel): random, corners, and found by gradients"
-    )
+    about = f"images of balls that guards certify by {options.bound}, radius {options.radius} (pixel)"
+    what = f"{about}: random, corners, and found by gradients"
     command = shlex.join(["python", "benchmarks/guard_soundness.py", *sys.argv[1:]])
     print(json.dumps({"what": what, "command": command, "figure": figure, "counts": dict(counts)}))
     sys.exit(any(counts[name] for name in WRONG))

@@ -1,7 +1,7 @@
 """What a guard certifies beside what `verify --bound ibp` does, and what it costs beside a bare pass.
 
-usage: python benchmarks/guards.py DEPLOY_ONNX ... [--radius 0.1] [--radius 0.3] [--data mnist] [--images 10000]
-       [--rounds 30]
+usage: python benchmarks/guards.py DEPLOY_ONNX ... [--radius 0.1] [--radius 0.3] [--bound ibp] [--data mnist]
+       [--images 10000] [--rounds 30]
 
 Shares are of all images, those of the wrong label among them. Times are of one thread, by turns in one process; of each
 round the guard's seconds over the model's, and of these the median. Prints one line of JSON for a model.
@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--radius", action="append")
+    parser.add_argument("--bound", type=BoundMethod, default=BoundMethod.IBP)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--images", type=int, default=10000)
@@ -87,12 +88,13 @@ def main() -> None:
             ball = Ball(Radius.parse(text))
             with tempfile.TemporaryDirectory() as folder:
                 guard = Path(folder) / "guard.onnx"
-                write_guard(artifact, [ball], guard)
+                write_guard(artifact, [ball], guard, bound=options.bound)
                 line: dict[str, Any] = {
                     "network": artifact.metadata.network,
                     "training": artifact.metadata.training,
                     "data": options.data,
                     "radius": text,
+                    "bound": str(options.bound),
                     "images": len(data),
                     "certified": shares(artifact, guard, ball, data),
                     "size": round(guard.stat().st_size / model.stat().st_size, 2),

@@ -60,10 +60,9 @@ def _draw(line: Sequence[Any], row: Record, artifact: Artifact, folder: Path) ->
     tinted[moved] = _MOVED
     _show(line[2], tinted, f"{moved.sum()} pixels cross an edge:\n$2^{{{moved.sum()}}}$ inputs")
     if row.verdict == Verdict.CERTIFIED:
-        arithmetic = str(row.arithmetic).replace("-", " ")
-        radius_told, arithmetic = f"{float(radius.given):g}", str(row.arithmetic).replace("-", " ")
-        text = f"certified\n\nevery image within\n{radius_told} of each pixel\nis a {row.label} to the file,\nin {arithmetic} of\n"
-        text += "its float32 sums"
+        arithmetic, length = str(row.arithmetic).replace("-", " "), f"{float(radius.given):g}"
+        text = f"certified\n\nevery image within\n{length} of each pixel\nis a {row.label} to the file,\n"
+        text += f"in {arithmetic} of\nits float32 sums"
         line[3].text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color="#1b7837")
         line[3].set_axis_off()
         return

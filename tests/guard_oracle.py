@@ -18,9 +18,8 @@ from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guard.answers import answer
 from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.layers import Fact
 from abscert_plugin.guard.rules import RULES
-from abscert_plugin.guard.values import Ends
+from abscert_plugin.guard.values import Ends, Fact
 from abscert_plugin.guard.walk import GuardWalk
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -44,12 +43,21 @@ class WrittenGuard:
         shape: of its input, without the batch.
         classes: number of logits.
         low, high: ends of boxes, [box, *shape].
+        is_backward: whether margins are bounded by a backward pass too.
 
     Raises:
         UnsupportedModelError, UnsupportedNodeError: if it has none.
     """
 
-    def __init__(self, graph: Graph, shape: tuple[int, ...], classes: int, low: Array, high: Array) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        shape: tuple[int, ...],
+        classes: int,
+        low: Array,
+        high: Array,
+        is_backward: bool = False,
+    ) -> None:
         self._boxes, self._classes = (low, high), classes
         lowest, highest = (torch.from_numpy(end[None]) for end in (low.min(axis=0), high.max(axis=0)))
         proof = Proof(graph, graph.input, shape, classes)
@@ -60,7 +68,7 @@ class WrittenGuard:
         self.walk = GuardWalk(graph, graph.input, ends, emitter, facts, proof.shapes, RULES)
         self.walk.run(RULES, classes, "no guard")
         self.ends = {name: self.walk.ends(name) for name in self.walk.values}
-        self._margin = answer(self.walk, GIVEN, graph.output, classes, 1).margin
+        self._margin = answer(self.walk, GIVEN, graph.output, classes, 1, is_backward).margin
         names = {name for end in self.ends.values() for name in (end.lower, end.upper)} - {LOWER, UPPER}
         value = helper.make_tensor_value_info
         inputs = [value(name, TensorProto.FLOAT, ["batch", *shape]) for name in (LOWER, UPPER)]
@@ -132,11 +140,24 @@ def _by_way(node: onnx.NodeProto, inputs: list[Any], way: Way) -> Array | None:
         rows = inputs[0].reshape(-1, weight.shape[1])
         others = [np.broadcast_to(one, (len(rows), len(weight))) for one in inputs[2:]]
         return way.products(weight, rows, others).reshape(*inputs[0].shape[:-1], len(weight))
+    if node.op_type == "MatMul" and inputs[1].ndim == 3:
+        return np.stack([way.products(second.T, first, []) for first, second in zip(*inputs, strict=True)])
     if node.op_type == "Conv" and attributes.get("group", 1) == 1 and set(attributes) <= {"pads", "strides", "group"}:
         return _convolved(attributes, inputs, way) if inputs[0].ndim == 4 else None
     if node.op_type in ("Sigmoid", "Tanh"):
         return way.function(node.op_type, inputs[0])
+    if node.op_type == "ConvTranspose":  # onnx's reference evaluator refuses groups
+        return way.given(_by_onnxruntime(node, inputs))
     return None
+
+
+def _by_onnxruntime(node: onnx.NodeProto, inputs: list[Any]) -> Array:
+    value = helper.make_tensor_value_info
+    given = [value(name, TensorProto.FLOAT, array.shape) for name, array in zip(node.input, inputs, strict=True)]
+    graph = helper.make_graph([node], "node", given, [onnx.ValueInfoProto(name=node.output[0])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    (found,) = session(model, False).run(None, dict(zip(node.input, inputs, strict=True)))
+    return found
 
 
 def _sum(way: Way, first: Array, second: Array, operator: str) -> Array:
@@ -181,9 +202,11 @@ def excess(seen: Seen, logits: Array) -> float:
 
 def guard_margins(graph: Graph, low: Array, high: Array, classes: int) -> Array:
     """Return the largest margins that a runtime computes for a guard of boxes, [box, label]; -inf where it has none."""
-    try:
-        guard = WrittenGuard(graph, low.shape[1:], classes, low, high)
-    except (UnsupportedModelError, UnsupportedNodeError):
-        return np.full((len(low), classes), -np.inf)
-    found: Array = np.max([seen.margins for seen in guard.by_runtimes()], axis=0)
+    found: Array = np.full((len(low), classes), -np.inf)
+    for is_backward in (False, True):
+        try:
+            guard = WrittenGuard(graph, low.shape[1:], classes, low, high, is_backward)
+        except (UnsupportedModelError, UnsupportedNodeError):
+            continue
+        found = np.max([found, *(seen.margins for seen in guard.by_runtimes())], axis=0)
     return found

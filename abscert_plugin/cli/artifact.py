@@ -3,15 +3,18 @@
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from abscert_plugin.ball import LEVELS
-from abscert_plugin.cli import foreign, options
+from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+
+_EXPORT: Final = "abscert export runs/mnist --precision int8"
+_WRAP: Final = "abscert wrap model.onnx --cells 64 --data mnist --out runs/wrapped"
 
 
 class Represent(StrEnum):
@@ -23,33 +26,53 @@ class Represent(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
-    app.command("export")(export)
-    app.command("wrap")(wrap)
+    app.command("export", epilog=_EXPORT, rich_help_panel=manual.DEPLOY)(export)
+    app.command("wrap", epilog=_WRAP, rich_help_panel=manual.DEPLOY)(wrap)
 
 
 def export(  # one parameter per option
     run: Annotated[
         Path,
-        typer.Argument(help="Folder of a training, as `abscert train --out` wrote it, or, with --precision, a file."),
+        typer.Argument(
+            help="Folder of a training, as `abscert train --out` wrote it, or, with --precision, a file.",
+            autocompletion=completion.run_folder,
+        ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the ONNX files.  [default: the run's]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the ONNX files.  [default: the run's]",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
             "--precision",
-            help="Write deploy-PRECISION.onnx of deploy.onnx instead: its network in float16 or int8.",
+            help="Write deploy-PRECISION.onnx of deploy.onnx instead: its network in float16 or int8.  [default: none]",
+            metavar="NAME",
+            rich_help_panel=manual.OUTPUT,
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", help="Data set whose training images show the ranges (int8).  [default: the training's]"
+            "--data",
+            help="Data set whose training images show the ranges (int8).  [default: the training's]",
+            metavar="NAME",
+            rich_help_panel=manual.DATA,
+            autocompletion=completion.data,
         ),
     ] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     calibration: Annotated[
-        int, typer.Option("--calibration", min=1, help="How many of these images are run (int8).")
+        int,
+        typer.Option(
+            "--calibration", min=1, help="How many of these images are run (int8).", rich_help_panel=manual.DATA
+        ),
     ] = 500,
     json: options.Json = False,
 ) -> None:
@@ -125,16 +148,33 @@ def _narrow(
 
 
 def wrap(
-    model: Annotated[Path, typer.Argument(help="Any ONNX classifier with one input.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for deploy.onnx and abstract.onnx.")],
+    model: Annotated[Path, typer.Argument(help="Any ONNX classifier with one input.", autocompletion=completion.model)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for deploy.onnx and abstract.onnx.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     cells: options.Cells = None,
     granularity: options.Granularity = None,
     lossless: Annotated[
-        bool, typer.Option("--lossless", help="256 cells, each of which stands for its own 8-bit value.")
+        bool,
+        typer.Option(
+            "--lossless",
+            help="256 cells, each of which stands for its own 8-bit value.",
+            rich_help_panel=manual.METHOD,
+        ),
     ] = False,
     represent: Annotated[
         Represent,
-        typer.Option("--represent", help="What a cell stands for: its mid-point, or the mean of --data in it."),
+        typer.Option(
+            "--represent",
+            help="What a cell stands for: its mid-point, or the mean of --data in it.",
+            rich_help_panel=manual.METHOD,
+        ),
     ] = Represent.MIDPOINTS,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
@@ -143,10 +183,23 @@ def wrap(
     std: foreign.Std = None,
     output: foreign.Output = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", min=2, help="How many there are, for a model that gives labels alone.")
+        int | None,
+        typer.Option(
+            "--classes",
+            min=2,
+            help="How many there are, for a model that gives labels alone.  [default: as many as --data has]",
+            rich_help_panel=manual.MODEL_INPUT,
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Data set on which to compare the accuracy with the model's own.")
+        str | None,
+        typer.Option(
+            "--data",
+            help="Data set on which to compare the accuracy with the model's own.  [default: none]",
+            metavar="NAME",
+            rich_help_panel=manual.DATA,
+            autocompletion=completion.data,
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,

@@ -1,7 +1,7 @@
 """`abscert queries`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -9,7 +9,7 @@ from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Claim
-from abscert_plugin.cli import options
+from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.records import RunInfo, read_records
@@ -17,20 +17,47 @@ from abscert_plugin.report.provenance import run_images, run_model
 from abscert_plugin.verification.queries import LISTS, write_queries
 from abscert_plugin.verification.run import RECORDS, RUN
 
+_EXAMPLE: Final = "abscert queries runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --out benchmark"
+
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("queries")(queries)
+    app.command("queries", epilog=_EXAMPLE, rich_help_panel=manual.VERIFY)(queries)
 
 
 def queries(
-    records: Annotated[Path, typer.Argument(help="records.jsonl of a run on the claim ball, or the folder of it.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for networks, queries and lists of instances.")],
+    records: Annotated[
+        Path,
+        typer.Argument(
+            help="records.jsonl of a run on the claim ball, or the folder of it.", autocompletion=completion.records
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for networks, queries and lists of instances.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     model: Annotated[
-        Path | None, typer.Option("--model", help="The ONNX file.  [default: in or above the run's folder]")
+        Path | None,
+        typer.Option(
+            "--model",
+            help="The ONNX file.  [default: in or above the run's folder]",
+            metavar="FILE",
+            rich_help_panel=manual.CONTENT,
+            autocompletion=completion.model,
+        ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also ask about images that the run decided.")] = False,
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for each instance.")] = 100.0,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Also ask about images that the run decided.", rich_help_panel=manual.CONTENT),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds for each instance.", rich_help_panel=manual.CONTENT)
+    ] = 100.0,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     json: options.Json = False,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from abscert_plugin.cli import options
+from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import LOG, OUT
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, ConfigError, DataError, GridError, RecordError
@@ -30,6 +30,7 @@ from abscert_plugin.report.terminal import (
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.run import RECORDS, RUN
 
+_EXAMPLE: Final = "abscert show runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --html report.html"
 _PORT: Final = 8000
 _PAGES: Final = ("try.html", "report.html", "index.html")
 """The page whose address is printed is the first of these that is there."""
@@ -37,22 +38,41 @@ _PAGES: Final = ("try.html", "report.html", "index.html")
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("show")(show)
+    app.command("show", epilog=_EXAMPLE, rich_help_panel=manual.VERIFY)(show)
 
 
 def show(
     records: Annotated[
         list[Path],
-        typer.Argument(help="One or more records.jsonl, or the folders that hold them; with --serve, any folder."),
+        typer.Argument(
+            help="One or more records.jsonl, or the folders that hold them; with --serve, any folder.",
+            autocompletion=completion.records,
+        ),
     ],
-    html: Annotated[Path | None, typer.Option("--html", help="Also write a page with pictures of one run.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            help="Also write a page with pictures of one run.  [default: none]",
+            metavar="FILE",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Serve the folder's pages to browsers on this machine, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--serve",
+            help="Serve the folder's pages to browsers on this machine, until Ctrl-C.",
+            rich_help_panel=manual.OUTPUT,
+        ),
     ] = False,
     port: Annotated[
-        int | None, typer.Option("--port", help=f"Port of --serve; 0 takes any.  [default: {_PORT}]")
+        int | None,
+        typer.Option(
+            "--port", help=f"Port of --serve; 0 takes any.  [default: {_PORT}]", rich_help_panel=manual.OUTPUT
+        ),
     ] = None,
 ) -> None:
     """Show records: tables in the terminal, a page with the images that failed, or a folder's pages in a browser."""

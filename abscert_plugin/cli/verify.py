@@ -13,9 +13,10 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
 from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale
-from abscert_plugin.cli import foreign, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
+from abscert_plugin.cli import completion, foreign, manual, options
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say, say_closed
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
@@ -29,30 +30,32 @@ from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import RECORDS, Verification
 from abscert_plugin.verification.summary import Summary, summarise
 
+_EXAMPLE = "abscert verify runs/ball --data mnist --claim ball --radius 0.1 --timeout 10"
 _CELL_BATCH = 250
 _BALL_BATCH = 100
 
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("verify")(verify)
+    app.command("verify", epilog=_EXAMPLE, rich_help_panel=manual.VERIFY)(verify)
 
 
 def verify(  # one parameter per option
     model: Annotated[
         Path,
         typer.Argument(
-            help="deploy.onnx, abstract.onnx (claim cell alone), any ONNX classifier (claim ball), or a VNN-LIB query: "
-            "QUERY.vnnlib[.gz]."
+            help="deploy.onnx, abstract.onnx (claim cell alone), any ONNX classifier (claim ball), the folder of a "
+            "training, or a VNN-LIB query: QUERY.vnnlib[.gz].",
+            autocompletion=completion.model,
         ),
     ],
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
-    claim: Annotated[options.ClaimName, typer.Option("--claim", help="What to decide.")] = options.ClaimName.CELL,
-    radius: Annotated[
-        str | None, typer.Option("--radius", help="Radius of the ball, such as 0.1 or 8/255 (claim ball).")
-    ] = None,
+    claim: Annotated[
+        options.ClaimName, typer.Option("--claim", help="What to decide.", rich_help_panel=manual.CLAIM)
+    ] = options.ClaimName.CELL,
+    radius: options.KnownRadius = None,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
     bound: options.BoundName = None,
@@ -63,7 +66,13 @@ def verify(  # one parameter per option
     checkpoint: options.CheckpointFolder = None,
     solver: Annotated[
         str | None,
-        typer.Option("--solver", help="Who decides: abscert, or a solver of another package (claim ball)."),
+        typer.Option(
+            "--solver",
+            help="Who decides: abscert, or a solver of another package (claim ball).  [default: abscert]",
+            metavar="NAME",
+            rich_help_panel=manual.ADVANCED,
+            autocompletion=completion.solver,
+        ),
     ] = None,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
@@ -73,27 +82,38 @@ def verify(  # one parameter per option
     output: foreign.Output = None,
     constant: foreign.Constants = None,
     limit: options.Limit = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images that are decided together.  [default: by claim]")
-    ] = None,
-    provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the records.  [default: beside the model]")
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option("--certificate", help="Also write all verdicts into one file for `abscert check`.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Rename a former run in --out and start anew.")] = False,
+    batch_size: options.DecidedTogether = None,
+    provider: options.ProviderName = Provider.AUTO,
+    out: options.RecordsOut = None,
+    certificate: options.CertificateOut = None,
+    fresh: options.Fresh = False,
     json: options.Json = False,
     network: Annotated[
-        list[str] | None, typer.Option("--network", help="NAME=MODEL.onnx: the network of a VNN-LIB query.")
+        list[str] | None,
+        typer.Option(
+            "--network",
+            help="The network of a VNN-LIB query, once for each.",
+            metavar="NAME=MODEL.onnx",
+            rich_help_panel=manual.QUERIES,
+        ),
     ] = None,
     serialise_assignments: Annotated[
-        Path | None, typer.Option("--serialise-assignments", help="Folder for the tensors that satisfy a query.")
+        Path | None,
+        typer.Option(
+            "--serialise-assignments",
+            help="Folder for the tensors that satisfy a query.  [default: they are printed]",
+            metavar="FOLDER",
+            rich_help_panel=manual.QUERIES,
+        ),
     ] = None,
     unsat_proofs: Annotated[
         Path | None,
-        typer.Option("--unsat-proofs", help="Also write why nothing satisfies a query, for `abscert check`."),
+        typer.Option(
+            "--unsat-proofs",
+            help="Also write why nothing satisfies a query, for `abscert check`.  [default: none]",
+            metavar="FILE",
+            rich_help_panel=manual.QUERIES,
+        ),
     ] = None,
 ) -> None:
     """Decide a claim for every test image by running the ONNX file, or a VNN-LIB query about a network."""

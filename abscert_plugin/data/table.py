@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.data.cifar10 import CIFAR10
 from abscert_plugin.data.dataset import DataSet, Split
 from abscert_plugin.data.digits import DIGITS
@@ -37,7 +38,7 @@ def load_data(name: str, split: Split, directory: Path | None = None, image_size
     """
     entry = DATA_SETS.get(name)
     if entry is None:
-        raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {name!r}")
+        raise ConfigError(expected_one_of("a data set", DATA_SETS, name))
     if image_size is not None and not entry.can_resize:
         allowed = " or ".join(sorted(other.name for other in DATA_SETS.values() if other.can_resize))
         raise ConfigError(f"expected an image size with --data {allowed} only, got {image_size} with {name}")

@@ -10,9 +10,8 @@ import numpy as np
 
 from abscert_plugin.graph.walk import need
 from abscert_plugin.guard import layers
-from abscert_plugin.guard.layers import Line
 from abscert_plugin.guard.linear import Array, Linear, Pooled, Weighted
-from abscert_plugin.guard.values import Ends
+from abscert_plugin.guard.values import Ends, Line
 from abscert_plugin.guard.walk import View
 
 _TRAINED: Final = 2.0**-40  # of weights that float64 made of others
@@ -25,22 +24,21 @@ def _affine(
     size = np.abs(bias) if bias is not None and bias_size is None else bias_size
     value = view.value(place)
     if isinstance(value, Ends):
-        view.give(Line(value, linear, bias, size, view.fact))
+        view.give(Line(value, view.shape(place), linear, bias, size, view.fact))
         return
     joint = _behind_scaling(view, value, linear) if isinstance(value, Line) and isinstance(linear, Weighted) else None
     if joint is None:
         view.give(layers.affine_chain(view.emitter, view.chain(place), linear, bias, size, view.fact))
         return
-    source, inner, made, made_size = joint
-    view.give(Line(source, inner, _sum(made, bias), _sum(made_size, size), view.fact))
+    view.give(replace(joint, bias=_sum(joint.bias, bias), bias_size=_sum(joint.bias_size, size)))
 
 
-def _behind_scaling(view: View, line: Line, linear: Weighted) -> tuple[Ends, Weighted, Array, Array] | None:
-    """Return W (s x + t) as a map of x, what it makes of t, and a bound of the terms of that; None if it is no such.
+def _behind_scaling(view: View, line: Line, linear: Weighted) -> Line | None:
+    """Return W (s x + t) as a map of x; None if it is no such.
 
     So pixels are scaled. A Conv that pads s x + t by zeros is one that pads x by -t / s, where that is exact.
     """
-    scaling, source, offset = line.linear, line.source, np.zeros(1) if line.bias is None else line.bias
+    scaling, offset = line.linear, np.zeros(1) if line.bias is None else line.bias
     if not isinstance(scaling, Weighted) or scaling.operator != "Mul" or line.moves or np.unique(offset).size > 1:
         return None
     if np.unique(scaling.weights).size > 1 or not scaling.weights.all():
@@ -52,20 +50,26 @@ def _behind_scaling(view: View, line: Line, linear: Weighted) -> tuple[Ends, Wei
         if pads is None or (any(pads) and not is_exact):
             return None
         if any(pads):
-            source, linear = _padded(view, source, pads, edge), linear.without_pads()
+            line, linear = _padded(view, line, pads, edge), linear.without_pads()
     # terms of the offset may cancel, and were rounded before they did
     size = abs(shift) if line.bias_size is None else float(line.bias_size.max())
     found, sizes = linear.behind(factor, shift), replace(linear, weights=np.abs(linear.weights)).behind(1.0, size)
-    return None if found is None or sizes is None else (source, *found, sizes[1])
+    if found is None or sizes is None:
+        return None
+    return Line(line.source, line.shape, found[0], found[1], sizes[1], view.fact)
 
 
-def _padded(view: View, source: Ends, pads: Sequence[int], edge: float) -> Ends:
-    half = len(pads) // 2
+def _padded(view: View, line: Line, pads: Sequence[int], edge: float) -> Line:
+    half, source = len(pads) // 2, line.source
     amounts = view.emitter.constant(np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64))
     number = view.emitter.exactly(edge * 2.0**source.power)
     lower, upper = (view.emitter.node("Pad", [name, amounts, number]) for name in (source.lower, source.upper))
     is_positive = source.is_positive and edge >= 0
-    return replace(source, lower=lower, upper=upper, top=max(source.top, abs(edge)), is_positive=is_positive)
+    top = max(source.top, abs(edge))
+    wider = zip(line.shape[1:], pads[:half], pads[half:], strict=True)
+    shape = (line.shape[0], *(size + before + after for size, before, after in wider))
+    ends = replace(source, lower=lower, upper=upper, top=top, is_positive=is_positive, origin=None)
+    return replace(line, source=ends, shape=shape)
 
 
 def _convolution(view: View) -> None:
@@ -167,7 +171,7 @@ def _scaled(view: View, factor: Array, offset: Array | None = None, size: Array 
         linear = value.linear.scaled(factor)
         if linear is not None:
             bias, bias_size = _sum(_times(value.bias, factor), offset), _sum(_times(value.bias_size, abs(factor)), size)
-            view.give(Line(value.source, linear, bias, bias_size, view.fact))
+            view.give(replace(value, linear=linear, bias=bias, bias_size=bias_size, fact=view.fact))
             return
     need(factor.ndim <= len(view.shape_after) + 1, "expected a factor that goes with the value")
     top = float(np.abs(factor).max())

@@ -15,15 +15,20 @@ from typing import Final, final
 import numpy as np
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.guard import layers
+from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.guard import backward, layers
 from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.layers import Line
 from abscert_plugin.guard.linear import Weighted
+from abscert_plugin.guard.values import Line
 from abscert_plugin.guard.walk import GuardWalk
 
 MOST_PAIRS: Final = 2**21
 """Entries of the table of rows W_i - W_j: with more, margins are bounded by two logits apart."""
 
+_NO_BACKWARD: Final = (
+    "this file has no guard by crown-ibp: its last node is no dense one behind a ReLU, so that there is nothing to go "
+    "back through; ibp guards it"
+)
 _OUTWARD: Final = 1 + 2.0**-20  # of two sums behind the products
 _ROUNDED: Final = 2.0**-21  # of a difference, and of what is taken off it
 _FLUSHED: Final = 64 * arithmetic.TINY  # by both logits, and by what the guard takes off
@@ -43,7 +48,7 @@ class Answer:
     margin: str
 
 
-def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) -> Answer:
+def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, is_backward: bool = False) -> Answer:
     """Write the label and the least margin over each ball.
 
     Args:
@@ -52,6 +57,10 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) 
         output: name of the logits that bounds are about.
         classes: how many there are.
         balls: how many are bounded, one after another along the batch.
+        is_backward: whether margins are bounded by `backward` too.
+
+    Raises:
+        UnsupportedModelError: if they cannot be.
     """
     emitter, value = walk.emitter, walk.values[output]
     label = emitter.node("ArgMax", [logits], axis=1, keepdims=0)
@@ -60,7 +69,10 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int) 
     others = emitter.constant(np.arange(classes, dtype=np.int64).reshape(1, -1))
     is_label = emitter.node("Equal", [column, others])
     if isinstance(value, Line) and _has_pairs(value, classes):
-        margins, power = _by_rows(emitter, value, column, classes), value.source.power + 1
+        rows, power = Rows(emitter, value, column, classes), value.source.power + 1
+        margins = _larger(rows, power) if is_backward else rows.margins()
+    elif is_backward:
+        raise UnsupportedModelError(_NO_BACKWARD)
     else:
         ends = walk.ends(output)
         lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
@@ -80,27 +92,61 @@ def _has_pairs(line: Line, classes: int) -> bool:
     return is_dense and not line.moves and classes * classes * linear.products <= MOST_PAIRS
 
 
-def _by_rows(emitter: Emitter, line: Line, label: str, classes: int) -> str:
-    """Write lower bounds of the margins of a label, [batch, 1], to all classes; that to itself means nothing."""
-    linear = line.linear
-    assert isinstance(linear, Weighted)
-    source, (share, grown) = line.source, layers.shares(linear, line.fact)
-    unit = 2.0 ** (source.power + 1)
-    layers.need_room(linear, 4 * source.top, line.bias_size, unit)
-    rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
-    middle = linear.middle(
-        emitter, layers.doubled_middle(emitter, source), None if line.bias is None else np.asarray(line.bias * unit)
-    )
-    pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * grown * _OUTWARD
-    width = emitter.node("Sub", [source.upper, source.lower])
-    # a subnormal width may be flushed, and values of the file beside it
-    spread = emitter.node("Gemm", [width, emitter.above(pairs)], transB=1)
-    spread = emitter.node("Reshape", [spread, emitter.constant(np.array([-1, classes, classes], dtype=np.int64))])
-    spread = emitter.node("GatherND", [spread, label], batch_dims=1)
-    room = 4 * line.fact.underflow * unit + 4 * layers.lost(linear, source.top, unit)
-    bias = np.array(room) if line.bias_size is None else line.bias_size * share * unit + room
-    size = layers.size_of(emitter, source)
-    error = linear.absolute(emitter, size, 2 * share * grown * _OUTWARD, np.asarray(bias * grown * _OUTWARD))
-    errors = emitter.node("Add", [error, emitter.node("GatherElements", [error, label], axis=1)])
-    gap = emitter.node("Sub", [emitter.node("GatherElements", [middle, label], axis=1), middle])
-    return emitter.node("Sub", [gap, emitter.node("Add", [spread, errors])])
+@final
+class Rows:
+    """Margins of a label to all classes, [batch, classes]; those to itself mean nothing.
+
+    Args:
+        emitter: takes up the nodes.
+        line: the last node, dense.
+        label: [batch, 1].
+        classes: how many there are.
+    """
+
+    def __init__(self, emitter: Emitter, line: Line, label: str, classes: int) -> None:
+        linear, source = line.linear, line.source
+        assert isinstance(linear, Weighted)
+        self._share, self._grown = layers.shares(linear, line.fact)
+        self.unit = 2.0 ** (source.power + 1)
+        layers.need_room(linear, 4 * source.top, line.bias_size, self.unit)
+        self.emitter, self.line, self.label, self.classes = emitter, line, label, classes
+        self._linear = linear
+        self.errors = self._errors()
+
+    def _errors(self) -> str:
+        """Write what both logits of a margin may be off by, times the unit."""
+        emitter, line, grown = self.emitter, self.line, self._grown * _OUTWARD
+        room = 4 * line.fact.underflow * self.unit + 4 * layers.lost(self._linear, line.source.top, self.unit)
+        bias = np.array(room) if line.bias_size is None else line.bias_size * self._share * self.unit + room
+        size = layers.size_of(emitter, line.source)
+        error = self._linear.absolute(emitter, size, 2 * self._share * grown, np.asarray(bias * grown))
+        return emitter.node("Add", [error, emitter.node("GatherElements", [error, self.label], axis=1)])
+
+    def margins(self) -> str:
+        """Write lower bounds, times the unit, by the rows W_i - W_j."""
+        emitter, line, linear, label, classes = self.emitter, self.line, self._linear, self.label, self.classes
+        rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
+        bias = None if line.bias is None else np.asarray(line.bias * self.unit)
+        middle = linear.middle(emitter, layers.doubled_middle(emitter, line.source), bias)
+        pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * self._grown * _OUTWARD
+        width = emitter.node("Sub", [line.source.upper, line.source.lower])
+        # a subnormal width may be flushed, and values of the file beside it
+        spread = emitter.node("Gemm", [width, emitter.above(pairs)], transB=1)
+        spread = emitter.node("Reshape", [spread, emitter.constant(np.array([-1, classes, classes], dtype=np.int64))])
+        spread = emitter.node("GatherND", [spread, label], batch_dims=1)
+        gap = emitter.node("Sub", [emitter.node("GatherElements", [middle, label], axis=1), middle])
+        return emitter.node("Sub", [gap, emitter.node("Add", [spread, self.errors])])
+
+
+def _larger(rows: Rows, power: int) -> str:
+    """Write margins by rows and those of a backward pass, whichever are larger.
+
+    Raises:
+        UnsupportedModelError: if there is no such pass.
+    """
+    emitter = rows.emitter
+    errors = emitter.node("Mul", [rows.errors, emitter.exactly(2.0**-power)])
+    found = backward.margins(emitter, rows.line, rows.label, errors, rows.classes)
+    if found is None:
+        raise UnsupportedModelError(_NO_BACKWARD)
+    return emitter.node("Max", [rows.margins(), emitter.node("Mul", [found, emitter.exactly(2.0**power)])])

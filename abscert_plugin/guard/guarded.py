@@ -16,6 +16,7 @@ from abscert_plugin.artifact.metadata import GUARD
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
+from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.tails import kept_margins
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
@@ -25,8 +26,8 @@ from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guard.answers import answer
 from abscert_plugin.guard.emitter import Emitter
 from abscert_plugin.guard.front import ball_ends, inside
-from abscert_plugin.guard.layers import Fact
 from abscert_plugin.guard.rules import RULES
+from abscert_plugin.guard.values import Fact
 from abscert_plugin.guard.walk import GuardWalk
 
 LOGITS: Final = "logits"
@@ -36,6 +37,9 @@ MARGIN: Final = "margin"
 RADIUS: Final = "radius"
 NOTHING_KNOWN: Final = np.finfo(np.float32).min
 """The margin of an image with a pixel outside the pixel range, or NaN."""
+
+BOUNDS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP)
+"""What margins can be bounded by inside a file."""
 
 _LEAST_OPSET: Final = 13
 _REFUSAL: Final = "this file has no guard"
@@ -60,7 +64,9 @@ class Guarded:
     tail: Tail | None
 
 
-def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False) -> Guarded:
+def guarded(
+    artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False, bound: BoundMethod = BoundMethod.IBP
+) -> Guarded:
     """Return the guard of a classifier: it answers logits, label, margin and what is certified.
 
     Soundness: where `certified` is true, every image of the ball gets the label from the file that is guarded, in any
@@ -70,13 +76,16 @@ def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False
         artifact: the classifier.
         balls: one, or several: each has a column then.
         has_largest: whether to answer the largest radius that is certified too, `radius`, 0 where none is.
+        bound: IBP, or CROWN-IBP, which certifies no less and takes longer.
 
     Raises:
-        UnsupportedModelError: if it has an operator without enclosure, a fixed batch, is no classifier of images, or
-            its numbers are too large.
-        ConfigError: if a radius is 0, or given twice.
+        UnsupportedModelError: if it has an operator without enclosure, a fixed batch, is no classifier of images, its
+            numbers are too large, or CROWN-IBP has no ReLU before the last layer to go back through.
+        ConfigError: if a radius is 0, or given twice, or the bound is another one.
     """
     _check_balls(balls)
+    if bound not in BOUNDS:
+        raise ConfigError(f"expected {' or '.join(BOUNDS)} as the bound of a guard, got {bound}")
     graph, model = _graph(artifact), onnx.ModelProto()
     model.CopyFrom(with_tensors(artifact.model, artifact.path))
     cut = without_tail(graph)
@@ -90,7 +99,8 @@ def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False
     walk = GuardWalk(inner, artifact.held, ends, emitter, _facts(proof, artifact), proof.shapes, RULES)
     walk.run(RULES, artifact.metadata.classes, _REFUSAL)
     try:
-        found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls))
+        is_backward = bound is BoundMethod.CROWN_IBP
+        found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls), is_backward)
     except UnsupportedNodeError as error:
         raise UnsupportedModelError(f"{_REFUSAL}: its logits: {error}") from error
     _give_answers(emitter, artifact, balls, found.label, found.margin, needed, has_largest)
@@ -98,7 +108,7 @@ def guarded(artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False
     model.graph.node.extend(emitter.nodes)
     model.graph.initializer.extend(emitter.initializers)
     _set_outputs(model, graph.output, len(balls), has_largest)
-    _set_metadata(model, artifact, balls)
+    _set_metadata(model, artifact, balls, bound)
     return Guarded(model, tuple(balls), graph.output, None if cut is None else cut.tail)
 
 
@@ -229,11 +239,12 @@ def _set_outputs(model: onnx.ModelProto, logits: str, count: int, has_largest: b
     model.graph.name = "guard"
 
 
-def _set_metadata(model: onnx.ModelProto, artifact: Artifact, balls: Sequence[Ball]) -> None:
+def _set_metadata(model: onnx.ModelProto, artifact: Artifact, balls: Sequence[Ball], bound: BoundMethod) -> None:
     facts: dict[str, Any] = {
         "version": abscert_plugin.__version__,
         "radii": [ball.radius.as_options() for ball in balls],
         "inputs": str(balls[0].inputs),
+        "bound": str(bound),
         "arithmetic": "any-order",
         "guards_sha256": artifact.sha256,
     }

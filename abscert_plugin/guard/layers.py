@@ -31,69 +31,21 @@ W may be a product of a node's weights and what scales its outputs behind it: ro
 by 3 u |W|, which gamma(p + 16) holds as well.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.graph.walk import need
 from abscert_plugin.guard.emitter import LARGEST, Emitter
 from abscert_plugin.guard.linear import Array, Linear
-from abscert_plugin.guard.values import Chain, Ends
+from abscert_plugin.guard.values import Chain, Ends, Fact, Line, Move
 
 _FEW: Final = 16
 _MOST_POWER: Final = 24
 _LEAST_SHARE: Final = 2.0**-4  # sums that round by more are too long for float32
 _OUTWARD: Final = 1 + 2.0**-20
-
-Move = Callable[[Emitter, str], str]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What is known of a value of the file for all images at once.
-
-    Args:
-        roundings: that a term of its chain meets at most.
-        underflow: bound of what underflow adds up to.
-        top: bound of its absolute value, and of what the guard keeps of it.
-    """
-
-    roundings: int
-    underflow: float
-    top: float
-
-    @classmethod
-    def of(cls, value: Enclosure) -> "Fact":
-        """Return what an enclosure over all images tells."""
-        size = float(value.size().max()) if value.lower.numel() else 0.0
-        return cls(value.roundings, float(value.underflow.max()), 4 * size + 1)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Line:
-    """W y + b of a held value y, not yet written: what comes next tells in which way.
-
-    Args:
-        source: y.
-        linear: W.
-        bias: b; None where there is none.
-        bias_size: bound of its absolute terms.
-        fact: of what it gives.
-        moves: of entries, behind it.
-    """
-
-    source: Ends
-    linear: Linear
-    bias: Array | None
-    bias_size: Array | None
-    fact: Fact
-    moves: tuple[Move, ...] = ()
 
 
 def line_ends(emitter: Emitter, line: Line) -> Ends:

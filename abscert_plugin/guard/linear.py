@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Final, final
 
 import numpy as np
@@ -33,6 +34,11 @@ class Linear(ABC):
     @abstractmethod
     def absolute(self, emitter: Emitter, source: str, factor: float, bias: Array) -> str:
         """Append factor |W| x + b and return its name; constants are rounded up."""
+
+    def turned(self, shape: tuple[int, ...], shape_after: tuple[int, ...]) -> "Turned | None":
+        """Return the map a -> W^T a, given the shapes of x and W x without the batch; None where it has none."""
+        del shape, shape_after
+        return None
 
     def scaled(self, factor: Array) -> "Linear | None":
         """Return the map times factors of its outputs, [1, *shape] or a single one; None where it has no such form."""
@@ -128,6 +134,29 @@ class Weighted(Linear):
         return full.reshape(-1) if full.size == count == full.shape[self._place] else None
 
     @override
+    def turned(self, shape: tuple[int, ...], shape_after: tuple[int, ...]) -> "Turned | None":
+        is_matrix = self.operator in ("Gemm", "MatMul") and self.rank == 2
+        if self.outputs is None or not (is_matrix or self.operator == "Conv"):
+            return None
+        summed = self.outputs if is_matrix else (0, *range(2, self.weights.ndim))
+        column_sum = float(np.abs(self.weights).sum(axis=summed).max())
+        if is_matrix:
+            products = self.weights.shape[self.outputs]
+            return Turned(self, "Gemm", {"transB": self.outputs}, shape, shape_after, products, column_sum)
+        pads, windows = self.pads, self.weights.shape[2:]
+        if pads is None:
+            return None
+        axes = range(len(windows))
+        steps, gaps = (list(self.attributes.get(name, [1] * len(axes))) for name in ("strides", "dilations"))
+        spans = [gaps[axis] * (windows[axis] - 1) + 1 + steps[axis] * (shape_after[1 + axis] - 1) for axis in axes]
+        # what a stride leaves over at the end of an axis is in no window
+        rest = [shape[1 + axis] + pads[axis] + pads[axis + len(axes)] - spans[axis] for axis in axes]
+        kept = {name: value for name, value in self.attributes.items() if name != "auto_pad"}
+        attributes = {**kept, "output_padding": rest}
+        products = self.weights.shape[0] * prod(windows)
+        return Turned(self, "ConvTranspose", attributes, shape, shape_after, products, column_sum)
+
+    @override
     def scaled(self, factor: Array) -> Linear | None:
         entries = self._by_output(factor)
         if entries is None or self.outputs is None:
@@ -137,6 +166,36 @@ class Weighted(Linear):
         weights = self.weights * entries.reshape(shape)
         row_sum = self.row_sum * float(np.abs(entries).max()) * (1 + 2.0**-40)
         return replace(self, weights=weights, row_sum=row_sum, stored=None)
+
+
+@final
+@dataclass(frozen=True)
+class Turned:
+    """A linear map a -> W^T a of rows.
+
+    Args:
+        source: the map x -> W x.
+        operator, attributes: of the node that does it, with the weights of the source.
+        shape, shape_after: of x and W x, without the batch.
+        products: most products in a sum.
+        column_sum: bound of the sum of absolute weights of an input.
+    """
+
+    source: Weighted
+    operator: str
+    attributes: Mapping[str, Any]
+    shape: tuple[int, ...]
+    shape_after: tuple[int, ...]
+    products: int
+    column_sum: float
+
+    def of(self, emitter: Emitter, rows: str, count: int) -> str:
+        """Append W^T a of rows [batch, count, outputs of W] and return the name of [batch, count, inputs of W]."""
+        given = emitter.constant(np.array([-1, *self.shape_after], dtype=np.int64))
+        weights = self.source.stored or emitter.nearest(self.source.weights)
+        made = emitter.copy(self.operator, self.attributes, [emitter.node("Reshape", [rows, given]), weights])
+        flat = emitter.constant(np.array([-1, count, prod(self.shape)], dtype=np.int64))
+        return emitter.node("Reshape", [made, flat])
 
 
 @final

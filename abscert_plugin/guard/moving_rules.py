@@ -19,7 +19,7 @@ def _reshape(view: View) -> None:
     shape = new_shape(view)
     need(shape == view.shape_after, "expected the images of a batch to stay apart")
     target = np.array([-1, *shape], dtype=np.int64)
-    view.moved(lambda emitter, name: emitter.node("Reshape", [name, emitter.constant(target)]))
+    view.moved(lambda emitter, name: emitter.node("Reshape", [name, emitter.constant(target)]), keeps_order=True)
 
 
 def _copied(view: View) -> None:

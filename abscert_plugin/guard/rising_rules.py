@@ -12,7 +12,7 @@ from abscert_plugin.bounds.proof.smooth import Error, Smooth
 from abscert_plugin.graph.walk import need
 from abscert_plugin.guard import layers
 from abscert_plugin.guard.affine_rules import fitted
-from abscert_plugin.guard.values import Ends
+from abscert_plugin.guard.values import Ends, Line, Rectified
 from abscert_plugin.guard.walk import View
 
 _OUTWARD: Final = 1 + 2.0**-20
@@ -21,9 +21,10 @@ _SLOPED: Final = 2.0**-21  # of one rounding of the file and some of the guard's
 
 
 def _relu(view: View) -> None:
-    value = view.ends()
+    value, line = view.ends(), view.value()
     lower, upper = (view.emitter.node("Relu", [name]) for name in (value.lower, value.upper))
-    view.give(Ends(lower, upper, value.power, view.fact.top, is_positive=True))
+    origin = Rectified(line, value, view.shape_after) if isinstance(line, Line) and not line.moves else None
+    view.give(Ends(lower, upper, value.power, view.fact.top, is_positive=True, origin=origin))
 
 
 def _largest(view: View) -> None:

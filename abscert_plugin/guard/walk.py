@@ -13,8 +13,7 @@ from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import Walk, need
 from abscert_plugin.guard import layers
 from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.layers import Fact, Line
-from abscert_plugin.guard.values import Chain, Ends
+from abscert_plugin.guard.values import Chain, Ends, Fact, Line
 
 Value: TypeAlias = Ends | Line | Chain
 
@@ -151,15 +150,16 @@ class View(Operands[GuardWalk]):
         """Give what is kept of the first output."""
         self.walk.values[self.output] = value
 
-    def moved(self, move: Callable[[Emitter, str], str]) -> None:
-        """Give what the node reads first with its entries moved."""
-        self.give(moved(self.emitter, self.value(), move))
+    def moved(self, move: Callable[[Emitter, str], str], keeps_order: bool = False) -> None:
+        """Give what the node reads first with its entries moved, or in another shape alone."""
+        self.give(moved(self.emitter, self.value(), move, keeps_order))
 
 
-def moved(emitter: Emitter, value: Value, move: Callable[[Emitter, str], str]) -> Value:
-    """Return a value with its entries moved."""
+def moved(emitter: Emitter, value: Value, move: Callable[[Emitter, str], str], keeps_order: bool = False) -> Value:
+    """Return a value with its entries moved, or, where they keep their order, in another shape."""
     if isinstance(value, Line):
         return replace(value, moves=(*value.moves, move))
     if isinstance(value, Chain):
         return layers.moved_chain(emitter, value, (move,))
-    return replace(value, lower=move(emitter, value.lower), upper=move(emitter, value.upper))
+    origin = value.origin if keeps_order else None
+    return replace(value, lower=move(emitter, value.lower), upper=move(emitter, value.upper), origin=origin)

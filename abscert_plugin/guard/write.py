@@ -10,6 +10,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.write import write_checked
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Runner
+from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.tail import Tail
 from abscert_plugin.guard.guarded import CERTIFIED, LABEL, MARGIN, Guarded, guarded
@@ -18,7 +19,13 @@ _IMAGES: Final = 16
 _BOUND: Final = 1e-5  # of the rounding of a margin that is only seen, in terms of the logits
 
 
-def write_guard(artifact: Artifact, balls: Sequence[Ball], path: Path, has_largest: bool = False) -> Guarded:
+def write_guard(
+    artifact: Artifact,
+    balls: Sequence[Ball],
+    path: Path,
+    has_largest: bool = False,
+    bound: BoundMethod = BoundMethod.IBP,
+) -> Guarded:
     """Write the guard of a classifier and return it; see `guarded`.
 
     It gets its name only after it gave the classifier's logits of random images, bit for bit, and bounds that images
@@ -29,12 +36,13 @@ def write_guard(artifact: Artifact, balls: Sequence[Ball], path: Path, has_large
         balls: one, or several: each has a column then.
         path: where the file goes.
         has_largest: whether to answer the largest radius that is certified too.
+        bound: IBP or CROWN-IBP.
 
     Raises:
         UnsupportedModelError, ConfigError: as `guarded`.
         ExportError: if it cannot be written, or does not do what it should; nothing is written then.
     """
-    made = guarded(artifact, balls, has_largest)
+    made = guarded(artifact, balls, has_largest, bound)
     write_checked({path.name: made.model}, path.parent, lambda paths: _check(paths, path.name, artifact, made))
     return made
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
 from abscert_plugin.files import byte_limit, open_file, raise_limit, read_json, write_json, write_whole
+from abscert_plugin.wording import plain_words
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
@@ -133,7 +134,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         stored = msgspec.convert(value, _Stored)
         epochs = len(msgspec.convert(stored.history, list[_Epoch]))
     except msgspec.ValidationError as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error}; train again into another --out") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint: {plain_words(error)}; train again into another --out"
+        ) from error
     if not 1 <= stored.best_epoch <= stored.epoch == epochs:
         raise CheckpointError(
             f"{path} is not a checkpoint: its epoch is {stored.epoch}, the best one {stored.best_epoch}, and the "
@@ -178,10 +181,15 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     }
 
     def fill(part: Path) -> None:
+        if part.exists():  # a killed process left it
+            part.unlink()
+        part.touch()
+        mode = part.stat().st_mode  # that of every other file: safetensors writes for the owner alone
         try:
             safetensors.torch.save_file(copies, part)
         except SafetensorError as error:  # so a full disk is called here
             raise OSError(str(error)) from error
+        part.chmod(mode)
 
     write_whole(path, fill, "the former checkpoint is kept", CheckpointError)
 

@@ -32,7 +32,8 @@ _LATEX: Final = str.maketrans(
     }
 )
 _CODE: Final = re.compile(r"`([^`]*)`")
-_PACKAGES: Final = "% needs \\usepackage{booktabs,longtable}; tables with many columns need a wide page\n"
+_PACKAGE: Final = __name__.rpartition(".tables.")[0]  # `compare`, which a wheel has below ours
+_NEEDED: Final = "% needs \\usepackage{booktabs,longtable}; tables with many columns need a wide page\n"
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
@@ -81,7 +82,7 @@ def as_csv(tables: Sequence[Table]) -> str:
 
 def as_latex(tables: Sequence[Table]) -> str:
     """Return the tables as LaTeX, which may be longer than a page, numbers to the right, with their notes below."""
-    parts = [_PACKAGES]
+    parts = [_NEEDED]
     for table in tables:
         layout = "".join("r" if is_number else "l" for is_number in table.numeric)
         lines = [
@@ -127,7 +128,9 @@ def as_html(tables: Sequence[Table]) -> str:
 def templates() -> jinja2.Environment:
     """Return the templates of pages and pictures; they escape what they are given."""
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("compare", "."),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(_PACKAGE, "."), jinja2.PackageLoader("abscert_plugin.report", ".")]  # for tables.js
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

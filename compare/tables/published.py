@@ -15,6 +15,7 @@ from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
 
 FILE: Final = "published.toml"
+_HERE: Final = __name__.rpartition(".")[0]  # a wheel has this package below ours
 MISSING: Final = "-"
 """The cell of a figure that the paper does not have, as printed."""
 
@@ -136,7 +137,7 @@ def published() -> tuple[PublishedFigure, ...]:
     471
     """
     try:
-        text = resources.files("compare.tables").joinpath(FILE).read_text(encoding="utf-8")
+        text = resources.files(_HERE).joinpath(FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read compare/tables/{FILE}; install the package again") from error
     return parse_figures(text)

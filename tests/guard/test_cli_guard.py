@@ -74,10 +74,32 @@ def test_columns_of_several_radii(model: Path, tmp_path: Path) -> None:
         (["--radius", "-0.1"], "radius"),
         (["--radius", "0.1", "--radius", "1/10"], "each radius once"),
         (["--radius", "0.1", "--inputs", "bits"], "inputs"),
+        (["--radius", "0.1", "--bound", "crown"], "ibp or crown-ibp"),
+        (["--radius", "0.1", "--bound", "lines"], "bound"),
     ],
 )
 def test_radii_that_have_no_meaning(model: Path, tmp_path: Path, options: list[str], line: str) -> None:
     assert line in refused(run("guard", model, *options, "--out", tmp_path / "guard.onnx"), tmp_path)
+
+
+def test_a_backward_pass_certifies_no_less(model: Path, tmp_path: Path) -> None:
+    images, found = np.random.default_rng(0).random((300, 1, 2, 2), dtype=np.float32), {}
+    for bound in ("ibp", "crown-ibp"):
+        out = tmp_path / f"{bound}.onnx"
+        assert run("guard", model, "--radius", "0.02", "--radius", "0.1", "--bound", bound, "--out", out).status == 0
+        found[bound] = run_onnx(out, images, ["margin", "certified", "label"])
+        facts = json.loads({entry.key: entry.value for entry in onnx.load(out).metadata_props}[GUARD])
+        assert facts["bound"] == bound
+    assert (found["crown-ibp"][0] >= found["ibp"][0]).all()
+    assert found["crown-ibp"][1].sum() >= found["ibp"][1].sum()
+
+
+def test_a_net_without_a_layer_to_go_back_through(tmp_path: Path) -> None:
+    draft = Draft()
+    logits = draft.dense(draft.node("Flatten", SCALED), [[1.0, 0.0]], [0.0, 0.1])
+    plain_file(draft.model(SCALED, (1, 1, 1), logits, 2), (1, 1, 1), 2, tmp_path / "net.onnx")
+    command = ["guard", tmp_path / "net.onnx", "--radius", "0.1", "--bound", "crown-ibp"]
+    assert "behind a ReLU" in refused(run(*command, "--out", tmp_path / "guard.onnx"), tmp_path)
 
 
 def test_a_guard_has_no_guard(model: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guard import answers, layers, rising_rules, rules
 from abscert_plugin.guard.emitter import rounded_up
-from abscert_plugin.guard.layers import Fact
+from abscert_plugin.guard.values import Fact
 
 Patch = pytest.MonkeyPatch
 
