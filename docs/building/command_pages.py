@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from abscert_plugin.cli import manual
 from abscert_plugin.cli.app import build_app
 
 _HEADINGS = "######"
@@ -26,42 +27,22 @@ def _tree() -> Any:
 
 def _sections(command: Any, path: str, depth: int) -> Iterator[str]:
     context = command.make_context(path, [], resilient_parsing=True)
-    command.get_help(context)  # which fills in the names of networks and the like
     yield f"{_HEADINGS[:depth]} {path}\n"
-    yield f"{_paragraphs(command.help)}\n"
+    for paragraph in (command.help or "").split("\n\n"):
+        yield f"{_escaped(manual.named(' '.join(paragraph.split())))}\n"
     below = dict(getattr(command, "commands", {}))
+    if command.epilog and not below:
+        yield f"```sh\n{command.epilog}\n```\n"
     if not below:
-        usage = " ".join(command.collect_usage_pieces(context))
-        yield f"```text\n{path} {usage}\n```\n"
         yield from _options(command, context)
-    if command.epilog:
-        yield f"```sh\n{_example(command.epilog)}\n```\n"
     for name, one in sorted(below.items()):
         yield from _sections(one, f"{path} {name}", depth + 1)
 
 
 def _options(command: Any, context: Any) -> Iterator[str]:
-    groups: dict[str, list[str]] = {}
-    for option in command.params:
-        record = option.get_help_record(context)
-        if record is None or "--help" in option.opts:
-            continue
-        is_argument = option.param_type_name == "argument"
-        title = getattr(option, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
-        names, text = (" ".join(part.split()) for part in record)
-        groups.setdefault(title, []).append(f"`{names}`\n: {_escaped(text) or 'Flag.'}\n")
-    for title, lines in groups.items():
-        yield f"**{title}**\n"
-        yield from lines
-
-
-def _paragraphs(text: str | None) -> str:
-    return "\n\n".join(_escaped(" ".join(part.split())) for part in (text or "").split("\n\n"))
-
-
-def _example(epilog: str) -> str:
-    lines = (line.strip() for line in epilog.replace("\b", "").splitlines())
-    return "\n".join(line.removeprefix("Example:").strip() for line in lines if line)
+    for title, rows in manual.option_rows(command, context).items():
+        lines = [f"`{name}`\n: {_escaped(' '.join(text.split()))}\n" for name, text in rows if "--help" not in name]
+        yield from (f"**{title}**\n", *lines) if lines else ()
 
 
 def _escaped(text: str) -> str:
