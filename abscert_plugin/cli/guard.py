@@ -77,7 +77,7 @@ def guard(  # one parameter per option
     from abscert_plugin.bounds.bounder import BoundMethod
     from abscert_plugin.choices import member
     from abscert_plugin.claim import Inputs, Radius
-    from abscert_plugin.guard.write import write_guard
+    from abscert_plugin.guards.write import write_guard
 
     if out.suffix != ".onnx":
         raise ConfigError(f"expected --out as the name of an ONNX file, such as guard.onnx, got {out}")

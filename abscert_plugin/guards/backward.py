@@ -36,10 +36,10 @@ import numpy as np
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.graph.walk import need
-from abscert_plugin.guard import layers
-from abscert_plugin.guard.emitter import LARGEST, Emitter
-from abscert_plugin.guard.linear import Array, Turned, Weighted
-from abscert_plugin.guard.values import Ends, Line, Rectified
+from abscert_plugin.guards import layers
+from abscert_plugin.guards.emitter import LARGEST, Emitter
+from abscert_plugin.guards.linear import Array, Turned, Weighted
+from abscert_plugin.guards.values import Ends, Line, Rectified
 
 _FEW: Final = 16
 _LEAST_SHARE: Final = 2.0**-4
