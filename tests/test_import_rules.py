@@ -42,10 +42,11 @@ FLOORS: Final = (
     ("artifact",),
     ("reading",),
     ("bounds",),
-    ("guard", "lirpa"),
+    ("guards", "lirpa"),
     ("training",),
     ("verification", "query"),
     ("report",),
+    ("api",),
     ("cli",),
 )
 FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

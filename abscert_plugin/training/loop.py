@@ -42,8 +42,8 @@ class Observer(Protocol):
         """Take notice of a step over so many images; the mean loss of late is given now and then."""
         ...
 
-    def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Take notice of an epoch's row of the history."""
+    def on_epoch(self, row: Mapping[str, Any]) -> bool | None:
+        """Take notice of an epoch's row of the history; True ends the training there, and it can be gone on with."""
         ...
 
 
@@ -161,8 +161,8 @@ class _Loop:
             row = self._epoch(epoch)
             checkpoint = self._next_checkpoint(checkpoint, row)
             write_checkpoint(self._job.folder, checkpoint)
-            self._observer.on_epoch(row)
-            if checkpoint.finished:
+            is_stopped = self._observer.on_epoch(row)
+            if checkpoint.finished or is_stopped:
                 break
         if checkpoint is None:
             raise TrainingError(f"expected at least one epoch, got {config.epochs}")
@@ -282,7 +282,7 @@ class _Loop:
                 named = {key.removeprefix(start): one for key, one in checkpoint.state.items() if key.startswith(start)}
                 self._averaged.load_state_dict(named)
         except (ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network: {error}") from error
+            raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network") from error
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
@@ -295,7 +295,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool
     try:
         network.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint's weights do not fit the network: {error}") from error
+        raise CheckpointError("the checkpoint's weights do not fit the network") from error
 
 
 def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

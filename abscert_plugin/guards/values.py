@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeAlias, final
 
 from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.linear import Array, Linear
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.linear import Array, Linear
 
 Move: TypeAlias = Callable[[Emitter, str], str]
 """From a tensor to the same entries in other places."""

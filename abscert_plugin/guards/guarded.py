@@ -23,12 +23,12 @@ from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.graph.walk import UnsupportedNodeError
-from abscert_plugin.guard.answers import answer
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.front import ball_ends, inside
-from abscert_plugin.guard.rules import RULES
-from abscert_plugin.guard.values import Fact
-from abscert_plugin.guard.walk import GuardWalk
+from abscert_plugin.guards.answers import answer
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.front import ball_ends, inside
+from abscert_plugin.guards.rules import RULES
+from abscert_plugin.guards.values import Fact
+from abscert_plugin.guards.walk import GuardWalk
 
 LOGITS: Final = "logits"
 LABEL: Final = "label"

@@ -10,8 +10,8 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Cells
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.values import Ends
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.values import Ends
 from abscert_plugin.preprocessing import Preprocessing
 
 _ONE: Final = np.float32(1).view(np.uint32)

@@ -10,10 +10,10 @@ from abscert_plugin.bounds.proof import functions
 from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR, TANH_ERROR, Function
 from abscert_plugin.bounds.proof.smooth import Error, Smooth
 from abscert_plugin.graph.walk import need
-from abscert_plugin.guard import layers
-from abscert_plugin.guard.affine_rules import fitted
-from abscert_plugin.guard.values import Ends, Line, Rectified
-from abscert_plugin.guard.walk import View
+from abscert_plugin.guards import layers
+from abscert_plugin.guards.affine_rules import fitted
+from abscert_plugin.guards.values import Ends, Line, Rectified
+from abscert_plugin.guards.walk import View
 
 _OUTWARD: Final = 1 + 2.0**-20
 _MODERATE: Final = 1e6

@@ -13,7 +13,7 @@ from abscert_plugin.blackbox import Runner
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.tail import Tail
-from abscert_plugin.guard.guarded import CERTIFIED, LABEL, MARGIN, Guarded, guarded
+from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN, Guarded, guarded
 
 _IMAGES: Final = 16
 _BOUND: Final = 1e-5  # of the rounding of a margin that is only seen, in terms of the logits

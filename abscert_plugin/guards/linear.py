@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 from typing_extensions import override
 
-from abscert_plugin.guard.emitter import Emitter
+from abscert_plugin.guards.emitter import Emitter
 
 Array = Float64[np.ndarray, "..."]
 _BIASED: Final = ("Conv", "ConvTranspose")

@@ -16,11 +16,11 @@ import numpy as np
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.guard import backward, layers
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.linear import Weighted
-from abscert_plugin.guard.values import Line
-from abscert_plugin.guard.walk import GuardWalk
+from abscert_plugin.guards import backward, layers
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.linear import Weighted
+from abscert_plugin.guards.values import Line
+from abscert_plugin.guards.walk import GuardWalk
 
 MOST_PAIRS: Final = 2**21
 """Entries of the table of rows W_i - W_j: with more, margins are bounded by two logits apart."""

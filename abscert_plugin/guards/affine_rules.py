@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 
 from abscert_plugin.graph.walk import need
-from abscert_plugin.guard import layers
-from abscert_plugin.guard.linear import Array, Linear, Pooled, Weighted
-from abscert_plugin.guard.values import Ends, Line
-from abscert_plugin.guard.walk import View
+from abscert_plugin.guards import layers
+from abscert_plugin.guards.linear import Array, Linear, Pooled, Weighted
+from abscert_plugin.guards.values import Ends, Line
+from abscert_plugin.guards.walk import View
 
 _TRAINED: Final = 2.0**-40  # of weights that float64 made of others
 

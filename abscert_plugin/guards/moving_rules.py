@@ -9,10 +9,10 @@ import numpy as np
 
 from abscert_plugin.graph.operands import SHAPES, new_shape
 from abscert_plugin.graph.walk import need
-from abscert_plugin.guard import layers
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.values import Chain, Ends
-from abscert_plugin.guard.walk import View, moved
+from abscert_plugin.guards import layers
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.values import Chain, Ends
+from abscert_plugin.guards.walk import View, moved
 
 
 def _reshape(view: View) -> None:

@@ -36,10 +36,10 @@ import numpy as np
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.graph.walk import need
-from abscert_plugin.guard import layers
-from abscert_plugin.guard.emitter import LARGEST, Emitter
-from abscert_plugin.guard.linear import Array, Turned, Weighted
-from abscert_plugin.guard.values import Ends, Line, Rectified
+from abscert_plugin.guards import layers
+from abscert_plugin.guards.emitter import LARGEST, Emitter
+from abscert_plugin.guards.linear import Array, Turned, Weighted
+from abscert_plugin.guards.values import Ends, Line, Rectified
 
 _FEW: Final = 16
 _LEAST_SHARE: Final = 2.0**-4
@@ -144,8 +144,8 @@ def _through(way: Pass, origin: Rectified, turned: Turned) -> None:
     sigma, alpha = (emitter.node("Unsqueeze", [name, _axis(emitter, 1)]) for name in (sigma, alpha))
     negative = emitter.node("Relu", [emitter.node("Neg", [way.rows])])
     way.less(negative, _column(emitter, tau), count, before.power)
-    slopes = emitter.node("Where", [emitter.node("Greater", [way.rows, zero]), alpha, sigma])
-    rows = emitter.node("Mul", [way.rows, slopes])
+    above_zero = emitter.node("Mul", [emitter.node("Relu", [way.rows]), alpha])
+    rows = emitter.node("Sub", [above_zero, emitter.node("Mul", [negative, sigma])])  # one of the two is 0
     _through_linear(way, line, turned, rows, count)
 
 

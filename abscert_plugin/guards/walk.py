@@ -11,9 +11,9 @@ from abscert_plugin.bounds.proof.constants import exact
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import Walk, need
-from abscert_plugin.guard import layers
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.values import Chain, Ends, Fact, Line
+from abscert_plugin.guards import layers
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.values import Chain, Ends, Fact, Line
 
 Value: TypeAlias = Ends | Line | Chain
 

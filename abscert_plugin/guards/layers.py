@@ -38,9 +38,9 @@ import numpy as np
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.graph.walk import need
-from abscert_plugin.guard.emitter import LARGEST, Emitter
-from abscert_plugin.guard.linear import Array, Linear
-from abscert_plugin.guard.values import Chain, Ends, Fact, Line, Move
+from abscert_plugin.guards.emitter import LARGEST, Emitter
+from abscert_plugin.guards.linear import Array, Linear
+from abscert_plugin.guards.values import Chain, Ends, Fact, Line, Move
 
 _FEW: Final = 16
 _MOST_POWER: Final = 24
