@@ -149,10 +149,9 @@ class ObserverGroup:
         for observer in self._observers:
             observer.on_step(images, loss)
 
-    def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.on_epoch(row)
+    def on_epoch(self, row: Mapping[str, Any]) -> bool:
+        """Tell all; True where one of them ends the training."""
+        return any([observer.on_epoch(row) is True for observer in self._observers])  # a list, so that all are told
 
 
 @contextmanager
