@@ -151,7 +151,8 @@ class ObserverGroup:
 
     def on_epoch(self, row: Mapping[str, Any]) -> bool:
         """Tell all; True where one of them ends the training."""
-        return any([observer.on_epoch(row) is True for observer in self._observers])  # a list, so that all are told
+        answers = [observer.on_epoch(row) for observer in self._observers]  # all are told
+        return True in answers
 
 
 @contextmanager
