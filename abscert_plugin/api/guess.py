@@ -13,9 +13,9 @@ import onnx
 from abscert_plugin.artifact.metadata import INTERVAL, read_metadata
 from abscert_plugin.artifact.third_party import is_of_this_project
 from abscert_plugin.claim import Claim, Radius, RadiusScale
-from abscert_plugin.cli.options import DEFAULT_DATA
 from abscert_plugin.errors import ConfigError
 
+DEFAULT_DATA: Final = "digits"
 _TOLD_RADIUS: Final = re.compile(r"([\d/]+) \((pixel|training) scale\)")
 
 
