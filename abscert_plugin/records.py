@@ -75,6 +75,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Arithmetic.THIS_RUNTIME if was_run else Arithmetic.UNPROVEN
 
 
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what differs between what two runs say of themselves, such as `epochs: there 3, now 4`; empty if nothing.
+
+    >>> differences({"data": {"images": 500}}, {"data": {"images": 100}})
+    'data.images: there 500, now 100'
+    """
+    former, asked = _flat(there), _flat(now)
+    keys = [key for key in sorted(former.keys() | asked.keys()) if former.get(key) != asked.get(key)]
+    return "; ".join(f"{key}: there {former.get(key)!r:.80}, now {asked.get(key)!r:.80}" for key in keys)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return facts with those of their parts, such as `training.epochs`."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 _RUNS: Final = ("forward", "exhaustive")
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Record)

@@ -64,7 +64,7 @@ def certify(  # one parameter per option
     run: Annotated[
         Path, typer.Argument(help="Folder of a training, or its deploy.onnx.", autocompletion=completion.model)
     ],
-    radius: options.Radius,
+    radius: options.KnownRadius = None,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
     data: options.KnownData = None,

@@ -24,21 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
-from setuptools.build_meta import (  # what frontends call: these need no copy
-    build_editable,
-    get_requires_for_build_editable,
-    get_requires_for_build_sdist,
-    get_requires_for_build_wheel,
-    prepare_metadata_for_build_editable,
-)
+from setuptools.build_meta import build_editable, get_requires_for_build_editable, prepare_metadata_for_build_editable
 
 __all__ = [
     "build_editable",
     "build_sdist",
     "build_wheel",
     "get_requires_for_build_editable",
-    "get_requires_for_build_sdist",
-    "get_requires_for_build_wheel",
     "prepare_metadata_for_build_editable",
     "prepare_metadata_for_build_wheel",
 ]
@@ -73,9 +65,9 @@ SECONDS = calendar.timegm(DATE)
 MODE = 0o100644  # of a file that everyone may read
 
 _NAMES = "|".join(MOVED)
-_IMPORT_FROM = re.compile(rf"^(\s*(?:>>> )?from )({_NAMES})(?=[\w.]* import )", re.MULTILINE)
+_IMPORT_FROM = re.compile(rf"^(\s*(?:>>> )?from )({_NAMES})(?=(?:\.[\w.]+)? import )", re.MULTILINE)
 _IMPORT_NAME = re.compile(rf"^\s*(?:>>> )?import (?:[\w.]+, )*({_NAMES})\b", re.MULTILINE)
-_ENTRY_POINT = re.compile(rf'^([\w-]+ = ")({_NAMES})(?=[\w.]*:)', re.MULTILINE)
+_ENTRY_POINT = re.compile(rf'^([\w-]+ = ")({_NAMES})(?=[.:])', re.MULTILINE)
 _LINK = re.compile(r"(!?)\[([^][]*)\]\((?![a-z]+:)([^()\s]+)\)")
 
 

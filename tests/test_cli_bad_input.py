@@ -82,7 +82,7 @@ def assert_untouched(folder: Path, arguments: Sequence[object], *words: str) -> 
         (["wrap", "MODEL", "--out", "OUT", "--input-range", "0"], ["2 numbers in --input-range"]),
         (["wrap", "MODEL", "--out", "OUT", "--image-shape", "8,8"], ["--image-shape as C,H,W"]),
         (["wrap", "MODEL", "--out", "OUT", "--output", "z"], ["'z'", "y"]),
-        (["show", "A", "B", "--html", "OUT"], ["one records file with --html", "2"]),
+        (["show", "A", "B", "C", "--html", "OUT"], ["one records file with --html", "3"]),
         (["data", "svhn"], ["a data set of digits, mnist", "svhn"]),
     ],
     ids=lambda value: " ".join(value) if value[0] in ("train", "tune", "verify", "wrap", "show", "data") else "",
@@ -248,7 +248,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (truncated, "cut short"),
     (half, "cut short"),
     (Path.unlink, "is not there"),
-    (folder_instead, "not a file"),
+    (folder_instead, "expected deploy.onnx, or one ONNX file in the folder"),
     (lambda path: with_external_location(path, "weights\0.bin"), "names no file"),
     (lambda path: without_key(path, "abscert.cells"), "lacks the metadata abscert.cells"),
     (lambda path: without_key(path, "abscert.classes"), "lacks the metadata abscert.classes"),
@@ -316,12 +316,13 @@ def test_a_tuning_is_not_overwritten_nor_gone_on_with_under_other_options(tmp_pa
     assert_untouched(tmp_path, [*arguments, "0.1", "--resume"], "tuning.radius: there 0.2, now 0.1")
 
 
-def test_what_is_no_record_cannot_be_shown(trained: Path, tmp_path: Path) -> None:
+def test_what_is_no_record_cannot_be_shown(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "text.jsonl").write_text("no record\n")
     for name, word in (("none", "No such file"), ("empty.jsonl", "at least one record"), ("text.jsonl", "line 1")):
         assert_untouched(tmp_path, ["show", tmp_path / name, "--html", tmp_path / "page.html"], word)
-    assert_untouched(tmp_path, ["show", trained], "cannot read")
+    (tmp_path / "empty").mkdir()
+    assert_untouched(tmp_path, ["show", tmp_path / "empty"], "expected records.jsonl, its own or of one folder in it")
 
 
 @pytest.mark.parametrize(

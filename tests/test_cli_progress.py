@@ -3,12 +3,15 @@
 import io
 import time
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from abscert_plugin.cli import progress
-from abscert_plugin.cli.progress import ProgressObserver, line_of, new_bar, progress_bar
+from abscert_plugin.cli.progress import ProgressObserver, line_of, new_bar, progress_bar, working
+from abscert_plugin.data import Split, load_data
 from abscert_plugin.report.figures import duration
+from abscert_plugin.verification.logits import accuracy
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,18 @@ def test_without_a_terminal_a_long_step_is_not_silent(
             time.sleep(0.02)
             lines = capsys.readouterr().err.splitlines()
     assert lines == ["verifying digits: 0 of 7"]
+
+
+def test_reading_images_and_running_a_file_on_them_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.05)
+    with working("reading digits"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "reading digits: 0 s so far\n"
+    data, counts = load_data("digits", Split.TEST).first(300), list[int]()
+    accuracy(lambda images: np.zeros((len(images), 10), dtype=np.float32), data, counts.append)
+    assert sum(counts) == 300
 
 
 def test_what_is_short_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

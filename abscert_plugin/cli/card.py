@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
 from abscert_plugin.report.card_folder import write_card
@@ -77,9 +78,11 @@ def card(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Write a model card, as model hubs read it, out of what is on record; all figures with claim, radius and file."""
+    run, found = model_in(run)
     holdings = read_holdings(run, guard, certificate or (), records or ())
     folder = out or holdings.model.path.parent
     path, former = write_card(holdings, model_card(holdings, license_name), folder)
+    say(found)
     for place in holdings.left_out:
         say(f"note: left out {place}, which is about another file or was set aside")
     if former is not None:

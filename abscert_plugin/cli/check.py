@@ -9,13 +9,14 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
+from abscert_plugin.api.looking import certificate_in, model_in, model_of
 from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say, say_closed
-from abscert_plugin.cli.progress import progress_bar
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import check_proof, need_query
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import (
@@ -47,11 +48,13 @@ def check(  # one parameter per option
         typer.Argument(help="What `abscert verify --certificate` wrote.", autocompletion=completion.json_file),
     ],
     model: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            help="The ONNX file that it is about, or the folder of its training.", autocompletion=completion.model
+            help="The ONNX file that it is about, or the folder of its training.  [default: looked for by name and "
+            "checksum near the certificate]",
+            autocompletion=completion.model,
         ),
-    ],
+    ] = None,
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
@@ -83,7 +86,11 @@ def check(  # one parameter per option
     ] = None,
 ) -> None:
     """Check a certificate: replay its counterexamples, prove its certified images again; status 1 if one fails."""
+    certificate, found_certificate = certificate_in(certificate)
+    model, found_model = (None, "") if model is None else model_in(model)
     if query is not None:
+        if model is None:
+            raise ConfigError("expected the ONNX file after the proof: a proof does not tell where it lies")
         check_proof(certificate, model, query, json)
         return
     seed = secrets.randbits(31) if seed is None else seed
@@ -96,7 +103,10 @@ def check(  # one parameter per option
     except RecordError as error:
         need_query(certificate, error)
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
-    images = load_data(data, Split.TEST, data_dir, image_size)
+    if model is None:
+        model, found_model = model_of(certificate, stored.model)
+    with working(f"reading {data}"):
+        images = load_data(data, Split.TEST, data_dir, image_size)
     artifact = reopen(model, provider, stored.model, images.shape, len(images.classes))
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)
@@ -126,7 +136,8 @@ def check(  # one parameter per option
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)
     holds = all(item.holds for item in found)
-    say(note)
+    for line in (found_certificate, found_model, note):
+        say(line)
     if json:
         checked = [{"name": item.name, "holds": item.holds, "detail": item.detail} for item in found]
         counts = {verdict.value: sum(row.record.verdict == verdict for row in stored.rows) for verdict in Verdict}

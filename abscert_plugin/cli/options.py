@@ -6,16 +6,15 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from abscert_plugin.api.guess import DEFAULT_DATA
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.choices import expected_one_of
-from abscert_plugin.claim import Arithmetic, RadiusScale
-from abscert_plugin.cli import completion, manual, names
+from abscert_plugin.claim import RadiusScale
+from abscert_plugin.cli import completion, manual
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
 DEFAULT_CELLS: Final = 10
-DEFAULT_DATA: Final = "digits"
 
 
 class ClaimName(StrEnum):
@@ -212,11 +211,19 @@ Radius: TypeAlias = Annotated[
     str,
     typer.Option("--radius", help="Radius, such as 0.1 or 8/255.", metavar="R", rich_help_panel=manual.CLAIM),
 ]
+KnownClaim: TypeAlias = Annotated[
+    ClaimName | None,
+    typer.Option(
+        "--claim",
+        help="What to decide.  [default: ball where --radius is given, else what the model was trained for]",
+        rich_help_panel=manual.CLAIM,
+    ),
+]
 KnownRadius: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--radius",
-        help="Radius of the ball, such as 0.1 or 8/255.  [default: of --claim ball, the one it was trained for]",
+        help="Radius of the ball, such as 0.1 or 8/255.  [default: the one that the model was trained for]",
         metavar="R",
         rich_help_panel=manual.CLAIM,
     ),
@@ -224,17 +231,6 @@ KnownRadius: TypeAlias = Annotated[
 RadiusScaleName: TypeAlias = Annotated[
     RadiusScale, typer.Option("--radius-scale", help="Scale of --radius.", rich_help_panel=manual.CLAIM)
 ]
-
-
-def asked_arithmetic(given: str | None) -> Arithmetic | None:
-    """Return what `--arithmetic` asks for.
-
-    Raises:
-        ConfigError: if it is nothing that can be asked for.
-    """
-    if given not in (None, *names.ARITHMETICS):
-        raise ConfigError(expected_one_of("--arithmetic", names.ARITHMETICS, str(given)))
-    return None if given is None else Arithmetic(given)
 
 
 def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, str]:
@@ -249,7 +245,7 @@ def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, s
         return given, ""
     if told is None:
         return DEFAULT_DATA, f"note: {teller} names no data set; taking {DEFAULT_DATA}, choose another with --data"
-    return told, f"note: the data set is {told}, as {teller} says"
+    return told, f"note: taking the data set {told}, as {teller} says"
 
 
 def chosen_grid(cells: int | None, granularity: float | None) -> Grid:

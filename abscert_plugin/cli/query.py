@@ -20,7 +20,7 @@ import typer
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
-from abscert_plugin.cli.progress import progress_bar
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.errors import ConfigError, QueryError, RecordError
 from abscert_plugin.files import read_json, write_whole
 
@@ -108,7 +108,11 @@ def verify_query(
         _make(place)
     end = begun + seconds - min(_MARGIN, seconds / 10)
     try:
-        with interruptible("nothing was written"), _stopped_after(end - time.monotonic()):
+        with (
+            working(f"deciding {path.name}"),
+            interruptible("nothing was written"),
+            _stopped_after(end - time.monotonic()),
+        ):
             query = read_query(path)
             network = open_network(_network_file(query, networks), query.query)
             outcome = solve(query.query, network, end - time.monotonic())

@@ -11,9 +11,9 @@ from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
 from abscert_plugin.cli.memory import keep_freed_memory
-from abscert_plugin.cli.progress import ProgressObserver, progress_bar
+from abscert_plugin.cli.progress import ProgressObserver, progress_bar, working
 from abscert_plugin.cli.watching import PAGE, Watchers
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -60,7 +60,10 @@ Watch = Annotated[
 Log = Annotated[
     list[str] | None,
     typer.Option(
-        "--log", help="Also log the epochs to tensorboard or mlflow; may be repeated.", rich_help_panel=manual.OUTPUT
+        "--log",
+        help="Also log the epochs to tensorboard or mlflow; may be repeated.",
+        metavar="NAME",
+        rich_help_panel=manual.OUTPUT,
     ),
 ]
 
@@ -115,9 +118,11 @@ def train(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Train a network by a method and export it; the epoch is chosen on the validation split."""
-    from abscert_plugin.training.edges import EdgeChoice, choose_grid
+    from abscert_plugin.api.training import carry_out, loop_options
+    from abscert_plugin.training.checkpoint import FILE_NAME
+    from abscert_plugin.training.edges import EdgeChoice
     from abscert_plugin.training.methods import METHODS, chosen_method
-    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder, run_training, write_run
+    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder
 
     flags = {
         "robust_loss": robust_loss,
@@ -132,24 +137,25 @@ def train(  # one parameter per option
     ball = method_options.chosen_radius(radius, radius_scale)
     choice = None if edges is None else member(EdgeChoice, "edges", edges)
     how = chosen_method(method, ball, method_options.chosen_settings(entry, settings or (), flags), choice)
-    chosen = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "patience": entry.patience if patience is None else patience,
-        "augmentation": augmentation,
-        "precision": precision,
-        "gradient_clip": entry.gradient_clip if gradient_clip is None else gradient_clip,
-        "average": average,
-        "seed": seed,
-    }
+    chosen = loop_options(
+        entry,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=patience,
+        augmentation=augmentation,
+        precision=precision,
+        gradient_clip=gradient_clip,
+        average=average,
+        seed=seed,
+    )
     grid = method_options.training_grid(how, method, cells, granularity)
     named = activation or str(entry.activation)
     spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
     prepare_folder(out, resume)
-    loaded = TrainingData.load(spec)
-    if grid is not None:
-        spec = replace(spec, grid=choose_grid(choice or EdgeChoice.UNIFORM, grid.cells, ball, loaded.training))
+    _say_what_is_resumed(out / FILE_NAME, resume)
+    with working(f"reading {data}"):
+        loaded = TrainingData.load(spec)
     keep_freed_memory()
     title = f"training by {method}" + (f", {grid.cells} cells" if grid is not None else "")
     with (
@@ -157,13 +163,12 @@ def train(  # one parameter per option
         interruptible(f"add --resume to go on with {out}"),
         watchers.watching(out, spec, ProgressObserver(bar, title, claimed(how))) as observer,
     ):
-        run = run_training(spec, loaded, out, observer)
-    exported = write_run(run, loaded, out)
+        trained = carry_out(spec, loaded, out, observer, choice, ball)
     if json:
-        print_json({**facts(run), **exported.paths})
+        print_json({**facts(trained.run), **trained.exported.paths})
         return
-    OUT.print(training_table(run))
-    OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
+    OUT.print(training_table(trained.run))
+    OUT.print(f"wrote {' and '.join(trained.exported.paths.values())}", highlight=False, soft_wrap=True)
 
 
 def tune(
@@ -223,7 +228,9 @@ def tune(
     prepare_folder(out, resume)
     if (out / FILE_NAME).exists() and not resume:
         raise ConfigError(f"{out} already holds a tuning; add --resume to go on with it, or choose another --out")
-    loaded = TrainingData.load(spec)
+    _say_what_is_resumed(out / FILE_NAME, resume)
+    with working(f"reading {data}"):
+        loaded = TrainingData.load(spec)
     keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
         tuned = run_tuning(
@@ -244,6 +251,12 @@ def tune(
         return
     OUT.print(tuning_table(tuned))
     OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
+
+
+def _say_what_is_resumed(path: Path, resume: bool) -> None:
+    """Say that --resume found nothing, where it did not."""
+    if resume and not path.exists():
+        say(f"note: nothing to resume in {path.parent}, which has no {path.name}: it begins anew")
 
 
 def claimed(method: "Method") -> str:

@@ -144,8 +144,8 @@ def _through(way: Pass, origin: Rectified, turned: Turned) -> None:
     sigma, alpha = (emitter.node("Unsqueeze", [name, _axis(emitter, 1)]) for name in (sigma, alpha))
     negative = emitter.node("Relu", [emitter.node("Neg", [way.rows])])
     way.less(negative, _column(emitter, tau), count, before.power)
-    slopes = emitter.node("Where", [emitter.node("Greater", [way.rows, zero]), alpha, sigma])
-    rows = emitter.node("Mul", [way.rows, slopes])
+    above_zero = emitter.node("Mul", [emitter.node("Relu", [way.rows]), alpha])
+    rows = emitter.node("Sub", [above_zero, emitter.node("Mul", [negative, sigma])])  # one of the two is 0
     _through_linear(way, line, turned, rows, count)
 
 

@@ -246,7 +246,7 @@ def _reasons(records: Sequence[Record]) -> list[Reason]:
 
 def _gallery(content: PageContent) -> Gallery:
     failing = [record for record in content.records if record.verdict != Verdict.CERTIFIED]
-    missing = _why_no_pictures(content)
+    missing = why_no_pictures(content)
     data = None if missing else content.data
     shown = sorted(failing, key=_by_margin)[: _item_limit(data, content.records[0].claim)]
     images = take_images(data, [record.index for record in shown]) if data else {}
@@ -283,7 +283,7 @@ def _item_limit(data: DataSet | None, claim: str) -> int:
     return max(1, min(MAX_ITEMS, _PICTURE_BYTES // (image_and_cells + more)))
 
 
-def _why_no_pictures(content: PageContent) -> str:
+def why_no_pictures(content: PageContent) -> str:
     """Return why the data set's images are not those of the rows, or empty where they are."""
     data = content.data
     if data is None:

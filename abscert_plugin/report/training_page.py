@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import msgspec
+from rich.table import Table
 
 import abscert_plugin
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, read_text
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report import line_plot
+from abscert_plugin.report.figures import percent
 from abscert_plugin.report.line_plot import LinePlot
 from abscert_plugin.report.templates import environment
+from abscert_plugin.report.terminal import as_shown, plain_table
+from abscert_plugin.wording import plain_words
 
 CHECKPOINT: Final = "checkpoint.json"
 HISTORY: Final = "history.jsonl"
@@ -79,7 +83,7 @@ class TrainingContent:
             try:
                 parsed = [json.loads(line) for line in read_text(history).splitlines()]
             except (ValueError, RecursionError) as error:
-                raise RecordError(f"{history} is no history of a training: {error}") from error
+                raise RecordError(f"{history} is no history of a training: {plain_words(error)}") from error
             rows, is_finished = _epochs(parsed, history), True
         else:
             raise RecordError(f"expected a training in {folder}, got neither {CHECKPOINT} nor {HISTORY} there")
@@ -143,11 +147,25 @@ def claim_of(description: Mapping[str, Any]) -> str:
     return claim
 
 
+def training_table(content: TrainingContent) -> Table:
+    """Return the facts of a training for the terminal, one a line."""
+    table = plain_table(f"Training, {content.name}")
+    table.add_column("")
+    table.add_column("", justify="right", overflow="fold")
+    facts = _facts(content)
+    if content.best is not None:
+        facts["Validation error of the epoch kept"] = f"{percent(content.best.validation_error)} %"
+        facts["Epoch kept"] = str(content.best.epoch)
+    for name, value in facts.items():
+        table.add_row(name, as_shown(value))
+    return table
+
+
 def _epochs(rows: Any, path: Path) -> tuple[Epoch, ...]:
     try:
         found = msgspec.convert(rows, tuple[Epoch, ...])
     except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is no history of a training: {error}") from error
+        raise RecordError(f"{path} is no history of a training: {plain_words(error)}") from error
     if [row.epoch for row in found] != list(range(1, len(found) + 1)):
         raise RecordError(f"{path} is no history of a training: its epochs are not numbered from 1 on")
     return found

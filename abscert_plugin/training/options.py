@@ -1,6 +1,6 @@
 """What a method's options mean: each field of its dataclass, by the docstring, with its default and its range.
 
-A field says its range by its type, or by its metadata: `UNIT`, `POSITIVE` or `NOT_NEGATIVE`. The dataclass
+A field says its range by its type, or by its metadata: `UNIT`, `PART`, `POSITIVE` or `NOT_NEGATIVE`. The dataclass
 checks it in `__post_init__`.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Final, final, get_type_hints
 _RANGE: Final = "range"
 UNIT: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "0 to 1"})
 POSITIVE: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "at least 1"})
+PART: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "above 0 and at most 1"})
 NOT_NEGATIVE: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "at least 0"})
 _KINDS: Final[Mapping[Any, str]] = MappingProxyType(
     {bool: "true, false", int: "a whole number", float: "a number", str: "text"}

@@ -23,7 +23,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
-from abscert_plugin.training.options import NOT_NEGATIVE, POSITIVE, UNIT
+from abscert_plugin.training.options import NOT_NEGATIVE, PART, POSITIVE, UNIT
 from abscert_plugin.training.schedule import Ramp
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class RobustConfig:
         loss_fusion: whether the linear bound is one of the whole cross-entropy.
         smooth: whether the radius begins to rise slowly.
         initialisation: how the first weights are drawn.
-        interval_batch: share of each batch that the interval bounds are computed of, above 0 and at most 1: they cost
+        interval_batch: share of each batch that the interval bounds are computed of: they cost
             two passes and back, and where their weight is small a part of the batch tells enough (MTL-IBP alone).
         selection: what the epoch is chosen by.
 
@@ -113,7 +113,7 @@ class RobustConfig:
     loss_fusion: bool = False
     smooth: bool = False
     initialisation: Initialisation = Initialisation.XAVIER
-    interval_batch: float = 1.0
+    interval_batch: float = field(default=1.0, metadata=PART)
     selection: Selection = Selection.INTERVALS
 
     def __post_init__(self) -> None:
@@ -266,7 +266,10 @@ class RobustObjective:
         if config.interval_batch < 1:  # the order of the images is random: the first ones are as good as any
             part = labels[: max(1, round(config.interval_batch * len(labels)))]
             box, clean = Box(box.center[: len(part)], box.radius[: len(part)]), clean[: len(part)]
-        bounds = interval_margins(network, box, part, clean)
+        with torch.autocast(
+            labels.device.type, enabled=False
+        ):  # rounded to bfloat16, bounds would be of another network
+            bounds = interval_margins(network, box, part, clean)
         if linear is not None and config.loss_fusion:
             robust = fused_cross_entropy(linear, bounds, box, labels, linear_weight)
         else:

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
-from setuptools.build_meta import get_requires_for_build_wheel
 
 __all__ = [
     "build_wheel",
-    "get_requires_for_build_wheel",
     "prepare_metadata_for_build_wheel",
 ]
 

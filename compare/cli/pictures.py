@@ -8,7 +8,7 @@ import typer
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json
-from abscert_plugin.cli.progress import progress_bar
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.errors import ConfigError
 from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name, write_text
 
@@ -40,7 +40,9 @@ def report(
     """
     from compare.page.comparison_page import ComparisonContent, render_report
 
-    write_text(into, render_report(ComparisonContent.read(out, plan), into, data_dir))
+    with working("making the page"):
+        page = render_report(ComparisonContent.read(out, plan), into, data_dir)
+    write_text(into, page)
 
 
 def curves(

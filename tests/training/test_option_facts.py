@@ -9,7 +9,13 @@ from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.options import OptionFacts
 
 OPTIONS = [(entry, facts) for entry in METHODS.values() for facts in entry.option_facts]
-OUTSIDE = {"0 to 1": ("-0.01", "1.01"), "at least 1": ("0",), "at least 0": ("-0.01",), "true, false": ("maybe",)}
+OUTSIDE = {
+    "0 to 1": ("-0.01", "1.01"),
+    "above 0 and at most 1": ("0", "1.01"),
+    "at least 1": ("0",),
+    "at least 0": ("-0.01",),
+    "true, false": ("maybe",),
+}
 
 
 @pytest.mark.parametrize(("entry", "facts"), OPTIONS, ids=lambda value: value.name)
