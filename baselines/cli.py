@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
+from functools import WRAPPER_ASSIGNMENTS, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="baseline", rich_help_panel=manual.COMPARE)
 
 
-@wraps(train.train)
+@wraps(train.train, assigned=[name for name in WRAPPER_ASSIGNMENTS if name.startswith("__annot")])  # its options
 def train_baseline(**given: Any) -> None:
     """Train by `abscert train`, with the defaults that comparisons have for every method."""
     from abscert_plugin.training.methods import METHODS

@@ -11,7 +11,21 @@ from rich.text import Text
 
 import abscert_plugin
 from abscert_plugin.choices import did_you_mean, expected_one_of
-from abscert_plugin.cli import artifact, card, check, data, demo, guard, manual, queries, query, show, train, verify
+from abscert_plugin.cli import (
+    advise,
+    artifact,
+    card,
+    check,
+    data,
+    demo,
+    guard,
+    manual,
+    queries,
+    query,
+    show,
+    train,
+    verify,
+)
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.plugins import leave_out, registered
@@ -50,7 +64,7 @@ def build_app() -> typer.Typer:
     """
     app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
     app.callback(help=_HELP, epilog=GUIDE)(_options)
-    for module in (demo, data, train, verify, show, check, queries, query, artifact, guard, card):
+    for module in (demo, data, advise, train, verify, show, check, queries, query, artifact, guard, card):
         module.register(app)
     for point, register in registered(ENTRY_POINTS):
         try:
