@@ -84,7 +84,8 @@ def guard(  # one parameter per option
     kind = member(Inputs, "inputs", inputs)
     balls = [Ball(Radius.parse(text, radius_scale), kind) for text in radius]
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
-    make_guard(open_classifier(model, Provider.CPU, opening), out, balls, largest, bound)
+    with working(f"writing the guard of {model.name}"):
+        make_guard(open_classifier(model, Provider.CPU, opening), out, balls, largest, bound)
     say(found)
     size = out.stat().st_size / model.stat().st_size
     if json:
