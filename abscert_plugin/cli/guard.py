@@ -9,6 +9,7 @@ from abscert_plugin.api.looking import model_in
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
+from abscert_plugin.cli.progress import working
 
 _EXAMPLE: Final = "abscert guard runs/ball --radius 0.1 --out runs/ball/guard.onnx"
 
