@@ -7,31 +7,35 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, final
 
 import numpy as np
 import onnx
-import onnxruntime
 from jaxtyping import Float32
-from onnxruntime.capi import onnxruntime_pybind11_state as backend
 
-from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.nodes import output_name
 
+_LOG = logging.getLogger(__name__)
 _BACKEND_ERRORS: Final = (
-    backend.EPFail,
-    backend.Fail,
-    backend.InvalidArgument,
-    backend.InvalidGraph,
-    backend.InvalidProtobuf,
-    backend.ModelLoaded,
-    backend.NoModel,
-    backend.NoSuchFile,
-    backend.NotImplemented,
-    backend.RuntimeException,
+    "EPFail",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "ModelLoaded",
+    "NoModel",
+    "NoSuchFile",
+    "NotImplemented",
+    "RuntimeException",
 )
+_DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")
+"""Either brings the module onnxruntime, so that no environment can have both."""
+_INSTALL: Final = "`pip install 'abscert-plugin[cpu]'`, or `[gpu]` where there is CUDA"
 _CALIBRATED: Final = 50  # images at once, all of whose values are kept
 _LOG_NOTHING: Final = 4  # onnxruntime's own log goes to stderr; its errors reach the user as one line of ours
 
@@ -118,7 +122,7 @@ class BlackBox:
     def settings(self) -> Mapping[str, Any]:
         """What a result may depend on, for run.json."""
         return {
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": runtime().__version__,
             "provider": self.provider,
             "threads": self._threads,
             "graph_optimisation": "all",
@@ -147,7 +151,7 @@ class BlackBox:
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         try:
             logits = self._run_bound(inputs) if self.provider == "CUDAExecutionProvider" else self._run_plain(inputs)
-        except _BACKEND_ERRORS as error:
+        except _backend_errors() as error:
             raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
         if not (isinstance(logits, np.ndarray) and logits.ndim == 2 and logits.dtype == np.float32):
             raise VerifierError(
@@ -197,7 +201,7 @@ class Runner:
         """
         try:
             return [np.asarray(found) for found in self._session.run(None, {next(iter(self.inputs)): values})]
-        except _BACKEND_ERRORS as error:
+        except _backend_errors() as error:
             raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
 
 
@@ -217,6 +221,7 @@ def quantised(
     Raises:
         UnsupportedModelError: if onnxruntime cannot quantise it.
     """
+    runtime()  # which says what is wrong where it is not installed
     from onnxruntime import quantization
 
     operators = ["Conv", "Gemm", "MatMul"]
@@ -239,7 +244,7 @@ def quantised(
                 extra_options={"OpTypesToExcludeOutputQuantization": operators},
             )
             return onnx.load_model(str(path))
-    except (*_BACKEND_ERRORS, KeyError, TypeError, ValueError) as error:
+    except _backend_errors(KeyError, TypeError, ValueError) as error:
         raise UnsupportedModelError(f"onnxruntime cannot quantise the model: {first_line(error)}") from error
     finally:
         logging.disable(logging.NOTSET)
@@ -249,6 +254,43 @@ def _batches(kind: type, images: np.ndarray) -> Any:
     """Return a reader, of onnxruntime's kind, that hands over images in batches as the input `image`."""
     parts = iter([{"image": images[start : start + _CALIBRATED]} for start in range(0, len(images), _CALIBRATED)])
     return type("Batches", (kind,), {"get_next": lambda _: next(parts, None)})()
+
+
+@lru_cache(maxsize=1)
+def runtime() -> Any:
+    """Return the module onnxruntime; imported when a file is first run. A note says where two lie over each other.
+
+    Raises:
+        ConfigError: if it is not installed, or was left broken by removing one of the two; the message says what to do.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise
+        raise ConfigError(f"onnxruntime is not installed; {_INSTALL}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        both = " ".join(_DISTRIBUTIONS)
+        raise ConfigError(f"onnxruntime is incomplete; `pip uninstall {both}`, then {_INSTALL}")
+    if all(_is_installed(name) for name in _DISTRIBUTIONS):
+        both = " and ".join(_DISTRIBUTIONS)
+        _LOG.warning("note: %s are both installed and overwrite each other; uninstall both, then %s", both, _INSTALL)
+    return onnxruntime
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
+
+
+def _backend_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises for a file that it cannot load or run, and what else is to be caught with it."""
+    runtime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as backend
+
+    return (*others, *(getattr(backend, name) for name in _BACKEND_ERRORS))
 
 
 def available_cores() -> int:
@@ -276,7 +318,7 @@ def _choose(provider: Provider) -> Provider:
 
 def _has_cuda() -> bool:
     """Return whether onnxruntime was built for CUDA and a driver sees a device; nothing is logged."""
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if "CUDAExecutionProvider" not in runtime().get_available_providers():
         return False
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -286,7 +328,8 @@ def _has_cuda() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _open(model: Path | bytes, providers: tuple[str, ...], threads: int) -> onnxruntime.InferenceSession:
+def _open(model: Path | bytes, providers: tuple[str, ...], threads: int) -> Any:
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -303,5 +346,5 @@ def _open(model: Path | bytes, providers: tuple[str, ...], threads: int) -> onnx
     try:
         source = str(model) if isinstance(model, Path) else model
         return onnxruntime.InferenceSession(source, options, providers=list(providers))
-    except _BACKEND_ERRORS as error:
+    except _backend_errors() as error:
         raise UnsupportedModelError(f"onnxruntime cannot load {name}: {first_line(error)}") from error

@@ -45,5 +45,9 @@ class RecordError(AbscertError):
     """A records file or run.json that cannot be read or written."""
 
 
+class MissingPackageError(AbscertError):
+    """A package that only this call needs and that is not installed."""
+
+
 class QueryError(AbscertError):
     """A VNN-LIB query that cannot be read, has no meaning, or does not fit its network."""

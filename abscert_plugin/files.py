@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from abscert_plugin.errors import AbscertError, RecordError
+from abscert_plugin.wording import plain_words
 
 LOCK: Final = ".lock"
 LIMIT_VARIABLE: Final = "ABSCERT_MAX_BYTES"
@@ -60,7 +61,7 @@ def write_whole(
         with suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(fault, OSError):
-            raise error(f"cannot write {path}: {fault.strerror or fault}; {advice}") from fault
+            raise error(f"cannot write {path}: {plain_words(fault)}; {advice}") from fault
         raise
 
 
@@ -162,9 +163,9 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
         if _HALF_A_PAIR.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # not JSON, or a half of a surrogate pair, which is no text
-        raise RecordError(f"{path} is not a JSON file: {error}") from error
+        raise RecordError(f"{path} is not a JSON file: {plain_words(error)}") from error
     if not isinstance(value, dict):
-        raise RecordError(f"expected a JSON object in {path}, got {type(value).__name__}")
+        raise RecordError(f"expected a JSON object in {path}, got another value")
     return value
 
 
@@ -175,16 +176,16 @@ def _finite(text: str) -> float:
     return value
 
 
-def read_text(path: Path, limit: int = TEXT_LIMIT) -> str:
+def read_text(path: Path, limit: int = TEXT_LIMIT, error: type[AbscertError] = RecordError) -> str:
     """Return the text of a file.
 
     Raises:
-        RecordError: if it is missing, not UTF-8, or larger than a limit in bytes.
+        AbscertError: of the type `error`, if it is missing, not UTF-8, or larger than a limit in bytes.
     """
     try:
-        return read_bytes(path, limit).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is not a text file: {error}") from error
+        return read_bytes(path, limit, error=error).decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise error(f"{path} is not a text file: {plain_words(fault)}") from fault
 
 
 def read_bytes(
@@ -310,7 +311,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"cannot make the folder {folder}: {error.strerror}; {_ANOTHER_OUT}") from error
+        raise RecordError(f"cannot make the folder {folder}: {plain_words(error)}; {_ANOTHER_OUT}") from error
     message = f"another process is at work in {folder}; wait for it, or {_ANOTHER_OUT}"
     with locked(folder / LOCK, message, is_kept=False):
         yield

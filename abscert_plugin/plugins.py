@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, final
 
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
             ConfigError: if there is none; the message lists those there are.
         """
         if name not in self._entries:
-            raise ConfigError(f"expected a {self._noun} of {', '.join(self)}, got {name!r}")
+            raise ConfigError(expected_one_of(f"a {self._noun}", self, name))
         return self._entries[name]
 
     def __getitem__(self, name: str) -> EntryT:

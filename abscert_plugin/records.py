@@ -12,6 +12,7 @@ import msgspec
 from abscert_plugin.claim import Arithmetic, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, read_packed, write_json
+from abscert_plugin.wording import plain_words
 
 SCHEMA_VERSION: Final = 1
 _BLOCK: Final = 2**16  # bytes that are read at once
@@ -72,6 +73,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             return self.arithmetic
         was_run = self.verdict == Verdict.FALSIFIED or self.method in _RUNS
         return Arithmetic.THIS_RUNTIME if was_run else Arithmetic.UNPROVEN
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what differs between what two runs say of themselves, such as `epochs: there 3, now 4`; empty if nothing.
+
+    >>> differences({"data": {"images": 500}}, {"data": {"images": 100}})
+    'data.images: there 500, now 100'
+    """
+    former, asked = _flat(there), _flat(now)
+    keys = [key for key in sorted(former.keys() | asked.keys()) if former.get(key) != asked.get(key)]
+    return "; ".join(f"{key}: there {former.get(key)!r:.80}, now {asked.get(key)!r:.80}" for key in keys)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return facts with those of their parts, such as `training.epochs`."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 _RUNS: Final = ("forward", "exhaustive")
@@ -153,7 +173,7 @@ def _parse_lines(path: Path) -> Iterator[Record]:
         try:
             yield _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            fault = " ".join(str(error).split())[:200]
+            fault = plain_words(error)
             raise RecordError(
                 f"{path}, line {number}: expected a record of schema {SCHEMA_VERSION}: {fault}"
             ) from error
@@ -207,4 +227,4 @@ class RunInfo:
         try:
             return msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
-            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}: {error}") from error
+            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}: {plain_words(error)}") from error

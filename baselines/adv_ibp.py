@@ -28,7 +28,7 @@ Where the code differs from the paper, or we from the code:
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import isfinite
 from typing import Any, ClassVar, Final, TypeAlias, final
@@ -50,6 +50,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
+from abscert_plugin.training.options import NOT_NEGATIVE, UNIT
 from abscert_plugin.training.robust import RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
 from baselines.pixels import PixelBalls
@@ -86,10 +87,10 @@ class AdvIbp:
     """
 
     radius: Radius
-    natural: float = 0.04
-    attacked: float = 0.16
-    ramp: float = 0.196
-    threshold: float = 1e-4
+    natural: float = field(default=0.04, metadata=UNIT)
+    attacked: float = field(default=0.16, metadata=UNIT)
+    ramp: float = field(default=0.196, metadata=UNIT)
+    threshold: float = field(default=1e-4, metadata=NOT_NEGATIVE)
 
     name: ClassVar[str] = "adv-ibp"
     claim: ClassVar[str] = "ball"

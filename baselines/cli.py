@@ -2,33 +2,41 @@
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import asdict
+from functools import WRAPPER_ASSIGNMENTS, wraps
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Radius, RadiusScale
-from abscert_plugin.cli import options, train, verify
+from abscert_plugin.cli import completion, manual, options, train, verify
 from abscert_plugin.cli.console import LOG, OUT, print_json
 
+if TYPE_CHECKING:
+    from abscert_plugin.training.method import MethodEntry
+
+_TRAIN_HELP: Final = "Train by `abscert train`, with the defaults that comparisons have for every method."
+_TRAIN: Final = "abscert baseline train --method crown-ibp --radius 0.1 --data mnist --out runs/crown"
+_CERTIFY: Final = "abscert baseline certify runs/crown --radius 0.1 --data mnist --timeout 1"
+_LIST: Final = "abscert baseline list mtl-ibp"
 _COMPARED: Final = {"method": inspect.Parameter.empty, "patience": 0, "gradient_clip": 10.0}
 """Defaults of `abscert baseline train` that differ from those of `abscert train`; a method has to be named."""
 
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands to `abscert`, as the entry-point group `abscert.commands` asks for."""
-    group = typer.Typer(help="Certified training by other methods, on the same data, networks, loop and verifier.")
+    group = manual.Commands(help="Certified training by other methods, on the same data, networks, loop and verifier.")
     train_baseline.__signature__ = _with_defaults(train.train, **_COMPARED)  # type: ignore[attr-defined]
-    group.command("train", cls=options.NamesInHelp)(train_baseline)
-    group.command("certify")(certify)
-    group.command("list")(list_methods)
-    app.add_typer(group, name="baseline")
+    group.command("train", help=_TRAIN_HELP, epilog=_TRAIN)(train_baseline)
+    group.command("certify", epilog=_CERTIFY)(certify)
+    group.command("list", epilog=_LIST)(list_methods)
+    app.add_typer(group, name="baseline", rich_help_panel=manual.COMPARE)
 
 
-@wraps(train.train)
+@wraps(train.train, assigned=[name for name in WRAPPER_ASSIGNMENTS if name.startswith("__annot")])  # its options
 def train_baseline(**given: Any) -> None:
     """Train by `abscert train`, with the defaults that comparisons have for every method."""
     from abscert_plugin.training.methods import METHODS
@@ -54,8 +62,10 @@ def _with_defaults(function: Callable[..., None], **defaults: Any) -> inspect.Si
 
 
 def certify(  # one parameter per option
-    run: Annotated[Path, typer.Argument(help="Folder of a training, or its deploy.onnx.")],
-    radius: options.Radius,
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a training, or its deploy.onnx.", autocompletion=completion.model)
+    ],
+    radius: options.KnownRadius = None,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
     data: options.KnownData = None,
@@ -64,17 +74,11 @@ def certify(  # one parameter per option
     bound: options.BoundName = None,
     timeout: options.Timeout = 10.0,
     limit: options.Limit = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images that are decided together.  [default: by claim]")
-    ] = None,
-    provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the records.  [default: beside the model]")
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option("--certificate", help="Also write all verdicts into one file for `abscert check`.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Rename a former run in --out and start anew.")] = False,
+    batch_size: options.DecidedTogether = None,
+    provider: options.ProviderName = Provider.AUTO,
+    out: options.RecordsOut = None,
+    certificate: options.CertificateOut = None,
+    fresh: options.Fresh = False,
     json: options.Json = False,
 ) -> None:
     """Decide the claim `ball` for every test image: `abscert verify --claim ball` with the training's own network."""
@@ -101,20 +105,50 @@ def certify(  # one parameter per option
     )
 
 
-def list_methods(json: options.Json = False) -> None:
-    """List the methods, what they do, their papers and options."""
+def list_methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A method to look at closely.  [default: list all]", autocompletion=completion.method),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """List the methods, what they do, their papers, and their options with meaning, default and range."""
     from abscert_plugin.training.methods import METHODS
 
+    chosen = list(METHODS.values()) if name is None else [METHODS.named(name)]
     if json:
-        rows = [
-            {"name": row.name, "summary": row.summary, "source": row.source, "options": list(row.option_names)}
-            for row in METHODS.values()
-        ]
-        print_json({"methods": rows})
+        print_json({"methods": [_facts(row) for row in chosen]})
         return
-    table = Table(title="methods (`abscert train --method NAME`)", title_justify="left")
-    for name in ("name", "what its loss is", "source", "options (--set NAME=VALUE)"):
-        table.add_column(name, no_wrap=name == "name")
-    for row in METHODS.values():
-        table.add_row(row.name, row.summary, row.source, ", ".join(row.option_names))
+    if name is None:
+        table = Table(title="methods (`abscert train --method NAME`)", title_justify="left")
+        for title in ("name", "what its loss is", "source"):
+            table.add_column(title, no_wrap=title == "name")
+        for row in chosen:
+            table.add_row(row.name, row.summary, row.source)
+        OUT.print(table)
+    for row in chosen:
+        _print_options(row)
+
+
+def _facts(row: "MethodEntry") -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "summary": row.summary,
+        "source": row.source,
+        "takes_radius": row.takes_radius,
+        "options": [asdict(facts) for facts in row.option_facts],
+    }
+
+
+def _print_options(row: "MethodEntry") -> None:
+    """Print the options of a method as a table, a row for each."""
+    radius = "; --radius is the ball to train for" if row.takes_radius else ""
+    if not row.option_facts:
+        OUT.print(f"{row.name} ({row.source}): no options{radius}", highlight=False)
+        return
+    table = Table(title=f"{row.name} ({row.source}): --set NAME=VALUE{radius}", title_justify="left")
+    for title in ("name", "what it is", "default", "values"):
+        table.add_column(title, no_wrap=title in ("name", "default"))
+    for facts in row.option_facts:
+        table.add_row(facts.name, facts.meaning, facts.default, facts.range)
     OUT.print(table)

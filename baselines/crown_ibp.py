@@ -8,11 +8,12 @@ from auto_LiRPA. Loss fusion (Xu et al. 2020) is an option: beta then mixes boun
 auto_LiRPA's examples, and a step costs one backward pass of one row instead of one of classes - 1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
 from abscert_plugin.training.method import MethodEntry
+from abscert_plugin.training.options import UNIT
 from abscert_plugin.training.robust import BoundKind, RobustConfig
 from baselines.robust import RobustBaseline
 
@@ -35,10 +36,10 @@ class CrownIbp(RobustBaseline):
     """
 
     radius: Radius
-    natural_end: float = 0.0
-    bounds_end: float = 0.0
-    start: float = 0.05
-    ramp: float = 0.5
+    natural_end: float = field(default=0.0, metadata=UNIT)
+    bounds_end: float = field(default=0.0, metadata=UNIT)
+    start: float = field(default=0.05, metadata=UNIT)
+    ramp: float = field(default=0.5, metadata=UNIT)
     loss_fusion: bool = False
 
     name: ClassVar[str] = "crown-ibp"

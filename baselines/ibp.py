@@ -8,11 +8,12 @@ steps, ours by the cosine that all methods here share. Interval arithmetic is th
 `abscert_plugin.bounds.intervals`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
 from abscert_plugin.training.method import MethodEntry
+from abscert_plugin.training.options import UNIT
 from abscert_plugin.training.robust import Initialisation, RobustConfig
 from baselines.robust import RobustBaseline
 
@@ -34,8 +35,8 @@ class Ibp(RobustBaseline):
 
     radius: Radius
     fast: bool = True
-    start: float = 0.02
-    ramp: float = 0.5
+    start: float = field(default=0.02, metadata=UNIT)
+    ramp: float = field(default=0.5, metadata=UNIT)
 
     name: ClassVar[str] = "ibp"
 

@@ -17,7 +17,7 @@ their best. Where their released code says more than the paper, or something els
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -32,6 +32,7 @@ from abscert_plugin.networks import Activation
 from abscert_plugin.networks.param_ramp import ETA, ParamRamp, collecting, ramps_of
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
+from abscert_plugin.training.options import UNIT
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
 from baselines.pixels import PixelBalls
@@ -46,7 +47,7 @@ class Lbp:
 
     Args:
         radius: the ball to train for.
-        eta: slope of both ends of the activation at first, 0 to 1.
+        eta: slope of both ends of the activation at first.
         eta_end: that slope at the end.
         bend_at: share of the epochs after which the right bend begins.
         natural_end: weight of the cross-entropy on the image itself at the end (kappa).
@@ -58,12 +59,12 @@ class Lbp:
     """
 
     radius: Radius
-    eta: float = ETA
-    eta_end: float = 0.0
-    bend_at: float = 0.05
-    natural_end: float = 0.5
-    start: float = 0.05
-    ramp: float = 0.25
+    eta: float = field(default=ETA, metadata=UNIT)
+    eta_end: float = field(default=0.0, metadata=UNIT)
+    bend_at: float = field(default=0.05, metadata=UNIT)
+    natural_end: float = field(default=0.5, metadata=UNIT)
+    start: float = field(default=0.05, metadata=UNIT)
+    ramp: float = field(default=0.25, metadata=UNIT)
 
     name: ClassVar[str] = "lbp"
     claim: ClassVar[str] = RobustObjective.claim

@@ -19,7 +19,7 @@ Default shares are those of MNIST: 200 epochs, the radius rises from epoch 10 fo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -36,6 +36,7 @@ from abscert_plugin.lirpa.slopes import SlopedMargins, Slopes, stepped_to_ends
 from abscert_plugin.lirpa.tracing import refuse_statistics
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
+from abscert_plugin.training.options import UNIT
 from abscert_plugin.training.schedule import Ramp
 from baselines.pixels import PixelBalls
 
@@ -57,8 +58,8 @@ class Llm:
     """
 
     radius: Radius
-    start: float = 0.05
-    ramp: float = 0.25
+    start: float = field(default=0.05, metadata=UNIT)
+    ramp: float = field(default=0.25, metadata=UNIT)
 
     name: ClassVar[str] = "llm"
     claim: ClassVar[str] = "ball"

@@ -5,11 +5,12 @@ times the interval loss plus 1 - alpha times the adversarial one (alpha 0.02 at 
 regulariser and rise are Shi et al.'s, as in the paper.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
 from abscert_plugin.training.method import MethodEntry
+from abscert_plugin.training.options import POSITIVE, UNIT
 from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss
 from baselines.robust import RobustBaseline
 
@@ -31,10 +32,10 @@ class MtlIbp(RobustBaseline):
     """
 
     radius: Radius
-    share: float = 0.5
-    attack_steps: int = 3
-    start: float = 0.02
-    ramp: float = 0.5
+    share: float = field(default=0.5, metadata=UNIT)
+    attack_steps: int = field(default=3, metadata=POSITIVE)
+    start: float = field(default=0.02, metadata=UNIT)
+    ramp: float = field(default=0.5, metadata=UNIT)
 
     name: ClassVar[str] = "mtl-ibp"
 

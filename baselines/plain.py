@@ -6,7 +6,7 @@ The steps are of 2.5 radii divided by their number, as their paper's evaluation 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -21,6 +21,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
+from abscert_plugin.training.options import POSITIVE, UNIT
 from abscert_plugin.training.schedule import Ramp
 from baselines.pixels import PixelBalls
 
@@ -55,7 +56,7 @@ class Pgd:
 
     Args:
         radius: the ball that is attacked.
-        attack_steps: gradient steps, at least 1.
+        attack_steps: gradient steps of the attack.
         ramp: share of the epochs in which the radius rises from 0.
 
     Raises:
@@ -63,8 +64,8 @@ class Pgd:
     """
 
     radius: Radius
-    attack_steps: int = 7
-    ramp: float = 0.2
+    attack_steps: int = field(default=7, metadata=POSITIVE)
+    ramp: float = field(default=0.2, metadata=UNIT)
     name: ClassVar[str] = "pgd"
     claim: ClassVar[str] = "attacked"
     takes_intervals: ClassVar[bool] = False

@@ -5,11 +5,12 @@ lambda of the radius, its centre is moved so that it stays in the ball. Weights,
 al.'s, as in the paper. The code attacks with 8 steps; `attack_steps` says how many are made here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from abscert_plugin.claim import Radius
 from abscert_plugin.training.method import MethodEntry
+from abscert_plugin.training.options import POSITIVE, UNIT
 from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss
 from baselines.robust import RobustBaseline
 
@@ -31,10 +32,10 @@ class Sabr(RobustBaseline):
     """
 
     radius: Radius
-    share: float = 0.4
-    attack_steps: int = 8
-    start: float = 0.02
-    ramp: float = 0.5
+    share: float = field(default=0.4, metadata=UNIT)
+    attack_steps: int = field(default=8, metadata=POSITIVE)
+    start: float = field(default=0.02, metadata=UNIT)
+    ramp: float = field(default=0.5, metadata=UNIT)
 
     name: ClassVar[str] = "sabr"
 

@@ -29,8 +29,8 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Inputs, Radius
-from abscert_plugin.guard.guarded import CERTIFIED, LABEL, MARGIN
-from abscert_plugin.guard.write import write_guard
+from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN
+from abscert_plugin.guards.write import write_guard
 
 OUTPUTS = (LOGITS, LABEL, CERTIFIED, MARGIN)
 FAULTS = ("outside", "labels_lost", "margins_broken", "other_label", "other_logits")

@@ -28,7 +28,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Reach
-from abscert_plugin.guard import guarded
+from abscert_plugin.guards import guarded
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification.attack import gradient_attack
 

@@ -23,8 +23,8 @@ from abscert_plugin.blackbox import Provider, Runner
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.guard.guarded import CERTIFIED, LABEL
-from abscert_plugin.guard.write import write_guard
+from abscert_plugin.guards.guarded import CERTIFIED, LABEL
+from abscert_plugin.guards.write import write_guard
 from abscert_plugin.verification.proving import Prover
 
 AT_ONCE = 100

@@ -112,7 +112,7 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Press keys one after the other; each is a letter or a name such as ArrowLeft."""
         for key in keys:
-            text = {"text": key} if len(key) == 1 else {}
+            text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
             self._send("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
             self._send("Input.dispatchKeyEvent", type="keyUp", key=key)
 

@@ -16,11 +16,11 @@ from abscert_plugin.bounds.proof import Proof, arithmetic
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
-from abscert_plugin.guard.answers import answer
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.rules import RULES
-from abscert_plugin.guard.values import Ends, Fact
-from abscert_plugin.guard.walk import GuardWalk
+from abscert_plugin.guards.answers import answer
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.rules import RULES
+from abscert_plugin.guards.values import Ends, Fact
+from abscert_plugin.guards.walk import GuardWalk
 
 Array: TypeAlias = np.ndarray[Any, Any]
 LOWER, UPPER, GIVEN = "box_lower", "box_upper", "given_logits"

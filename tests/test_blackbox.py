@@ -1,5 +1,8 @@
 """The door to onnxruntime: batches, providers, and files that cannot be run."""
 
+import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from tiny_networks import SHAPE, export_tiny, run_onnx, tiny_network
 from abscert_plugin import blackbox
 from abscert_plugin.artifact.export import export
 from abscert_plugin.blackbox import BlackBox, Provider, available_cores
-from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 
@@ -101,8 +104,8 @@ def test_a_provider_that_is_not_there_is_refused(deploy: Path, provider: Provide
 
 def test_a_provider_that_does_not_start_is_refused(deploy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver without CUDA's libraries: onnxruntime would go on with the CPU and say nothing."""
-    if blackbox._has_cuda():
-        pytest.skip("CUDA starts here")
+    if blackbox._has_cuda() or "CUDAExecutionProvider" not in blackbox.runtime().get_available_providers():
+        pytest.skip("CUDA starts here, or onnxruntime was built without it")
     monkeypatch.setattr(blackbox, "_has_cuda", lambda: True)
     with pytest.raises(VerifierError, match=r"could start only CPUExecutionProvider.*--provider cpu"):
         BlackBox(deploy, Provider.CUDA)
@@ -188,3 +191,31 @@ def test_an_input_of_another_shape_is_an_error_of_ours(deploy: Path) -> None:
     with pytest.raises(VerifierError, match="onnxruntime failed: ") as caught:
         BlackBox(deploy, Provider.CPU).run(random_images(2, shape=(1, 3, 3)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (None, "onnxruntime is not installed; `pip install 'abscert-plugin[cpu]'`, or `[gpu]` where there is CUDA"),
+        (
+            types.ModuleType("onnxruntime"),  # what is left where one of the two was removed
+            "onnxruntime is incomplete; `pip uninstall onnxruntime onnxruntime-gpu`, then `pip install",
+        ),
+    ],
+)
+def test_a_runtime_that_is_missing_or_broken_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, module: types.ModuleType | None, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    monkeypatch.setattr(blackbox, "runtime", blackbox.runtime.__wrapped__)
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        BlackBox(b"", Provider.CPU)
+
+
+def test_two_runtimes_over_each_other_are_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(blackbox, "version", lambda name: "1.0")
+    blackbox.runtime.__wrapped__()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("note: onnxruntime and onnxruntime-gpu are both installed and overwrite")

@@ -47,8 +47,8 @@ def assert_untouched(folder: Path, arguments: Sequence[object], *words: str) -> 
         (["show"], ["Missing argument"]),
         (["tune", "--out", "OUT"], ["Missing option", "--radius"]),
         (["train", "--out", "OUT", "extra"], ["unexpected extra argument", "extra"]),
-        (["train", "--out", "OUT", "--cells", "four"], ["--cells", "valid integer"]),
-        (["train", "--out", "OUT", "--cells", "4.5"], ["--cells", "valid integer"]),
+        (["train", "--out", "OUT", "--cells", "four"], ["--cells", "whole number"]),
+        (["train", "--out", "OUT", "--cells", "4.5"], ["--cells", "whole number"]),
         (["train", "--out", "OUT", "--cells", "65536"], ["cells from 1 to 65,535", "65536"]),
         (["train", "--out", "OUT", "--cells=-1"], ["cells from 1 to 65,535", "-1"]),
         (["wrap", "MODEL", "--out", "OUT", "--cells", "0"], ["cells from 1 to 65,535", "got 0"]),
@@ -62,7 +62,7 @@ def assert_untouched(folder: Path, arguments: Sequence[object], *words: str) -> 
         (["train", "--out", "OUT", "--granularity", "nan"], ["0 < d <= 2", "nan"]),
         (["train", "--out", "OUT", "--network", "resnet"], ["network", "dm-small", "resnet"]),
         (["train", "--out", "OUT", "--activation", "gelu"], ["--activation", "relu, sigmoid, tanh", "gelu"]),
-        (["train", "--out", "OUT", "--data", "svhn"], ["data sets digits, mnist", "svhn"]),
+        (["train", "--out", "OUT", "--data", "svhn"], ["a data set of digits, mnist", "svhn"]),
         (["train", "--out", "OUT", "--device", "tpu"], ["--device", "tpu"]),
         (["train", "--out", "OUT", "--precision", "int8"], ["--precision", "bfloat16", "int8"]),
         (["train", "--out", "OUT", "--augmentation", "mixup"], ["--augmentation", "cifar", "mixup"]),
@@ -71,7 +71,7 @@ def assert_untouched(folder: Path, arguments: Sequence[object], *words: str) -> 
         (["train", "--out", "OUT", "--learning-rate", "nan"], ["learning rate above 0", "nan"]),
         (["train", "--out", "OUT", "--seed", "-1"], ["seed", "-1"]),
         (["train", "--out", "OUT", "--image-size", "8"], ["image size with --data folder or imagenet only"]),
-        (["verify", "DEPLOY", "--data", "svhn"], ["data sets digits, mnist", "svhn"]),
+        (["verify", "DEPLOY", "--data", "svhn"], ["a data set of digits, mnist", "svhn"]),
         (["verify", "DEPLOY", "--claim", "sphere"], ["--claim", "sphere"]),
         (["verify", "DEPLOY", "--provider", "tpu"], ["--provider", "tpu"]),
         (["verify", "DEPLOY", "--limit", "0"], ["limit of at least 1"]),
@@ -82,8 +82,8 @@ def assert_untouched(folder: Path, arguments: Sequence[object], *words: str) -> 
         (["wrap", "MODEL", "--out", "OUT", "--input-range", "0"], ["2 numbers in --input-range"]),
         (["wrap", "MODEL", "--out", "OUT", "--image-shape", "8,8"], ["--image-shape as C,H,W"]),
         (["wrap", "MODEL", "--out", "OUT", "--output", "z"], ["'z'", "y"]),
-        (["show", "A", "B", "--html", "OUT"], ["one records file with --html", "2"]),
-        (["data", "svhn"], ["data sets digits, mnist", "svhn"]),
+        (["show", "A", "B", "C", "--html", "OUT"], ["one records file with --html", "3"]),
+        (["data", "svhn"], ["a data set of digits, mnist", "svhn"]),
     ],
     ids=lambda value: " ".join(value) if value[0] in ("train", "tune", "verify", "wrap", "show", "data") else "",
 )
@@ -248,7 +248,7 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (truncated, "cut short"),
     (half, "cut short"),
     (Path.unlink, "is not there"),
-    (folder_instead, "not a file"),
+    (folder_instead, "expected deploy.onnx, or one ONNX file in the folder"),
     (lambda path: with_external_location(path, "weights\0.bin"), "names no file"),
     (lambda path: without_key(path, "abscert.cells"), "lacks the metadata abscert.cells"),
     (lambda path: without_key(path, "abscert.classes"), "lacks the metadata abscert.classes"),
@@ -316,12 +316,13 @@ def test_a_tuning_is_not_overwritten_nor_gone_on_with_under_other_options(tmp_pa
     assert_untouched(tmp_path, [*arguments, "0.1", "--resume"], "tuning.radius: there 0.2, now 0.1")
 
 
-def test_what_is_no_record_cannot_be_shown(trained: Path, tmp_path: Path) -> None:
+def test_what_is_no_record_cannot_be_shown(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "text.jsonl").write_text("no record\n")
     for name, word in (("none", "No such file"), ("empty.jsonl", "at least one record"), ("text.jsonl", "line 1")):
         assert_untouched(tmp_path, ["show", tmp_path / name, "--html", tmp_path / "page.html"], word)
-    assert_untouched(tmp_path, ["show", trained], "cannot read")
+    (tmp_path / "empty").mkdir()
+    assert_untouched(tmp_path, ["show", tmp_path / "empty"], "expected records.jsonl, its own or of one folder in it")
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ CONTRADICTIONS: list[tuple[Callable[[Path], object], str]] = [
     (lambda run: (run / "history.jsonl").write_text(""), "to tell the validation error of epoch 1 once"),
     (lambda run: shutil.copy(run / "abstract.onnx", run / "guard.onnx"), "is no guard"),
     (lambda run: shutil.copy(run / "guard.onnx", run / "deploy.onnx"), "is a guard, which certifies by itself"),
-    (lambda run: (run / "deploy.onnx").unlink(), "expected deploy.onnx in"),
+    (lambda run: (run / "deploy.onnx").unlink(), "expected deploy.onnx, or one ONNX file"),
     (lambda run: shutil.copy(run / "abstract.onnx", run / "deploy.onnx"), "takes interval images"),
 ]
 

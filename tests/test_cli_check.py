@@ -196,7 +196,8 @@ def test_a_file_cut_anywhere_is_refused(deploy: Path, ball: Path, tmp_path: Path
 def test_a_certificate_that_cannot_be_written_loses_no_row(deploy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     out = ("--out", tmp_path / "run")
-    assert "cannot write" in refused("verify", deploy, *ON, *out, "--certificate", tmp_path / "file" / "c.json")
+    asked = ("verify", deploy, *ON, "--claim", "cell", *out)
+    assert "cannot write" in refused(*asked, "--certificate", tmp_path / "file" / "c.json")
     assert (tmp_path / "run" / "records.jsonl").exists()
 
 

@@ -50,8 +50,8 @@ def test_without_a_subcommand_it_lists_them() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_subcommand_explains_itself(name: str) -> None:
     usage, *lines = abscert(name, "--help").out.splitlines()
-    assert f"abscert {name} [" in usage
-    assert any(line.strip().startswith("--help") for line in lines)
+    assert f"abscert {name}" in usage
+    assert any(line.strip().startswith("-h, --help") for line in lines)
 
 
 def test_the_version_is_printed() -> None:
@@ -250,7 +250,7 @@ def test_show_writes_a_page_with_a_picture_of_every_failure(verified: Path, tmp_
     shown = {index for index in range(1797) if f'data-index="{index}"' in text}
     margins = {row.index: cast(float, row.margin) for row in rows}
     assert shown == set(sorted(failing, key=lambda index: margins[index])[:200])
-    assert text.count("data:image/png;base64,") == 2 * len(shown)
+    assert text[text.index('id="gallery"') :].count("data:image/png;base64,") == 2 * len(shown)
     assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
@@ -258,7 +258,7 @@ def test_show_goes_without_pictures_where_the_images_are_not_those_of_the_run(ve
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "records.jsonl").write_bytes((verified / "deploy" / "records.jsonl").read_bytes())
     run = json.loads((verified / "deploy" / "run.json").read_text())
-    for name, note in (("[/no]", "expected one of the data sets"), ("digits", "these are not the images")):
+    for name, note in (("[/no]", "expected a data set of"), ("digits", "these are not the images")):
         run["data"] = {**run["data"], "name": name, "sha256": "0"}
         (tmp_path / "run" / "run.json").write_text(json.dumps(run))
         result = abscert("show", tmp_path / "run", "--html", tmp_path / "page.html")

@@ -23,11 +23,11 @@ def test_a_model_and_its_certificate_name_their_data_set(mnist_run: Path, mnist_
     model, certificate = mnist_run / "deploy.onnx", tmp_path / "c.json"
     told = abscert("verify", model, "--data-dir", mnist_dir, *BALL, "--certificate", certificate, "--json")
     assert json.loads(told.out)["data"]["name"] == "mnist"
-    assert "the data set is mnist, as the model says" in told.err
+    assert "taking the data set mnist, as the model says" in told.err
     assert Path(json.loads(told.out)["records"]).parent.name.startswith("verify-deploy-mnist-ball")
     checked = abscert("check", certificate, model, "--data-dir", mnist_dir, "--json")
     assert json.loads(checked.out)["holds"]
-    assert "the data set is mnist, as the certificate says" in checked.err
+    assert "taking the data set mnist, as the certificate says" in checked.err
     assert "note" not in abscert("check", certificate, model, "--data-dir", mnist_dir, "--data", "mnist", "--json").err
 
 
@@ -46,7 +46,10 @@ def test_a_file_that_names_none_is_taken_to_be_of_digits(tmp_path: Path) -> None
     model = export_tiny(constant_network([1.0] * 10), 2, tmp_path, classes=10).deploy
     assert "expected images of shape" in refused("verify", model, "--out", tmp_path / "out")
     run = train(tmp_path / "run", "--epochs", 1) / "deploy.onnx"
-    assert "the data set is digits, as the model says" in abscert("verify", run, "--limit", 4, "--json").err
+    assert (
+        "taking the data set digits, the claim cell, as the model says"
+        in abscert("verify", run, "--limit", 4, "--json").err
+    )
 
 
 def test_a_certificate_that_names_an_unknown_data_set_is_refused(tmp_path: Path) -> None:

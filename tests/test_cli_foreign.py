@@ -203,5 +203,5 @@ def test_wrapping_tells_what_it_costs_in_accuracy(model: Path, tmp_path: Path) -
 
 def test_cells_are_not_decided_without_cells(model: Path, tmp_path: Path) -> None:
     assert "without cells: verify it with --claim ball" in refused(
-        "verify", model, "--data", "digits", "--out", tmp_path / "o"
+        "verify", model, "--data", "digits", "--claim", "cell", "--out", tmp_path / "o"
     )

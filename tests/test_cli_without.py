@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from command_line import linear_model
+
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from abscert_plugin.cli import main; main()"
+WITHOUT_RUNTIME = WITHOUT_TORCH.replace("torch", "onnxruntime")
 
 
 def run(code: str, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -24,6 +27,16 @@ def test_training_without_torch_is_one_line(tmp_path: Path) -> None:
     result = run(WITHOUT_TORCH, "train", "--out", str(tmp_path / "out"))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: this command needs torch, which is not installed; install it with pip\n"
+
+
+def test_help_needs_no_onnxruntime_and_a_verification_without_one_is_one_line(tmp_path: Path) -> None:
+    assert run(WITHOUT_RUNTIME, "verify", "--help").returncode == 0
+    model, out = linear_model(tmp_path / "model.onnx"), tmp_path / "out"
+    ball = ("--data", "digits", "--claim", "ball", "--radius", "0.1", "--out", str(out))
+    result = run(WITHOUT_RUNTIME, "verify", str(model), *ball)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: onnxruntime is not installed; `pip install 'abscert-plugin[cpu]'`")
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_plug_in_whose_import_fails_is_named_and_stops_no_other_command(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.grid import Grid
-from abscert_plugin.guard.write import write_guard
+from abscert_plugin.guards.write import write_guard
 from abscert_plugin.networks import Activation, NetworkConfig
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "deploy"

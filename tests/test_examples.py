@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from box_oracle import lirpa_or_skip
 
 from abscert_plugin.records import read_records
 
@@ -51,3 +52,12 @@ def test_a_scikit_learn_classifier_is_wrapped_and_verified(tmp_path: Path) -> No
 def test_every_example_says_how_it_is_run() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert f"python examples/{path.name} " in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_auto_lirpa_bounds_a_classifier_behind_phi() -> None:
+    lirpa_or_skip()
+    widths = re.findall(r"^([A-Z-]+): logits lie within (\d+\.\d+)$", run("bound_by_auto_lirpa", 0.1), re.MULTILINE)
+    assert [method for method, _ in widths] == ["IBP", "CROWN-IBP", "CROWN"]
+    ibp, crown_ibp, crown = (float(width) for _, width in widths)
+    assert 0 < crown < crown_ibp < ibp

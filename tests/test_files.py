@@ -209,8 +209,8 @@ def test_a_file_that_unpacks_to_far_more_than_its_limit_is_not_unpacked_whole(tm
         ('{"a": NaN}', "NaN is no number"),
         ('{"a": -Infinity}', "-Infinity is no number"),
         ('{"a": 1e999}', "1e999 is no number"),
-        ('{"a": "\\ud800"}', "surrogates not allowed"),
-        ('{"\\uDC80": 1}', "surrogates not allowed"),
+        ('{"a": "\\ud800"}', "half of a character"),
+        ('{"\\uDC80": 1}', "half of a character"),
     ],
 )
 def test_what_json_could_not_say_again_is_no_json(tmp_path: Path, text: str, words: str) -> None:

@@ -29,7 +29,9 @@ LONGEST_FILE: Final = 400
 # The rooms of the core, from the ground up: a room imports itself and those below it.
 FLOORS: Final = (
     ("errors",),
-    ("files", "plugins", "choices"),
+    ("choices",),
+    ("plugins", "wording"),
+    ("files",),
     ("grid", "claim"),
     ("records",),
     ("ball", "preprocessing"),
@@ -40,10 +42,11 @@ FLOORS: Final = (
     ("artifact",),
     ("reading",),
     ("bounds",),
-    ("guard", "lirpa"),
+    ("guards", "lirpa"),
     ("training",),
     ("verification", "query"),
     ("report",),
+    ("api",),
     ("cli",),
 )
 FLOOR: Final = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

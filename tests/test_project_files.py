@@ -10,6 +10,7 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parents[1]
 PYPROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT: Final[dict[str, Any]] = PYPROJECT["project"]
+PACKAGES: Final = ("abscert_plugin", "baselines", "compare")
 MAKEFILE: Final = (ROOT / "Makefile").read_text()
 
 
@@ -54,7 +55,8 @@ def test_the_gate_runs_targets_that_there_are() -> None:
 
 
 def test_whatever_is_no_module_comes_with_its_package() -> None:
-    for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items():
-        home = ROOT / package
-        files = {path for path in home.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-        assert files == {path for pattern in patterns for path in home.glob(pattern)}
+    (patterns,) = PYPROJECT["tool"]["setuptools"]["package-data"].values()
+    for package in PACKAGES:
+        files = {path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert files == {path for pattern in patterns for path in (ROOT / package).rglob(pattern)}
+        assert ROOT / package / "py.typed" in files

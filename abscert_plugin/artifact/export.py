@@ -80,7 +80,7 @@ def export(
         front=Cells(grid),
         image_shape=config.image_shape,
         classes=config.classes,
-        network=f"{config.name}-{config.activation}",
+        network=config.title,
         training=training,
     )
     for model in (abstract, deploy):
@@ -96,7 +96,7 @@ def export(
     return Exported(folder / ABSTRACT, folder / DEPLOY, differences[0])
 
 
-def traced(network: nn.Module, input_name: str, shape: tuple[int, int, int], classes: int) -> onnx.ModelProto:
+def traced(network: nn.Module, input_name: str, shape: tuple[int, ...], classes: int) -> onnx.ModelProto:
     """Return the graph of a network in evaluation mode, with a free batch size, as torch's exporter writes it."""
     example = torch.zeros(2, *shape)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -47,7 +47,7 @@ def export_plain(
         front=Pixels(),
         image_shape=config.image_shape,
         classes=config.classes,
-        network=f"{config.name}-{config.activation}",
+        network=config.title,
         training=training,
     )
     write_metadata(model, metadata)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 from typing import Annotated, Any, Final, NoReturn
 
@@ -9,16 +10,49 @@ import typer
 from rich.text import Text
 
 import abscert_plugin
-from abscert_plugin.cli import artifact, card, check, data, demo, guard, queries, query, show, train, verify
+from abscert_plugin.choices import did_you_mean, expected_one_of
+from abscert_plugin.cli import (
+    advise,
+    artifact,
+    card,
+    check,
+    data,
+    demo,
+    guard,
+    manual,
+    queries,
+    query,
+    show,
+    train,
+    verify,
+)
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.plugins import leave_out, registered
 
+_HELP: Final = (
+    "Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it. "
+    "`abscert COMMAND -h` has a command's options and an example; `abscert --install-completion` lets the shell "
+    "complete commands, options, names and run folders."
+)
+GUIDE: Final = """Verify an ONNX file: abscert verify model.onnx --data mnist --claim ball --radius 0.1
+Train a network: abscert train --data digits --method reachable --radius 0.1 --out runs/ball
+Guard it, so that it certifies by itself: abscert guard runs/ball --radius 0.1 --out runs/ball/guard.onnx
+Compare methods: abscert compare run digits-smoke --out results"""
+"""What people do, a line each: what, a colon, a command."""
 ENTRY_POINTS: Final = "abscert.commands"
 BAD_INPUT: Final = 2
 _OWN_PACKAGES: Final = ("abscert_plugin", "baselines", "compare")
 _INTERNAL: Final = 70  # sysexits' EX_SOFTWARE: a fault of ours, not of the input
 _LONGEST: Final = 800  # characters of an error, in which whole values of a file may stand
+_NO_COMMAND: Final = re.compile("No such command '(.*)'")
+_NO_CHOICE: Final = re.compile("Invalid value for '(.*?)': .*'(.*?)' is not one of (.*)")
+_OF_NUMBERS: Final = (  # what typer's own library says of values
+    (re.compile("Input should be a valid integer.*"), "expected a whole number"),
+    (re.compile("Input should be a valid number.*"), "expected a number"),
+    (re.compile("Input should be greater than or equal to (.*)"), r"expected at least \1"),
+    (re.compile("Value error, "), ""),
+)
 _UsageError: Final = typer.BadParameter.__bases__[0]  # of an unknown option, a missing one, and so on: typer hides it
 
 
@@ -28,14 +62,9 @@ def build_app() -> typer.Typer:
     A package adds a subcommand through the entry-point group `abscert.commands`; each entry is a function that
     takes the `typer.Typer` and registers what it has.
     """
-    app = typer.Typer(
-        name="abscert",
-        help="Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it.",
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-    app.callback(invoke_without_command=True)(_options)
-    for module in (train, artifact, verify, query, check, guard, card, show, queries, data, demo):
+    app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
+    app.callback(help=_HELP, epilog=GUIDE)(_options)
+    for module in (demo, data, advise, train, verify, show, check, queries, query, artifact, guard, card):
         module.register(app)
     for point, register in registered(ENTRY_POINTS):
         try:
@@ -50,7 +79,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr is: files and their names hold what UTF-8 does not
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(build_app()(standalone_mode=False))
+        sys.exit(build_app()(standalone_mode=False, prog_name="abscert"))
     except AbscertError as error:
         _fail(str(error), BAD_INPUT)
     except OSError as error:
@@ -64,9 +93,7 @@ def main() -> None:
         _fail("out of memory; use a smaller --batch-size", BAD_INPUT)
     except Exception as error:  # the last line of defence: a user never sees a traceback
         if isinstance(error, _UsageError):
-            usage: Any = error
-            command = usage.ctx.command_path if usage.ctx is not None else "abscert"
-            _fail(f"{usage.format_message().rstrip('.')}; `{command} --help` lists what there is", BAD_INPUT)
+            _fail(_usage_fault(error), BAD_INPUT)
         if os.environ.get("ABSCERT_DEBUG"):
             raise
         _fail(
@@ -75,31 +102,49 @@ def main() -> None:
         )
 
 
-def _print_version(asked: bool) -> None:
+def _usage_fault(error: Any) -> str:
+    """Return what is wrong with the words of a command, and the word that may have been meant."""
+    command = error.ctx.command_path if error.ctx is not None else "abscert"
+    message = error.format_message().split(" Did you mean ")[0].rstrip(".")  # typer guesses commands alone
+    choice = _NO_CHOICE.search(message)
+    if choice is not None:
+        return expected_one_of(choice[1], re.findall("'(.*?)'", choice[3]), choice[2])
+    for pattern, words in _OF_NUMBERS:
+        message = pattern.sub(words, message)
+    guess = ""
+    if hasattr(error, "possibilities"):
+        message = error.message
+        known = [word for option in error.ctx.command.get_params(error.ctx) for word in option.opts if word[:2] == "--"]
+        guess = did_you_mean(error.option_name, known)
+    elif (unknown := _NO_COMMAND.match(message)) is not None:
+        guess = did_you_mean(unknown[1], error.ctx.command.commands)
+    return f"{message}{guess or f'; `{command} --help` lists what there is'}"
+
+
+def _print_version(asked: bool) -> bool:
     if asked:
         typer.echo(f"abscert-plugin {abscert_plugin.__version__}")
         raise typer.Exit
+    return asked
 
 
-def _print_name(asked: bool) -> None:
+def _print_name(asked: bool) -> bool:
     if asked:
         typer.echo("abscert-plugin")
         raise typer.Exit
+    return asked
 
 
 def _options(
-    context: typer.Context,
-    name: Annotated[  # noqa: ARG001 - its callback does the work
+    name: Annotated[
         bool,
         typer.Option("--name", help="Print the name of this solver and exit.", is_eager=True, callback=_print_name),
     ] = False,
-    version: Annotated[  # noqa: ARG001 - its callback does the work
+    version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+    """Take the options that stand in place of a command."""
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -1,17 +1,27 @@
 """`abscert export` and `abscert wrap`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
+import numpy as np
 import typer
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.ball import LEVELS
-from abscert_plugin.cli import foreign, options
+from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
+from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+
+if TYPE_CHECKING:
+    from abscert_plugin.data import DataSet
+
+_EXPORT: Final = "abscert export runs/mnist --precision int8"
+_WRAP: Final = "abscert wrap model.onnx --cells 64 --data mnist --out runs/wrapped"
 
 
 class Represent(StrEnum):
@@ -23,33 +33,53 @@ class Represent(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
-    app.command("export")(export)
-    app.command("wrap")(wrap)
+    app.command("export", epilog=_EXPORT, rich_help_panel=manual.DEPLOY)(export)
+    app.command("wrap", epilog=_WRAP, rich_help_panel=manual.DEPLOY)(wrap)
 
 
 def export(  # one parameter per option
     run: Annotated[
         Path,
-        typer.Argument(help="Folder of a training, as `abscert train --out` wrote it, or, with --precision, a file."),
+        typer.Argument(
+            help="Folder of a training, as `abscert train --out` wrote it, or, with --precision, a file.",
+            autocompletion=completion.run_folder,
+        ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the ONNX files.  [default: the run's]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for the ONNX files.  [default: the run's]",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
             "--precision",
-            help="Write deploy-PRECISION.onnx of deploy.onnx instead: its network in float16 or int8.",
+            help="Write deploy-PRECISION.onnx of deploy.onnx instead: its network in float16 or int8.  [default: none]",
+            metavar="NAME",
+            rich_help_panel=manual.OUTPUT,
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", help="Data set whose training images show the ranges (int8).  [default: the training's]"
+            "--data",
+            help="Data set whose training images show the ranges (int8).  [default: the training's]",
+            metavar="NAME",
+            rich_help_panel=manual.DATA,
+            autocompletion=completion.data,
         ),
     ] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     calibration: Annotated[
-        int, typer.Option("--calibration", min=1, help="How many of these images are run (int8).")
+        int,
+        typer.Option(
+            "--calibration", min=1, help="How many of these images are run (int8).", rich_help_panel=manual.DATA
+        ),
     ] = 500,
     json: options.Json = False,
 ) -> None:
@@ -59,15 +89,10 @@ def export(  # one parameter per option
         return
     if (data, data_dir, image_size) != (None, None, None):
         raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
-    import numpy as np
 
-    from abscert_plugin.training.run import restore, write_onnx
+    from abscert_plugin.api.exporting import export_training
 
-    network, config, grid, checkpoint = restore(run)
-    # random images of 8-bit pixels: an export needs no data set
-    shape = (32, *config.image_shape)
-    probes = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32) / np.float32(255)
-    exported = write_onnx(network, config, grid, checkpoint, probes, out or run)
+    exported, checkpoint = export_training(run, out)
     if json:
         print_json({**exported.paths, "best_epoch": checkpoint.best_epoch})
         return
@@ -88,8 +113,6 @@ def _narrow(
     json: bool,
 ) -> None:
     """Write a deployed file in fewer bits."""
-    import numpy as np
-
     from abscert_plugin.artifact.opened import Artifact
     from abscert_plugin.artifact.precision import Precision, narrow
     from abscert_plugin.artifact.wrap import probe_images
@@ -125,16 +148,33 @@ def _narrow(
 
 
 def wrap(
-    model: Annotated[Path, typer.Argument(help="Any ONNX classifier with one input.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for deploy.onnx and abstract.onnx.")],
+    model: Annotated[Path, typer.Argument(help="Any ONNX classifier with one input.", autocompletion=completion.model)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for deploy.onnx and abstract.onnx.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     cells: options.Cells = None,
     granularity: options.Granularity = None,
     lossless: Annotated[
-        bool, typer.Option("--lossless", help="256 cells, each of which stands for its own 8-bit value.")
+        bool,
+        typer.Option(
+            "--lossless",
+            help="256 cells, each of which stands for its own 8-bit value.",
+            rich_help_panel=manual.METHOD,
+        ),
     ] = False,
     represent: Annotated[
         Represent,
-        typer.Option("--represent", help="What a cell stands for: its mid-point, or the mean of --data in it."),
+        typer.Option(
+            "--represent",
+            help="What a cell stands for: its mid-point, or the mean of --data in it.",
+            rich_help_panel=manual.METHOD,
+        ),
     ] = Represent.MIDPOINTS,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
@@ -143,26 +183,37 @@ def wrap(
     std: foreign.Std = None,
     output: foreign.Output = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", min=2, help="How many there are, for a model that gives labels alone.")
+        int | None,
+        typer.Option(
+            "--classes",
+            min=2,
+            help="How many there are, for a model that gives labels alone.  [default: as many as --data has]",
+            rich_help_panel=manual.MODEL_INPUT,
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Data set on which to compare the accuracy with the model's own.")
+        str | None,
+        typer.Option(
+            "--data",
+            help="Data set on which to compare the accuracy with the model's own.  [default: none]",
+            metavar="NAME",
+            rich_help_panel=manual.DATA,
+            autocompletion=completion.data,
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     json: options.Json = False,
 ) -> None:
     """Put any ONNX classifier under abstraction: phi in front, a point of the cell fed to the model."""
+    from abscert_plugin.api.exporting import wrap_file
     from abscert_plugin.artifact.foreign import open_foreign
     from abscert_plugin.artifact.opened import Artifact
-    from abscert_plugin.artifact.wrap import WrapOptions
-    from abscert_plugin.artifact.wrap import wrap as write
     from abscert_plugin.blackbox import Provider
     from abscert_plugin.data import Split, load_data
     from abscert_plugin.preprocessing import Opening
-    from abscert_plugin.training.edges import histogram, means
-    from abscert_plugin.verification.logits import accuracy
 
+    model, found = model_in(model)
     if represent is Represent.MEANS and (lossless or data is None):
         raise ConfigError("expected --data to count pixels of, and no --lossless, with --represent means")
     if lossless and (cells, granularity) != (None, None):
@@ -173,31 +224,22 @@ def wrap(
         asked = replace(asked, image_shape=asked.image_shape or images.shape)
         classes = classes or len(images.classes)
     grid = Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity)
-    represented: tuple[float, ...] = ()
+    counted = None
     if represent is Represent.MEANS and data is not None:
-        represented = means(grid, histogram(load_data(data, Split.TRAIN, data_dir, image_size)))
-    wrapped = write(
-        model,
-        out,
-        WrapOptions(
-            grid=grid,
-            image_shape=asked.image_shape,
-            layout=asked.layout,
-            scale=asked.scale,
-            output=asked.output,
-            labels=classes,
-            levels=LEVELS if lossless else None,
-            represented=represented,
-        ),
-    )
+        counted = load_data(data, Split.TRAIN, data_dir, image_size)
+    wrapped = wrap_file(model, out, grid, asked, classes, lossless, counted)
+    say(found)
     for note in wrapped.notes:
         LOG.print(f"note: {note}", highlight=False, soft_wrap=True)
     accuracies = {}
     if images is not None:
         original = open_foreign(model, Provider.CPU, asked, images.shape, classes)
         accuracies = {
-            "accuracy": accuracy(original.run_images, images),
-            "wrapped_accuracy": accuracy(Artifact.open(wrapped.deploy, Provider.CPU).run_images, images),
+            name: _measured(run, images, title)
+            for name, run, title in (
+                ("accuracy", original.run_images, "running the model"),
+                ("wrapped_accuracy", Artifact.open(wrapped.deploy, Provider.CPU).run_images, "running deploy.onnx"),
+            )
         }
     if json:
         facts = {"deploy": str(wrapped.deploy), "abstract": str(wrapped.abstract), "notes": list(wrapped.notes)}
@@ -207,3 +249,12 @@ def wrap(
     if accuracies:
         told = "{accuracy:.2%} as the model is, {wrapped_accuracy:.2%} under abstraction".format(**accuracies)
         OUT.print(f"accuracy on {data}: {told}", highlight=False)
+
+
+def _measured(run: Callable[[np.ndarray], np.ndarray], images: "DataSet", title: str) -> float:
+    """Return the accuracy of a file on images, which takes a while."""
+    from abscert_plugin.verification.logits import accuracy
+
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=len(images), note="")
+        return accuracy(run, images, lambda count: bar.advance(task, count))

@@ -4,17 +4,19 @@ import secrets
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
 
+from abscert_plugin.api.looking import certificate_in, model_in, model_of
 from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
-from abscert_plugin.cli import options
-from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say, say_closed
+from abscert_plugin.cli import completion, manual, options
+from abscert_plugin.cli.console import OUT, interruptible, print_json, say, say_closed
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import check_proof, need_query
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import (
@@ -31,34 +33,64 @@ from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
 from abscert_plugin.verification.run import model_facts
 
-_FAILED = 1
+_FAILED: Final = 1
+_EXAMPLE: Final = "abscert check ball.json runs/ball --data mnist --sample 200"
 
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("check")(check)
+    app.command("check", epilog=_EXAMPLE, rich_help_panel=manual.VERIFY)(check)
 
 
 def check(  # one parameter per option
-    certificate: Annotated[Path, typer.Argument(help="What `abscert verify --certificate` wrote.")],
-    model: Annotated[Path, typer.Argument(help="The ONNX file that it is about.")],
+    certificate: Annotated[
+        Path,
+        typer.Argument(help="What `abscert verify --certificate` wrote.", autocompletion=completion.json_file),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The ONNX file that it is about, or the folder of its training.  [default: looked for by name and "
+            "checksum near the certificate]",
+            autocompletion=completion.model,
+        ),
+    ] = None,
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
-    sample: Annotated[int, typer.Option("--sample", help="How many certified images are proven again.")] = 100,
-    everything: Annotated[bool, typer.Option("--all", help="Prove all certified images again.")] = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the sample.  [default: by chance]")] = None,
+    sample: Annotated[
+        int,
+        typer.Option("--sample", help="How many certified images are proven again.", rich_help_panel=manual.CONTENT),
+    ] = 100,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Prove all certified images again.", rich_help_panel=manual.CONTENT)
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Seed of the sample.  [default: by chance]", rich_help_panel=manual.CONTENT),
+    ] = None,
     timeout: options.Timeout = 10.0,
     black_box: options.BlackBoxOnly = False,
     checkpoint: options.CheckpointFolder = None,
-    provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
+    provider: options.ProviderName = Provider.AUTO,
     json: options.Json = False,
     query: Annotated[
-        Path | None, typer.Option("--query", help="The query that an unsat proof of `abscert verify` is about.")
+        Path | None,
+        typer.Option(
+            "--query",
+            help="The query that an unsat proof of `abscert verify` is about.  [default: none]",
+            metavar="FILE",
+            rich_help_panel=manual.QUERIES,
+            autocompletion=completion.model,
+        ),
     ] = None,
 ) -> None:
     """Check a certificate: replay its counterexamples, prove its certified images again; status 1 if one fails."""
+    certificate, found_certificate = certificate_in(certificate)
+    model, found_model = (None, "") if model is None else model_in(model)
     if query is not None:
+        if model is None:
+            raise ConfigError("expected the ONNX file after the proof: a proof does not tell where it lies")
         check_proof(certificate, model, query, json)
         return
     seed = secrets.randbits(31) if seed is None else seed
@@ -71,7 +103,10 @@ def check(  # one parameter per option
     except RecordError as error:
         need_query(certificate, error)
     data, note = options.known_data(data, stored.data.get("name"), "the certificate")
-    images = load_data(data, Split.TEST, data_dir, image_size)
+    if model is None:
+        model, found_model = model_of(certificate, stored.model)
+    with working(f"reading {data}"):
+        images = load_data(data, Split.TEST, data_dir, image_size)
     artifact = reopen(model, provider, stored.model, images.shape, len(images.classes))
     certified = sum(row.record.verdict == Verdict.CERTIFIED for row in stored.rows)
     decided = certified if everything else min(sample, certified)
@@ -101,7 +136,8 @@ def check(  # one parameter per option
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)
     holds = all(item.holds for item in found)
-    say(note)
+    for line in (found_certificate, found_model, note):
+        say(line)
     if json:
         checked = [{"name": item.name, "holds": item.holds, "detail": item.detail} for item in found]
         counts = {verdict.value: sum(row.record.verdict == verdict for row in stored.rows) for verdict in Verdict}

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 # paths and messages are shown as they stand: no markup, no emoji codes
 OUT: Final = Console(markup=False, emoji=False)
@@ -18,21 +17,6 @@ _INTERRUPTED: Final = 130
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout, and nothing else."""
     typer.echo(json.dumps(value, allow_nan=False))
-
-
-def progress_bar() -> Progress:
-    """Return a progress bar on stderr that leaves nothing behind."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        console=LOG,
-        transient=True,
-        disable=not LOG.is_terminal,  # a log file gets the epochs alone
-    )
 
 
 @contextmanager

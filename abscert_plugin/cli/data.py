@@ -1,25 +1,30 @@
 """`abscert data`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from abscert_plugin.cli import options
+from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, print_json
-from abscert_plugin.data import DATA_SETS, Split, load_data
+from abscert_plugin.data import DATA_SETS, Split, data_entry, load_data
 from abscert_plugin.errors import AbscertError
+
+_EXAMPLE: Final = "abscert data mnist"
 
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("data")(data)
+    app.command("data", epilog=_EXAMPLE, rich_help_panel=manual.TRAIN)(data)
 
 
 def data(
-    name: Annotated[str | None, typer.Argument(help="A data set to look at closely.  [default: list all]")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A data set to look at closely.  [default: list all]", autocompletion=completion.data),
+    ] = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
     json: options.Json = False,
@@ -47,7 +52,7 @@ def data(
     if json:
         print_json({"name": name, "splits": described})
         return
-    table = Table(title=f"{name}: {DATA_SETS[name].description}", title_justify="left")
+    table = Table(title=f"{name}: {data_entry(name).description}", title_justify="left")
     for column in ("split", "images", "C x H x W", "classes", "sha256"):
         table.add_column(column, justify="right" if column == "images" else "left")
     for part in splits:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import LOG, OUT
 from abscert_plugin.cli.guard import guard
 from abscert_plugin.cli.show import show
@@ -19,6 +20,7 @@ from abscert_plugin.report.try_page import WEB, TryContent, render_try_page
 from abscert_plugin.report.web_runtime import MEGABYTES, PACKAGE, put_runtime
 from abscert_plugin.verification.run import RECORDS
 
+_EXAMPLE: Final = "abscert demo --out runs/demo"
 _DATA: Final = "digits"
 _CELLS: Final = 5
 _RADIUS: Final = "0.1"
@@ -27,15 +29,19 @@ _GUARDED: Final = ("0.02", "0.05", "0.1", "0.15", "0.2")
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("demo")(demo)
+    app.command("demo", epilog=_EXAMPLE, rich_help_panel=manual.TRAIN)(demo)
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for all files.")] = Path("runs/demo"),
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for all files.", metavar="FOLDER", rich_help_panel=manual.OUTPUT)
+    ] = Path("runs/demo"),
     web: Annotated[
         bool,
         typer.Option(
-            "--web", help=f"Also fetch {PACKAGE}, which try.html runs on: {MEGABYTES} MB from npm's registry, once."
+            "--web",
+            help=f"Also fetch {PACKAGE}, which try.html runs on: {MEGABYTES} MB from npm's registry, once.",
+            rich_help_panel=manual.OUTPUT,
         ),
     ] = False,
 ) -> None:

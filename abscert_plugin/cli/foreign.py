@@ -1,31 +1,50 @@
 """Options that say how an ONNX file that this project did not make reads images."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from abscert_plugin.choices import member
+from abscert_plugin.cli import manual
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.preprocessing import InputScale, Layout, Opening
 
+
+def _reading(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=manual.MODEL_INPUT, **settings)
+
+
 ImageShape: TypeAlias = Annotated[
-    str | None, typer.Option("--image-shape", help="C,H,W of an image, where neither data nor the model's input tell.")
+    str | None,
+    _reading(
+        "--image-shape",
+        help="Sizes of an image.  [default: those of the data, or of the model's input]",
+        metavar="C,H,W",
+    ),
 ]
 LayoutName: TypeAlias = Annotated[
-    str | None, typer.Option("--layout", help="nchw, nhwc or flat.  [default: by the model's input]")
+    str | None, _reading("--layout", help="nchw, nhwc or flat.  [default: by the model's input]", metavar="NAME")
 ]
 InputRange: TypeAlias = Annotated[
     str | None,
-    typer.Option("--input-range", help="What pixel 0 and pixel 1 are to the model: 0,255 or -1,1.  [default: 0,1]"),
+    _reading(
+        "--input-range",
+        help="What pixel 0 and pixel 1 are to the model: 0,255 or -1,1.  [default: 0,1]",
+        metavar="LOW,HIGH",
+    ),
 ]
 Mean: TypeAlias = Annotated[
-    str | None, typer.Option("--mean", help="Subtracted, one value or one per channel.  [default: 0]")
+    str | None, _reading("--mean", help="Subtracted, one value or one per channel.  [default: 0]", metavar="X[,X,X]")
 ]
 Std: TypeAlias = Annotated[
-    str | None, typer.Option("--std", help="Divided by, one value or one per channel.  [default: 1]")
+    str | None, _reading("--std", help="Divided by, one value or one per channel.  [default: 1]", metavar="X[,X,X]")
 ]
-Output: TypeAlias = Annotated[str | None, typer.Option("--output", help="Which output holds the logits.")]
+Output: TypeAlias = Annotated[
+    str | None, _reading("--output", help="Which output holds the logits.  [default: the only one]", metavar="NAME")
+]
 Constants: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--constant", help="NAME=VALUE of an input that is no image; may be repeated.")
+    list[str] | None,
+    _reading("--constant", help="Value of an input that is no image; may be repeated.", metavar="NAME=VALUE"),
 ]
 
 
@@ -46,10 +65,7 @@ def opening(
     if all(given is None for given in (image_shape, layout, input_range, mean, std, output, constants)):
         return None
     low, high = _numbers("--input-range", "0,1" if input_range is None else input_range, 2)
-    try:
-        chosen = None if layout is None else Layout(layout)
-    except ValueError as error:
-        raise ConfigError(f"expected --layout of {', '.join(Layout)}, got {layout!r}") from error
+    chosen = None if layout is None else member(Layout, "layout", layout)
     return Opening(
         None if image_shape is None else _shape(image_shape),
         chosen,

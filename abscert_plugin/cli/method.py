@@ -1,12 +1,12 @@
 """Options of training methods, and the values that they ask for."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from abscert_plugin.claim import Radius, RadiusScale
-from abscert_plugin.cli import options
+from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
@@ -14,43 +14,76 @@ if TYPE_CHECKING:
     from abscert_plugin.training.method import Method, MethodEntry
 
 MethodName: TypeAlias = Annotated[
-    str, typer.Option("--method", help="{methods}; `abscert baseline list` says what each does.")
+    str,
+    typer.Option(
+        "--method",
+        help="{methods}; `abscert baseline list` says what each does.",
+        metavar="NAME",
+        rich_help_panel=manual.METHOD,
+        autocompletion=completion.method,
+    ),
 ]
 Settings: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--set", help="An option of the method, such as share=0.3; may be given repeatedly.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An option of the method, such as share=0.3; may be repeated. `abscert baseline list METHOD` has them.",
+        metavar="NAME=VALUE",
+        rich_help_panel=manual.METHOD,
+    ),
 ]
 TrainingRadius: TypeAlias = Annotated[
-    str | None, typer.Option("--radius", help="The ball to train for, such as 0.1 or 8/255, if the method has one.")
+    str | None,
+    typer.Option(
+        "--radius",
+        help="The ball to train for, such as 0.1 or 8/255, if the method has one.  [default: none]",
+        metavar="R",
+        rich_help_panel=manual.CLAIM,
+    ),
 ]
 MethodActivation: TypeAlias = Annotated[
-    str | None, typer.Option("--activation", help="{activations}.  [default: by the method]")
+    str | None,
+    typer.Option(
+        "--activation",
+        help="{activations}.  [default: by the method]",
+        metavar="NAME",
+        rich_help_panel=manual.NETWORK,
+        autocompletion=completion.activation,
+    ),
 ]
 Edges: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--edges", help="uniform, quantile or sparse (few pixels within --radius of an edge).  [default: uniform]"
+        "--edges",
+        help="uniform, quantile or sparse (few pixels within --radius of an edge).  [default: uniform]",
+        metavar="NAME",
+        rich_help_panel=manual.METHOD,
+        autocompletion=completion.edges,
     ),
 ]
+
+
+def _setting(name: str, meaning: str, kind: str) -> Any:
+    """Return an option that stands for one of the method's."""
+    inner = "loss" if name == "robust-loss" else name.replace("-", "_")
+    return typer.Option(
+        f"--{name}",
+        help=f"As --set {inner}=; {meaning}.  [default: by the method]",
+        metavar=kind,
+        rich_help_panel=manual.ADVANCED,
+    )
+
+
 RobustLossName: TypeAlias = Annotated[
-    str | None, typer.Option("--robust-loss", help="As --set loss=; reachable: interval, mtl-ibp or sabr.")
+    str | None, _setting("robust-loss", "reachable: interval, mtl-ibp or sabr", "NAME")
 ]
-BoundsName: TypeAlias = Annotated[
-    str | None, typer.Option("--bounds", help="As --set bounds=; reachable: interval or crown-ibp.")
-]
+BoundsName: TypeAlias = Annotated[str | None, _setting("bounds", "reachable: interval or crown-ibp", "NAME")]
 Share: TypeAlias = Annotated[
-    float | None,
-    typer.Option("--share", help="As --set share=; weight of the interval loss (mtl-ibp), box size (sabr)."),
+    float | None, _setting("share", "weight of the interval loss (mtl-ibp), box size (sabr)", "X")
 ]
-NaturalEnd: TypeAlias = Annotated[
-    float | None,
-    typer.Option("--natural-end", help="As --set natural_end=; weight of the images' own loss, at last."),
-]
-Ramp: TypeAlias = Annotated[
-    float | None, typer.Option("--ramp", help="As --set ramp=; share of the epochs in which the radius rises.")
-]
-Regulariser: TypeAlias = Annotated[
-    float | None, typer.Option("--regulariser", help="As --set regulariser=; weight of the warm-up regulariser.")
-]
+NaturalEnd: TypeAlias = Annotated[float | None, _setting("natural-end", "weight of the images' own loss, at last", "X")]
+Ramp: TypeAlias = Annotated[float | None, _setting("ramp", "share of the epochs in which the radius rises", "X")]
+Regulariser: TypeAlias = Annotated[float | None, _setting("regulariser", "weight of the warm-up regulariser", "X")]
 
 
 def chosen_settings(

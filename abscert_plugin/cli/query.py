@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import numpy as np
 import typer
 
-from abscert_plugin.cli.console import OUT, interruptible, print_json, progress_bar, say
+from abscert_plugin.choices import expected_one_of
+from abscert_plugin.cli import manual
+from abscert_plugin.cli.console import OUT, interruptible, print_json, say
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.errors import ConfigError, QueryError, RecordError
 from abscert_plugin.files import read_json, write_whole
 
@@ -62,7 +65,12 @@ CAPABILITIES: Final[Mapping[str, Callable[[], list[str]]]] = MappingProxyType(
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand `supports`."""
-    app.command("supports", context_settings={"ignore_unknown_options": True})(supports)
+    app.command(
+        "supports",
+        epilog="abscert supports --onnx-operators",
+        rich_help_panel=manual.VERIFY,
+        context_settings={"ignore_unknown_options": True},
+    )(supports)
 
 
 def supports(
@@ -71,7 +79,7 @@ def supports(
     """Say what VNN-LIB queries may ask, in the words of its standard."""
     unknown = [name for name in capability if name not in CAPABILITIES]
     if unknown:
-        raise ConfigError(f"expected one of {', '.join(CAPABILITIES)}, got {unknown[0]!r}")
+        raise ConfigError(expected_one_of("a capability", CAPABILITIES, unknown[0]))
     for name in capability:
         typer.echo("\n".join(CAPABILITIES[name]()))
 
@@ -100,7 +108,11 @@ def verify_query(
         _make(place)
     end = begun + seconds - min(_MARGIN, seconds / 10)
     try:
-        with interruptible("nothing was written"), _stopped_after(end - time.monotonic()):
+        with (
+            working(f"deciding {path.name}"),
+            interruptible("nothing was written"),
+            _stopped_after(end - time.monotonic()),
+        ):
             query = read_query(path)
             network = open_network(_network_file(query, networks), query.query)
             outcome = solve(query.query, network, end - time.monotonic())

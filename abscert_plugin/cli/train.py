@@ -1,20 +1,21 @@
 """`abscert train` and `abscert tune`."""
 
-from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
-from abscert_plugin.cli import options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import ProgressObserver, progress_bar, working
+from abscert_plugin.cli.watching import PAGE, Watchers
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
@@ -24,26 +25,66 @@ if TYPE_CHECKING:
     from abscert_plugin.training.run import TrainedRun
     from abscert_plugin.training.tuning import Tuned, TuningStep
 
-Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training split.  [default: by data set]")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images per step.  [default: by data set]")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Rate at its peak.  [default: by data set]")]
+
+def _training(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=manual.TRAINING, **settings)
+
+
+Epochs = Annotated[int | None, _training("--epochs", help="Passes over the training split.  [default: by data set]")]
+BatchSize = Annotated[int | None, _training("--batch-size", help="Images per step.  [default: by data set]")]
+Rate = Annotated[float | None, _training("--learning-rate", help="Rate at its peak.  [default: by data set]")]
 Patience = Annotated[
-    int | None, typer.Option("--patience", help="End after so many epochs without a lower loss; 0: never.")
+    int | None,
+    _training("--patience", help="End after so many epochs without a lower loss; 0: never.  [default: by the method]"),
 ]
-AugmentationName = Annotated[str | None, typer.Option("--augmentation", help="none or cifar.  [default: by data set]")]
-Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.")]
-GradientClip = Annotated[float | None, typer.Option("--gradient-clip", help="Greatest norm of a step's gradient.")]
-PrecisionName = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
+AugmentationName = Annotated[
+    str | None,
+    _training("--augmentation", help="none, cifar or shift.  [default: by data set]", metavar="NAME"),
+]
+Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.", rich_help_panel=manual.RUNNING)]
+GradientClip = Annotated[
+    float | None, _training("--gradient-clip", help="Greatest norm of a step's gradient.  [default: by the method]")
+]
+Average = Annotated[float, _training("--average", help="Keep a moving average of the weights, such as 0.999; 0: none.")]
+PrecisionName = Annotated[str, _training("--precision", help="auto, float32 or bfloat16.", metavar="NAME")]
+_EXAMPLE = "abscert train --data mnist --method reachable --radius 0.1 --cells 2 --out runs/ball"
+_TUNE_EXAMPLE = "abscert tune --data mnist --radius 0.05 --out runs/tuned"
+
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch",
+        help=f"Write {PAGE} into --out after each epoch: curves, and the epoch that is kept.",
+        rich_help_panel=manual.OUTPUT,
+    ),
+]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        help="Also log the epochs to tensorboard or mlflow; may be repeated.",
+        metavar="NAME",
+        rich_help_panel=manual.OUTPUT,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
-    app.command("train", cls=options.NamesInHelp)(train)
-    app.command("tune", cls=options.NamesInHelp)(tune)
+    app.command("train", epilog=_EXAMPLE, rich_help_panel=manual.TRAIN)(train)
+    app.command("tune", epilog=_TUNE_EXAMPLE, rich_help_panel=manual.TRAIN)(tune)
 
 
 def train(  # one parameter per option
-    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, ONNX files and history.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for checkpoints, ONNX files and history.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     method: method_options.MethodName = "abstrain",
     settings: method_options.Settings = None,
     radius: method_options.TrainingRadius = None,
@@ -69,15 +110,20 @@ def train(  # one parameter per option
     augmentation: AugmentationName = None,
     precision: PrecisionName = "auto",
     gradient_clip: GradientClip = None,
+    average: Average = 0.0,
     seed: options.Seed = 0,
     device: Device = options.DeviceName.AUTO,
     resume: options.Resume = False,
+    watch: Watch = False,
+    log: Log = None,
     json: options.Json = False,
 ) -> None:
     """Train a network by a method and export it; the epoch is chosen on the validation split."""
-    from abscert_plugin.training.edges import EdgeChoice, choose_grid
+    from abscert_plugin.api.training import carry_out, loop_options
+    from abscert_plugin.training.checkpoint import FILE_NAME
+    from abscert_plugin.training.edges import EdgeChoice
     from abscert_plugin.training.methods import METHODS, chosen_method
-    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder, run_training, write_run
+    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder
 
     flags = {
         "robust_loss": robust_loss,
@@ -87,41 +133,55 @@ def train(  # one parameter per option
         "ramp": ramp,
         "regulariser": regulariser,
     }
+    watchers = Watchers.asked(watch, log or ())
     entry = METHODS.named(method)
     ball = method_options.chosen_radius(radius, radius_scale)
     choice = None if edges is None else member(EdgeChoice, "edges", edges)
     how = chosen_method(method, ball, method_options.chosen_settings(entry, settings or (), flags), choice)
-    chosen = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "patience": entry.patience if patience is None else patience,
-        "augmentation": augmentation,
-        "precision": precision,
-        "gradient_clip": entry.gradient_clip if gradient_clip is None else gradient_clip,
-        "seed": seed,
-    }
+    chosen = loop_options(
+        entry,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=patience,
+        augmentation=augmentation,
+        precision=precision,
+        gradient_clip=gradient_clip,
+        average=average,
+        seed=seed,
+    )
     grid = method_options.training_grid(how, method, cells, granularity)
     named = activation or str(entry.activation)
     spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
     prepare_folder(out, resume)
-    loaded = TrainingData.load(spec)
-    if grid is not None:
-        spec = replace(spec, grid=choose_grid(choice or EdgeChoice.UNIFORM, grid.cells, ball, loaded.training))
+    _say_what_is_resumed(out / FILE_NAME, resume)
+    with working(f"reading {data}"):
+        loaded = TrainingData.load(spec)
     keep_freed_memory()
     title = f"training by {method}" + (f", {grid.cells} cells" if grid is not None else "")
-    with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
-        run = run_training(spec, loaded, out, ProgressObserver(bar, title, claimed(how)))
-    exported = write_run(run, loaded, out)
+    with (
+        progress_bar() as bar,
+        interruptible(f"add --resume to go on with {out}"),
+        watchers.watching(out, spec, ProgressObserver(bar, title, claimed(how))) as observer,
+    ):
+        trained = carry_out(spec, loaded, out, observer, choice, ball)
     if json:
-        print_json({**facts(run), **exported.paths})
+        print_json({**facts(trained.run), **trained.exported.paths})
         return
-    OUT.print(training_table(run))
-    OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
+    OUT.print(training_table(trained.run))
+    OUT.print(f"wrote {' and '.join(trained.exported.paths.values())}", highlight=False, soft_wrap=True)
 
 
 def tune(
-    out: Annotated[Path, typer.Option("--out", help="Folder for every step's training and the best one's ONNX files.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="Folder for every step's training and the best one's ONNX files.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     radius: options.Radius,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     data: options.Data = "digits",
@@ -129,9 +189,16 @@ def tune(
     image_size: options.ImageSize = None,
     network: options.Network = "dm-small",
     activation: options.ActivationName = "relu",
-    coarsest: Annotated[int, typer.Option("--coarsest", help="Number of cells to begin with.")] = 2,
-    least_step: Annotated[float, typer.Option("--least-step", help="Least change of d from step to step.")] = 0.01,
-    steps: Annotated[int | None, typer.Option("--steps", help="End after so many steps.  [default: all]")] = None,
+    coarsest: Annotated[
+        int, typer.Option("--coarsest", help="Number of cells to begin with.", rich_help_panel=manual.METHOD)
+    ] = 2,
+    least_step: Annotated[
+        float, typer.Option("--least-step", help="Least change of d from step to step.", rich_help_panel=manual.METHOD)
+    ] = 0.01,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", help="End after so many steps.  [default: all]", rich_help_panel=manual.METHOD),
+    ] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
     learning_rate: Rate = None,
@@ -162,7 +229,9 @@ def tune(
     prepare_folder(out, resume)
     if (out / FILE_NAME).exists() and not resume:
         raise ConfigError(f"{out} already holds a tuning; add --resume to go on with it, or choose another --out")
-    loaded = TrainingData.load(spec)
+    _say_what_is_resumed(out / FILE_NAME, resume)
+    with working(f"reading {data}"):
+        loaded = TrainingData.load(spec)
     keep_freed_memory()
     with progress_bar() as bar, interruptible(f"add --resume to go on with {out}"):
         tuned = run_tuning(
@@ -185,50 +254,21 @@ def tune(
     OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
 
 
-@final
-class ProgressObserver:
-    """Shows a training as a progress bar: loss, validation error, images a second, time left.
-
-    Args:
-        bar: where.
-        title: of the training.
-        claim: what the validation error is of, with its radius.
-    """
-
-    def __init__(self, bar: Progress, title: str, claim: str = "cell") -> None:
-        self._bar = bar
-        self._claim = claim
-        self._title = title
-        self._task: TaskID | None = None
-        self._loss = self._error = ""
-
-    def on_start(self, total_steps: int, steps_done: int) -> None:
-        """Show the bar."""
-        self._task = self._bar.add_task(self._title, total=total_steps, completed=steps_done, note="")
-
-    def on_step(self, images: int, loss: float | None) -> None:  # noqa: ARG002 - steps are counted, not images
-        """Advance the bar."""
-        if self._task is None:
-            return
-        if loss is not None:
-            self._loss = f"loss {loss:.4f}"
-        self._bar.update(self._task, advance=1, note=f"{self._loss} {self._error}")
-
-    def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Print the epoch's row above the bar."""
-        self._error = f"validation error ({self._claim}) {row['validation_error']:.2%}"
-        LOG.print(
-            f"epoch {row['epoch']:>3}  loss {row['loss']:.4f}  {self._error}  {row['images_per_second']:,.0f} images/s",
-            highlight=False,
-            soft_wrap=True,
-        )
+def _say_what_is_resumed(path: Path, resume: bool) -> None:
+    """Say that --resume found nothing, where it did not."""
+    if resume and not path.exists():
+        say(f"note: nothing to resume in {path.parent}, which has no {path.name}: it begins anew")
 
 
 def claimed(method: "Method") -> str:
     """Return what a method's validation error is of; a ball with its radius and scale."""
     how = method.describe()
     is_ball = method.claim == "ball" and "radius" in how
-    return f"{method.claim}, radius {how['radius']} {how['radius_scale']}" if is_ball else method.claim
+    return f"{method.claim}, radius {_written(how['radius'])} {how['radius_scale']}" if is_ball else method.claim
+
+
+def _written(radius: str) -> str:
+    return Radius(Fraction(radius), RadiusScale.TRAINING).written  # a scale on which all have a meaning
 
 
 def facts(run: "TrainedRun") -> dict[str, Any]:
@@ -253,7 +293,7 @@ def training_table(run: "TrainedRun") -> Table:
     """Return the facts of a training as a table."""
     claim = run.objective.claim
     how = run.checkpoint.description["method_options"]
-    radius = f", radius {how['radius']} on the {how['radius_scale']} scale" if "radius" in how else ""
+    radius = f", radius {_written(how['radius'])} on the {how['radius_scale']} scale" if "radius" in how else ""
     title = f"training (the epoch is chosen on the validation split, claim `{claim}`{radius})"
     table = Table(title=title, title_justify="left")
     for name in ("network", "cells", "d", "epochs", "best epoch", f"validation {claim} error", "seconds"):

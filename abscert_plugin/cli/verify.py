@@ -7,15 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from abscert_plugin.artifact.foreign import open_classifier, trained_on
+from abscert_plugin.api.guess import asked_of, told_by
+from abscert_plugin.api.looking import model_in
+from abscert_plugin.api.verdicts import refuse_other, write_certificate_of
+from abscert_plugin.api.verifying import Question, ask, folder_name
+from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.model_file import read_model
-from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.choices import member
-from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale
-from abscert_plugin.cli import foreign, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar, say, say_closed
+from abscert_plugin.claim import SCOPE, Radius, RadiusScale
+from abscert_plugin.cli import completion, foreign, manual, options
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
@@ -23,36 +26,33 @@ from abscert_plugin.files import set_aside
 from abscert_plugin.query.naming import is_query
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
-from abscert_plugin.verification.cell import open_cells
-from abscert_plugin.verification.certificate import write_certificate
-from abscert_plugin.verification.decision import Decider
-from abscert_plugin.verification.run import RECORDS, Verification
-from abscert_plugin.verification.summary import Summary, summarise
+from abscert_plugin.verification.run import RECORDS
+from abscert_plugin.verification.summary import Summary
 
+_EXAMPLE = "abscert verify runs/ball --data mnist --claim ball --radius 0.1 --timeout 10"
 _CELL_BATCH = 250
 _BALL_BATCH = 100
 
 
 def register(app: typer.Typer) -> None:
     """Add the subcommand."""
-    app.command("verify")(verify)
+    app.command("verify", epilog=_EXAMPLE, rich_help_panel=manual.VERIFY)(verify)
 
 
 def verify(  # one parameter per option
     model: Annotated[
         Path,
         typer.Argument(
-            help="deploy.onnx, abstract.onnx (claim cell alone), any ONNX classifier (claim ball), or a VNN-LIB query: "
-            "QUERY.vnnlib[.gz]."
+            help="deploy.onnx, abstract.onnx (claim cell alone), any ONNX classifier (claim ball), the folder of a "
+            "training, or a VNN-LIB query: QUERY.vnnlib[.gz].",
+            autocompletion=completion.model,
         ),
     ],
     data: options.KnownData = None,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
-    claim: Annotated[options.ClaimName, typer.Option("--claim", help="What to decide.")] = options.ClaimName.CELL,
-    radius: Annotated[
-        str | None, typer.Option("--radius", help="Radius of the ball, such as 0.1 or 8/255 (claim ball).")
-    ] = None,
+    claim: options.KnownClaim = None,
+    radius: options.KnownRadius = None,
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     inputs: options.InputsName = "float",
     bound: options.BoundName = None,
@@ -63,7 +63,13 @@ def verify(  # one parameter per option
     checkpoint: options.CheckpointFolder = None,
     solver: Annotated[
         str | None,
-        typer.Option("--solver", help="Who decides: abscert, or a solver of another package (claim ball)."),
+        typer.Option(
+            "--solver",
+            help="Who decides: abscert, or a solver of another package (claim ball).  [default: abscert]",
+            metavar="NAME",
+            rich_help_panel=manual.ADVANCED,
+            autocompletion=completion.solver,
+        ),
     ] = None,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
@@ -73,27 +79,38 @@ def verify(  # one parameter per option
     output: foreign.Output = None,
     constant: foreign.Constants = None,
     limit: options.Limit = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images that are decided together.  [default: by claim]")
-    ] = None,
-    provider: Annotated[Provider, typer.Option("--provider", help="Where to run.")] = Provider.AUTO,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the records.  [default: beside the model]")
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option("--certificate", help="Also write all verdicts into one file for `abscert check`.")
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Rename a former run in --out and start anew.")] = False,
+    batch_size: options.DecidedTogether = None,
+    provider: options.ProviderName = Provider.AUTO,
+    out: options.RecordsOut = None,
+    certificate: options.CertificateOut = None,
+    fresh: options.Fresh = False,
     json: options.Json = False,
     network: Annotated[
-        list[str] | None, typer.Option("--network", help="NAME=MODEL.onnx: the network of a VNN-LIB query.")
+        list[str] | None,
+        typer.Option(
+            "--network",
+            help="The network of a VNN-LIB query, once for each.",
+            metavar="NAME=MODEL.onnx",
+            rich_help_panel=manual.QUERIES,
+        ),
     ] = None,
     serialise_assignments: Annotated[
-        Path | None, typer.Option("--serialise-assignments", help="Folder for the tensors that satisfy a query.")
+        Path | None,
+        typer.Option(
+            "--serialise-assignments",
+            help="Folder for the tensors that satisfy a query.  [default: they are printed]",
+            metavar="FOLDER",
+            rich_help_panel=manual.QUERIES,
+        ),
     ] = None,
     unsat_proofs: Annotated[
         Path | None,
-        typer.Option("--unsat-proofs", help="Also write why nothing satisfies a query, for `abscert check`."),
+        typer.Option(
+            "--unsat-proofs",
+            help="Also write why nothing satisfies a query, for `abscert check`.  [default: none]",
+            metavar="FILE",
+            rich_help_panel=manual.QUERIES,
+        ),
     ] = None,
 ) -> None:
     """Decide a claim for every test image by running the ONNX file, or a VNN-LIB query about a network."""
@@ -109,67 +126,52 @@ def verify(  # one parameter per option
     for option, value in of_queries.items():
         if value is not None:
             raise ConfigError(f"expected --{option} with a VNN-LIB query alone, a file whose name ends in .vnnlib")
-    is_ball = claim is options.ClaimName.BALL
-    if is_ball != (radius is not None):
-        raise ConfigError("expected --radius with --claim ball, and with it alone")
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
+    model, found = model_in(model)
     read = read_model(model)
-    data, note = options.known_data(data, trained_on(read, model), "the model")
-    images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
+    asked_for = asked_of(model, told_by(read, model), data, claim, radius, radius_scale)
+    data, radius, radius_scale = asked_for.data, asked_for.radius, asked_for.scale
+    with working(f"reading {data}"):
+        images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     artifact = open_classifier(model, provider, opening, images.shape, len(images.classes), read)
-    if artifact.grid is not None and artifact.grid.cells == 1:
-        LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
-    for option, given in (("checkpoint", checkpoint), ("bound", bound), ("solver", solver)):
-        if given is not None and not is_ball:
-            raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
-    asked = options.asked_arithmetic(arithmetic)
+    question = Question(
+        radius=None if radius is None else Radius.parse(radius, radius_scale),
+        inputs=inputs,
+        arithmetic=arithmetic,
+        bound=bound,
+        timeout=timeout,
+        exhaustive=exhaustive,
+        black_box=black_box,
+        checkpoint=checkpoint,
+        solver=solver,
+        batch_size=batch_size,
+    )
+    if certificate is not None:
+        refuse_other(question.other_solver)
     keep_freed_memory()
-    decider: Decider
-    if radius is None:
-        decider, closed = open_cells(artifact, asked)
-    else:
-        # torch is imported here: deciding cells must start without it
-        from abscert_plugin.bounds.bounder import BoundMethod
-        from abscert_plugin.verification.budget import Budget
-        from abscert_plugin.verification.opening import BallQuestion, NetworkChoice
-        from abscert_plugin.verification.solvers import OWN, open_solver
-
-        ball = Ball(Radius.parse(radius, radius_scale), member(Inputs, "inputs", inputs))
-        only = None if bound is None else member(BoundMethod, "bound", bound)
-        budget = Budget(seconds=timeout, exhaustive=exhaustive, only=only)
-        solver = None if solver == OWN else solver
-        if solver is not None and certificate is not None:
-            raise ConfigError(
-                f"expected no --certificate with --solver {solver}: it says how {OWN}'s bounds are computed"
-            )
-        question = BallQuestion(artifact, images, ball, budget, NetworkChoice(black_box, checkpoint), asked)
-        decider, closed = open_solver(solver or OWN, question)
-    say_closed(closed)
-    if asked is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
-        say("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
-    name = f"verify-{model.stem}-{data}-{claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
-    name += "".join(f"-{given}" for given in (bound, solver, arithmetic) if given is not None)
-    folder = out or model.parent / name.replace("/", "_")
-    size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
-    verification = Verification(artifact, images, size, decider)
-    verification.check()
-    say(artifact.told)
+    asked = ask(artifact, images, question, tell=say)
+    folder = out or model.parent / folder_name(model, data, question, radius)
+    notes = [found, asked_for.note, artifact.told]
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
     with progress_bar() as bar, interruptible("the same command goes on with it"):
         task = bar.add_task(f"verifying {data}", total=len(images), note="")
-        records, info = verification.run(folder, lambda n: bar.update(task, advance=n), start)
-    say(note)
+
+        def on_batch(count: int) -> None:
+            while notes:  # nothing is refused any more
+                say(notes.pop(0))
+            bar.update(task, advance=count)
+
+        verdicts = asked.run(folder, on_batch, start)
     if certificate is not None:
-        write_certificate(certificate, folder, records, info, images)
-    summary = summarise(records)
+        write_certificate_of(verdicts, certificate)
     if json:
-        print_json(_facts(summary, info, folder))
+        print_json(_facts(verdicts.summary(), verdicts.run, folder))
         return
-    OUT.print(run_table(NamedRecords(model.name, records)))
-    if is_ball:
-        OUT.print(reason_table(records))
-    OUT.print(SCOPE[Claim(summary.claim)], highlight=False)
+    OUT.print(run_table(NamedRecords(model.name, verdicts.records)))
+    if question.radius is not None:
+        OUT.print(reason_table(verdicts.records))
+    OUT.print(SCOPE[verdicts.claim], highlight=False)
     OUT.print(f"records: {folder / RECORDS}", highlight=False, soft_wrap=True)
     if certificate is not None:
         OUT.print(f"certificate: {certificate}", highlight=False, soft_wrap=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
-from abscert_plugin.data.dataset import ArraySource, DataSet, Split
+from abscert_plugin.data.dataset import ArraySource, DataSet, Split, Stored
 
 _HASHED_AT_ONCE: Final = 4096
 
@@ -28,7 +28,7 @@ class ArrayFile:
     name: str
     classes: tuple[str, ...]
     levels: int
-    images: UInt8[np.ndarray, "all channels height width"]
+    images: Stored
     labels: Int64[np.ndarray, "all"]
 
     def part(self, split: Split, index: Int64[np.ndarray, "n"]) -> DataSet:

@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol, final, runtime_checkable
+from typing import Protocol, TypeAlias, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from abscert_plugin.errors import DataError
+
+Stored: TypeAlias = UInt8[np.ndarray, "n channels height width"] | Float32[np.ndarray, "n channels height width"]
+"""Stored pixel values: whole numbers, or floats of the pixel scale itself, which are verified and not trained on."""
 
 
 class Split(StrEnum):
@@ -24,7 +27,7 @@ class Split(StrEnum):
 class ImageSource(Protocol):
     """Where stored images come from: memory, or files that are read when asked for."""
 
-    def read(self, positions: Int64[np.ndarray, "n"]) -> UInt8[np.ndarray, "n channels height width"]:
+    def read(self, positions: Int64[np.ndarray, "n"]) -> Stored:
         """Return the images at these places of the source's own file."""
         ...
 
@@ -39,9 +42,9 @@ class ImageSource(Protocol):
 class ArraySource:
     """Images in memory."""
 
-    images: UInt8[np.ndarray, "all channels height width"]
+    images: Stored
 
-    def read(self, positions: Int64[np.ndarray, "n"]) -> UInt8[np.ndarray, "n channels height width"]:
+    def read(self, positions: Int64[np.ndarray, "n"]) -> Stored:
         """Return the images at these places."""
         return self.images[positions]
 
@@ -63,7 +66,7 @@ class Batch:
     """
 
     index: Int64[np.ndarray, "n"]
-    images: UInt8[np.ndarray, "n channels height width"]
+    images: Stored
     labels: Int64[np.ndarray, "n"]
 
 
@@ -77,7 +80,8 @@ class DataSet:
         split: which part this is.
         classes: one name per class.
         shape: (channels, height, width) of every image.
-        levels: the stored value that stands for 1.0 on the pixel scale (255 for 8-bit images, 16 for `digits`).
+        levels: the stored value that stands for 1.0 on the pixel scale (255 for 8-bit images, 16 for `digits`; 1 where
+            floats are stored).
         source: where the images come from.
         labels: the class of every image of this split.
         index: the place of every image of this split in the data set's own file (`ImageSource.read` takes these).
@@ -153,8 +157,6 @@ class DataSet:
         labels = np.concatenate([self.labels, other.labels])
         return replace(self, labels=labels[order], index=index[order], sha256=checksum)
 
-    def pixels(
-        self, images: UInt8[np.ndarray, "n channels height width"]
-    ) -> Float32[np.ndarray, "n channels height width"]:
+    def pixels(self, images: Stored) -> Float32[np.ndarray, "n channels height width"]:
         """Return stored images on the pixel scale [0, 1]."""
         return images / np.float32(self.levels)

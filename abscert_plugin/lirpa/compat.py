@@ -9,6 +9,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +21,12 @@ from torch import nn
 
 from abscert_plugin.errors import ConfigError
 
-_ADVICE: Final = "auto_LiRPA is not installed; run `pip install --no-deps auto-LiRPA==0.3` (README, auto_LiRPA)"
+_ADVICE: Final = (
+    "auto_LiRPA is not installed; run `pip install 'abscert-plugin[lirpa]'`, "
+    "or `pip install ./adapters/lirpa` in a checkout"
+)
+_ADAPTER: Final = "abscert-lirpa"
+"""The distribution that the extra `lirpa` names: auto_LiRPA 0.3 in a folder of its own (adapters/lirpa)."""
 
 
 def lirpa_version() -> str:
@@ -29,7 +35,7 @@ def lirpa_version() -> str:
     Raises:
         ConfigError: if it is not installed; the message says how to.
     """
-    for name in ("auto-LiRPA", "auto_LiRPA"):
+    for name in ("auto-LiRPA", "auto_LiRPA", _ADAPTER):
         try:
             return version(name)
         except PackageNotFoundError:
@@ -39,7 +45,7 @@ def lirpa_version() -> str:
 
 @lru_cache(maxsize=1)
 def load_lirpa() -> Any:
-    """Return the module auto_LiRPA, made to run on the installed torch and numpy.
+    """Return the module auto_LiRPA, made to run on the installed torch and numpy: a user's own before the extra's.
 
     Raises:
         ConfigError: if it is not installed.
@@ -51,6 +57,7 @@ def load_lirpa() -> Any:
     try:
         # 0.3 changes the process-wide filters when it is imported: what it then warns of is collected, and dropped
         with warnings.catch_warnings(record=True):
+            _look_into_adapter()
             module = import_module("auto_LiRPA")
     except ModuleNotFoundError as error:
         if error.name == "auto_LiRPA":
@@ -59,6 +66,14 @@ def load_lirpa() -> Any:
     logging.getLogger().handlers[:] = handlers  # it sends the log to stdout, where results go
     _accept_remove_duplicate(module.BoundedModule)
     return module
+
+
+def _look_into_adapter() -> None:
+    """Let auto_LiRPA be found in the distribution of the extra `lirpa`, behind every other place."""
+    with suppress(ModuleNotFoundError):
+        folder = str(import_module("abscert_lirpa").FOLDER)
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def _put_back_numpy_module() -> None:

@@ -1,7 +1,7 @@
 """The table from a network's name to its builder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias, final
 
 import torch
@@ -38,6 +38,7 @@ NETWORKS: Final = Registry(
         NetworkEntry("dm-medium", dm.DM_MEDIUM.build),
         NetworkEntry("dm-large", dm.DM_LARGE.build),
         NetworkEntry("cnn-2layer", dm.CNN_2LAYER.build),
+        NetworkEntry("cnn-3layer", dm.CNN_3LAYER.build),
         NetworkEntry("cnn-7", dm.CNN_7.build),
         NetworkEntry("fc-3", fc.FC_3.build, is_convolutional=False),
         NetworkEntry("fc-5", fc.FC_5.build, is_convolutional=False),
@@ -65,6 +66,7 @@ class NetworkConfig:
         image_shape: (channels, height, width) of an image, before abstraction.
         classes: number of classes.
         takes_intervals: whether its input is the interval image (2C channels) or the image itself (C channels).
+        own: builds a network that is in no table, for the shape of its input; its first weights stay as they are built.
 
     Raises:
         ConfigError: if the name is not in the table.
@@ -75,9 +77,16 @@ class NetworkConfig:
     image_shape: InputShape
     classes: int
     takes_intervals: bool = True
+    own: Callable[[InputShape], nn.Module] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        NETWORKS.named(self.name)
+        if self.own is None:
+            NETWORKS.named(self.name)
+
+    @property
+    def title(self) -> str:
+        """What an ONNX file's metadata call it."""
+        return f"{self.name}-{self.activation}" if self.own is None else self.name
 
     @property
     def input_shape(self) -> InputShape:
@@ -97,6 +106,8 @@ class NetworkConfig:
     def build(self, seed: int) -> nn.Module:
         """Return the network with Xavier-uniform weights and zero biases, drawn from this seed alone.
 
+        One of `own` stays as it is built, under this seed.
+
         Source: AbsCert's code for the initialisation.
 
         Raises:
@@ -104,6 +115,8 @@ class NetworkConfig:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            if self.own is not None:
+                return self.own(self.input_shape)
             network = NETWORKS[self.name].build(self.input_shape, self.classes, self.activation)
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt
+from jaxtyping import Bool, Float32, Float64, UInt, UInt8
 
 from abscert_plugin.report.gallery import Picture, png_uri
 
@@ -74,9 +74,14 @@ def draw_difference(
 
 def draw_flips(image: Float32[np.ndarray, "channels height width"], flips: Flips) -> Picture:
     """Return the picture of the pixels that moved; those that did not show the image's grey, faint."""
-    grey = FAINT + np.rint((255 - FAINT) * image.mean(axis=0, dtype=np.float64))
-    drawn = np.repeat(grey[None], 3, axis=0)
+    drawn = faint(image)
     for where, name in ((flips.up, "up"), (flips.down, "down"), (flips.up & flips.down, "both")):
-        drawn[:, where] = np.array(COLOURS[name])[:, None]
-    height, width = grey.shape
-    return Picture("flipped cells", flips.text, png_uri(drawn.astype(np.uint8)), height, width)
+        drawn[:, where] = np.array(COLOURS[name], dtype=np.uint8)[:, None]
+    height, width = drawn.shape[1:]
+    return Picture("flipped cells", flips.text, png_uri(drawn), height, width)
+
+
+def faint(image: Float32[np.ndarray, "channels height width"]) -> UInt8[np.ndarray, "3 height width"]:
+    """Return an image in faint greys, for marks in colour on top of it."""
+    grey = FAINT + np.rint((255 - FAINT) * image.mean(axis=0, dtype=np.float64))
+    return np.repeat(grey[None], 3, axis=0).astype(np.uint8)

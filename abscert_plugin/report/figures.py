@@ -1,4 +1,4 @@
-"""How a rate, an interval, a radius, a class and a claim are written; one wording for terminal and page."""
+"""How a rate, an interval, a time, a radius, a class and a claim are written; one wording for terminal and page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,22 @@ def interval_percent(interval: tuple[float, float]) -> str:
     """
     low, high = interval
     return f"{percent(low)}\N{EN DASH}{percent(high)}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in two units at most.
+
+    >>> duration(4.2), duration(200.0), duration(7260.0)
+    ('4 s', '3 min 20 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def signed(value: float | None) -> str:

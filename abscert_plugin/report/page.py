@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import jinja2
 import numpy as np
 
 import abscert_plugin
@@ -22,6 +21,7 @@ from abscert_plugin.report.bars import class_chart
 from abscert_plugin.report.changes import COLOURS
 from abscert_plugin.report.counterexamples import Replay, Shown, Sources, shown_images
 from abscert_plugin.report.gallery import take_images
+from abscert_plugin.report.phi_pictures import STRADDLE_COLOURS, PhiItem, phi_items
 from abscert_plugin.report.steps import decided_by
 from abscert_plugin.report.templates import environment
 from abscert_plugin.verification.summary import summarise
@@ -135,36 +135,32 @@ def render_page(content: PageContent) -> str:
     if summary.claim not in SCOPE:
         raise RecordError(f"expected records of the claim {' or '.join(Claim)}, got {summary.claim!r}")
     first, gallery = content.records[0], _gallery(content)
-    return _template().render(
-        summary=summary,
-        scope=SCOPE[Claim(summary.claim)],
-        claim=figures.claim_text(first),
-        inputs=figures.narrower_inputs(first),
-        steps=decided_by(content.records),
-        colours={name: "#" + bytes(colour).hex() for name, colour in COLOURS.items()},
-        radius=figures.radius_text(first),
-        names=[name for name in (_text(content.run.data, "name"), _text(content.run.model, "path")) if name],
-        notices=_notices(content),
-        facts=_facts(content),
-        chart=class_chart(content.records, content.class_names),
-        reasons=_reasons(content.records),
-        max_reasons=MAX_REASONS,
-        gallery=gallery,
-        changed=any(len(item.shown.pictures) > _IMAGE_AND_CELLS for item in gallery.items),
-        coloured=content.data is not None and content.data.shape[0] > 1,
-        cells=content.grid.cells if content.grid else None,
-        details=_details(content.run),
-        version=abscert_plugin.__version__,
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            summary=summary,
+            scope=SCOPE[Claim(summary.claim)],
+            claim=figures.claim_text(first),
+            inputs=figures.narrower_inputs(first),
+            steps=decided_by(content.records),
+            colours={name: "#" + bytes(colour).hex() for name, colour in {**COLOURS, **STRADDLE_COLOURS}.items()},
+            seen=_seen(content, gallery.missing),
+            radius=figures.radius_text(first),
+            names=[name for name in (_text(content.run.data, "name"), _text(content.run.model, "path")) if name],
+            notices=_notices(content),
+            facts=_facts(content),
+            chart=class_chart(content.records, content.class_names),
+            reasons=_reasons(content.records),
+            max_reasons=MAX_REASONS,
+            gallery=gallery,
+            changed=any(len(item.shown.pictures) > _IMAGE_AND_CELLS for item in gallery.items),
+            coloured=content.data is not None and content.data.shape[0] > 1,
+            cells=content.grid.cells if content.grid else None,
+            details=_details(content.run),
+            version=abscert_plugin.__version__,
+        )
     )
-
-
-def _template() -> jinja2.Template:
-    found = environment()
-    found.filters["count_text"] = "{:,}".format
-    found.filters["percent"] = figures.percent
-    found.filters["interval_percent"] = figures.interval_percent
-    found.filters["signed"] = figures.signed
-    return found.get_template("page.html")
 
 
 def _notices(content: PageContent) -> list[str]:
@@ -250,7 +246,7 @@ def _reasons(records: Sequence[Record]) -> list[Reason]:
 
 def _gallery(content: PageContent) -> Gallery:
     failing = [record for record in content.records if record.verdict != Verdict.CERTIFIED]
-    missing = _why_no_pictures(content)
+    missing = why_no_pictures(content)
     data = None if missing else content.data
     shown = sorted(failing, key=_by_margin)[: _item_limit(data, content.records[0].claim)]
     images = take_images(data, [record.index for record in shown]) if data else {}
@@ -258,6 +254,13 @@ def _gallery(content: PageContent) -> Gallery:
     items = tuple(_item(record, found.get(record.index, Shown()), content.class_names) for record in shown)
     classes = tuple(sorted({(item.record.label, item.label) for item in items}))
     return Gallery(items, classes, len(failing), missing)
+
+
+def _seen(content: PageContent, missing: str) -> tuple[PhiItem, ...]:
+    """Return a few images as phi shows them to the network; none where there is no phi or no image."""
+    if missing or content.grid is None or content.data is None:
+        return ()
+    return phi_items(content.run, content.records, content.data, content.grid, content.class_names)
 
 
 def _item(record: Record, shown: Shown, names: Sequence[str] | None) -> GalleryItem:
@@ -280,7 +283,7 @@ def _item_limit(data: DataSet | None, claim: str) -> int:
     return max(1, min(MAX_ITEMS, _PICTURE_BYTES // (image_and_cells + more)))
 
 
-def _why_no_pictures(content: PageContent) -> str:
+def why_no_pictures(content: PageContent) -> str:
     """Return why the data set's images are not those of the rows, or empty where they are."""
     data = content.data
     if data is None:

@@ -1,14 +1,18 @@
-"""A folder's files over HTTP, for a browser on this machine alone."""
+"""A folder's files over HTTP, and pages made of them as they are asked for; for a browser on this machine alone."""
 
+import io
 import logging
 import sys
+import threading
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final, final
+from urllib.parse import urlsplit
 
-from abscert_plugin.errors import ConfigError
+from abscert_plugin.errors import AbscertError, ConfigError
 
 HOST: Final = "127.0.0.1"
 _NAMES: Final = (HOST, "localhost")
@@ -26,9 +30,14 @@ _TYPES: Final = {
 """What the system's own table may lack, or say otherwise; a browser runs scripts and WebAssembly of no other type."""
 _DEFAULT_PORT: Final = 80  # which browsers leave out
 _LOG: Final = logging.getLogger(__name__)
+_OWN_PAGES: Final = ("index.html", "index.htm")
+_AS_FILES: Final = "files"  # the query that lists a folder which has a page
+
+Pages = Callable[[Path], str | None]
+"""Makes the page of a folder, of what it holds now; None where it has none. An AbscertError is shown in its place."""
 
 
-def folder_server(folder: Path, port: int) -> ThreadingHTTPServer:
+def folder_server(folder: Path, port: int, pages: Pages = lambda _: None) -> ThreadingHTTPServer:
     """Return a server of a folder's files, which listens; `serve_forever` runs it, `server_close` ends it.
 
     It answers this machine alone, and requests to this machine's name alone, so that no page from elsewhere can read
@@ -37,6 +46,7 @@ def folder_server(folder: Path, port: int) -> ThreadingHTTPServer:
     Args:
         folder: what is served.
         port: from 0 to 65,535; 0 takes any that is free, `server_port` tells which.
+        pages: makes the pages of folders without an index.html; `FOLDER/?files` lists one all the same.
 
     Raises:
         ConfigError: if there is no such folder, or the port cannot be had.
@@ -46,7 +56,7 @@ def folder_server(folder: Path, port: int) -> ThreadingHTTPServer:
     if not 0 <= port <= 65_535:
         raise ConfigError(f"expected --port from 0 to 65535, got {port}")
     try:
-        return _Server((HOST, port), partial(_Handler, directory=str(folder.resolve())))
+        return _Server((HOST, port), partial(_Handler, directory=str(folder.resolve())), pages)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"cannot serve on port {port}: {reason}; choose another --port, or 0 for any") from error
@@ -57,6 +67,18 @@ class _Server(ThreadingHTTPServer):
     """Keeps what goes wrong with one request, such as a browser that has left, off the terminal."""
 
     daemon_threads = True
+
+    def __init__(
+        self, address: tuple[str, int], handler: Callable[..., SimpleHTTPRequestHandler], pages: Pages
+    ) -> None:
+        super().__init__(address, handler)
+        self._pages = pages
+        self._one_at_a_time = threading.Lock()
+
+    def page(self, folder: Path) -> str | None:
+        """Return the page of a folder; they are made one at a time."""
+        with self._one_at_a_time:
+            return self._pages(folder)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         del request
@@ -76,7 +98,28 @@ class _Handler(SimpleHTTPRequestHandler):
         if not self._is_served():
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
+        path = Path(self.translate_path(self.path))
+        asked = urlsplit(self.path)
+        is_listed = asked.query == _AS_FILES or any((path / name).is_file() for name in _OWN_PAGES)
+        if path.is_dir() and asked.path.endswith("/") and not is_listed:
+            return self._send_page(path)
         return super().send_head()
+
+    def _send_page(self, folder: Path) -> Any:
+        assert isinstance(self.server, _Server)
+        try:
+            page = self.server.page(folder)
+        except AbscertError as error:
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=f"{error} ({folder.name}/?{_AS_FILES} lists it)")
+            return None
+        if page is None:
+            return super().send_head()
+        content = page.encode("utf-8", errors="replace")
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", _TYPES[".html"])
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return io.BytesIO(content)
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-store")  # a file may be written anew, and within the second too

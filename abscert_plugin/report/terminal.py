@@ -66,7 +66,7 @@ def summary_table(runs: Sequence[NamedRecords]) -> Table:
     claims = sorted({_claim(run) for run in runs})
     if len(claims) != 1:
         raise RecordError(f"expected records of one claim in one table, got {claims or 'none'}; use summary_tables")
-    table = _table(f"Verification, claim {claims[0]}")
+    table = plain_table(f"Verification, claim {claims[0]}")
     table.add_column("records", overflow="fold")
     table.add_column("claim")
     table.add_column("radius", justify="right")
@@ -78,7 +78,7 @@ def summary_table(runs: Sequence[NamedRecords]) -> Table:
         first = run.records[0]
         radius = "\n".join([*(both_radii(first) or (ABSENT,)), *filter(None, [narrower_inputs(first)])])
         claim = "\n".join(filter(None, [summary.claim, summary.holds_for]))
-        table.add_row(_plain(run.name), _plain(claim), _plain(radius), *_numbers(summary), speed)
+        table.add_row(as_shown(run.name), as_shown(claim), as_shown(radius), *_numbers(summary), speed)
     return table
 
 
@@ -89,16 +89,16 @@ def run_table(run: NamedRecords) -> Table:
         RecordError: if the file has no row, or its rows differ in claim or radius.
     """
     summary = summarise(run.records)
-    table = _table(f"Verification, claim {summary.claim}")
+    table = plain_table(f"Verification, claim {summary.claim}")
     table.add_column("")
     table.add_column("", justify="right", overflow="fold")
-    table.add_row("records", _plain(run.name))
-    table.add_row("claim", _plain(summary.claim))
-    table.add_row("radius", _plain(", ".join(both_radii(run.records[0]) or (ABSENT,))))
+    table.add_row("records", as_shown(run.name))
+    table.add_row("claim", as_shown(summary.claim))
+    table.add_row("radius", as_shown(", ".join(both_radii(run.records[0]) or (ABSENT,))))
     if narrower_inputs(run.records[0]):
-        table.add_row("inputs", _plain(inputs_text(run.records[0])))
+        table.add_row("inputs", as_shown(inputs_text(run.records[0])))
     if summary.holds_for:
-        table.add_row("certified for", _plain(summary.holds_for))
+        table.add_row("certified for", as_shown(summary.holds_for))
     table.add_row("images", f"{summary.images:,}")
     for verdict, style in _VERDICT_COLUMNS:
         table.add_row(verdict, f"{getattr(summary, verdict):,}", style=style)
@@ -120,11 +120,11 @@ def class_table(records: Sequence[Record], classes: Sequence[str] | None) -> Tab
         RecordError: if there is no row, or the rows differ in claim or radius.
     """
     summarise(records)
-    table = _table(f"Classes, {claim_text(records[0])}")
+    table = plain_table(f"Classes, {claim_text(records[0])}")
     table.add_column("class", overflow="fold")
     _add_numbers(table)
     for label, summary in summarise_classes(records).items():
-        table.add_row(_plain(class_name(label, classes)), *_numbers(summary))
+        table.add_row(as_shown(class_name(label, classes)), *_numbers(summary))
     return table
 
 
@@ -135,7 +135,7 @@ def reason_table(records: Sequence[Record]) -> Table:
         RecordError: if there is no row, or the rows differ in claim or radius.
     """
     images = summarise(records).images
-    table = _table(f"Reasons, {claim_text(records[0])}")
+    table = plain_table(f"Reasons, {claim_text(records[0])}")
     for name in ("verdict", "reason", "method"):
         table.add_column(name, overflow="fold")
     for name in ("images", "%"):
@@ -144,7 +144,11 @@ def reason_table(records: Sequence[Record]) -> Table:
     for (verdict, reason, method), count in counts.most_common():
         style = _STYLES.get(verdict, "")
         table.add_row(
-            Text(_plain(verdict).plain, style), _plain(reason), _plain(method), f"{count:,}", percent(count / images)
+            Text(as_shown(verdict).plain, style),
+            as_shown(reason),
+            as_shown(method),
+            f"{count:,}",
+            percent(count / images),
         )
     return table
 
@@ -156,13 +160,13 @@ def step_table(records: Sequence[Record]) -> Table:
         RecordError: if there is no row, or the rows differ in claim or radius.
     """
     summarise(records)
-    table = _table(f"Decided by, {claim_text(records[0])}")
+    table = plain_table(f"Decided by, {claim_text(records[0])}")
     table.add_column("method", overflow="fold")
     for name in ("images", "%", "seconds", "% of time"):
         table.add_column(name, justify="right")
     for step in decided_by(records):
         numbers = (f"{step.images:,}", percent(step.image_share), f"{step.seconds:,.1f}", percent(step.time_share))
-        table.add_row(_plain(step.method), *numbers)
+        table.add_row(as_shown(step.method), *numbers)
     return table
 
 
@@ -172,8 +176,9 @@ def _claim(run: NamedRecords) -> str:
     return run.records[0].claim
 
 
-def _table(title: str) -> Table:
-    return Table(title=_plain(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+def plain_table(title: str) -> Table:
+    """Return a table without rows, in the style of all of them."""
+    return Table(title=as_shown(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
 
 
 def _add_numbers(table: Table) -> None:
@@ -191,7 +196,7 @@ def _numbers(summary: Summary) -> tuple[str, ...]:
     return (*(f"{count:,}" for count in counts), *rates)
 
 
-def _plain(text: str) -> Text:
+def as_shown(text: str) -> Text:
     """Return text that is shown as it stands: no markup, and no control characters that steer a terminal."""
     return Text(
         "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -16,6 +16,7 @@ from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.certificate import read_certificate
 from abscert_plugin.verification.run import RECORDS, RUN
 from abscert_plugin.verification.summary import Summary, summarise
+from abscert_plugin.wording import plain_words
 
 _VERIFY: Final = "verify"
 _SET_ASIDE: Final = ".old-"  # in the name of a folder that `--fresh` has renamed
@@ -174,7 +175,7 @@ def _verified(run: RunInfo, records: Sequence[Record], place: Path) -> Verified:
     try:
         images, claim = msgspec.convert(run.data, Images), Claim(run.configuration.get("claim", ""))
     except (msgspec.ValidationError, ValueError) as error:
-        raise RecordError(f"{place} does not say what was verified on which images: {error}") from error
+        raise RecordError(f"{place} does not say what was verified on which images: {plain_words(error)}") from error
     ball = None if claim is Claim.CELL else Ball.told(run.configuration)
     told = (claim.value, *((None,) * 3 if ball is None else _as_told(ball)))
     for row in records:

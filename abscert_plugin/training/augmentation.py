@@ -9,6 +9,7 @@ from torch import Tensor
 from abscert_plugin.training.config import Augmentation
 
 _PADDING: Final = 4
+_SHIFT: Final = 2
 _ERASED_AREA: Final = (0.04, 0.2)
 _ERASED_ASPECT: Final = (0.3, 3.3)
 
@@ -28,7 +29,9 @@ def augment(
     """
     if kind is Augmentation.NONE:
         return images
-    return _erase(_crop(_flip(images, generator), generator), (levels + 1) // 2, generator)
+    if kind is Augmentation.SHIFT:
+        return _crop(images, generator, _SHIFT)
+    return _erase(_crop(_flip(images, generator), generator, _PADDING), (levels + 1) // 2, generator)
 
 
 def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,11 +39,11 @@ def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
-def _crop(images: Tensor, generator: torch.Generator) -> Tensor:
+def _crop(images: Tensor, generator: torch.Generator, padding: int) -> Tensor:
     """Shift each image by up to the padding, black pixels entering at the sides."""
     batch, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (_PADDING,) * 4)
-    offsets = torch.randint(0, 2 * _PADDING + 1, (2, batch), generator=generator).to(images.device)
+    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    offsets = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator).to(images.device)
     rows = offsets[0][:, None] + torch.arange(height, device=images.device)
     columns = offsets[1][:, None] + torch.arange(width, device=images.device)
     # a batch at once: picture b takes its own rows and columns

@@ -4,6 +4,7 @@ A checkpoint counts from the moment `checkpoint.json` names its tensor files, so
 former checkpoint or the new one, whole.
 """
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
 from abscert_plugin.files import byte_limit, open_file, raise_limit, read_json, write_json, write_whole
+from abscert_plugin.records import differences
+from abscert_plugin.wording import plain_words
 
 FILE_NAME: Final = "checkpoint.json"
 _SCHEMA: Final = 1
@@ -133,7 +136,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         stored = msgspec.convert(value, _Stored)
         epochs = len(msgspec.convert(stored.history, list[_Epoch]))
     except msgspec.ValidationError as error:
-        raise CheckpointError(f"{path} is not a checkpoint: {error}; train again into another --out") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint: {plain_words(error)}; train again into another --out"
+        ) from error
     if not 1 <= stored.best_epoch <= stored.epoch == epochs:
         raise CheckpointError(
             f"{path} is not a checkpoint: its epoch is {stored.epoch}, the best one {stored.best_epoch}, and the "
@@ -156,19 +161,9 @@ def check_same(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path
     Raises:
         CheckpointError: naming the options that differ.
     """
-    there, now = _flat(stored), _flat(asked)
-    different = [key for key in sorted(there.keys() | now.keys()) if there.get(key) != now.get(key)]
-    if different:
-        pairs = "; ".join(f"{key}: there {there.get(key)!r}, now {now.get(key)!r}" for key in different)
+    pairs = differences(stored, asked)
+    if pairs:
         raise CheckpointError(f"{folder} holds another training ({pairs}); give its options or choose another --out")
-
-
-def _flat(description: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the options of a description with those of its parts, such as `training.epochs`."""
-    flat: dict[str, Any] = {}
-    for key, value in description.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -178,10 +173,15 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     }
 
     def fill(part: Path) -> None:
+        if part.exists():  # a killed process left it
+            part.unlink()
+        part.touch()
+        mode = part.stat().st_mode  # that of every other file: safetensors writes for the owner alone
         try:
             safetensors.torch.save_file(copies, part)
         except SafetensorError as error:  # so a full disk is called here
-            raise OSError(str(error)) from error
+            raise OSError(errno.EIO, "the file system refuses it; is the disk full?") from error
+        part.chmod(mode)
 
     write_whole(path, fill, "the former checkpoint is kept", CheckpointError)
 
@@ -194,4 +194,4 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} holds {size:,} bytes; if it is to be trusted, {raise_limit()}")
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is missing or corrupt ({error}); train again into another --out") from error
+        raise CheckpointError(f"{path} is missing or corrupt; train again into another --out") from error

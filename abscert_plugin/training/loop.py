@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, final, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, TrainingError
@@ -41,8 +42,8 @@ class Observer(Protocol):
         """Take notice of a step over so many images; the mean loss of late is given now and then."""
         ...
 
-    def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Take notice of an epoch's row of the history."""
+    def on_epoch(self, row: Mapping[str, Any]) -> bool | None:
+        """Take notice of an epoch's row of the history; True ends the training there, and it can be gone on with."""
         ...
 
 
@@ -112,7 +113,7 @@ def error_rate(network: nn.Module, objective: Objective, feed: Feed) -> float:
     network.eval()
     wrong = 0
     finite = True
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode no attack could follow a gradient
         size = max(1, min(_EVALUATED_AT_ONCE, _EVALUATED_PIXELS // math.prod(feed.shape)))
         for images, labels in feed.batches(torch.arange(len(feed)), size):
             margins = objective.margins(network, objective.encode(images), labels)
@@ -130,6 +131,10 @@ class _Loop:
         self._optimiser = _OPTIMISERS[job.config.optimiser](
             job.network.parameters(), lr=job.config.learning_rate, weight_decay=job.config.weight_decay, fused=True
         )
+        self._averaged = None
+        if job.config.average:
+            moving = get_ema_multi_avg_fn(job.config.average)
+            self._averaged = AveragedModel(job.network, multi_avg_fn=moving, use_buffers=True)
         self._training = Feed(job.training, job.device)
         self._validation = Feed(job.validation, job.device)
         # no layer that normalises by a batch can take one of a single image
@@ -156,12 +161,17 @@ class _Loop:
             row = self._epoch(epoch)
             checkpoint = self._next_checkpoint(checkpoint, row)
             write_checkpoint(self._job.folder, checkpoint)
-            self._observer.on_epoch(row)
-            if checkpoint.finished:
+            is_stopped = self._observer.on_epoch(row)
+            if checkpoint.finished or is_stopped:
                 break
         if checkpoint is None:
             raise TrainingError(f"expected at least one epoch, got {config.epochs}")
         return checkpoint
+
+    @property
+    def _kept(self) -> nn.Module:
+        """The network that is validated and exported."""
+        return self._job.network if self._averaged is None else self._averaged.module
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         config = self._job.config
@@ -172,7 +182,7 @@ class _Loop:
             torch.manual_seed(_mixed_seed(config.seed, epoch))  # for layers that draw, such as dropout
             loss = self._steps(epoch, order, generator)
         seconds = time.perf_counter() - start
-        validation_error = error_rate(self._job.network, self._job.objective, self._validation)
+        validation_error = error_rate(self._kept, self._job.objective, self._validation)
         if math.isnan(validation_error):
             raise TrainingError(
                 f"the logits are not finite numbers after step {epoch * self._steps_per_epoch - 1}; "
@@ -218,6 +228,8 @@ class _Loop:
         if job.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(job.network.parameters(), job.config.gradient_clip)
         self._optimiser.step()
+        if self._averaged is not None:
+            self._averaged.update_parameters(job.network)
         return loss.detach()
 
     def _check_numbers(self, losses: list[float], first: int) -> None:
@@ -231,6 +243,7 @@ class _Loop:
         config = self._job.config
         history = (*(former.history if former is not None else ()), row)
         weights = {f"network.{name}": value for name, value in self._job.network.state_dict().items()}
+        kept = {f"network.{name}": value for name, value in self._kept.state_dict().items()}
         # the first of equal epochs stays the best
         improved = former is None or row["validation_error"] < former.history[former.best_epoch - 1]["validation_error"]
         losses = [entry["loss"] for entry in history]
@@ -240,15 +253,19 @@ class _Loop:
             epoch=row["epoch"],
             description=self._job.description,
             history=history,
-            state={**weights, **self._optimiser_tensors()},
+            state={**weights, **self._optimiser_tensors(), **self._average_tensors()},
             best_epoch=row["epoch"] if improved or former is None else former.best_epoch,
-            best=_copied(weights) if improved or former is None else former.best,
+            best=_copied(kept) if improved or former is None else former.best,
             finished=ended,
         )
 
     def _optimiser_tensors(self) -> dict[str, Tensor]:
         state = self._optimiser.state_dict()["state"]
         return {f"optimiser.{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+    def _average_tensors(self) -> dict[str, Tensor]:
+        state = {} if self._averaged is None else self._averaged.state_dict()
+        return {f"average.{name}": value for name, value in state.items()}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         try:
@@ -260,8 +277,12 @@ class _Loop:
                     state.setdefault(int(number), {})[name] = value
             whole = self._optimiser.state_dict()
             self._optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+            if self._averaged is not None:
+                start = "average."
+                named = {key.removeprefix(start): one for key, one in checkpoint.state.items() if key.startswith(start)}
+                self._averaged.load_state_dict(named)
         except (ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network: {error}") from error
+            raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network") from error
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
@@ -274,7 +295,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool
     try:
         network.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint's weights do not fit the network: {error}") from error
+        raise CheckpointError("the checkpoint's weights do not fit the network") from error
 
 
 def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

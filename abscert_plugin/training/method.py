@@ -10,11 +10,14 @@ import msgspec
 import torch
 from torch import nn
 
+from abscert_plugin.choices import did_you_mean, expected_one_of
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation
 from abscert_plugin.training.objective import Objective
+from abscert_plugin.training.options import OptionFacts, facts_of
+from abscert_plugin.wording import plain_words
 
 _RADIUS: Final = "radius"
 
@@ -91,6 +94,11 @@ class MethodEntry:
         return tuple(field.name for field in dataclasses.fields(self.options) if field.name != _RADIUS)
 
     @property
+    def option_facts(self) -> tuple[OptionFacts, ...]:
+        """The options besides the radius, with their meaning, default and range."""
+        return tuple(facts for facts in facts_of(self.options) if facts.name != _RADIUS)
+
+    @property
     def takes_radius(self) -> bool:
         """Whether it trains for a ball, or attacks one."""
         return any(field.name == _RADIUS for field in dataclasses.fields(self.options))
@@ -108,7 +116,8 @@ class MethodEntry:
         unknown = [name for name in given if name not in self.option_names]
         if unknown:
             known = ", ".join(self.option_names) or "no options"
-            raise ConfigError(f"{self.name} has no option {unknown[0]!r}; it has {known}")
+            guess = did_you_mean(unknown[0], self.option_names)
+            raise ConfigError(f"{self.name} has no option {unknown[0]!r}; it has {known}{guess}")
         values = {name: self.read_option(name, text, name) for name, text in given.items()}
         if self.takes_radius:
             if radius is None:
@@ -132,5 +141,7 @@ class MethodEntry:
             return msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError as error:
             if isinstance(kind, EnumType):
-                raise ConfigError(f"{self.name}: expected {shown} of {', '.join(kind)}, got {text!r}") from error
-            raise ConfigError(f"{self.name}: expected another value of {shown}, got {text!r}: {error}") from error
+                raise ConfigError(f"{self.name}: {expected_one_of(shown, kind, text)}") from error
+            raise ConfigError(
+                f"{self.name}: expected another value of {shown}, got {text!r}: {plain_words(error)}"
+            ) from error

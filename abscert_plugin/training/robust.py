@@ -1,7 +1,7 @@
 """Sound training for a ball: a loss on the image itself, mixed with one over all that the network sees of the ball."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, final, runtime_checkable
 
@@ -23,6 +23,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
+from abscert_plugin.training.options import NOT_NEGATIVE, PART, POSITIVE, UNIT
 from abscert_plugin.training.schedule import Ramp
 
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ class Initialisation(StrEnum):
     IBP = "ibp"
 
 
+class Selection(StrEnum):
+    """What an epoch's validation error counts: images that intervals leave open, or those that an attack refutes.
+
+    Where intervals weigh little in the loss they say little of what can be proven. An attack's error is below the true
+    one, so it chooses an epoch and is no result.
+    """
+
+    INTERVALS = "intervals"
+    ATTACK = "attack"
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class RobustConfig:
@@ -67,18 +79,21 @@ class RobustConfig:
     Args:
         radius: the ball to train for.
         loss: how the loss over the ball is made.
-        share: weight of the interval loss (MTL-IBP's alpha), or size of the small box (SABR's lambda), 0 to 1.
+        share: weight of the interval loss (MTL-IBP's alpha), or size of the small box (SABR's lambda).
         natural_start: weight of the cross-entropy on the image itself when the radius begins to rise (before, it is 1).
-        natural_end: its weight at the end, 0 to 1.
+        natural_end: the weight of the cross-entropy on the image itself at the end.
         start: share of the epochs before the radius rises from 0.
-        ramp: share of the epochs in which it rises to `radius`.
+        ramp: share of the epochs in which it rises to the whole.
         regulariser: weight of the warm-up regulariser of Shi et al. 2021 while the radius rises.
         attack_steps: gradient steps to find adversarial inputs.
         bounds: the bounds that the loss is made of.
-        bounds_end: weight of the CROWN-IBP bounds at the end (CROWN-IBP's beta, which begins with 1), 0 to 1.
-        loss_fusion: whether the linear bound is one of the whole cross-entropy (`loss_fusion.py`).
-        smooth: whether the radius begins to rise slowly (`Ramp`).
+        bounds_end: weight of the CROWN-IBP bounds at the end (CROWN-IBP's beta, which begins with 1).
+        loss_fusion: whether the linear bound is one of the whole cross-entropy.
+        smooth: whether the radius begins to rise slowly.
         initialisation: how the first weights are drawn.
+        interval_batch: share of each batch that the interval bounds are computed of: they cost
+            two passes and back, and where their weight is small a part of the batch tells enough (MTL-IBP alone).
+        selection: what the epoch is chosen by.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -86,18 +101,20 @@ class RobustConfig:
 
     radius: Radius
     loss: RobustLoss = RobustLoss.INTERVAL
-    share: float = 0.5
-    natural_start: float = 1.0
-    natural_end: float = 0.0
-    start: float = 0.02
-    ramp: float = 0.5
-    regulariser: float = 0.5
-    attack_steps: int = 3
+    share: float = field(default=0.5, metadata=UNIT)
+    natural_start: float = field(default=1.0, metadata=UNIT)
+    natural_end: float = field(default=0.0, metadata=UNIT)
+    start: float = field(default=0.02, metadata=UNIT)
+    ramp: float = field(default=0.5, metadata=UNIT)
+    regulariser: float = field(default=0.5, metadata=NOT_NEGATIVE)
+    attack_steps: int = field(default=3, metadata=POSITIVE)
     bounds: BoundKind = BoundKind.INTERVAL
-    bounds_end: float = 0.0
+    bounds_end: float = field(default=0.0, metadata=UNIT)
     loss_fusion: bool = False
     smooth: bool = False
     initialisation: Initialisation = Initialisation.XAVIER
+    interval_batch: float = field(default=1.0, metadata=PART)
+    selection: Selection = Selection.INTERVALS
 
     def __post_init__(self) -> None:
         for name in ("share", "natural_start", "natural_end", "bounds_end"):
@@ -108,6 +125,10 @@ class RobustConfig:
             raise ConfigError(f"expected a regulariser of at least 0, got {self.regulariser}")
         if self.loss_fusion and self.bounds is not BoundKind.CROWN_IBP:
             raise ConfigError(f"expected bounds of {BoundKind.CROWN_IBP} with loss fusion, got {self.bounds}")
+        if not 0 < self.interval_batch <= 1:
+            raise ConfigError(f"expected interval-batch above 0 and at most 1, got {self.interval_batch}")
+        if self.interval_batch < 1 and (self.loss is not RobustLoss.MTL_IBP or self.bounds is not BoundKind.INTERVAL):
+            raise ConfigError(f"expected a loss of {RobustLoss.MTL_IBP} and bounds of intervals with interval-batch")
         if self.attack_steps < 1:
             raise ConfigError(f"expected at least 1 attack step, got {self.attack_steps}")
 
@@ -151,6 +172,8 @@ class RobustConfig:
             **({"loss_fusion": True} if self.loss_fusion else {}),
             "smooth": self.smooth,
             "initialisation": str(self.initialisation),
+            **({"interval_batch": self.interval_batch} if self.interval_batch < 1 else {}),
+            **({"selection": str(self.selection)} if self.selection is not Selection.INTERVALS else {}),
         }
 
 
@@ -175,6 +198,8 @@ class Balls(Protocol):
 
 _NEGLIGIBLE: Final = 1e-5
 _LEAST_RADIUS: Final = 1e-6
+_SELECTING_STEPS: Final = 10
+_RESTARTS: Final = 2
 
 
 @final
@@ -237,14 +262,21 @@ class RobustObjective:
                 adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
         if adversarial is not None and config.loss is RobustLoss.SABR:
             box = _small_box(box, adversarial, config.share)
-        bounds = interval_margins(network, box, labels, clean)
+        part = labels
+        if config.interval_batch < 1:  # the order of the images is random: the first ones are as good as any
+            part = labels[: max(1, round(config.interval_batch * len(labels)))]
+            box, clean = Box(box.center[: len(part)], box.radius[: len(part)]), clean[: len(part)]
+        with torch.autocast(
+            labels.device.type, enabled=False
+        ):  # rounded to bfloat16, bounds would be of another network
+            bounds = interval_margins(network, box, part, clean)
         if linear is not None and config.loss_fusion:
             robust = fused_cross_entropy(linear, bounds, box, labels, linear_weight)
         else:
             margins = bounds.lower
             if linear is not None:
                 margins = linear_weight * linear.lower(box.lower, box.upper, labels) + (1 - linear_weight) * margins
-            robust = functional.cross_entropy(-margins, labels)
+            robust = functional.cross_entropy(-margins, part)
         if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
             with frozen_statistics(network):
                 attacked = functional.cross_entropy(network(adversarial).float(), labels)
@@ -260,13 +292,30 @@ class RobustObjective:
         inputs: Shaped[Tensor, "batch *feature"],
         labels: Int64[Tensor, "batch"],
     ) -> Float[Tensor, "batch"]:
-        """Return a lower bound of each image's margin over the whole ball, by the bounds the training ends with."""
+        """Return a lower bound of each image's margin over the whole ball, by the bounds the training ends with.
+
+        With `Selection.ATTACK`, the least margin that an attack finds: an upper bound.
+        """
         box = self._balls.box(inputs, self._config.radius.outward)
+        if self._config.selection is Selection.ATTACK:
+            return self._attacked_margins(network, box, labels)
         lower = interval_margins(network, box, labels).lower
         if self._config.bounds is BoundKind.CROWN_IBP and self._config.bounds_end > 0:
             linear = self._linear_margins(network, inputs).lower(box.lower, box.upper, labels)
             lower = torch.maximum(lower, linear)
         return lower.scatter(1, labels[:, None], torch.inf).amin(dim=1)
+
+    def _attacked_margins(self, network: nn.Module, box: Box, labels: Tensor) -> Tensor:
+        least = torch.full(labels.shape, torch.inf, device=labels.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # every epoch is attacked from the same starts, in a training that was resumed too
+            for _ in range(_RESTARTS):
+                with torch.enable_grad():
+                    point = self._balls.adversarial(network, box, labels, _SELECTING_STEPS)
+                logits = network(point).float()
+                label = logits.gather(1, labels[:, None])
+                least = torch.minimum(least, (label - logits).scatter(1, labels[:, None], torch.inf).amin(dim=1))
+        return least
 
     def _linear_margins(self, network: nn.Module, images: Tensor) -> "CrownIbpMargins":
         from abscert_plugin.lirpa.training import CrownIbpMargins  # auto_LiRPA is needed here alone

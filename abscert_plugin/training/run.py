@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
 from abscert_plugin.files import alone_in, write_text
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.networks.shape import InputShape
 from abscert_plugin.records import RunInfo
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
@@ -32,6 +33,7 @@ from abscert_plugin.training.config import Augmentation, Precision, TrainingConf
 from abscert_plugin.training.loop import Job, Observer, load_weights, train
 from abscert_plugin.training.method import Method
 from abscert_plugin.training.objective import Objective
+from abscert_plugin.wording import plain_words
 
 _PROBES: Final = 32
 
@@ -51,6 +53,7 @@ class RunSpec:
         training: options of the loop.
         device: `auto`, `cpu` or `cuda`.
         method: the training method.
+        own: builds a network that is in no table, for the shape of its input; `network` is what it is called.
 
     Raises:
         ConfigError: if there are cells and the method has no use for them, or the other way round.
@@ -65,6 +68,7 @@ class RunSpec:
     training: TrainingConfig
     device: str = "auto"
     method: Method = ABSTRAIN
+    own: Callable[[InputShape], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         if self.method.takes_intervals != (self.grid is not None):
@@ -87,8 +91,12 @@ def make_spec(
     device: str,
     chosen: Mapping[str, Any],
     method: Method = ABSTRAIN,
+    own: Callable[[InputShape], nn.Module] | None = None,
+    is_convolutional: bool | None = None,
 ) -> RunSpec:
     """Return what to train: the data set's defaults with the options that were given.
+
+    `own` builds a network that is in no table; `is_convolutional` says whether it has convolutions.
 
     Raises:
         ConfigError: if an option has no meaning.
@@ -98,7 +106,7 @@ def make_spec(
     for key, kind in named.items():
         if key in given:
             given[key] = member(kind, key, given[key])
-    training = replace(default_config(data, network), **given)
+    training = replace(default_config(data, network, is_convolutional), **given)
     return RunSpec(
         data=data,
         data_dir=data_dir,
@@ -109,6 +117,7 @@ def make_spec(
         training=training,
         device=str(device),
         method=method,
+        own=own,
     )
 
 
@@ -198,7 +207,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     """
     device = choose_device(spec.device)
     shape, classes = data.training.shape, len(data.training.classes)
-    config = NetworkConfig(spec.network, spec.activation, shape, classes, spec.method.takes_intervals)
+    config = NetworkConfig(spec.network, spec.activation, shape, classes, spec.method.takes_intervals, spec.own)
     objective = spec.method.build(spec.grid, data.training.levels, device)
     network = config.build(spec.training.seed)
     with torch.random.fork_rng(devices=[]):
@@ -313,6 +322,11 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoin
         CheckpointError: if the folder holds no training, or a corrupt one.
     """
     checkpoint = read_checkpoint(out)
+    if checkpoint.description.get("activation", "") is None:
+        raise CheckpointError(
+            f"{out} holds the weights of {checkpoint.description.get('network')}, a network that is in no table: only "
+            "the code that built it can build it again; its ONNX files are whole"
+        )
     try:
         said = msgspec.convert(checkpoint.description, _Network)
         grid = None if said.cells is None else Grid(said.cells, said.edges)
@@ -322,7 +336,7 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoin
             load_weights(config.empty(), checkpoint.best, assign=True)  # a file may say any size: no memory for it yet
         network = config.build(seed=0)
     except (KeyError, ValueError, TypeError, RuntimeError, msgspec.ValidationError) as error:  # torch's, of sizes
-        fault = " ".join(str(error).split())[:200]
+        fault = plain_words(error)
         raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {fault}") from error
     load_weights(network, checkpoint.best)
     return network.eval(), config, grid, checkpoint
@@ -370,7 +384,7 @@ def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, objectiv
         "validation_sha256": data.validation.sha256,
         **({"chosen_on": str(Split.TEST)} if data.validation.split is Split.TEST else {}),
         "network": config.name,
-        "activation": str(config.activation),
+        "activation": str(config.activation) if config.own is None else None,
         "cells": spec.grid.cells if spec.grid is not None else None,
         "edges": list(spec.grid.inner) if spec.grid is not None and spec.grid.inner is not None else None,  # of 2^-24
         "image_shape": list(config.image_shape),

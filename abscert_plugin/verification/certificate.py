@@ -20,6 +20,7 @@ from abscert_plugin.front import Images
 from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
+from abscert_plugin.wording import plain_words
 
 SCHEMA: Final = 4
 _AT_ONCE: Final = 50  # images in memory
@@ -207,8 +208,7 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
     try:
         certificate = msgspec.convert(value, Certificate)
     except msgspec.ValidationError as error:
-        fault = str(error).encode("ascii", "backslashreplace").decode()
-        raise RecordError(f"{path} is not a certificate: {fault}") from error
+        raise RecordError(f"{path} is not a certificate: {plain_words(error)}") from error
     if certificate.claim not in list(Claim):
         raise RecordError(f"{path}: expected the claim {' or '.join(Claim)}, got {certificate.claim!r}")
     if not certificate.rows:
@@ -237,7 +237,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         value = json.loads(read_text(path, ROWS_LIMIT), object_pairs_hook=unique, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()  # a half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:  # not JSON
-        raise RecordError(f"{path} is not a certificate: {error}") from error
+        raise RecordError(f"{path} is not a certificate: {plain_words(error)}") from error
     if not isinstance(value, dict):
         raise RecordError(f"{path} is not a certificate: expected a JSON object, got {type(value).__name__}")
     return value

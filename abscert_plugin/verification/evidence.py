@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
+from abscert_plugin.wording import plain_words
 
 RUN: Final = "run"
 """What closes a part of a tree whose combinations of cells were all run."""
@@ -152,7 +153,7 @@ def read_evidence(path: Path) -> Evidence | None:
     try:
         return msgspec.convert(read_json(path), Evidence)
     except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is no proof of an image: {error}") from error
+        raise RecordError(f"{path} is no proof of an image: {plain_words(error)}") from error
 
 
 def _if_short(evidence: Evidence) -> Evidence | None:

@@ -12,8 +12,8 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider, Runner
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
 from abscert_plugin.front import Images
-from abscert_plugin.guard import guarded
-from abscert_plugin.guard.guarded import CERTIFIED, LABEL, MARGIN
+from abscert_plugin.guards import guarded
+from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN
 
 FEWEST: Final = 500
 """Images from which on a guard is worth being made: it takes about as long as intervals of so many."""

@@ -44,14 +44,18 @@ def read_logits(logits: Float32[np.ndarray, "batch classes"], labels: Int64[np.n
     return Answers(np.where(finite, safe.argmax(axis=1), -1), margin)
 
 
-def accuracy(run: Callable[[np.ndarray], np.ndarray], data: DataSet) -> float:
+def accuracy(
+    run: Callable[[np.ndarray], np.ndarray], data: DataSet, on_images: Callable[[int], object] = lambda _: None
+) -> float:
     """Return the share of a data set's images whose largest logit is that of their label.
 
     Args:
         run: logits [batch, classes] of images on the pixel scale.
         data: the images.
+        on_images: told how many more were run.
     """
     right = 0
     for batch in data.batches(_AT_ONCE):
         right += int((read_logits(run(data.pixels(batch.images)), batch.labels).prediction == batch.labels).sum())
+        on_images(len(batch.labels))
     return right / len(data)

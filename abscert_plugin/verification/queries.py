@@ -1,7 +1,7 @@
 """A benchmark folder of a run's images: networks as ONNX, each ball's question as VNN-LIB of both versions, a list."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -48,7 +48,14 @@ class Asked:
 
 
 def write_queries(
-    out: Path, artifact: Artifact, ball: Ball, records: Sequence[Record], data: DataSet, seconds: float, every: bool
+    out: Path,
+    artifact: Artifact,
+    ball: Ball,
+    records: Sequence[Record],
+    data: DataSet,
+    seconds: float,
+    every: bool,
+    on_query: Callable[[], object] = lambda: None,
 ) -> tuple[int, str]:
     """Write the queries of images that a run left open, or of all; return how many, and what there is to know of them.
 
@@ -64,6 +71,7 @@ def write_queries(
         data: the images that they speak of.
         seconds: for each instance.
         every: whether images that were decided are written too.
+        on_query: called after each image whose queries are written.
 
     Raises:
         RecordError: if the folder holds something, or cannot be written, or no image is left to be asked about.
@@ -86,6 +94,7 @@ def write_queries(
             query = f"{folder}/{asked.index:08d}.vnnlib"
             write_text(out / query, text)
             listed.append(f"{name},{query},{seconds:g}\n")
+        on_query()
     for listed, file in zip(lines, LISTS, strict=True):
         write_text(out / file, "".join(listed))
     notes = "the boxes hold all reachable interval images and more: `sat` need not be an image of the ball"

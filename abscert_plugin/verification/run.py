@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
@@ -17,7 +17,7 @@ from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.files import alone_in, write_array
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import Record, RecordWriter, RunInfo, read_records
+from abscert_plugin.records import Record, RecordWriter, RunInfo, differences, read_records
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import ITSELF, Decider
 from abscert_plugin.verification.evidence import evidence_name, write_evidence
@@ -26,6 +26,8 @@ __all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts"]
 
 RECORDS: Final = "records.jsonl"
 RUN: Final = "run.json"
+_SAME: Final = ("command", "configuration", "versions", "provider", "data", "model")
+"""What two runs must say alike, so that one goes on with the other."""
 
 
 @final
@@ -160,15 +162,8 @@ def _stored(out: Path, info: RunInfo) -> list[Record]:
             raise RecordError(f"{out} holds records without a {RUN}; choose another --out")
         return []
     former = RunInfo.read(out / RUN)
-    different = [
-        name
-        for name in ("command", "configuration", "versions", "provider", "data", "model")
-        if _plain(getattr(former, name)) != _plain(getattr(info, name))
-    ]
-    if different:
-        raise RecordError(f"{out} holds another run (its {', '.join(different)} differ); use --fresh or another --out")
+    there, now = ({name: getattr(run, name) for name in _SAME} for run in (former, info))
+    pairs = differences(there, now).replace("data.images:", "data.images (--limit):")
+    if pairs:
+        raise RecordError(f"{out} holds another run ({pairs}); use --fresh or another --out")
     return read_records(out / RECORDS) if (out / RECORDS).exists() else []
-
-
-def _plain(value: Mapping[str, Any] | str | None) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value

@@ -24,8 +24,8 @@ from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import BoundDefectError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels, Reach
 from abscert_plugin.graph.nodes import read_graph
-from abscert_plugin.guard import guarded
-from abscert_plugin.guard.guarded import CERTIFIED, LABEL
+from abscert_plugin.guards import guarded
+from abscert_plugin.guards.guarded import CERTIFIED, LABEL
 from abscert_plugin.lirpa.whitebox import open_white_box
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.opening import BallQuestion, open_verifier

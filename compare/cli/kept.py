@@ -5,13 +5,21 @@ from typing import Annotated
 
 import typer
 
-from abscert_plugin.cli import options
+from abscert_plugin.cli import manual, options
 from abscert_plugin.cli.console import OUT, print_json
 from compare.cli.paths import DEFAULT_RESULTS, Results
 
 
 def keep(
-    into: Annotated[Path, typer.Option("--into", help="Results folder that the copy goes to; it may hold other runs.")],
+    into: Annotated[
+        Path,
+        typer.Option(
+            "--into",
+            help="Results folder that the copy goes to; it may hold other runs.",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ],
     out: Results = DEFAULT_RESULTS,
     json: options.Json = False,
 ) -> None:

@@ -1,23 +1,36 @@
 """`abscert compare report|curves|landscape`: the page and the pictures of a results folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from abscert_plugin.cli import options
-from abscert_plugin.cli.console import LOG, OUT, print_json, progress_bar
+from abscert_plugin.choices import expected_one_of
+from abscert_plugin.cli import completion, manual, options
+from abscert_plugin.cli.console import LOG, OUT, print_json
+from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.errors import ConfigError
-from compare.cli.paths import DEFAULT_RESULTS, Results, write_text
+from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name, write_text
 
 OnePlan = Annotated[
-    str | None, typer.Option("--plan", help="Only the runs of this plan.  [default: all that the folder holds]")
+    str | None,
+    typer.Option(
+        "--plan",
+        help="Only the runs of this plan.  [default: all that the folder holds]",
+        metavar="PLAN",
+        rich_help_panel=manual.DATA,
+        autocompletion=plan_name,
+    ),
 ]
+
+
+def _into(help_text: str) -> Any:
+    return typer.Option("--into", help=help_text, metavar="FILE", rich_help_panel=manual.OUTPUT)
 
 
 def report(
     out: Results = DEFAULT_RESULTS,
-    into: Annotated[Path, typer.Option("--into", help="File to write to.")] = Path("comparison.html"),
+    into: Annotated[Path, _into("File to write to.")] = Path("comparison.html"),
     plan: OnePlan = None,
     data_dir: options.DataDir = None,
 ) -> None:
@@ -27,12 +40,14 @@ def report(
     """
     from compare.page.comparison_page import ComparisonContent, render_report
 
-    write_text(into, render_report(ComparisonContent.read(out, plan), into, data_dir))
+    with working("making the page"):
+        page = render_report(ComparisonContent.read(out, plan), into, data_dir)
+    write_text(into, page)
 
 
 def curves(
     out: Results = DEFAULT_RESULTS,
-    into: Annotated[Path, typer.Option("--into", help="Picture to write to, an .svg.")] = Path("curves.svg"),
+    into: Annotated[Path, _into("Picture to write to, an .svg.")] = Path("curves.svg"),
     plan: OnePlan = None,
 ) -> None:
     """Draw certified error against radius, all methods, the claims ball and cell apart."""
@@ -52,25 +67,62 @@ def curves(
 
 def landscape(
     runs: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of trainings on one data set, drawn side by side.")
+        list[Path] | None,
+        typer.Argument(
+            help="Folders of trainings on one data set, drawn side by side.", autocompletion=completion.run_folder
+        ),
     ] = None,
     plan: Annotated[
-        str | None, typer.Option("--plan", help="Draw all runs of this plan that --out holds, in place of RUNS.")
+        str | None,
+        typer.Option(
+            "--plan",
+            help="Draw all runs of this plan that --out holds, in place of RUNS.  [default: none]",
+            metavar="PLAN",
+            rich_help_panel=manual.DATA,
+            autocompletion=plan_name,
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Results folder: picture and figures go to its landscapes/, where pages find them."),
+        typer.Option(
+            "--out",
+            help="Results folder: picture and figures go to its landscapes/, where pages find them.  "
+            "[default: with --plan, results]",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the files there.  [default: the plan and the space]")
+        str | None,
+        typer.Option(
+            "--name",
+            help="Of the files there.  [default: the plan and the space]",
+            metavar="NAME",
+            rich_help_panel=manual.OUTPUT,
+        ),
     ] = None,
     data_dir: options.DataDir = None,
-    space: Annotated[str, typer.Option("--space", help="weights, or inputs.")] = "weights",
-    span: Annotated[float | None, typer.Option("--span", help="How far to each side.  [default: 0.5, or 0.1]")] = None,
-    points: Annotated[int, typer.Option("--points", help="Places along each direction, odd.")] = 21,
-    limit: Annotated[int, typer.Option("--limit", help="The first so many test images.")] = 500,
+    space: Annotated[
+        str, typer.Option("--space", help="weights, or inputs.", metavar="NAME", rich_help_panel=manual.CONTENT)
+    ] = "weights",
+    span: Annotated[
+        float | None,
+        typer.Option(
+            "--span",
+            help="How far to each side.  [default: 0.5 of weights, 0.1 of inputs]",
+            rich_help_panel=manual.CONTENT,
+        ),
+    ] = None,
+    points: Annotated[
+        int, typer.Option("--points", help="Places along each direction, odd.", rich_help_panel=manual.CONTENT)
+    ] = 21,
+    limit: Annotated[
+        int, typer.Option("--limit", help="The first so many test images.", rich_help_panel=manual.DATA)
+    ] = 500,
     seed: options.Seed = 0,
-    into: Annotated[Path | None, typer.Option("--into", help="Picture to write to, where there is no --out.")] = None,
+    into: Annotated[
+        Path | None, _into("Picture to write to, where there is no --out.  [default: landscape.png]")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Draw the loss around trained networks, on a plane through their weights or through their inputs."""
@@ -78,7 +130,7 @@ def landscape(
     from compare.landscape.trainings import LandscapeOptions, draw_landscapes, of_plan, picture_in, trainings
 
     if space not in SPACES:
-        raise ConfigError(f"expected --space of weights or inputs, got {space!r}")
+        raise ConfigError(expected_one_of("--space", SPACES, space))
     if (plan is None) == (not runs):
         raise ConfigError("expected folders of trainings, or --plan with --out; not both and not neither")
     if into is not None and out is not None:

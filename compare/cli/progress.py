@@ -8,7 +8,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from abscert_plugin.cli.console import LOG, progress_bar
+from abscert_plugin.cli.console import LOG
+from abscert_plugin.cli.progress import line_of, new_bar, plain_lines
 from abscert_plugin.errors import RecordError
 from compare.results.stored_run import State, StoredRun
 
@@ -24,7 +25,7 @@ class PlanProgress:
     """
 
     def __init__(self, total: int) -> None:
-        self._bar = progress_bar()
+        self._bar = new_bar()
         self._task = self._bar.add_task("runs", total=total, note="")
         self._ended = dict.fromkeys((State.DONE, State.FAILED), 0)
         self._at_work: dict[str, str] = {}  # what each run is at, by its key; the newest last
@@ -50,22 +51,29 @@ class PlanProgress:
         ended = [f"{count} {state}" for state, count in self._ended.items() if count]
         return ", ".join([f"{len(self._at_work)} at work", *ended])
 
+    @property
+    def lines(self) -> list[str]:
+        """The bar and what the runs at work are at, as plain lines."""
+        return [*map(line_of, self._bar.tasks), *(f"    {line}" for line in self._newest)]
+
     def __rich__(self) -> Group:
+        return Group(self._bar, *(Text(f"    {line}", no_wrap=True, overflow="ellipsis") for line in self._newest))
+
+    @property
+    def _newest(self) -> list[str]:
         newest = list(reversed(self._at_work.values()))
-        lines = (
-            newest[:_LINES]
-            if len(newest) <= _LINES
-            else [*newest[: _LINES - 1], f"and {len(newest) - _LINES + 1} more"]
-        )
-        return Group(self._bar, *(Text(f"    {line}", no_wrap=True, overflow="ellipsis") for line in lines))
+        if len(newest) <= _LINES:
+            return newest
+        return [*newest[: _LINES - 1], f"and {len(newest) - _LINES + 1} more"]
 
 
 @contextmanager
 def plan_progress(total: int) -> Iterator[PlanProgress]:
-    """Show the progress of a plan of so many runs on stderr; a log file gets the lines of the runs that end alone."""
+    """Show the progress of a plan of so many runs on stderr; a log gets plain lines, and one for each run that ends."""
     progress = PlanProgress(total)
     if not LOG.is_terminal:
-        yield progress
+        with plain_lines(lambda: progress.lines):
+            yield progress
         return
     with Live(progress, console=LOG, transient=True):
         yield progress

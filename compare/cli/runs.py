@@ -11,18 +11,38 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from abscert_plugin.cli import options
+from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
-from compare.cli.paths import DEFAULT_RESULTS, Results
+from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name
 from compare.cli.progress import plan_progress
 from compare.plans.plan import read_plan, shipped_plans
 from compare.plans.planned_run import Run
 
-PlanName = Annotated[str, typer.Argument(help="Name of a plan that is shipped, or a .toml file.")]
-Method = Annotated[str | None, typer.Option("--method", help="Only the runs of this method.")]
-Network = Annotated[str | None, typer.Option("--network", help="Only the runs of this network.")]
+PlanName = Annotated[
+    str, typer.Argument(help="Name of a plan that is shipped, or a .toml file.", autocompletion=plan_name)
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="Only the runs of this method.  [default: of all]",
+        metavar="NAME",
+        rich_help_panel=manual.DATA,
+        autocompletion=completion.method,
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        help="Only the runs of this network.  [default: of all]",
+        metavar="NAME",
+        rich_help_panel=manual.DATA,
+        autocompletion=completion.network,
+    ),
+]
 _FAILED: Final = 1
 _ABANDONED: Final = 3  # of a process whose parent is gone
 # method and data set to why their runs are named, with their cost, before they are carried out
@@ -88,18 +108,36 @@ def run(
     network: Network = None,
     engine: Annotated[
         str,
-        typer.Option("--engine", help="local: here, one at a time. ray: on a Ray cluster whose nodes all see --out."),
+        typer.Option(
+            "--engine",
+            help="local: here, one at a time. ray: on a Ray cluster whose nodes all see --out.",
+            metavar="NAME",
+            rich_help_panel=manual.RUNNING,
+        ),
     ] = "local",
     address: Annotated[
-        str | None, typer.Option("--address", help="Ray: HOST:PORT of the head node.  [default: auto]")
+        str | None,
+        typer.Option(
+            "--address",
+            help="Ray: HOST:PORT of the head node.  [default: auto]",
+            metavar="HOST:PORT",
+            rich_help_panel=manual.RUNNING,
+        ),
     ] = None,
-    cpus: Annotated[int | None, typer.Option("--cpus", help="Ray: CPU cores of a run.  [default: 1]")] = None,
-    gpus: Annotated[float | None, typer.Option("--gpus", help="Ray: GPUs of a run.  [default: 0]")] = None,
+    cpus: Annotated[
+        int | None,
+        typer.Option("--cpus", help="Ray: CPU cores of a run.  [default: 1]", rich_help_panel=manual.RUNNING),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus", help="Ray: GPUs of a run.  [default: 0]", rich_help_panel=manual.RUNNING),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Carry out a plan's runs; what is done stays, and after a kill the same command goes on.
 
-    A run that fails is recorded with its reason, and the others go on; the status is then 1.
+    A run that fails is recorded with its reason, which `abscert compare status` shows, and the others go on; the status
+    is then 1.
 
     With --engine ray, this machine is a node of the cluster, and every node has abscert-plugin, and sees the results
     folder and the data by the same paths. The runs of a node that dies go on elsewhere.

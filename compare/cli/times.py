@@ -1,15 +1,16 @@
 """`abscert compare times`: how long every method of a plan trains and verifies, side by side."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 from rich.table import Table
 
-from abscert_plugin.cli import options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, progress_bar
+from abscert_plugin.cli import manual, options
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.cli.progress import progress_bar
 from compare.cli.paths import DEFAULT_RESULTS, Results
 from compare.cli.runs import PlanName
 
@@ -23,16 +24,19 @@ _LEGEND: Final = (
 )
 
 
+def _amount(name: str, meaning: str) -> Any:
+    return typer.Option(name, help=meaning, rich_help_panel=manual.RUNNING)
+
+
 def times(
     name: PlanName,
     out: Results = DEFAULT_RESULTS,
     data_dir: options.DataDir = None,
-    rounds: Annotated[int, typer.Option("--rounds", help="Rounds of all methods; those there are stay.")] = 10,
-    steps: Annotated[int, typer.Option("--steps", help="Training steps of a block, over the whole schedule.")] = 19,
-    images: Annotated[int, typer.Option("--images", help="Test images of a block of verification.")] = 200,
+    rounds: Annotated[int, _amount("--rounds", "Rounds of all methods; those there are stay.")] = 10,
+    steps: Annotated[int, _amount("--steps", "Training steps of a block, over the whole schedule.")] = 19,
+    images: Annotated[int, _amount("--images", "Test images of a block of verification.")] = 200,
     search_images: Annotated[
-        int,
-        typer.Option("--search-images", help="Those of a block of search, on the plan's trained networks; 0: none."),
+        int, _amount("--search-images", "Those of a block of search, on the plan's trained networks; 0: none.")
     ] = 0,
     json: options.Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
+from abscert_plugin.wording import plain_words
 
 LANDSCAPES: Final = "landscapes"
 ENDINGS: Final = (".png", ".svg")
@@ -101,4 +102,4 @@ def _read(path: Path) -> LandscapeRecord | None:
     try:
         return msgspec.convert(read_json(path), LandscapeRecord)
     except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is not the record of a landscape: {error}") from error
+        raise RecordError(f"{path} is not the record of a landscape: {plain_words(error)}") from error

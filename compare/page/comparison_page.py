@@ -81,7 +81,7 @@ class LandscapePicture:
     record: LandscapeRecord | None
 
 
-def render_report(content: ComparisonContent, page: Path, data_dir: Path | None = None) -> str:
+def render_report(content: ComparisonContent, page: Path, data_dir: Path | None = None, served: bool = False) -> str:
     """Return the page.
 
     Args:
@@ -89,11 +89,12 @@ def render_report(content: ComparisonContent, page: Path, data_dir: Path | None 
         page: where it will lie: links to records are relative to that, and left out where they would lead upwards to
             the results folder from elsewhere.
         data_dir: where the data sets' files are, for the clean images; `$ABSCERT_DATA` where None.
+        served: whether the page is one of `abscert show --serve`, which has a page of each training and verification.
 
     Raises:
         RecordError: if a file cannot be read, or records of different versions would be averaged.
     """
-    runs = listed(content.stored, content.results, page)
+    runs = listed(content.stored, content.results, page, served)
     done = len(content.stored) - len(content.others)
     return (
         templates()

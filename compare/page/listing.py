@@ -1,7 +1,7 @@
 """What the page lists: every run with links to its files, and the machines, versions and data behind the figures."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -61,7 +61,7 @@ class MadeWith:
     values: tuple[str, ...]
 
 
-def listed(held: Iterable[StoredRun], results: Path, page: Path) -> list[ListedRun]:
+def listed(held: Iterable[StoredRun], results: Path, page: Path, served: bool = False) -> list[ListedRun]:
     """Return the runs by data set, network, method and radius.
 
     Args:
@@ -69,11 +69,12 @@ def listed(held: Iterable[StoredRun], results: Path, page: Path) -> list[ListedR
         results: the results folder.
         page: the file that lists them. Links are made where it lies in the results folder or in one above that, so
             that page and records can be moved together, and no name of a folder elsewhere gets into the page.
+        served: whether `abscert show --serve` makes pages of folders: links then lead to these, not to files.
     """
     home, root = page.parent.resolve(), results.resolve()
     start = home if root.is_relative_to(home) or home.is_relative_to(root) else None
     ordered = sorted(held, key=lambda stored: _order(stored.run))
-    return [_listed(stored, start) for stored in ordered]
+    return [_listed(stored, start, served) for stored in ordered]
 
 
 def _order(run: Run) -> tuple[object, ...]:
@@ -89,7 +90,7 @@ def _order(run: Run) -> tuple[object, ...]:
     )
 
 
-def _listed(stored: StoredRun, start: Path | None) -> ListedRun:
+def _listed(stored: StoredRun, start: Path | None, served: bool) -> ListedRun:
     run, folder = stored.run, stored.folder
     return ListedRun(
         run=run,
@@ -99,8 +100,15 @@ def _listed(stored: StoredRun, start: Path | None) -> ListedRun:
         training_seconds=_seconds([folder / TRAINING / RUN]),
         verifying_seconds=_seconds(sorted(folder.glob(f"verify-*/{RUN}"))),
         folder="" if start is None or not folder.is_dir() else f"{_href(folder, start)}/",
-        links=() if start is None else tuple(Link(text, _href(path, start)) for text, path in _files(folder)),
+        links=() if start is None else tuple(_links(folder, start, served)),
     )
+
+
+def _links(folder: Path, start: Path, served: bool) -> Iterator[Link]:
+    for text, path in _files(folder):
+        has_page = served and path.parent != folder
+        if not (has_page and path.name == RUN):  # of a training: its epochs lead to the page
+            yield Link(text, f"{_href(path.parent, start)}/" if has_page else _href(path, start))
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:

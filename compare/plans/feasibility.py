@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.claim import Radius
 from abscert_plugin.data.table import DATA_SETS
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
@@ -26,14 +27,14 @@ def check_run(run: Run) -> None:
         ConfigError: if a name is unknown, or the method cannot train the network.
     """
     if run.data not in DATA_SETS:
-        raise ConfigError(f"expected one of the data sets {', '.join(DATA_SETS)}, got {run.data!r}")
+        raise ConfigError(expected_one_of("a data set", DATA_SETS, run.data))
     if run.network not in NETWORKS:
-        raise ConfigError(f"{run.title}: expected a network of {', '.join(NETWORKS)}, got {run.network!r}")
+        raise ConfigError(f"{run.title}: {expected_one_of('a network', NETWORKS, run.network)}")
     if run.solver is not None:
         SOLVERS.named(run.solver)
     activation = run.activation or str(METHODS.named(run.method).activation)
     if activation not in list(Activation):
-        raise ConfigError(f"expected an activation of {', '.join(Activation)}, got {activation!r}")
+        raise ConfigError(expected_one_of("an activation", Activation, activation))
     shape = DATA_SETS[run.data].image_shape(run.image_size)
     if shape is None:
         return

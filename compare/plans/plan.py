@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import msgspec
 
-from abscert_plugin.claim import Radius, RadiusScale
-from abscert_plugin.errors import ConfigError, RecordError
+from abscert_plugin.choices import expected_one_of
+from abscert_plugin.claim import Claim, Radius, RadiusScale
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import read_text
+from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Options, Run
+
+_HERE: Final = __name__.rpartition(".")[0]  # a wheel has this package below ours
 
 
 @final
@@ -92,22 +96,23 @@ def read_plan(name: str) -> Plan:
         ConfigError: if it is not there, not TOML, or has an unknown key or a value of another type.
     """
     path = Path(name)
-    shipped = files("compare").joinpath("plans", f"{name}.toml")
-    try:
-        text = read_text(path) if path.suffix == ".toml" else shipped.read_text(encoding="utf-8")
-    except (OSError, RecordError) as error:
-        known = ", ".join(shipped_plans())
-        raise ConfigError(f"expected the name of a plan ({known}) or a .toml file, got {name!r}: {error}") from error
+    if path.suffix == ".toml":
+        text = read_text(path, error=ConfigError)
+    elif name in shipped_plans():
+        text = files(_HERE).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise ConfigError(expected_one_of("a .toml file, or a plan", shipped_plans(), name))
     try:
         return msgspec.convert(tomllib.loads(text), Plan)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise ConfigError(f"the plan {name} cannot be read: {error}") from error
+        known = (*Plan.__struct_fields__, *RunGrid.__struct_fields__)
+        raise ConfigError(f"the plan {name} cannot be read: {plain_words(error, known)}") from error
 
 
 def shipped_plans() -> Sequence[str]:
     """Return the names of the plans that are shipped."""
-    folder = files("compare").joinpath("plans")
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    entries = files(_HERE).iterdir()
+    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
 
 
 def _expanded(part: RunGrid, protocol: str) -> list[Run]:
@@ -156,5 +161,5 @@ def _expanded(part: RunGrid, protocol: str) -> list[Run]:
 def _claims(claims: Sequence[str], takes_intervals: bool) -> tuple[str, ...]:
     unknown = [claim for claim in claims if claim not in ("cell", "ball")]
     if unknown:
-        raise ConfigError(f"expected the claims cell or ball, got {unknown[0]!r}")
+        raise ConfigError(expected_one_of("the claims", Claim, unknown[0]))
     return tuple(claim for claim in claims if takes_intervals or claim == "ball")

@@ -10,6 +10,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import blocks_of, read_json
+from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
 
 CONFIG: Final = "config.json"
@@ -91,7 +92,7 @@ def stored_run(folder: Path) -> StoredRun:
     try:
         run = msgspec.convert(read_json(config), Run)
     except msgspec.ValidationError as error:
-        raise RecordError(f"{config} is not a run of this version: {error}") from error
+        raise RecordError(f"{config} is not a run of this version: {plain_words(error)}") from error
     if run.key != folder.name:
         raise RecordError(f"{config} was changed, or is of another version: its run would lie in {run.key}")
     return StoredRun(run, folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias, final
 
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.errors import ConfigError
 from compare.results.stored_run import StoredRun
 from compare.running import ray_engine
@@ -58,5 +59,5 @@ def engine_of(name: str) -> Engine:
         ConfigError: if there is none.
     """
     if name not in ENGINES:
-        raise ConfigError(f"expected --engine of {', '.join(ENGINES)}, got {name!r}")
+        raise ConfigError(expected_one_of("--engine", ENGINES, name))
     return ENGINES[name]

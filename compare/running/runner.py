@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from abscert_plugin.choices import did_you_mean
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import locked, write_json
 from compare.plans.planned_run import Run
@@ -76,7 +77,10 @@ def pick(runs: Sequence[Run], method: str | None = None, network: str | None = N
     """
     chosen = tuple(run for run in runs if method in (None, run.method) and network in (None, run.network))
     if not chosen:
-        asked = {"method": method, "network": network}
-        named = " and ".join(f"the {name} {value}" for name, value in asked.items() if value is not None)
-        raise ConfigError(f"the plan has no run of {named}")
+        asked = {"method": (method, {run.method for run in runs}), "network": (network, {run.network for run in runs})}
+        named = " and ".join(f"the {name} {value}" for name, (value, _) in asked.items() if value is not None)
+        guesses = [
+            did_you_mean(value, sorted(known)) for value, known in asked.values() if value and value not in known
+        ]
+        raise ConfigError(f"the plan has no run of {named}{''.join(guesses)}")
     return chosen

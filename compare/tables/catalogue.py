@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.errors import ConfigError
 from compare.results.stored_run import StoredRun
 from compare.results.verified_run import VerifiedRun, verified_runs
@@ -28,7 +29,7 @@ def select_tables(results: Path, name: str) -> tuple[Table, ...]:
             would be averaged.
     """
     if name not in TABLES:
-        raise ConfigError(f"expected --table of {', '.join(TABLES)}, got {name!r}")
+        raise ConfigError(expected_one_of("--table", TABLES, name))
     found, others = verified_runs(results)
     if name == "errors":
         return tables_of(results, found, others)

@@ -12,6 +12,7 @@ from typing import Final
 import jinja2
 
 from compare.tables.error_table import Table, TableRow
+from compare.tables.values import values_of
 
 _LATEX: Final = str.maketrans(
     {
@@ -32,7 +33,8 @@ _LATEX: Final = str.maketrans(
     }
 )
 _CODE: Final = re.compile(r"`([^`]*)`")
-_PACKAGES: Final = "% needs \\usepackage{booktabs,longtable}; tables with many columns need a wide page\n"
+_PACKAGE: Final = __name__.rpartition(".tables.")[0]  # `compare`, which a wheel has below ours
+_NEEDED: Final = "% needs \\usepackage{booktabs,longtable}; tables with many columns need a wide page\n"
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
@@ -70,18 +72,19 @@ def _one_line(text: str) -> str:
 
 
 def as_csv(tables: Sequence[Table]) -> str:
-    """Return the tables as CSV, one after the other; the first column names the table."""
+    """Return the tables as CSV for programs, one after the other; the first column names the table."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for table in tables:
-        writer.writerow(["table", *table.columns])
-        writer.writerows([table.title, *row] for row in table.rows)
+        values = values_of(table)
+        writer.writerow(["table", *values.columns])
+        writer.writerows([table.title, *row] for row in values.rows)
     return out.getvalue()
 
 
 def as_latex(tables: Sequence[Table]) -> str:
     """Return the tables as LaTeX, which may be longer than a page, numbers to the right, with their notes below."""
-    parts = [_PACKAGES]
+    parts = [_NEEDED]
     for table in tables:
         layout = "".join("r" if is_number else "l" for is_number in table.numeric)
         lines = [
@@ -127,7 +130,9 @@ def as_html(tables: Sequence[Table]) -> str:
 def templates() -> jinja2.Environment:
     """Return the templates of pages and pictures; they escape what they are given."""
     return jinja2.Environment(
-        loader=jinja2.PackageLoader("compare", "."),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(_PACKAGE, "."), jinja2.PackageLoader("abscert_plugin.report", ".")]  # for tables.js
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -136,8 +141,9 @@ def templates() -> jinja2.Environment:
 
 
 def as_json(tables: Sequence[Table]) -> str:
-    """Return the tables as one JSON object."""
-    return json.dumps({"tables": [asdict(table) for table in tables]}) + "\n"
+    """Return the tables as one JSON object for programs: numbers are numbers, and null is none."""
+    found = [{"title": table.title, **asdict(values_of(table)), "notes": table.notes} for table in tables]
+    return json.dumps({"tables": found}, allow_nan=False) + "\n"
 
 
 FORMATS: Final[Mapping[str, Callable[[Sequence[Table]], str]]] = MappingProxyType(

@@ -13,8 +13,10 @@ import msgspec
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.wording import plain_words
 
 FILE: Final = "published.toml"
+_HERE: Final = __name__.rpartition(".")[0]  # a wheel has this package below ours
 MISSING: Final = "-"
 """The cell of a figure that the paper does not have, as printed."""
 
@@ -136,7 +138,7 @@ def published() -> tuple[PublishedFigure, ...]:
     471
     """
     try:
-        text = resources.files("compare.tables").joinpath(FILE).read_text(encoding="utf-8")
+        text = resources.files(_HERE).joinpath(FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read compare/tables/{FILE}; install the package again") from error
     return parse_figures(text)
@@ -189,7 +191,7 @@ def parse_figures(text: str) -> tuple[PublishedFigure, ...]:
         file = msgspec.convert(tomllib.loads(text, parse_float=Decimal), _File)
         return tuple(figure for part in file.part for figure in _figures(part, file.scales))
     except (ValueError, ArithmeticError, RecursionError, msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"compare/tables/{FILE} is broken: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(f"compare/tables/{FILE} is broken: {plain_words(error)}") from error
 
 
 def _figures(part: _PrintedPart, scales: Mapping[str, RadiusScale]) -> Iterator[PublishedFigure]:

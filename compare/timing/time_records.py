@@ -15,6 +15,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import TEXT_LIMIT, read_bytes, read_json
+from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
 
 TIMES: Final = "times"
@@ -226,7 +227,7 @@ def read_setting(path: Path) -> Setting:
     try:
         return msgspec.convert(read_json(path), Setting)
     except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is not a times.json of schema 1: {error}") from error
+        raise RecordError(f"{path} is not a times.json of schema 1: {plain_words(error)}") from error
 
 
 def read_blocks(path: Path) -> tuple[TimedBlock, ...]:
@@ -243,7 +244,7 @@ def _block(path: Path, number: int, line: bytes) -> TimedBlock:
     try:
         return msgspec.json.decode(line, type=TimedBlock)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        fault = " ".join(str(error).split())[:200]
+        fault = plain_words(error)
         raise RecordError(f"{path}, line {number}: expected a timing of schema 1: {fault}") from error
 
 

@@ -16,7 +16,7 @@ from command_line import FAST, abscert, contents, refused
 from onnx import numpy_helper
 from tiny_networks import run_onnx
 
-from abscert_plugin.cli import train as train_module
+from abscert_plugin.cli.progress import ProgressObserver
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.records import read_records
 from abscert_plugin.training.checkpoint import Checkpoint, read_checkpoint
@@ -110,15 +110,15 @@ def test_a_radius_of_0_has_a_meaning(tmp_path: Path) -> None:
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at_step: int) -> Callable[[], None]:
     """Interrupt trainings at a step as Ctrl-C does, until the returned function is called."""
-    on_step, steps = train_module.ProgressObserver.on_step, []
+    on_step, steps = ProgressObserver.on_step, []
 
-    def stop(self: train_module.ProgressObserver, images: int, loss: float | None) -> None:
+    def stop(self: ProgressObserver, images: int, loss: float | None) -> None:
         on_step(self, images, loss)
         steps.append(images)
         if len(steps) == at_step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module.ProgressObserver, "on_step", stop)
+    monkeypatch.setattr(ProgressObserver, "on_step", stop)
     return monkeypatch.undo
 
 
@@ -311,11 +311,20 @@ def test_the_list_names_every_method_its_source_and_options() -> None:
     listed = {row["name"]: row for row in abscert("baseline", "list", "--json").json["methods"]}
     assert list(listed) == list(METHODS)
     assert {"ibp", "plain", "pgd", "reachable", "abstrain"} <= set(listed)
-    assert all(row["summary"] and row["source"] and "radius" not in row["options"] for row in listed.values())
-    assert listed["ibp"]["options"] == ["fast", "start", "ramp"]
+    assert all(row["summary"] and row["source"] for row in listed.values())
+    assert [facts["name"] for facts in listed["ibp"]["options"]] == ["fast", "start", "ramp"]
+    assert listed["ibp"]["options"][1] == {
+        "name": "start",
+        "meaning": "share of the epochs before the radius rises",
+        "default": "0.02",
+        "range": "0 to 1",
+    }
     assert listed["plain"]["options"] == []
     text = abscert("baseline", "list").out
     assert all(f" {name} " in text for name in listed)
+    (alone,) = abscert("baseline", "list", "sabr", "--json").json["methods"]
+    assert alone == listed["sabr"]
+    assert "did you mean sabr?" in refused("baseline", "list", "sabrr")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
-from abscert_plugin.guard import backward
+from abscert_plugin.guards import backward
 
 SHAPE, CLASSES = (2, 5, 6), 3
 Patch = pytest.MonkeyPatch

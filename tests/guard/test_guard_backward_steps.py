@@ -16,10 +16,10 @@ from soundness_trials.evaluation import Way
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.graph.walk import UnsupportedNodeError
-from abscert_plugin.guard import backward, layers
-from abscert_plugin.guard.emitter import Emitter
-from abscert_plugin.guard.linear import Weighted
-from abscert_plugin.guard.values import Ends, Fact, Line, Rectified
+from abscert_plugin.guards import backward, layers
+from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.linear import Weighted
+from abscert_plugin.guards.values import Ends, Fact, Line, Rectified
 
 Patch = pytest.MonkeyPatch
 TINY = arithmetic.TINY

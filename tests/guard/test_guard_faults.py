@@ -19,7 +19,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
-from abscert_plugin.guard.write import write_guard
+from abscert_plugin.guards.write import write_guard
 
 BALL = Ball(Radius.parse("0.01"))
 OUTPUTS = ["label", "certified", "margin"]

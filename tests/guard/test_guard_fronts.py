@@ -23,9 +23,9 @@ from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.cli.foreign import opening
 from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
-from abscert_plugin.guard import front as guard_front
-from abscert_plugin.guard import guarded
-from abscert_plugin.guard.emitter import Emitter
+from abscert_plugin.guards import front as guard_front
+from abscert_plugin.guards import guarded
+from abscert_plugin.guards.emitter import Emitter
 
 SHAPE = (1, 2, 3)
 GRIDS = {

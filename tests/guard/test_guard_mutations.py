@@ -18,9 +18,9 @@ from abscert_plugin.bounds.proof.smooth import Error
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
-from abscert_plugin.guard import answers, layers, rising_rules, rules
-from abscert_plugin.guard.emitter import rounded_up
-from abscert_plugin.guard.values import Fact
+from abscert_plugin.guards import answers, layers, rising_rules, rules
+from abscert_plugin.guards.emitter import rounded_up
+from abscert_plugin.guards.values import Fact
 
 Patch = pytest.MonkeyPatch
 

@@ -13,7 +13,7 @@ from summing_graphs import OTHERS
 
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import read_graph
-from abscert_plugin.guard.rules import RULES
+from abscert_plugin.guards.rules import RULES
 
 Random = np.random.Generator
 POINTS = 10

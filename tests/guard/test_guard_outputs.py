@@ -12,7 +12,7 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Inputs, Radius
-from abscert_plugin.guard.write import write_guard
+from abscert_plugin.guards.write import write_guard
 from abscert_plugin.verification.proving import Prover
 
 OUTPUTS = ["logits", "label", "certified", "margin"]

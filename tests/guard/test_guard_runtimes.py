@@ -22,8 +22,8 @@ from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Inputs, Radius
-from abscert_plugin.guard.guarded import CERTIFIED, MARGIN, NOTHING_KNOWN
-from abscert_plugin.guard.write import write_guard
+from abscert_plugin.guards.guarded import CERTIFIED, MARGIN, NOTHING_KNOWN
+from abscert_plugin.guards.write import write_guard
 from abscert_plugin.networks import Activation, NetworkConfig
 
 BALL = Ball(Radius.parse("0.1"), Inputs.FLOAT)

@@ -9,7 +9,7 @@ from guard_oracle import WrittenGuard, escaped, excess
 from soundness_trials.drafts import Draft, graph_of
 from soundness_trials.evaluation import Evaluation, Way
 
-from abscert_plugin.guard import affine_rules
+from abscert_plugin.guards import affine_rules
 
 SHAPE = (1, 4, 4)
 CLASSES = 3

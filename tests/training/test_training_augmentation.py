@@ -175,6 +175,16 @@ def test_the_generator_decides() -> None:
     assert not np.array_equal(first, second)
 
 
+def test_a_shift_is_of_up_to_two_pixels_each_way() -> None:
+    images = plain_images(200, (1, 8, 8))
+    generator = torch.Generator().manual_seed(0)
+    out = augment(torch.from_numpy(images), Augmentation.SHIFT, 255, generator).numpy()
+    changes = [explained(image, changed) for image, changed in zip(images, out, strict=True)]
+    assert all(change is not None and not change.flipped and change.rectangle is None for change in changes)
+    pairs = {(change.down, change.right) for change in changes if change is not None}
+    assert pairs == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+
+
 def test_no_augmentation_leaves_images_and_generator_alone() -> None:
     images = torch.from_numpy(plain_images(5, (1, 8, 8)))
     generator = torch.Generator().manual_seed(0)

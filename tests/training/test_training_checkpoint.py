@@ -197,6 +197,19 @@ def test_tensors_have_reached_the_disk_before_they_get_their_name(
     assert all(("synced", done[place][1]) in done[:place] for place in named)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="modes are of POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_weights_have_the_mode_that_the_process_gives_to_files(tmp_path: Path, umask: int) -> None:
+    part = tmp_path / ".last-0001.safetensors.part"
+    part.touch(0o600)  # as a kill while they were written leaves it
+    former = os.umask(umask)
+    try:
+        write_checkpoint(tmp_path, checkpoint(1))
+    finally:
+        os.umask(former)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
 @pytest.mark.parametrize("moment", range(4))
 def test_a_kill_between_two_writes_leaves_a_whole_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch, moment: int

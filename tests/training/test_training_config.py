@@ -75,11 +75,12 @@ def test_options_at_the_end_of_their_range_are_taken(option: str, value: float) 
 @pytest.mark.parametrize(
     ("chosen", "activation", "message"),
     [
-        ({"augmentation": "mirror"}, "relu", "expected --augmentation of none, cifar, got 'mirror'"),
-        ({"augmentation": ""}, "relu", "expected --augmentation of none, cifar, got ''"),
+        ({"augmentation": "mirror"}, "relu", "expected --augmentation of none, cifar, shift, got 'mirror'"),
+        ({"augmentation": ""}, "relu", "expected --augmentation of none, cifar, shift, got ''"),
         ({"precision": "float8"}, "relu", "expected --precision of auto, float32, bfloat16, got 'float8'"),
         ({}, "swish", "expected --activation of relu, sigmoid, tanh, param-ramp, got 'swish'"),
         ({"batch_size": 0}, "relu", "batch_size of at least 1"),
+        ({"average": 1.0}, "relu", r"average in \[0, 1\)"),
     ],
 )
 def test_unknown_names_are_refused_with_those_there_are(chosen: dict[str, Any], activation: str, message: str) -> None:

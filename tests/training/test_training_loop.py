@@ -31,7 +31,8 @@ from abscert_plugin.errors import CheckpointError, TrainingError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training import loop as loop_module
 from abscert_plugin.training.checkpoint import Checkpoint, read_checkpoint
-from abscert_plugin.training.loop import Observer, SilentObserver, train
+from abscert_plugin.training.feed import Feed
+from abscert_plugin.training.loop import Observer, SilentObserver, error_rate, train
 from abscert_plugin.training.run import TrainedRun, run_training
 
 PEAK = 1e-2
@@ -342,3 +343,24 @@ def test_the_checkpoint_of_another_training_or_network_is_not_gone_on_with(tmp_p
         train(tiny_job(tmp_path, small_config(), network=wider), stored, SilentObserver())
     assert same_checkpoint(read_checkpoint(tmp_path), stored)
     assert str(caught.value)
+
+
+def test_averaged_weights_are_kept_and_validated(tmp_path: Path) -> None:
+    """Each step counts `average` times the one behind it, from the weights after the first step on."""
+    decay, network = 0.8, softmax_network(8, 3)
+    diary = Diary(network)
+    job = tiny_job(tmp_path, small_config(epochs=1, batch_size=8, average=decay), network=network)
+    checkpoint = train(job, None, diary)
+    steps = diary.after_steps[1:]
+    for name, kept in checkpoint.best.items():
+        expected = steps[0][name]
+        for later in steps[1:]:
+            expected = decay * expected + (1 - decay) * later[name]
+        torch.testing.assert_close(kept, expected)
+        assert not torch.equal(kept, steps[-1][name])
+        assert torch.equal(checkpoint.state[name], steps[-1][name])
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            value.copy_(checkpoint.best[f"network.{name}"])
+    feed = Feed(job.validation, CPU)
+    assert checkpoint.history[0]["validation_error"] == error_rate(network, job.objective, feed)

@@ -33,7 +33,7 @@ from abscert_plugin.training.run import prepare_folder, run_training
 EPOCHS = 4
 STEPS = 3  # per epoch
 SHAPE = (1, 8, 8)
-CONFIG = small_config(epochs=EPOCHS, batch_size=8, learning_rate=0.02, augmentation=Augmentation.CIFAR)
+CONFIG = small_config(epochs=EPOCHS, batch_size=8, learning_rate=0.02, augmentation=Augmentation.CIFAR, average=0.8)
 TRAINING = random_data(SHAPE, 20)
 VALIDATION = random_data(SHAPE, 12, seed=1)
 

@@ -19,7 +19,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.reachable import ReachableCells
-from abscert_plugin.training.robust import RobustConfig, RobustLoss, RobustObjective
+from abscert_plugin.training.robust import RobustConfig, RobustLoss, RobustObjective, Selection
 
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.2")
@@ -116,6 +116,8 @@ def test_the_radius_rises_as_the_schedule_says(start: float, ramp: float, step: 
         ({"regulariser": -1.0}, "regulariser of at least 0"),
         ({"regulariser": float("inf")}, "regulariser of at least 0"),
         ({"attack_steps": 0}, "at least 1 attack step"),
+        ({"interval_batch": 0.0}, "interval-batch above 0"),
+        ({"interval_batch": 0.5}, "loss of mtl-ibp"),
     ],
 )
 def test_options_without_meaning_are_refused(options: dict[str, Any], words: str) -> None:
@@ -178,6 +180,43 @@ def test_losses_are_their_formulas(natural_end: float, moment: Moment, loss: Rob
     found = objective(balls, natural_end=natural_end, loss=loss, share=share).loss(network, images, labels, moment)
     # float32 sums of a few numbers around 1
     torch.testing.assert_close(found, weight * natural + (1 - weight) * robust, rtol=1e-5, atol=1e-5)
+
+
+def test_intervals_of_a_part_of_the_batch() -> None:
+    network, (images, labels) = tiny_network(5), stored(5, count=8)
+    balls, options = Fixed(ReachableCells(Grid(4), 255, CPU)), {"loss": RobustLoss.MTL_IBP, "share": 0.4}
+    found = objective(balls, **options, interval_batch=0.25).loss(network, images, labels, END)
+    only, part = ({**options, "share": share} for share in (0.0, 1.0))
+    attacked = objective(balls, **only).loss(network, images, labels, END)
+    bounded = objective(balls, **part).loss(network, images[:2], labels[:2], END)
+    torch.testing.assert_close(found, 0.6 * attacked + 0.4 * bounded)
+
+
+def test_bounds_are_in_float32_where_passes_are_in_bfloat16() -> None:
+    network, (images, labels) = tiny_network(5), stored(5)
+    balls = Fixed(ReachableCells(Grid(4), 255, CPU))
+    exact = objective(balls).loss(network, images, labels, END)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(objective(balls).loss(network, images, labels, END), exact)
+        attacked = objective(balls, loss=RobustLoss.MTL_IBP, share=0.0).loss(network, images, labels, END)
+    assert attacked.dtype == torch.float32
+
+
+def test_epochs_chosen_by_an_attack_count_what_it_refutes() -> None:
+    """Of a tiny network every reachable combination is run: an attack finds no less than the least margin."""
+    for seed in range(6):
+        network, (images, labels) = tiny_network(seed), stored(seed)
+        balls = ReachableCells(Grid(4), 255, CPU)
+        chosen = RobustObjective("reachable", balls, config(selection=Selection.ATTACK))
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found = chosen.margins(network, images, labels)
+            assert torch.equal(found, chosen.margins(network, images, labels))
+        bounds = RobustObjective("reachable", balls, config()).margins(network, images, labels)
+        own = network(balls.center(images))
+        assert (found >= bounds - 1e-5).all()
+        label = own.gather(1, labels[:, None])
+        assert (found <= (label - own).scatter(1, labels[:, None], torch.inf).amin(dim=1) + 1e-5).sum() >= 5
 
 
 @pytest.mark.parametrize("loss", list(RobustLoss))

@@ -54,7 +54,7 @@ def test_the_run_that_got_on_last_is_shown_first(tmp_path: Path) -> None:
     train(second, 2)
     progress.on_progress(places)
     bar, *lines = shown(progress)
-    assert "0/3 2 at work" in bar
+    assert "0 of 3 2 at work" in bar
     assert [line.strip() for line in lines] == [
         f"{second.run.title}: epoch 2 done",
         f"{first.run.title}: epoch 7 done",
@@ -71,7 +71,8 @@ def test_runs_that_end_are_counted_and_no_longer_shown(tmp_path: Path, capsys: p
     progress.on_end(bad)
     assert capsys.readouterr().err.splitlines() == [f"done: {good.run.title}", f"failed: {bad.run.title}: no memory"]
     bar, *lines = shown(progress)
-    assert "2/3 1 at work, 1 done, 1 failed" in bar
+    assert "2 of 3" in bar
+    assert "1 at work, 1 done, 1 failed" in bar
     assert [line.strip() for line in lines] == [f"{still.run.title}: training"]
 
 
@@ -82,7 +83,7 @@ def test_many_runs_at_once_take_few_lines_that_fit(tmp_path: Path) -> None:
     progress.on_progress(places)
     lines = shown(progress)
     assert len(lines) == 7
-    assert "0/20 20 at work" in lines[0]
+    assert "0 of 20 20 at work" in lines[0]
     assert lines[-1].strip() == "and 15 more"
     assert all(len(line) <= 100 for line in lines)
 

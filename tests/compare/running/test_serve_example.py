@@ -24,7 +24,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Radius
-from abscert_plugin.guard.write import write_guard
+from abscert_plugin.guards.write import write_guard
 
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "serve" / "serve_guard.py"
 pytestmark = [

@@ -1,0 +1,36 @@
+"""Messages name an option as the command line spells it; to a caller of Python it is a keyword argument."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+from abscert_plugin.errors import AbscertError
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_OPTION: Final = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
+_NAMES: Final = {"data": "images", "out": "out", "constant": "constants"}
+
+
+def in_python(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return a function whose errors name options as keyword arguments: `--batch-size` is `batch_size`."""
+
+    @functools.wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except AbscertError as error:
+            error.args = (as_keywords(str(error)),)
+            raise
+
+    return called
+
+
+def as_keywords(message: str) -> str:
+    """Return a message with options in the way of Python.
+
+    >>> as_keywords("expected --batch-size of at least 1; choose other --data")
+    'expected batch_size of at least 1; choose other images'
+    """
+    return _OPTION.sub(lambda found: _NAMES.get(found[1], found[1].replace("-", "_")), message)

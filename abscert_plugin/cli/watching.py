@@ -1,0 +1,114 @@
+"""Who else watches a training of the command line: the page that `--watch` writes, and the loggers of `--log`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from abscert_plugin.cli.console import say
+from abscert_plugin.errors import AbscertError
+from abscert_plugin.files import write_text
+from abscert_plugin.report.training_page import TrainingContent, is_training, render_training
+
+if TYPE_CHECKING:
+    from abscert_plugin.training.loggers import LoggerEntry
+    from abscert_plugin.training.loop import Observer
+    from abscert_plugin.training.run import RunSpec
+
+PAGE: Final = "training.html"
+_REFRESH: Final = 5  # seconds
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """What `--watch` and `--log` ask for.
+
+    Args:
+        page: whether the page is written.
+        loggers: those that are told of each epoch; their libraries are there.
+    """
+
+    page: bool
+    loggers: "tuple[LoggerEntry, ...]"
+
+    @classmethod
+    def asked(cls, watch: bool, log: Sequence[str]) -> "Watchers":
+        """Return who is to watch.
+
+        Raises:
+            ConfigError: if there is no such logger, or its library is not installed.
+        """
+        from abscert_plugin.training.loggers import LOGGERS
+
+        loggers = tuple(LOGGERS.named(name) for name in dict.fromkeys(log))
+        for entry in loggers:
+            entry.require()
+        return cls(watch, loggers)
+
+    @contextmanager
+    def watching(self, folder: Path, spec: "RunSpec", first: "Observer") -> "Iterator[Observer]":
+        """Yield an observer that tells `first` and all that were asked for; afterwards the page is written at rest."""
+        from abscert_plugin.training.loggers import ObserverGroup, logging_to
+
+        with ExitStack() as stack:
+            logs = [stack.enter_context(logging_to(entry, folder, settings_of(spec))) for entry in self.loggers]
+            if not self.page:
+                yield ObserverGroup(first, *logs)
+                return
+            say(f"watch it: {folder / PAGE}")
+            try:
+                yield ObserverGroup(first, *logs, PageObserver(folder))
+            finally:
+                with suppress(AbscertError):  # of a training that did not begin, or a full disk: said already
+                    write_training_page(folder, None)
+
+
+@final
+class PageObserver:
+    """Writes a training's page after each epoch, from the checkpoint that is there by then.
+
+    Args:
+        folder: of the training.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_start(self, total_steps: int, steps_done: int) -> None:  # noqa: ARG002 - the checkpoint says it
+        """Write the page of what is there."""
+        write_training_page(self._folder, _REFRESH)
+
+    def on_step(self, images: int, loss: float | None) -> None:
+        """Do nothing."""
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:  # noqa: ARG002 - the checkpoint holds it
+        """Write the page anew."""
+        write_training_page(self._folder, _REFRESH)
+
+
+def write_training_page(folder: Path, refresh: int | None) -> None:
+    """Write a training's page into its folder, whole.
+
+    Raises:
+        RecordError: if the training cannot be read, or the page cannot be written.
+    """
+    if is_training(folder):
+        content = TrainingContent.read(folder)
+    else:
+        content = TrainingContent(folder.resolve().name, {}, (), is_finished=False)
+    again = None if content.is_finished else refresh
+    write_text(folder / PAGE, render_training(content, again), "choose another --out", errors="replace")
+
+
+def settings_of(spec: "RunSpec") -> dict[str, Any]:
+    """Return what is trained and how, by name, for a logger."""
+    return {
+        **{f"method.{name}": value for name, value in spec.method.describe().items()},
+        "data": spec.data,
+        "network": spec.network,
+        "activation": str(spec.activation),
+        "cells": None if spec.grid is None else spec.grid.cells,
+        **spec.training.describe(),
+    }

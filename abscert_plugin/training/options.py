@@ -1,0 +1,84 @@
+"""What a method's options mean: each field of its dataclass, by the docstring, with its default and its range.
+
+A field says its range by its type, or by its metadata: `UNIT`, `PART`, `POSITIVE` or `NOT_NEGATIVE`. The dataclass
+checks it in `__post_init__`.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import EnumType
+from types import MappingProxyType
+from typing import Any, Final, final, get_type_hints
+
+_RANGE: Final = "range"
+UNIT: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "0 to 1"})
+POSITIVE: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "at least 1"})
+PART: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "above 0 and at most 1"})
+NOT_NEGATIVE: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "at least 0"})
+_KINDS: Final[Mapping[Any, str]] = MappingProxyType(
+    {bool: "true, false", int: "a whole number", float: "a number", str: "text"}
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OptionFacts:
+    """What is told of an option.
+
+    Args:
+        name: what `--set` calls it.
+        meaning: what it is, in a line; empty where its class does not say.
+        default: its value where none is given; empty where one has to be.
+        range: the values that it may have, in words.
+    """
+
+    name: str
+    meaning: str
+    default: str
+    range: str
+
+
+def facts_of(options: type[Any]) -> tuple[OptionFacts, ...]:
+    """Return what the fields of a dataclass of options are.
+
+    >>> @dataclass
+    ... class Options:
+    ...     '''Some.
+    ...
+    ...     Args:
+    ...         share: of the loss,
+    ...             at last.
+    ...     '''
+    ...     share: float = dataclasses.field(default=0.5, metadata=UNIT)
+    >>> facts_of(Options)
+    (OptionFacts(name='share', meaning='of the loss, at last', default='0.5', range='0 to 1'),)
+    """
+    meanings, kinds = _meanings(options), get_type_hints(options)
+    return tuple(
+        OptionFacts(field.name, meanings.get(field.name, ""), _shown(field.default), _range(field, kinds[field.name]))
+        for field in dataclasses.fields(options)
+    )
+
+
+def _meanings(options: type[Any]) -> dict[str, str]:
+    """Return what the section `Args` of a class's docstring says of each name."""
+    _, _, section = (inspect.getdoc(options) or "").partition("\nArgs:\n")
+    section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
+    entries = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", section, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
+
+
+def _shown(value: Any) -> str:
+    if value is dataclasses.MISSING:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _range(field: "dataclasses.Field[Any]", kind: Any) -> str:
+    if isinstance(kind, EnumType):
+        members: list[Any] = list(kind)
+        return ", ".join(str(member.value) for member in members)
+    return str(field.metadata.get(_RANGE, _KINDS.get(kind, "")))
