@@ -47,15 +47,33 @@ def advise(
     radius_scale: options.RadiusScaleName = RadiusScale.PIXEL,
     data_dir: options.DataDir = None,
     image_size: options.ImageSize = None,
-    most_cells: Annotated[int, typer.Option("--most-cells", help="Look at 1 to so many cells.")] = 16,
+    most_cells: Annotated[
+        int, typer.Option("--most-cells", help="Look at 1 to so many cells.", rich_help_panel=manual.CONTENT)
+    ] = 16,
     limit: options.Limit = None,
     compared: Annotated[
-        int, typer.Option("--compared", help="Compare so many images, the first ones, with each other.")
+        int,
+        typer.Option(
+            "--compared",
+            help="Compare so many images, the first ones, with each other.",
+            rich_help_panel=manual.CONTENT,
+        ),
     ] = 10_000,
     neighbours: Annotated[
-        int, typer.Option("--neighbours", help="Of other classes that each of them is compared with.")
+        int,
+        typer.Option(
+            "--neighbours", help="Of other classes that each of them is compared with.", rich_help_panel=manual.CONTENT
+        ),
     ] = 5,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for advice.json and the chart advice.svg.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for advice.json and the chart advice.svg.  [default: none is written]",
+            metavar="FOLDER",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Advise how many cells to train on, and where their edges lie: what balls of the training images do on each grid.
