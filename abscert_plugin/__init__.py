@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from abscert_plugin.api.guarding import Answers as Answers
     from abscert_plugin.api.guarding import Guard as Guard
     from abscert_plugin.api.guarding import guard as guard
-    from abscert_plugin.api.training import Epoch as Epoch
-    from abscert_plugin.api.training import Trained as Trained
+    from abscert_plugin.api.trained import Epoch as Epoch
+    from abscert_plugin.api.trained import Trained as Trained
     from abscert_plugin.api.training import train as train
     from abscert_plugin.api.verdicts import ImageVerdict as ImageVerdict
     from abscert_plugin.api.verdicts import Verdicts as Verdicts
@@ -31,11 +31,11 @@ __version__ = "0.1.0"
 
 _LAZY: Final = {
     "Answers": "abscert_plugin.api.guarding",
-    "Epoch": "abscert_plugin.api.training",
+    "Epoch": "abscert_plugin.api.trained",
     "Grid": "abscert_plugin.grid",
     "Guard": "abscert_plugin.api.guarding",
     "ImageVerdict": "abscert_plugin.api.verdicts",
-    "Trained": "abscert_plugin.api.training",
+    "Trained": "abscert_plugin.api.trained",
     "Verdicts": "abscert_plugin.api.verdicts",
     "export": "abscert_plugin.api.exporting",
     "guard": "abscert_plugin.api.guarding",

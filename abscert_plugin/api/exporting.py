@@ -12,12 +12,9 @@ from abscert_plugin.api.models import Model, as_file, is_module, module_opening
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.export import Exported
-from abscert_plugin.artifact.foreign import open_foreign
-from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped
 from abscert_plugin.artifact.wrap import wrap as write
 from abscert_plugin.ball import LEVELS
-from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -25,7 +22,6 @@ from abscert_plugin.preprocessing import Opening
 from abscert_plugin.training.checkpoint import Checkpoint
 from abscert_plugin.training.edges import histogram, means
 from abscert_plugin.training.run import restore, write_onnx
-from abscert_plugin.verification.logits import accuracy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -141,15 +137,6 @@ def wrap_file(
         represented=() if counted is None else means(grid, histogram(counted)),
     )
     return write(model, out, options)
-
-
-def accuracies(model: Path, deploy: Path, opening: Opening, images: DataSet, classes: int | None) -> dict[str, float]:
-    """Return the share of images that a classifier labels right, 0 to 1, as it is and under abstraction."""
-    original = open_foreign(model, Provider.CPU, opening, images.shape, classes)
-    return {
-        "accuracy": accuracy(original.run_images, images),
-        "wrapped_accuracy": accuracy(Artifact.open(deploy, Provider.CPU).run_images, images),
-    }
 
 
 @in_python

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from jaxtyping import Float32
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.artifact.write import DEPLOY, write_checked
+from abscert_plugin.artifact.write import write_checked
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.preprocessing import Layout, Opening
@@ -59,11 +60,11 @@ def as_file(
 
     Raises:
         UnsupportedModelError: if it cannot be written as a file, or is no model.
-        ConfigError: if the shape of images is not known, or a folder holds no deploy.onnx.
+        ConfigError: if the shape of images is not known, or a folder holds no ONNX file or several.
         ExportError: if the file gives other logits than the module.
     """
     if isinstance(model, str | PathLike):
-        return _found(Path(model))
+        return model_in(Path(model))[0]
     if is_module(model):
         from abscert_plugin.artifact.module import export_module
 
@@ -76,14 +77,6 @@ def as_file(
         export_module(module, folder / name, shape, probes, how.scale, how.layout)
         return folder / name
     return _saved(model, folder / name)
-
-
-def _found(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if not (path / DEPLOY).is_file():
-        raise ConfigError(f"expected an ONNX file or a folder that holds {DEPLOY}, got the folder {path}")
-    return path / DEPLOY
 
 
 def _saved(model: Any, path: Path) -> Path:

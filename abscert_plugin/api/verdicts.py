@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final, overload
+from typing import TYPE_CHECKING, Final, final, overload
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
@@ -68,6 +68,7 @@ class Verdicts(Sequence[ImageVerdict]):
         folder: where its records are; it goes with this object where no `out` was named, see `save`.
         records: the rows as the command writes them.
         run: how they were made.
+        data: the images and labels.
         notes: what there was to say, such as what of the model stays closed; a line each.
     """
 
@@ -88,7 +89,7 @@ class Verdicts(Sequence[ImageVerdict]):
         self.model = model
         self.notes = tuple(as_keywords(note.removeprefix("note: ")) for note in notes)
         self.claim = Claim(run.configuration["claim"])
-        self._data = data
+        self.data = data
         self._places = places
         self._holder = holder  # of a temporary folder
 
@@ -197,10 +198,9 @@ class Verdicts(Sequence[ImageVerdict]):
             ConfigError: if another solver decided.
             RecordError: if it cannot be written.
         """
-        place = Path(path)
-        check_certifiable(self.run.configuration)
-        write_certificate(place, self.folder, list(self.records), self.run, self._data)
-        return place
+        refuse_other(self.run.configuration.get("solver"))
+        write_certificate_of(self, Path(path))
+        return Path(path)
 
     def __str__(self) -> str:
         found = self.summary()
@@ -260,19 +260,26 @@ class Verdicts(Sequence[ImageVerdict]):
         if record.counterexample is None:
             return None
         if record.counterexample == ITSELF:
-            batch = self._data.take(np.array([self._places[record.index]]))
-            found: Any = self._data.pixels(batch.images)[0]
-            return np.asarray(found)
+            batch = self.data.take(np.array([self._places[record.index]]))
+            return self.data.pixels(batch.images)[0]
         return read_array(self.folder / record.counterexample)
 
 
-def check_certifiable(configuration: Any) -> None:
-    """Raise where a run's verdicts are another solver's, of which no certificate can be written.
+def write_certificate_of(verdicts: Verdicts, path: Path) -> None:
+    """Write the certificate of verdicts.
 
     Raises:
-        ConfigError: if they are.
+        RecordError: if a counterexample cannot be read or the file cannot be written.
     """
-    solver = configuration.get("solver")
+    write_certificate(path, verdicts.folder, list(verdicts.records), verdicts.run, verdicts.data)
+
+
+def refuse_other(solver: str | None) -> None:
+    """Raise where another solver decides: no certificate can be written of its verdicts.
+
+    Raises:
+        ConfigError: if one does.
+    """
     if solver is not None:
         raise ConfigError(
             f"expected no --certificate with --solver {solver}: it says how abscert's bounds are computed"

@@ -12,22 +12,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from abscert_plugin.api.arrays import ARRAYS, Images, as_data_set
+from abscert_plugin.api.guess import ToldByModel, asked_of, told_by
 from abscert_plugin.api.models import Model, as_file, open_model
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.verdicts import Verdicts
 from abscert_plugin.api.wording import in_python
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
-from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Inputs, Radius
+from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError, DataError
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import Verification
 
+_OWN: Final = "abscert"  # `solvers.OWN`, which imports torch
 _CELL_BATCH: Final = 250
 _BALL_BATCH: Final = 100
 _ASKABLE: Final = (*PROVABLE, Arithmetic.THIS_RUNTIME)
@@ -66,6 +69,11 @@ class Question:
     def claim(self) -> Claim:
         """What is decided."""
         return Claim.CELL if self.radius is None else Claim.BALL
+
+    @property
+    def other_solver(self) -> str | None:
+        """Another package's solver; None for our own verifier, which has a name too."""
+        return None if self.solver == _OWN else self.solver
 
     @property
     def asked_arithmetic(self) -> Arithmetic | None:
@@ -116,28 +124,45 @@ class Asked:
         return Verdicts(records, info, verification.data, folder, verification.artifact.path, self.notes, holder)
 
 
-def ask(artifact: Artifact, images: DataSet, question: Question) -> Asked:
+def ask(
+    artifact: Artifact,
+    images: DataSet,
+    question: Question,
+    taken: str = "",
+    tell: Callable[[str], object] | None = None,
+) -> Asked:
     """Return a question about images to a model, with what decides it opened.
+
+    Args:
+        artifact: the model.
+        images: the images.
+        question: what is decided of each, and how.
+        taken: a line that says what was taken from the model, as nobody gave it.
+        tell: told each note as soon as it is known.
 
     Raises:
         AbscertError: if an option has no meaning, or the images do not fit the model.
     """
-    notes = []
+    notes: list[str] = []
+
+    def note(line: str) -> None:
+        notes.append(line)
+        if tell is not None:
+            tell(line)
+
     if artifact.grid is not None and artifact.grid.cells == 1:
-        notes.append("note: with one cell every image is the same to the network, so it decides nothing")
+        note("note: with one cell every image is the same to the network, so it decides nothing")
     question.check()
     decider, closed = _decider(artifact, images, question)
     if closed:
-        notes.append(f"note: {closed}")
+        note(f"note: {closed}")
     if question.arithmetic is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
-        notes.append(
-            "note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too"
-        )
+        note("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
     size = _CELL_BATCH if question.radius is None else _BALL_BATCH
     size = size if question.batch_size is None else question.batch_size
     verification = Verification(artifact, images, size, decider)
     verification.check()
-    return Asked(verification, (*notes, *([artifact.told] if artifact.told else [])))
+    return Asked(verification, (*notes, *(line for line in (taken, artifact.told) if line)))
 
 
 def _decider(artifact: Artifact, images: DataSet, question: Question) -> tuple[Decider, str]:
@@ -155,7 +180,7 @@ def _decider(artifact: Artifact, images: DataSet, question: Question) -> tuple[D
     only = None if question.bound is None else member(BoundMethod, "bound", question.bound)
     budget = Budget(seconds=question.timeout, exhaustive=question.exhaustive, only=only)
     choice = NetworkChoice(question.black_box, question.checkpoint)
-    return open_solver(question.solver or OWN, BallQuestion(artifact, images, ball, budget, choice, asked))
+    return open_solver(question.other_solver or OWN, BallQuestion(artifact, images, ball, budget, choice, asked))
 
 
 def folder_name(model: Path, data: str, question: Question, radius: str | None) -> str:
@@ -170,7 +195,7 @@ def folder_name(model: Path, data: str, question: Question, radius: str | None) 
     name = f"verify-{model.stem}-{data}-{question.claim}"
     if question.radius is not None:
         name += f"-{radius}-{question.radius.scale}-{question.inputs}"
-    chosen = (question.bound, question.solver, question.arithmetic)
+    chosen = (question.bound, question.other_solver, question.arithmetic)
     return (name + "".join(f"-{given}" for given in chosen if given is not None)).replace("/", "_")
 
 
@@ -213,9 +238,11 @@ def verify(
         images: [count, channels, height, width], an array or tensor of floats in [0, 1] or of uint8, which stand for
             value / 255; or a data set of `load_data`, which has labels of its own.
         labels: the class of each, whole numbers from 0.
-        radius: of the l-infinity ball, such as 0.1 or 8 / 255, on `radius_scale`; none for the claim `cell`.
+        radius: of the l-infinity ball, such as 0.1 or 8 / 255, on `radius_scale`; none for the claim `cell`. The
+            one that the model says it was trained for, where None.
         claim: `ball`: every image within the radius gets the label. `cell`: every image whose pixels lie in the same
-            cells does, of a model with cells. By default `ball` where there is a radius.
+            cells does, of a model with cells. By default `ball` where there is a radius; without
+            both, the claim that the model says it was trained for, with its radius.
         radius_scale: `pixel` (of pixels in [0, 1]) or `training` (of [-1, 1]).
         inputs: images of the ball: `float`, or `uint8` for those of 8 bits alone.
         arithmetic: what verdicts hold for: `any-order` of the model's sums, `wide-sums`, or `this-runtime`; by default
@@ -246,8 +273,16 @@ def verify(
         VerifierError, RecordError, CheckpointError: as `abscert verify`.
     """
     start = time.perf_counter()
+    opening = opening_of(reading)
+    data = as_data_set(images, labels, classes)
+    holder = tempfile.TemporaryDirectory(prefix="abscert-") if out is None else None
+    folder = Path(holder.name if holder is not None else str(out))
+    probes = data.pixels(data.first(8).take(np.arange(min(8, len(data)))).images)
+    path = as_file(model, folder, data.shape, opening, probes)
+    known = None if data.name == ARRAYS and classes is None else len(data.classes)
+    ball, taken = _claimed(told_by(read_model(path), path), path, claim, radius, radius_scale)
     how = Question(
-        radius=_claimed_radius(claim, radius, radius_scale),
+        radius=ball,
         inputs=inputs,
         arithmetic=arithmetic,
         bound=bound,
@@ -258,16 +293,9 @@ def verify(
         solver=solver,
         batch_size=batch_size,
     )
-    opening = opening_of(reading)
-    data = as_data_set(images, labels, classes)
-    holder = tempfile.TemporaryDirectory(prefix="abscert-") if out is None else None
-    folder = Path(holder.name if holder is not None else str(out))
-    probes = data.pixels(data.first(8).take(np.arange(min(8, len(data)))).images)
-    path = as_file(model, folder, data.shape, opening, probes)
-    known = None if data.name == ARRAYS and classes is None else len(data.classes)
     artifact = open_model(model, path, opening, member(Provider, "provider", provider), data.shape, known)
     check_labels(artifact, data)
-    asked = ask(artifact, data, how)
+    asked = ask(artifact, data, how, taken)
     done = 0
 
     def on_batch(count: int) -> None:
@@ -279,14 +307,17 @@ def verify(
     return asked.run(folder, on_batch, start, holder)
 
 
-def _claimed_radius(claim: str | None, radius: RadiusLike | None, scale: str) -> Radius | None:
-    """Return the ball's radius; None for the claim `cell`."""
-    asked = None if claim is None else member(Claim, "claim", claim)
-    if radius is None and asked is not Claim.CELL:
-        raise ConfigError("expected a radius, such as radius=0.1, for the claim ball; or claim='cell', which has none")
-    if radius is not None and asked is Claim.CELL:
-        raise ConfigError("expected --radius with --claim ball alone: the claim cell has none")
-    return None if radius is None else as_radius(radius, scale)
+def _claimed(
+    told: ToldByModel, path: Path, claim: str | None, radius: RadiusLike | None, scale: str
+) -> tuple[Radius | None, str]:
+    """Return the ball's radius, None for the claim `cell`, and a line that says what the model was asked for."""
+    named = None if claim is None else member(Claim, "claim", claim)
+    if radius is not None:
+        if named is Claim.CELL:
+            raise ConfigError("expected --radius with --claim ball alone: the claim cell has none")
+        return as_radius(radius, scale), ""
+    asked = asked_of(path, told, ARRAYS, named, None, member(RadiusScale, "radius-scale", scale))
+    return None if asked.radius is None else Radius.parse(asked.radius, asked.scale), asked.note
 
 
 def check_labels(artifact: Artifact, data: DataSet) -> None:

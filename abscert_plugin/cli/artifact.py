@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import numpy as np
 import typer
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.ball import LEVELS
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
-from abscert_plugin.cli.looking import model_in
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -90,13 +90,9 @@ def export(  # one parameter per option
     if (data, data_dir, image_size) != (None, None, None):
         raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
 
-    from abscert_plugin.training.run import restore, write_onnx
+    from abscert_plugin.api.exporting import export_training
 
-    network, config, grid, checkpoint = restore(run)
-    # random images of 8-bit pixels: an export needs no data set
-    shape = (32, *config.image_shape)
-    probes = np.random.default_rng(1).integers(0, 256, shape).astype(np.float32) / np.float32(255)
-    exported = write_onnx(network, config, grid, checkpoint, probes, out or run)
+    exported, checkpoint = export_training(run, out)
     if json:
         print_json({**exported.paths, "best_epoch": checkpoint.best_epoch})
         return
@@ -210,14 +206,12 @@ def wrap(
     json: options.Json = False,
 ) -> None:
     """Put any ONNX classifier under abstraction: phi in front, a point of the cell fed to the model."""
+    from abscert_plugin.api.exporting import wrap_file
     from abscert_plugin.artifact.foreign import open_foreign
     from abscert_plugin.artifact.opened import Artifact
-    from abscert_plugin.artifact.wrap import WrapOptions
-    from abscert_plugin.artifact.wrap import wrap as write
     from abscert_plugin.blackbox import Provider
     from abscert_plugin.data import Split, load_data
     from abscert_plugin.preprocessing import Opening
-    from abscert_plugin.training.edges import histogram, means
 
     model, found = model_in(model)
     if represent is Represent.MEANS and (lossless or data is None):
@@ -230,23 +224,10 @@ def wrap(
         asked = replace(asked, image_shape=asked.image_shape or images.shape)
         classes = classes or len(images.classes)
     grid = Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity)
-    represented: tuple[float, ...] = ()
+    counted = None
     if represent is Represent.MEANS and data is not None:
-        represented = means(grid, histogram(load_data(data, Split.TRAIN, data_dir, image_size)))
-    wrapped = write(
-        model,
-        out,
-        WrapOptions(
-            grid=grid,
-            image_shape=asked.image_shape,
-            layout=asked.layout,
-            scale=asked.scale,
-            output=asked.output,
-            labels=classes,
-            levels=LEVELS if lossless else None,
-            represented=represented,
-        ),
-    )
+        counted = load_data(data, Split.TRAIN, data_dir, image_size)
+    wrapped = wrap_file(model, out, grid, asked, classes, lossless, counted)
     say(found)
     for note in wrapped.notes:
         LOG.print(f"note: {note}", highlight=False, soft_wrap=True)

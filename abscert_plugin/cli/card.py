@@ -5,9 +5,9 @@ from typing import Annotated, Final
 
 import typer
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
-from abscert_plugin.cli.looking import model_in
 from abscert_plugin.report.card_folder import write_card
 from abscert_plugin.report.holdings import read_holdings
 from abscert_plugin.report.model_card import model_card

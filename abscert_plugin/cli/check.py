@@ -9,13 +9,13 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
+from abscert_plugin.api.looking import certificate_in, model_in, model_of
 from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Claim, Verdict
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say, say_closed
-from abscert_plugin.cli.looking import certificate_in, model_in, model_of
 from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import check_proof, need_query
 from abscert_plugin.data import DataSet, Split, load_data

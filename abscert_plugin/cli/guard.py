@@ -5,12 +5,11 @@ from typing import Annotated, Final
 
 import typer
 
+from abscert_plugin.api.looking import model_in
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
-from abscert_plugin.cli.looking import model_in
 from abscert_plugin.cli.progress import working
-from abscert_plugin.errors import ConfigError
 
 _EXAMPLE: Final = "abscert guard runs/ball --radius 0.1 --out runs/ball/guard.onnx"
 
@@ -74,25 +73,20 @@ def guard(  # one parameter per option
     `certified` is true only where every image within the radius provably gets the label, in any order of the float32
     sums, on any runtime. `margin` is the proven lower bound of the label's logit over any other.
     """
+    from abscert_plugin.api.guarding import check_target, make_guard
     from abscert_plugin.artifact.foreign import open_classifier
     from abscert_plugin.ball import Ball
     from abscert_plugin.blackbox import Provider
-    from abscert_plugin.bounds.bounder import BoundMethod
     from abscert_plugin.choices import member
     from abscert_plugin.claim import Inputs, Radius
-    from abscert_plugin.guards.write import write_guard
 
     model, found = model_in(model)
-    if out.suffix != ".onnx":
-        raise ConfigError(f"expected --out as the name of an ONNX file, such as guard.onnx, got {out}")
-    if out.exists() and model.exists() and out.resolve() == model.resolve():
-        raise ConfigError(f"expected --out beside the model, got the model itself: {out}")
+    check_target(out, model)
     kind = member(Inputs, "inputs", inputs)
     balls = [Ball(Radius.parse(text, radius_scale), kind) for text in radius]
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
-    artifact = open_classifier(model, Provider.CPU, opening)
     with working(f"writing the guard of {model.name}"):
-        write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
+        make_guard(open_classifier(model, Provider.CPU, opening), out, balls, largest, bound)
     say(found)
     size = out.stat().st_size / model.stat().st_size
     if json:

@@ -6,16 +6,15 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from abscert_plugin.api.guess import DEFAULT_DATA
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.choices import expected_one_of
-from abscert_plugin.claim import Arithmetic, RadiusScale
-from abscert_plugin.cli import completion, manual, names
+from abscert_plugin.claim import RadiusScale
+from abscert_plugin.cli import completion, manual
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 
 DEFAULT_CELLS: Final = 10
-DEFAULT_DATA: Final = "digits"
 
 
 class ClaimName(StrEnum):
@@ -232,17 +231,6 @@ KnownRadius: TypeAlias = Annotated[
 RadiusScaleName: TypeAlias = Annotated[
     RadiusScale, typer.Option("--radius-scale", help="Scale of --radius.", rich_help_panel=manual.CLAIM)
 ]
-
-
-def asked_arithmetic(given: str | None) -> Arithmetic | None:
-    """Return what `--arithmetic` asks for.
-
-    Raises:
-        ConfigError: if it is nothing that can be asked for.
-    """
-    if given not in (None, *names.ARITHMETICS):
-        raise ConfigError(expected_one_of("--arithmetic", names.ARITHMETICS, str(given)))
-    return None if given is None else Arithmetic(given)
 
 
 def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, str]:

@@ -6,13 +6,13 @@ from typing import Annotated, Final
 
 import typer
 
+from abscert_plugin.api.looking import records_in
 from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
-from abscert_plugin.cli.looking import records_in
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.records import RunInfo, read_records

@@ -8,9 +8,9 @@ from typing import Annotated, Final
 
 import typer
 
+from abscert_plugin.api.looking import records_in
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import LOG, OUT, say
-from abscert_plugin.cli.looking import records_in
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import write_text
 from abscert_plugin.plugins import registered

@@ -1,6 +1,7 @@
 """`abscert train` and `abscert tune`."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,10 +119,11 @@ def train(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Train a network by a method and export it; the epoch is chosen on the validation split."""
+    from abscert_plugin.api.training import carry_out, loop_options
     from abscert_plugin.training.checkpoint import FILE_NAME
-    from abscert_plugin.training.edges import EdgeChoice, choose_grid
+    from abscert_plugin.training.edges import EdgeChoice
     from abscert_plugin.training.methods import METHODS, chosen_method
-    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder, run_training, write_run
+    from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder
 
     flags = {
         "robust_loss": robust_loss,
@@ -136,17 +138,18 @@ def train(  # one parameter per option
     ball = method_options.chosen_radius(radius, radius_scale)
     choice = None if edges is None else member(EdgeChoice, "edges", edges)
     how = chosen_method(method, ball, method_options.chosen_settings(entry, settings or (), flags), choice)
-    chosen = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "patience": entry.patience if patience is None else patience,
-        "augmentation": augmentation,
-        "precision": precision,
-        "gradient_clip": entry.gradient_clip if gradient_clip is None else gradient_clip,
-        "average": average,
-        "seed": seed,
-    }
+    chosen = loop_options(
+        entry,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=patience,
+        augmentation=augmentation,
+        precision=precision,
+        gradient_clip=gradient_clip,
+        average=average,
+        seed=seed,
+    )
     grid = method_options.training_grid(how, method, cells, granularity)
     named = activation or str(entry.activation)
     spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
@@ -154,8 +157,6 @@ def train(  # one parameter per option
     _say_what_is_resumed(out / FILE_NAME, resume)
     with working(f"reading {data}"):
         loaded = TrainingData.load(spec)
-    if grid is not None:
-        spec = replace(spec, grid=choose_grid(choice or EdgeChoice.UNIFORM, grid.cells, ball, loaded.training))
     keep_freed_memory()
     title = f"training by {method}" + (f", {grid.cells} cells" if grid is not None else "")
     with (
@@ -163,13 +164,12 @@ def train(  # one parameter per option
         interruptible(f"add --resume to go on with {out}"),
         watchers.watching(out, spec, ProgressObserver(bar, title, claimed(how))) as observer,
     ):
-        run = run_training(spec, loaded, out, observer)
-    exported = write_run(run, loaded, out)
+        trained = carry_out(spec, loaded, out, observer, choice, ball)
     if json:
-        print_json({**facts(run), **exported.paths})
+        print_json({**facts(trained.run), **trained.exported.paths})
         return
-    OUT.print(training_table(run))
-    OUT.print(f"wrote {' and '.join(exported.paths.values())}", highlight=False, soft_wrap=True)
+    OUT.print(training_table(trained.run))
+    OUT.print(f"wrote {' and '.join(trained.exported.paths.values())}", highlight=False, soft_wrap=True)
 
 
 def tune(
@@ -264,7 +264,11 @@ def claimed(method: "Method") -> str:
     """Return what a method's validation error is of; a ball with its radius and scale."""
     how = method.describe()
     is_ball = method.claim == "ball" and "radius" in how
-    return f"{method.claim}, radius {how['radius']} {how['radius_scale']}" if is_ball else method.claim
+    return f"{method.claim}, radius {_written(how['radius'])} {how['radius_scale']}" if is_ball else method.claim
+
+
+def _written(radius: str) -> str:
+    return Radius(Fraction(radius), RadiusScale.TRAINING).written  # a scale on which all have a meaning
 
 
 def facts(run: "TrainedRun") -> dict[str, Any]:
@@ -289,7 +293,7 @@ def training_table(run: "TrainedRun") -> Table:
     """Return the facts of a training as a table."""
     claim = run.objective.claim
     how = run.checkpoint.description["method_options"]
-    radius = f", radius {how['radius']} on the {how['radius_scale']} scale" if "radius" in how else ""
+    radius = f", radius {_written(how['radius'])} on the {how['radius_scale']} scale" if "radius" in how else ""
     title = f"training (the epoch is chosen on the validation split, claim `{claim}`{radius})"
     table = Table(title=title, title_justify="left")
     for name in ("network", "cells", "d", "epochs", "best epoch", f"validation {claim} error", "seconds"):

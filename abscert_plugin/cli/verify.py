@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from abscert_plugin.api.guess import asked_of, told_by
+from abscert_plugin.api.looking import model_in
+from abscert_plugin.api.verdicts import refuse_other, write_certificate_of
+from abscert_plugin.api.verifying import Question, ask, folder_name
 from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.model_file import read_model
-from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.choices import member
-from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Inputs, Radius, RadiusScale
+from abscert_plugin.claim import SCOPE, Radius, RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say, say_closed
-from abscert_plugin.cli.guess import asked_of, told_by
-from abscert_plugin.cli.looking import model_in
+from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
 from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import verify_query
@@ -26,11 +26,8 @@ from abscert_plugin.files import set_aside
 from abscert_plugin.query.naming import is_query
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
-from abscert_plugin.verification.cell import open_cells
-from abscert_plugin.verification.certificate import write_certificate
-from abscert_plugin.verification.decision import Decider
-from abscert_plugin.verification.run import RECORDS, Verification
-from abscert_plugin.verification.summary import Summary, summarise
+from abscert_plugin.verification.run import RECORDS
+from abscert_plugin.verification.summary import Summary
 
 _EXAMPLE = "abscert verify runs/ball --data mnist --claim ball --radius 0.1 --timeout 10"
 _CELL_BATCH = 250
@@ -134,46 +131,26 @@ def verify(  # one parameter per option
     read = read_model(model)
     asked_for = asked_of(model, told_by(read, model), data, claim, radius, radius_scale)
     data, radius, radius_scale = asked_for.data, asked_for.radius, asked_for.scale
-    is_ball = asked_for.claim is Claim.BALL
     with working(f"reading {data}"):
         images = load_data(data, Split.TEST, data_dir, image_size).first(limit)
     artifact = open_classifier(model, provider, opening, images.shape, len(images.classes), read)
-    if artifact.grid is not None and artifact.grid.cells == 1:
-        LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
-    for option, given in (("checkpoint", checkpoint), ("bound", bound), ("solver", solver)):
-        if given is not None and not is_ball:
-            raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
-    asked = options.asked_arithmetic(arithmetic)
+    question = Question(
+        radius=None if radius is None else Radius.parse(radius, radius_scale),
+        inputs=inputs,
+        arithmetic=arithmetic,
+        bound=bound,
+        timeout=timeout,
+        exhaustive=exhaustive,
+        black_box=black_box,
+        checkpoint=checkpoint,
+        solver=solver,
+        batch_size=batch_size,
+    )
+    if certificate is not None:
+        refuse_other(question.other_solver)
     keep_freed_memory()
-    decider: Decider
-    if radius is None:
-        decider, closed = open_cells(artifact, asked)
-    else:
-        # torch is imported here: deciding cells must start without it
-        from abscert_plugin.bounds.bounder import BoundMethod
-        from abscert_plugin.verification.budget import Budget
-        from abscert_plugin.verification.opening import BallQuestion, NetworkChoice
-        from abscert_plugin.verification.solvers import OWN, open_solver
-
-        ball = Ball(Radius.parse(radius, radius_scale), member(Inputs, "inputs", inputs))
-        only = None if bound is None else member(BoundMethod, "bound", bound)
-        budget = Budget(seconds=timeout, exhaustive=exhaustive, only=only)
-        solver = None if solver == OWN else solver
-        if solver is not None and certificate is not None:
-            raise ConfigError(
-                f"expected no --certificate with --solver {solver}: it says how {OWN}'s bounds are computed"
-            )
-        question = BallQuestion(artifact, images, ball, budget, NetworkChoice(black_box, checkpoint), asked)
-        decider, closed = open_solver(solver or OWN, question)
-    say_closed(closed)
-    if asked is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
-        say("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
-    name = f"verify-{model.stem}-{data}-{asked_for.claim}" + (f"-{radius}-{radius_scale}-{inputs}" if is_ball else "")
-    name += "".join(f"-{given}" for given in (bound, solver, arithmetic) if given is not None)
-    folder = out or model.parent / name.replace("/", "_")
-    size = batch_size if batch_size is not None else _BALL_BATCH if is_ball else _CELL_BATCH
-    verification = Verification(artifact, images, size, decider)
-    verification.check()
+    asked = ask(artifact, images, question, tell=say)
+    folder = out or model.parent / folder_name(model, data, question, radius)
     notes = [found, asked_for.note, artifact.told]
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
@@ -185,17 +162,16 @@ def verify(  # one parameter per option
                 say(notes.pop(0))
             bar.update(task, advance=count)
 
-        records, info = verification.run(folder, on_batch, start)
+        verdicts = asked.run(folder, on_batch, start)
     if certificate is not None:
-        write_certificate(certificate, folder, records, info, images)
-    summary = summarise(records)
+        write_certificate_of(verdicts, certificate)
     if json:
-        print_json(_facts(summary, info, folder))
+        print_json(_facts(verdicts.summary(), verdicts.run, folder))
         return
-    OUT.print(run_table(NamedRecords(model.name, records)))
-    if is_ball:
-        OUT.print(reason_table(records))
-    OUT.print(SCOPE[Claim(summary.claim)], highlight=False)
+    OUT.print(run_table(NamedRecords(model.name, verdicts.records)))
+    if question.radius is not None:
+        OUT.print(reason_table(verdicts.records))
+    OUT.print(SCOPE[verdicts.claim], highlight=False)
     OUT.print(f"records: {folder / RECORDS}", highlight=False, soft_wrap=True)
     if certificate is not None:
         OUT.print(f"certificate: {certificate}", highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from abscert_plugin.training.checkpoint import check_same
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, run_training
+from abscert_plugin.wording import plain_words
 
 FILE_NAME: Final = "tune.json"
 _BATCH: Final = 500
@@ -227,4 +228,6 @@ def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]
         check_same(_with_none(value["description"]), description, out)
         return msgspec.convert(value["steps"], list[TuningStep])
     except (KeyError, AttributeError, TypeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{out / FILE_NAME} is not a tuning's file: {error}; choose another --out") from error
+        raise CheckpointError(
+            f"{out / FILE_NAME} is not a tuning's file: {plain_words(error)}; choose another --out"
+        ) from error
