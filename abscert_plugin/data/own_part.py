@@ -60,11 +60,11 @@ def class_labels(file: OwnFile, where: str) -> tuple[tuple[str, ...], Labels]:
     found = {name: _flat(part.labels, f"the labels of {where} ({name})") for name, part in file.parts.items()}
     whole = np.concatenate(list(found.values()))
     if whole.dtype.kind in "US":
-        names = np.unique(whole)
-        if len(names) > _MOST_NAMES:
-            raise DataError(f"expected classes as labels of {where}, got {len(names):,} different words")
-        labels = {name: np.searchsorted(names, part).astype(np.int64) for name, part in found.items()}
-        return tuple(map(str, names)), labels
+        words = np.unique(whole)
+        if len(words) > _MOST_NAMES:
+            raise DataError(f"expected classes as labels of {where}, got {len(words):,} different words")
+        labels = {name: np.searchsorted(words, part).astype(np.int64) for name, part in found.items()}
+        return tuple(map(str, words)), labels
     known = np.unique(whole)
     count = len(known) if file.classes is None else len(file.classes)
     if known[0] < 0 or known[-1] >= count:

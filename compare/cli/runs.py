@@ -136,7 +136,8 @@ def run(
 ) -> None:
     """Carry out a plan's runs; what is done stays, and after a kill the same command goes on.
 
-    A run that fails is recorded with its reason, and the others go on; the status is then 1.
+    A run that fails is recorded with its reason, which `abscert compare status` shows, and the others go on; the status
+    is then 1.
 
     With --engine ray, this machine is a node of the cluster, and every node has abscert-plugin, and sees the results
     folder and the data by the same paths. The runs of a node that dies go on elsewhere.

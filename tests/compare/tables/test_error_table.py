@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import msgspec
 import pytest
@@ -198,7 +199,7 @@ def test_csv_and_json_hold_numbers_as_numbers(tables: tuple[Table, ...]) -> None
         *("cell interval, low", "cell interval, high", "cell interval, standard deviation", "cell interval, seeds"),
         *("ball error %", "ball error %, note", "epsilon", "key"),
     ]
-    expected = [
+    expected: list[list[Any]] = [
         ["mnist", 0.05, 0.1, 10000, None, 4.9, 17.62, None, None, 10.0, None, 2 / 255, "12345678"],
         ["mnist", 1 / 255, 2 / 255, 10000, 1000, None, None, 0.1, 3, None, "not run", None, "09b8b5f4"],
         ["4", None, None, None, None, None, None, None, None, 0.08, None, 0.1, ""],
@@ -208,9 +209,9 @@ def test_csv_and_json_hold_numbers_as_numbers(tables: tuple[Table, ...]) -> None
     lines = list(csv.reader(io.StringIO(as_csv([table]))))
     assert lines[0] == ["table", *names]
     assert lines[1:] == [["made", *("" if cell is None else str(cell) for cell in row)] for row in expected]
-    for one, read in zip(tables, json.loads(as_json(tables))["tables"], strict=True):  # hostile words stay as they are
-        assert (read["title"], read["notes"], len(read["rows"])) == (one.title, list(one.notes), len(one.rows))
-        assert [row[0] for row in read["rows"] if isinstance(row[0], str)] == [
+    for one, found in zip(tables, json.loads(as_json(tables))["tables"], strict=True):  # hostile words stay
+        assert (found["title"], found["notes"], len(found["rows"])) == (one.title, list(one.notes), len(one.rows))
+        assert [row[0] for row in found["rows"] if isinstance(row[0], str)] == [
             row[0] for row in one.rows if not row[0][:1].isdigit() and row[0] != "not run"
         ]
 
