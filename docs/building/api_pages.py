@@ -1,13 +1,14 @@
 """The reference of the API: one page a room, with every public module; and a check that no public name is left out."""
 
 import ast
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import abscert_plugin
+
 PACKAGES: Final = ("abscert_plugin", "baselines", "compare")
-FRONT_DOOR: Final = "abscert_plugin"
-"""The module whose page is written by hand, docs/reference/front_door.md."""
 _DIRECTIVE: Final = "```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n   :ignore-module-all:\n```\n"
 
 
@@ -38,6 +39,22 @@ def _page(room: str, names: Iterable[str]) -> str:
     for module in names:
         title = "The package" if module == room else module
         parts += [f"## {title}\n", _DIRECTIVE.format(module=module)]
+    return "\n".join(parts)
+
+
+def front_door() -> str:
+    """Return the page of what `import abscert_plugin as abscert` offers, each name where it is defined."""
+    parts = [
+        "# The front door\n",
+        "`import abscert_plugin as abscert`: what a user of the library calls. The commands call the same functions.\n",
+    ]
+    offered = {name: getattr(abscert_plugin, name) for name in abscert_plugin.__all__ if not name.startswith("_")}
+    for name, value in sorted(offered.items(), key=lambda item: (inspect.isclass(item[1]), item[0])):
+        kind = "class" if inspect.isclass(value) else "function"
+        members = "   :members:\n" if kind == "class" else ""
+        place = f"{value.__module__}.{name}"
+        title = f"## abscert.{name}\n"
+        parts += [title, f"```{{eval-rst}}\n.. auto{kind}:: {place}\n{members}   :no-index:\n```\n"]
     return "\n".join(parts)
 
 

@@ -35,7 +35,7 @@ def page(found: Mapping[str, Path]) -> str:
         rooms.setdefault(room, set()).update(text for name, text in raised(path) if not name.startswith("_"))
     lines = [
         "# Every message\n",
-        f"As they stand in the code; `{GAP}` is what varies. [Errors](../errors.md) says what to do.\n",
+        f"As they stand in the code; `{GAP}` is what varies. [Errors](../../errors.md) says what to do.\n",
     ]
     for room, those in sorted(rooms.items()):
         if those:

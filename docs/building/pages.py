@@ -38,6 +38,7 @@ def write_all(_app: Sphinx) -> None:
     reference = ROOT / "docs" / "reference"
     write(reference / "api", api_pages.pages(ROOT), "Every module")
     write(reference / "commands", command_pages.pages(), "Commands")
+    write(reference / "front_door", {"index": api_pages.front_door()}, None)
     write(reference / "messages", {"index": messages.page(api_pages.modules(ROOT))}, None)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
-GENERATED: Final = {DOCS / "reference" / name for name in ("api", "commands", "messages")}
+GENERATED: Final = {DOCS / "reference" / name for name in ("api", "commands", "front_door", "messages")}
 PAGES: Final = sorted(
     path
     for path in DOCS.rglob("*.md")

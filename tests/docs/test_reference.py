@@ -10,6 +10,7 @@ import command_pages
 import pytest
 import typer
 
+import abscert_plugin
 from abscert_plugin.cli.app import build_app
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -50,6 +51,12 @@ def test_every_module_is_on_a_page_once() -> None:
     modules = api_pages.modules(ROOT)
     assert len(modules) > 300
     assert all(text.count(f"automodule:: {name}\n") == 1 for name in modules)
+
+
+def test_the_page_of_the_front_door_has_all_that_it_offers() -> None:
+    page = api_pages.front_door()
+    assert all(f"## abscert.{name}\n" in page for name in abscert_plugin.__all__ if not name.startswith("_"))
+    assert "autofunction:: abscert_plugin.api.verifying.verify\n" in page
 
 
 def test_every_public_name_has_a_docstring_by_which_it_enters_the_reference() -> None:

@@ -16,6 +16,7 @@ from soundness_trials.evaluation import Evaluation, Way
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
+from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards import backward
 
 SHAPE, CLASSES = (2, 5, 6), 3
@@ -232,3 +233,12 @@ def test_a_file_of_many_classes_is_refused_by_what_it_has() -> None:
     point = np.zeros((1, 2), dtype=np.float32)
     with pytest.raises(UnsupportedModelError, match="too many classes"):
         WrittenGuard(graph, (2,), 60, point, point, is_backward=True)
+
+
+def test_rows_that_could_overflow_layers_further_back_are_refused() -> None:
+    draft = Draft()
+    value = draft.relu(draft.dense("x", [[2.0**45]], [0]))
+    graph = graph_of(draft.model("x", (1,), draft.dense(value, [[2.0**60, 0]], [0, 0]), 2))
+    x = np.full((1, 1), 2.0**-90, dtype=np.float32)
+    with pytest.raises(UnsupportedNodeError, match="rows may be too large"):
+        WrittenGuard(graph, (1,), 2, x, x, is_backward=True)
