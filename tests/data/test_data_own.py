@@ -162,6 +162,7 @@ def test_hugging_face_data_are_the_same_images(tmp_path: Path, form: str) -> Non
     assert len(test) == (8 if form == "saved" else 6)
 
 
+@pytest.mark.slow
 def test_commands_take_a_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save_npz(tmp_path / "own.npz", images=IMAGES, labels=LABELS)
     (train, _, test) = abscert("data", path, "--json").json["splits"]
