@@ -20,6 +20,7 @@ html_title = f"{project} {release}"
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
+smartquotes = False  # which would make a dash of the two of an option
 default_role = "code"  # docstrings write names between single backticks
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -31,7 +31,7 @@ def outputs(notebook: dict[str, Any]) -> list[Any]:
 def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes())
-    words: list[str | Path] = [sys.executable, ROOT / "docs" / "building" / "notebooks.py", copy.name]
+    words = [sys.executable, str(ROOT / "docs" / "building" / "notebooks.py"), copy.name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         words, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False, timeout=300
