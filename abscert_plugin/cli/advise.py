@@ -9,7 +9,6 @@ from rich.table import Table
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import manual, options
 from abscert_plugin.cli.console import OUT, print_json
-from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import write_json, write_text
 
@@ -80,12 +79,12 @@ def advise(
 
     Nothing is trained, and the test images have no say.
     """
+    from abscert_plugin.api.advising import looked_at
     from abscert_plugin.report.advice_chart import advice_chart
     from abscert_plugin.training.advise import advise as advise_on
 
     ball = Radius.parse(radius, radius_scale)
-    images = load_data(data, Split.TRAIN, data_dir, image_size).first(limit)
-    found = advise_on(images, ball, most_cells, compared, neighbours)
+    found = advise_on(looked_at(data, data_dir, image_size, limit), ball, most_cells, compared, neighbours)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)

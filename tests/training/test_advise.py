@@ -9,8 +9,10 @@ from command_line import abscert, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import abscert_plugin
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import ArraySource, DataSet, Split, load_data
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.advise import AdviceRow, advise
 from abscert_plugin.training.edges import EdgeChoice
@@ -103,3 +105,15 @@ def test_the_command_writes_table_chart_and_json(tmp_path: Path) -> None:
     assert (tmp_path / "advice.svg").read_text().startswith("<svg")
     assert "advice: " in abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100).out
     assert "at least 1 image" in refused("advise", "--data", "digits", "--radius", 0.1, "--compared", 0)
+
+
+def test_the_front_door_advises_on_names_and_arrays() -> None:
+    images = load_data("digits", Split.TRAIN, None).first(200)
+    expected = advise(images, Radius.parse("0.1"), 4)
+    by_name = abscert_plugin.advise("digits", 0.1, limit=200, most_cells=4)
+    stored = images.take(np.arange(200))
+    by_arrays = abscert_plugin.advise((images.pixels(stored.images), stored.labels), 0.1, most_cells=4)
+    assert by_name == expected
+    assert by_arrays.rows == expected.rows
+    with pytest.raises(ConfigError, match="radius"):
+        abscert_plugin.advise("digits", -0.1)
