@@ -1,13 +1,12 @@
-"""Verify a torch module on arrays: python examples/first_verify.py [images]."""
-
-import sys
+"""Verify a torch module on arrays; python examples/first_verify.py runs it."""
 
 from sklearn.datasets import load_digits
-from torch import nn
+from torch.nn import Flatten, Linear, ReLU, Sequential
 
 import abscert_plugin as abscert
 
-digits, count = load_digits(), int(sys.argv[1]) if len(sys.argv) > 1 else 20
-network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-verdicts = abscert.verify(network, digits.images[:count, None] / 16, digits.target[:count], radius=0.01)
-print(verdicts)
+digits = load_digits()
+images, labels = digits.images[:50, None] / 16, digits.target[:50]  # [count, channels, height, width] in [0, 1]
+network = Sequential(Flatten(), Linear(64, 32), ReLU(), Linear(32, 10))  # load your weights here
+verdicts = abscert.verify(network, images, labels, radius=0.01)
+print(verdicts, verdicts.certified, sep="\n")

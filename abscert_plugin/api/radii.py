@@ -4,11 +4,13 @@ import math
 from fractions import Fraction
 from typing import Final, TypeAlias
 
+import numpy as np
+
 from abscert_plugin.choices import member
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
 
-RadiusLike: TypeAlias = float | str | Fraction | Radius
+RadiusLike: TypeAlias = int | float | str | Fraction | Radius | np.generic
 """A radius of an l-infinity ball: 0.1, "8/255", a Fraction. Verdicts are about the exact number: of a float the nearest
 fraction over at most a million, if it has this very float, so that 0.1 is a tenth and 8 / 255 is that fraction."""
 

@@ -7,7 +7,7 @@ from abscert_plugin.choices import did_you_mean, member
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.preprocessing import InputScale, Layout, Opening
 
-Values: TypeAlias = float | Sequence[float]
+Values: TypeAlias = int | float | Sequence[int | float]
 
 
 class Reading(TypedDict, total=False):
@@ -49,8 +49,8 @@ def opening_of(reading: Reading) -> Opening | None:
     try:
         scale = InputScale(
             _pair(reading.get("input_range", (0.0, 1.0))),
-            _values(reading.get("mean", 0)),
-            _values(reading.get("std", 1)),
+            _values(reading.get("mean", 0.0)),
+            _values(reading.get("std", 1.0)),
         )
         image_shape = None if shape is None else _shape(shape)
     except (TypeError, ValueError) as error:
@@ -68,7 +68,7 @@ def _values(given: Values) -> tuple[float, ...]:
     return tuple(float(value) for value in given) if isinstance(given, Sequence) else (float(given),)
 
 
-def _pair(given: Sequence[float]) -> tuple[float, float]:
+def _pair(given: Sequence[int | float]) -> tuple[float, float]:
     low, high = given
     return float(low), float(high)
 

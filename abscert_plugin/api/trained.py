@@ -75,6 +75,11 @@ class Trained:
         self._holder = holder  # of a temporary folder
 
     @property
+    def method(self) -> str:
+        """The method's name; of a loss of one's own that of the function."""
+        return self.run.objective.name
+
+    @property
     def grid(self) -> Grid | None:
         """The cells; None without."""
         return self.run.grid

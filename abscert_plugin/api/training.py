@@ -1,6 +1,5 @@
 """`abscert.train`, and what the command `train` shares with it: a training carried out in a folder, and exported."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -9,6 +8,7 @@ from typing import Any, Final
 
 from abscert_plugin.api.own import Loss, Network, OwnLoss, builder, network_name
 from abscert_plugin.api.radii import RadiusLike, as_radius
+from abscert_plugin.api.scratch import Scratch
 from abscert_plugin.api.trained import Epoch, Teller, Trained
 from abscert_plugin.api.training_data import Data, Pair, training_data
 from abscert_plugin.api.wording import in_python
@@ -185,13 +185,13 @@ def train(
         seed=seed,
     )
     spec = _spec(network, data, loaded, how, grid, activation or _activation(entry), device, chosen)
-    holder = tempfile.TemporaryDirectory(prefix="abscert-") if out is None else None
-    folder = Path(holder.name if holder is not None else str(out))
+    scratch = Scratch(out)
+    folder = scratch.path
     prepare_folder(folder, resume)
     teller = Teller(progress, spec.training.epochs, how.claim)
     if (folder / FILE_NAME).exists():
         teller.former(read_checkpoint(folder).history)
-    return carry_out(spec, loaded, folder, teller, choice, ball, holder)
+    return carry_out(spec, loaded, folder, teller, choice, ball, scratch)
 
 
 def _method(

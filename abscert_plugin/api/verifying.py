@@ -1,6 +1,5 @@
 """`abscert.verify`, and what the command `verify` shares with it: a question, opened, and run over images."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from abscert_plugin.api.guess import ToldByModel, asked_of, told_by
 from abscert_plugin.api.models import Model, as_file, open_model
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.reading import Reading, opening_of
+from abscert_plugin.api.scratch import Scratch
 from abscert_plugin.api.verdicts import Verdicts
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.model_file import read_model
@@ -211,7 +211,7 @@ def verify(
     inputs: str = "float",
     arithmetic: str | None = None,
     bound: str | None = None,
-    timeout: float = 10.0,
+    timeout: int | float = 10.0,
     exhaustive: int = 256,
     black_box: bool = False,
     checkpoint: str | PathLike[str] | None = None,
@@ -275,10 +275,9 @@ def verify(
     start = time.perf_counter()
     opening = opening_of(reading)
     data = as_data_set(images, labels, classes)
-    holder = tempfile.TemporaryDirectory(prefix="abscert-") if out is None else None
-    folder = Path(holder.name if holder is not None else str(out))
+    scratch = Scratch(out)
     probes = data.pixels(data.first(8).take(np.arange(min(8, len(data)))).images)
-    path = as_file(model, folder, data.shape, opening, probes)
+    path = as_file(model, scratch.path, data.shape, opening, probes)
     known = None if data.name == ARRAYS and classes is None else len(data.classes)
     ball, taken = _claimed(told_by(read_model(path), path), path, claim, radius, radius_scale)
     how = Question(
@@ -286,7 +285,7 @@ def verify(
         inputs=inputs,
         arithmetic=arithmetic,
         bound=bound,
-        timeout=timeout,
+        timeout=float(timeout),
         exhaustive=exhaustive,
         black_box=black_box,
         checkpoint=None if checkpoint is None else Path(checkpoint),
@@ -304,7 +303,7 @@ def verify(
         if progress is not None:
             progress(done, len(data))
 
-    return asked.run(folder, on_batch, start, holder)
+    return asked.run(scratch.path, on_batch, start, scratch)
 
 
 def _claimed(

@@ -10,7 +10,7 @@ from abscert_plugin.errors import AbscertError
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _OPTION: Final = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)")
-_NAMES: Final = {"data": "images", "out": "out", "constant": "constants"}
+_NAMES: Final = {"data": "images", "constant": "constants", "resume": "resume=True"}
 
 
 def in_python(function: Callable[_P, _R]) -> Callable[_P, _R]:
