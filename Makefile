@@ -8,7 +8,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -q -n $(strip $(WORKERS)) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint docs install-check results format clean
+.PHONY: help setup demo test test-fast lint docs install-check dist results format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -41,8 +41,11 @@ lint: setup ## ruff and mypy, both strict
 docs: setup ## build the documentation into docs/_build/html; a warning fails
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 
-install-check: ## install with the README's pip commands into a fresh environment, and verify a ball there
+install-check: ## build what is published, and use it where the README's one pip command put it
 	$(PYTHON) .ci/installation.py
+
+dist: ## build what is published into dist/: source distribution and wheel, and the wheel of adapters/lirpa
+	$(PYTHON) .ci/distributions.py dist
 
 results: setup ## write docs/RESULTS.md out of the records in benchmarks/records
 	$(BIN)/python benchmarks/results.py
@@ -52,4 +55,4 @@ format: setup ## let ruff format the code
 	$(BIN)/ruff format .
 
 clean: ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis docs/_build build dist *.egg-info

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from abscert_plugin.errors import AbscertError
 
 if TYPE_CHECKING:
+    from abscert_plugin.api.advising import advise as advise
     from abscert_plugin.api.data import load_data as load_data
     from abscert_plugin.api.exporting import export as export
     from abscert_plugin.api.exporting import wrap as wrap
@@ -37,6 +38,7 @@ _LAZY: Final = {
     "ImageVerdict": "abscert_plugin.api.verdicts",
     "Trained": "abscert_plugin.api.trained",
     "Verdicts": "abscert_plugin.api.verdicts",
+    "advise": "abscert_plugin.api.advising",
     "export": "abscert_plugin.api.exporting",
     "guard": "abscert_plugin.api.guarding",
     "load_data": "abscert_plugin.api.data",
@@ -56,6 +58,7 @@ __all__ = [
     "Trained",
     "Verdicts",
     "__version__",
+    "advise",
     "export",
     "guard",
     "load_data",

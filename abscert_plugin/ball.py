@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int64
 from abscert_plugin.claim import Inputs, Radius, RadiusScale
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.grid import float32_within, level_pixels
+from abscert_plugin.wording import plain_words
 
 LEVELS: Final = 255
 _Levels: TypeAlias = tuple[Int64[np.ndarray, "*shape"], Int64[np.ndarray, "*shape"]]
@@ -45,7 +46,9 @@ class Ball:
             radius = Radius.parse(str(configuration.get("radius")), scale)
             return cls(radius, Inputs(str(configuration.get("inputs"))))
         except (ConfigError, ValueError) as error:
-            raise RecordError(f"the radius, its scale or the inputs that are told have no meaning: {error}") from error
+            raise RecordError(
+                f"the radius, its scale or the inputs that are told have no meaning: {plain_words(error)}"
+            ) from error
 
     def contains(self, center: Float32[np.ndarray, "*shape"], image: Float32[np.ndarray, "*shape"]) -> bool:
         """Return whether an image lies in the ball around `center` and in the pixel range, by exact arithmetic."""

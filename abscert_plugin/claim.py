@@ -101,6 +101,16 @@ class Radius:
     def __str__(self) -> str:
         return f"{float(self.given):.6g} ({self.scale} scale)"
 
+    @property
+    def written(self) -> str:
+        """The number on its own scale as a user writes it: in decimals where they are exact, else as a fraction.
+
+        >>> Radius.parse("1/10").written, Radius.parse("8/255").written
+        ('0.1', '8/255')
+        """
+        decimal = repr(float(self.given))
+        return decimal if Fraction(decimal) == self.given else str(self.given)
+
     def as_options(self) -> dict[str, str]:
         """Return the number and its scale as text, for run.json, checkpoints and certificates."""
         return {"radius": str(self.given), "radius_scale": str(self.scale)}

@@ -61,7 +61,7 @@ def write_whole(
         with suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(fault, OSError):
-            raise error(f"cannot write {path}: {fault.strerror or fault}; {advice}") from fault
+            raise error(f"cannot write {path}: {plain_words(fault)}; {advice}") from fault
         raise
 
 
@@ -311,7 +311,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"cannot make the folder {folder}: {error.strerror}; {_ANOTHER_OUT}") from error
+        raise RecordError(f"cannot make the folder {folder}: {plain_words(error)}; {_ANOTHER_OUT}") from error
     message = f"another process is at work in {folder}; wait for it, or {_ANOTHER_OUT}"
     with locked(folder / LOCK, message, is_kept=False):
         yield

@@ -1,5 +1,6 @@
 """What a parser's error says, in words of ours: users know their files, and not the libraries that read them."""
 
+import errno
 import json
 import re
 import tomllib
@@ -27,6 +28,16 @@ _MISSING: Final = re.compile(r"Object missing required field `(.*)`$", re.DOTALL
 _ENUM: Final = re.compile(r"Invalid enum value (.*)$", re.DOTALL)
 _TYPE: Final = re.compile(r"`([a-z |]+)`")
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
+_OF_SYSTEM: Final = MappingProxyType({errno.EEXIST: "a file of this name is there"})
+_OF_PYTHON: Final = (
+    (re.compile(r"invalid literal for int\(\) with base 10: (.*)"), r"\1 is no whole number"),
+    (re.compile(r"could not convert string to float: (.*)"), r"\1 is no number"),
+    (re.compile(r"(?:not enough|too many) values to unpack.*"), "it has another number of parts"),
+    (re.compile(r"(.*) is not a valid \w+"), r"\1 is none of the values that there are"),
+    (re.compile(r" ?<[^<>]* at 0x[0-9a-f]+>"), ""),
+    (re.compile(r"(?:/[^/\s]+)*/site-packages/\S+"), "a library"),
+)
+"""What Python itself says, and in what words it is told."""
 _TOML_PLACE: Final = re.compile(r"\(at (line \d+, column \d+|end of document)\)")
 
 
@@ -34,7 +45,7 @@ def plain_words(error: BaseException, known: Iterable[str] = ()) -> str:
     """Return what is wrong with a text, in words of ours.
 
     Args:
-        error: of json, tomllib, msgspec or a codec.
+        error: of json, tomllib, msgspec, a codec, the system or a conversion.
         known: keys that the text may have, for a guess at what an unknown one was to be.
 
     >>> plain_words(ValueError("Object missing required field `title`"))
@@ -48,11 +59,19 @@ def plain_words(error: BaseException, known: Iterable[str] = ()) -> str:
         return "it holds half of a character"
     if isinstance(error, RecursionError):
         return "it is nested too deep"
+    if isinstance(error, OSError):  # not its number, and not its path, which the message has already
+        reason = _OF_SYSTEM.get(error.errno or 0, error.strerror)
+        if reason:
+            return reason
+    if isinstance(error, KeyError) and error.args:
+        return f"the key {error.args[0]!r} is missing"
     message = str(error)
     if isinstance(error, tomllib.TOMLDecodeError):
         place = _TOML_PLACE.search(message)
         return "it is cut short" if place is None or place[1].startswith("end") else f"{place[1]} is not TOML"
-    return " ".join(_of_msgspec(message, known).split())[:_LONGEST]
+    for pattern, words in _OF_PYTHON:
+        message = pattern.sub(words, message)
+    return " ".join(_of_msgspec(message, known).split())[:_LONGEST] or "it cannot be read"
 
 
 def _of_msgspec(message: str, known: Iterable[str]) -> str:

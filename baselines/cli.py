@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
+from functools import WRAPPER_ASSIGNMENTS, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,6 +18,7 @@ from abscert_plugin.cli.console import LOG, OUT, print_json
 if TYPE_CHECKING:
     from abscert_plugin.training.method import MethodEntry
 
+_TRAIN_HELP: Final = "Train by `abscert train`, with the defaults that comparisons have for every method."
 _TRAIN: Final = "abscert baseline train --method crown-ibp --radius 0.1 --data mnist --out runs/crown"
 _CERTIFY: Final = "abscert baseline certify runs/crown --radius 0.1 --data mnist --timeout 1"
 _LIST: Final = "abscert baseline list mtl-ibp"
@@ -29,13 +30,13 @@ def register(app: typer.Typer) -> None:
     """Add the subcommands to `abscert`, as the entry-point group `abscert.commands` asks for."""
     group = manual.Commands(help="Certified training by other methods, on the same data, networks, loop and verifier.")
     train_baseline.__signature__ = _with_defaults(train.train, **_COMPARED)  # type: ignore[attr-defined]
-    group.command("train", epilog=_TRAIN)(train_baseline)
+    group.command("train", help=_TRAIN_HELP, epilog=_TRAIN)(train_baseline)
     group.command("certify", epilog=_CERTIFY)(certify)
     group.command("list", epilog=_LIST)(list_methods)
     app.add_typer(group, name="baseline", rich_help_panel=manual.COMPARE)
 
 
-@wraps(train.train)
+@wraps(train.train, assigned=[name for name in WRAPPER_ASSIGNMENTS if name.startswith("__annot")])  # its options
 def train_baseline(**given: Any) -> None:
     """Train by `abscert train`, with the defaults that comparisons have for every method."""
     from abscert_plugin.training.methods import METHODS

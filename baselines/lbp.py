@@ -182,5 +182,5 @@ ENTRY = MethodEntry(
     "Lyu et al. 2021",
     Lbp,
     activation=Activation.PARAM_RAMP,
-    step_cost=25.0,
+    step_cost=20.0,
 )

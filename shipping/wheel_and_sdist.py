@@ -65,9 +65,9 @@ SECONDS = calendar.timegm(DATE)
 MODE = 0o100644  # of a file that everyone may read
 
 _NAMES = "|".join(MOVED)
-_IMPORT_FROM = re.compile(rf"^(\s*(?:>>> )?from )({_NAMES})(?=[\w.]* import )", re.MULTILINE)
+_IMPORT_FROM = re.compile(rf"^(\s*(?:>>> )?from )({_NAMES})(?=(?:\.[\w.]+)? import )", re.MULTILINE)
 _IMPORT_NAME = re.compile(rf"^\s*(?:>>> )?import (?:[\w.]+, )*({_NAMES})\b", re.MULTILINE)
-_ENTRY_POINT = re.compile(rf'^([\w-]+ = ")({_NAMES})(?=[\w.]*:)', re.MULTILINE)
+_ENTRY_POINT = re.compile(rf'^([\w-]+ = ")({_NAMES})(?=[.:])', re.MULTILINE)
 _LINK = re.compile(r"(!?)\[([^][]*)\]\((?![a-z]+:)([^()\s]+)\)")
 
 

@@ -1,6 +1,6 @@
 """Guards of small graphs on boxes that they are fed, computed by runtimes and by float32 sums in orders of chance."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,6 +33,29 @@ class Seen:
 
     ends: Mapping[str, tuple[Array, Array]]
     margins: Array
+
+
+class InOrder(Way):
+    """Sums from left to right: products first, then what else there is; nothing is fused, nothing flushed."""
+
+    def __init__(self, flushes: bool = False) -> None:
+        super().__init__(np.random.default_rng(0))
+        self._flushes_operands = self._flushes_results = np.bool_(flushes)
+
+    def products(self, weight: Array, values: Array, others: Sequence[Array]) -> Array:
+        first, *more = (
+            self.multiply(values[:, None, place], weight[None, :, place]) for place in range(weight.shape[1])
+        )
+        for term in (*more, *others):
+            first = self.add(first, term)
+        return first
+
+
+class Flushing(InOrder):
+    """The same where subnormal numbers are zero."""
+
+    def __init__(self) -> None:
+        super().__init__(flushes=True)
 
 
 class WrittenGuard:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from command_line import abscert, linear_model, refused, train
 
-from abscert_plugin.claim import Claim, Radius, RadiusScale
 from abscert_plugin.api.guess import ToldByModel, asked_of
+from abscert_plugin.claim import Claim, Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
 
 BALL = ToldByModel("mnist", Claim.BALL, Radius.parse("8/255"), has_cells=True)

@@ -38,7 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verify_arguments(trained: Path, out: Path) -> list[object]:
-    return ["verify", trained / "deploy.onnx", "--batch-size", BATCH, "--out", out]
+    asked = ("--data", "digits", "--claim", "cell", "--batch-size", BATCH)
+    return ["verify", trained / "deploy.onnx", *asked, "--out", out]
 
 
 def assert_complete(trained: Path, out: Path) -> None:

@@ -30,6 +30,7 @@ LAYERS: dict[str, list[Any]] = {  # filters, kernel, stride, padding; a bare num
     "dm-medium": [(32, 3, 1, 1), (32, 4, 2, 2), (64, 3, 1, 1), (64, 4, 2, 2), 512, 512],
     "dm-large": [(64, 3, 1, 1), (64, 3, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1), 512],
     "cnn-2layer": [(16, 4, 2, 1), (32, 4, 2, 1), 100],
+    "cnn-3layer": [(32, 4, 2, 1), (64, 4, 2, 1), (128, 3, 2, 1), 256],
     "cnn-7": [(64, 3, 1, 1), (64, 3, 1, 1), (128, 3, 2, 1), (128, 3, 1, 1), (128, 3, 1, 1), 512],
     "fc-3": [512, 512],
     "fc-5": [512, 512, 512, 512],
@@ -64,6 +65,7 @@ def connected_parameters(widths: Sequence[int]) -> int:
         ("dm-large", MNIST, 25088, 13_257_866),
         ("dm-large", CIFAR, 32768, 17_192_330),
         ("cnn-2layer", MNIST, 1568, 166_662),
+        ("cnn-3layer", MNIST, 2048, 634_858),
         ("cnn-7", MNIST, 25088, 13_257_866 + 2 * (64 + 64 + 3 * 128 + 512)),
     ],
 )
@@ -136,7 +138,9 @@ def test_every_network_is_under_test() -> None:
 def test_any_image_gives_one_logit_per_class(
     name: str, shape: tuple[int, int, int], classes: int, takes_intervals: bool
 ) -> None:
-    assume(name != "cnn-2layer" or min(shape[1:]) >= 4)  # its strides leave nothing of smaller images
+    assume(
+        name not in ("cnn-2layer", "cnn-3layer") or min(shape[1:]) >= 4
+    )  # its strides leave nothing of smaller images
     config = NetworkConfig(name, Activation.TANH, shape, classes, takes_intervals)
     assert config.input_shape == ((2 if takes_intervals else 1) * shape[0], *shape[1:])
     logits = build_empty(config)(torch.empty(3, *config.input_shape, device="meta"))

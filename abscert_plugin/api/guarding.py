@@ -80,9 +80,8 @@ class Guard:
         pixels = found / np.float32(LEVELS) if found.dtype == np.uint8 else found
         parts = [self._run(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE)]
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Answers(
-            whole[self._logits], whole[LABEL].astype(np.int64), whole[CERTIFIED], whole[MARGIN], whole.get(RADIUS)
-        )
+        labels = whole[LABEL].astype(np.int64)  # runtimes give long long, which is another type of the same size
+        return Answers(whole[self._logits], labels, whole[CERTIFIED], whole[MARGIN], whole.get(RADIUS))
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(self._runner.outputs, self._runner.run(self._artifact.front.file_input(images)), strict=True))

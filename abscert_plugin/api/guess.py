@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, final
@@ -117,7 +116,7 @@ def asked_of(
             raise ConfigError(
                 f"expected --radius for the claim ball: {model} does not say for which it was trained{wrapping}"
             )
-        radius, scale = _written(told.radius.given), told.radius.scale
+        radius, scale = told.radius.written, told.radius.scale
         taken["radius"] = f"{radius} on the {scale} scale"
     named = ", ".join(f"the {name} {value}" for name, value in taken.items())
     notes = [f"taking {named}, as the model says"] if named else []
@@ -133,9 +132,3 @@ def _claim(told: ToldByModel) -> Claim:
     if told.has_cells and (told.claim is not Claim.BALL or told.radius is None):
         return Claim.CELL
     return Claim.BALL
-
-
-def _written(value: Fraction) -> str:
-    """Return a number as a user writes it: in decimals where they are exact, else as a fraction."""
-    decimal = repr(float(value))
-    return decimal if Fraction(decimal) == value else str(value)

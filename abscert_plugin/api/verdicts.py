@@ -2,8 +2,9 @@
 
 import html
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final, overload
 
@@ -38,12 +39,11 @@ class ImageVerdict:
         verdict: `certified`, `falsified` or `unknown`.
         margin: the label's logit minus the greatest other one: a proven lower bound where certified, the least that was
             seen elsewhere; None where there is no number.
-        counterexample: float32 [channels, height, width] in [0, 1] that the model mislabels, where falsified; else
-            None.
         arithmetic: what evaluations of the model the verdict holds for; None of `unknown`.
         seconds: time spent on it (a batch's time is shared equally).
         reason: why, in one phrase.
         method: what decided it.
+        reads: reads the counterexample.
     """
 
     index: int
@@ -51,11 +51,20 @@ class ImageVerdict:
     prediction: int
     verdict: Verdict
     margin: float | None
-    counterexample: Float32[np.ndarray, "channels height width"] | None
     arithmetic: Arithmetic | None
     seconds: float
     reason: str
     method: str
+    reads: Callable[[], Float32[np.ndarray, "channels height width"] | None] = field(repr=False, compare=False)
+
+    @property
+    def counterexample(self) -> Float32[np.ndarray, "channels height width"] | None:
+        """An image in [0, 1] that the model mislabels, read from the records; None unless falsified.
+
+        Raises:
+            RecordError: if its file is missing or broken.
+        """
+        return self.reads()
 
 
 @final
@@ -199,8 +208,16 @@ class Verdicts(Sequence[ImageVerdict]):
             RecordError: if it cannot be written.
         """
         refuse_other(self.run.configuration.get("solver"))
-        write_certificate_of(self, Path(path))
+        self.write_certificate(Path(path))
         return Path(path)
+
+    def write_certificate(self, path: Path) -> None:
+        """Write the certificate, as the command does.
+
+        Raises:
+            RecordError: if a counterexample cannot be read or the file cannot be written.
+        """
+        write_certificate(path, self.folder, list(self.records), self.run, self.data)
 
     def __str__(self) -> str:
         found = self.summary()
@@ -249,11 +266,11 @@ class Verdicts(Sequence[ImageVerdict]):
             prediction=record.prediction,
             verdict=Verdict(record.verdict),
             margin=record.margin,
-            counterexample=self._counterexample(record),
             arithmetic=None if holds is None else Arithmetic(holds),
             seconds=record.seconds,
             reason=record.reason,
             method=record.method,
+            reads=partial(self._counterexample, record),
         )
 
     def _counterexample(self, record: Record) -> Float32[np.ndarray, "channels height width"] | None:
@@ -263,15 +280,6 @@ class Verdicts(Sequence[ImageVerdict]):
             batch = self.data.take(np.array([self._places[record.index]]))
             return self.data.pixels(batch.images)[0]
         return read_array(self.folder / record.counterexample)
-
-
-def write_certificate_of(verdicts: Verdicts, path: Path) -> None:
-    """Write the certificate of verdicts.
-
-    Raises:
-        RecordError: if a counterexample cannot be read or the file cannot be written.
-    """
-    write_certificate(path, verdicts.folder, list(verdicts.records), verdicts.run, verdicts.data)
 
 
 def refuse_other(solver: str | None) -> None:

@@ -11,6 +11,7 @@ import onnx
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
+from abscert_plugin.wording import plain_words
 
 DOMAIN: Final = "-1,1"
 PIXEL_RANGE: Final = "0,1"
@@ -143,7 +144,7 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
             represented=_represented(properties, grid),
         )
     except (ValueError, AbscertError) as error:
-        raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {error}") from error
+        raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {plain_words(error)}") from error
 
 
 def refuse_guard(model: onnx.ModelProto, path: Path) -> None:

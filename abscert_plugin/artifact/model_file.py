@@ -13,6 +13,7 @@ from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.files import byte_limit, raise_limit, read_bytes, sha256_of
 from abscert_plugin.graph.chance import refuse_chance
 from abscert_plugin.graph.shapes import MEMORY_LIMIT
+from abscert_plugin.wording import plain_words
 
 _FILE_LIMIT: Final = 2**31  # bytes: protobuf's own limit
 
@@ -196,6 +197,6 @@ def with_tensors(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
         onnx.load_external_data_for_model(whole, str(path.resolve().parent))
     except (OSError, ValueError, DecodeError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = plain_words(error)
         raise UnsupportedModelError(f"{path}: cannot read its tensors: {reason}") from error
     return whole

@@ -11,6 +11,7 @@ from google.protobuf.message import EncodeError, Message
 
 from abscert_plugin.errors import ExportError
 from abscert_plugin.files import publish
+from abscert_plugin.wording import plain_words
 
 ABSTRACT: Final = "abstract.onnx"
 DEPLOY: Final = "deploy.onnx"
@@ -54,7 +55,7 @@ def write_checked(
             return {name: _publish(path, folder) for name, path in saved.items()}
     except OSError as error:
         raise ExportError(
-            f"cannot write into {folder}: {error.strerror or error}; free space there or choose another folder"
+            f"cannot write into {folder}: {plain_words(error)}; free space there or choose another folder"
         ) from error
 
 

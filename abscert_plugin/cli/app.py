@@ -11,7 +11,21 @@ from rich.text import Text
 
 import abscert_plugin
 from abscert_plugin.choices import did_you_mean, expected_one_of
-from abscert_plugin.cli import artifact, card, check, data, demo, guard, manual, queries, query, show, train, verify
+from abscert_plugin.cli import (
+    advise,
+    artifact,
+    card,
+    check,
+    data,
+    demo,
+    guard,
+    manual,
+    queries,
+    query,
+    show,
+    train,
+    verify,
+)
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.plugins import leave_out, registered
@@ -33,6 +47,12 @@ _INTERNAL: Final = 70  # sysexits' EX_SOFTWARE: a fault of ours, not of the inpu
 _LONGEST: Final = 800  # characters of an error, in which whole values of a file may stand
 _NO_COMMAND: Final = re.compile("No such command '(.*)'")
 _NO_CHOICE: Final = re.compile("Invalid value for '(.*?)': .*'(.*?)' is not one of (.*)")
+_OF_NUMBERS: Final = (  # what typer's own library says of values
+    (re.compile("Input should be a valid integer.*"), "expected a whole number"),
+    (re.compile("Input should be a valid number.*"), "expected a number"),
+    (re.compile("Input should be greater than or equal to (.*)"), r"expected at least \1"),
+    (re.compile("Value error, "), ""),
+)
 _UsageError: Final = typer.BadParameter.__bases__[0]  # of an unknown option, a missing one, and so on: typer hides it
 
 
@@ -44,7 +64,7 @@ def build_app() -> typer.Typer:
     """
     app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
     app.callback(help=_HELP, epilog=GUIDE)(_options)
-    for module in (demo, data, train, verify, show, check, queries, query, artifact, guard, card):
+    for module in (demo, data, advise, train, verify, show, check, queries, query, artifact, guard, card):
         module.register(app)
     for point, register in registered(ENTRY_POINTS):
         try:
@@ -89,6 +109,8 @@ def _usage_fault(error: Any) -> str:
     choice = _NO_CHOICE.search(message)
     if choice is not None:
         return expected_one_of(choice[1], re.findall("'(.*?)'", choice[3]), choice[2])
+    for pattern, words in _OF_NUMBERS:
+        message = pattern.sub(words, message)
     guess = ""
     if hasattr(error, "possibilities"):
         message = error.message

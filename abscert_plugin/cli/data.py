@@ -9,7 +9,7 @@ from rich.text import Text
 
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, print_json
-from abscert_plugin.data import DATA_SETS, Split, load_data
+from abscert_plugin.data import DATA_SETS, Split, data_entry, load_data
 from abscert_plugin.errors import AbscertError
 
 _EXAMPLE: Final = "abscert data mnist"
@@ -52,7 +52,7 @@ def data(
     if json:
         print_json({"name": name, "splits": described})
         return
-    table = Table(title=f"{name}: {DATA_SETS[name].description}", title_justify="left")
+    table = Table(title=f"{name}: {data_entry(name).description}", title_justify="left")
     for column in ("split", "images", "C x H x W", "classes", "sha256"):
         table.add_column(column, justify="right" if column == "images" else "left")
     for part in splits:

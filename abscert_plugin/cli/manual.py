@@ -119,10 +119,11 @@ class Commands(typer.Typer):
 def _summary(command: Any) -> str:
     """Return the first paragraph of a command's help."""
     paragraph = (command.help or "").strip().split("\n\n")[0]
-    return _named(" ".join(paragraph.split()))
+    return named(" ".join(paragraph.split()))
 
 
-def _named(text: str) -> str:
+def named(text: str) -> str:
+    """Return a text of help with the names of the tables in their places."""
     for word, names in IN_HELP.items():
         if word in text:
             text = text.replace(word, ", ".join(names()))
@@ -136,7 +137,7 @@ def _write_head(command: Any, ctx: Any, formatter: Any) -> None:
     formatter.write(f"{_bold('Usage')}: {' '.join([ctx.command_path, *places, '[OPTIONS]'])}\n")
     for paragraph in (command.help or "").strip().split("\n\n"):
         formatter.write("\n")
-        _write_wrapped(formatter, _named(" ".join(paragraph.split())), "  ", "  ")
+        _write_wrapped(formatter, named(" ".join(paragraph.split())), "  ", "  ")
 
 
 def _usage(argument: Any) -> str:
@@ -144,7 +145,8 @@ def _usage(argument: Any) -> str:
     return shown if argument.required else f"[{shown}]"
 
 
-def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
+def option_rows(command: Any, ctx: Any) -> dict[str, list[Row]]:
+    """Return what help says of each argument and option, by their groups, in order."""
     groups: dict[str, list[Row]] = {title: [] for title in GROUPS}
     for option in command.get_params(ctx):
         record = option.get_help_record(ctx)
@@ -152,10 +154,13 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
             continue
         is_argument = option.param_type_name == "argument"
         title = getattr(option, "rich_help_panel", None) or (_ARGUMENTS if is_argument else _OTHER)
-        groups.setdefault(title, []).append((_shown(option, record[0], is_argument), _named(record[1])))
-    for title, rows in groups.items():
-        if rows:
-            _write_rows(formatter, title, rows, _BESIDE)
+        groups.setdefault(title, []).append((_shown(option, record[0], is_argument), named(record[1])))
+    return {title: rows for title, rows in groups.items() if rows}
+
+
+def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
+    for title, rows in option_rows(command, ctx).items():
+        _write_rows(formatter, title, rows, _BESIDE)
 
 
 def _shown(option: Any, record: str, is_argument: bool) -> str:

@@ -1,6 +1,7 @@
 """`abscert train` and `abscert tune`."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -263,7 +264,11 @@ def claimed(method: "Method") -> str:
     """Return what a method's validation error is of; a ball with its radius and scale."""
     how = method.describe()
     is_ball = method.claim == "ball" and "radius" in how
-    return f"{method.claim}, radius {how['radius']} {how['radius_scale']}" if is_ball else method.claim
+    return f"{method.claim}, radius {_written(how['radius'])} {how['radius_scale']}" if is_ball else method.claim
+
+
+def _written(radius: str) -> str:
+    return Radius(Fraction(radius), RadiusScale.TRAINING).written  # a scale on which all have a meaning
 
 
 def facts(run: "TrainedRun") -> dict[str, Any]:
@@ -288,7 +293,7 @@ def training_table(run: "TrainedRun") -> Table:
     """Return the facts of a training as a table."""
     claim = run.objective.claim
     how = run.checkpoint.description["method_options"]
-    radius = f", radius {how['radius']} on the {how['radius_scale']} scale" if "radius" in how else ""
+    radius = f", radius {_written(how['radius'])} on the {how['radius_scale']} scale" if "radius" in how else ""
     title = f"training (the epoch is chosen on the validation split, claim `{claim}`{radius})"
     table = Table(title=title, title_justify="left")
     for name in ("network", "cells", "d", "epochs", "best epoch", f"validation {claim} error", "seconds"):

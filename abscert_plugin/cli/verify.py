@@ -9,7 +9,7 @@ import typer
 
 from abscert_plugin.api.guess import asked_of, told_by
 from abscert_plugin.api.looking import model_in
-from abscert_plugin.api.verdicts import refuse_other, write_certificate_of
+from abscert_plugin.api.verdicts import refuse_other
 from abscert_plugin.api.verifying import Question, ask, folder_name
 from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.model_file import read_model
@@ -164,7 +164,7 @@ def verify(  # one parameter per option
 
         verdicts = asked.run(folder, on_batch, start)
     if certificate is not None:
-        write_certificate_of(verdicts, certificate)
+        verdicts.write_certificate(certificate)
     if json:
         print_json(_facts(verdicts.summary(), verdicts.run, folder))
         return

@@ -2,7 +2,7 @@
 
 from abscert_plugin.data.dataset import ArraySource, Batch, DataSet, ImageSource, Split
 from abscert_plugin.data.request import DATA_VARIABLE, DataRequest, DataSetEntry
-from abscert_plugin.data.table import DATA_SETS, load_data
+from abscert_plugin.data.table import DATA_SETS, data_entry, load_data
 
 __all__ = [
     "DATA_SETS",
@@ -14,5 +14,6 @@ __all__ = [
     "DataSetEntry",
     "ImageSource",
     "Split",
+    "data_entry",
     "load_data",
 ]

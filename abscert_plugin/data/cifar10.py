@@ -1,20 +1,18 @@
 """The data set `cifar10`: the original folder of pickled batches, or one file cifar10.npz."""
 
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from abscert_plugin.data.archive import read_archive
 from abscert_plugin.data.arrays import ArrayFile
 from abscert_plugin.data.dataset import DataSet, Split
 from abscert_plugin.data.holdout import official_rows
 from abscert_plugin.data.inert_pickle import InertArray, read_inert_pickle
 from abscert_plugin.data.request import DataRequest, DataSetEntry, missing_files, searched_folders
 from abscert_plugin.errors import DataError
-from abscert_plugin.files import LYING_HEADERS, byte_limit, open_file, raise_limit
 
 CIFAR10_CLASSES: Final = (
     "airplane",
@@ -39,9 +37,6 @@ _FORMS: Final = (
     f"{_ARCHIVE} (x_train, x_test: uint8 [n, 32, 32, 3]; y_train, y_test)",
     f"{_FOLDER}/ (data_batch_1 to data_batch_5 and test_batch, the unpacked cifar-10-python.tar.gz)",
 )
-_LIMIT: Final = 2**30  # bytes of an array, unpacked: six times the training images
-# Everything that numpy and zipfile raise on a file that is not what it seems.
-_BROKEN_ARCHIVE: Final = (*LYING_HEADERS, OSError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def load_cifar10(request: DataRequest) -> DataSet:
@@ -62,14 +57,9 @@ def load_cifar10(request: DataRequest) -> DataSet:
 
 def _read_archive(path: Path, split: Split) -> ArrayFile:
     part = "test" if split is Split.TEST else "train"
-    try:
-        with open_file(path) as stream, np.load(stream, allow_pickle=False) as archive:
-            _check_sizes(archive, path)
-            images, labels = archive[f"x_{part}"], archive[f"y_{part}"]
-    except _BROKEN_ARCHIVE as error:
-        raise DataError(
-            f"expected the arrays x_{part} and y_{part} in {path}, got {error!r}; write the file again"
-        ) from error
+    names = (f"x_{part}", f"y_{part}")
+    wanted = f"the arrays {' and '.join(names)}"
+    images, labels = read_archive(path, wanted, lambda archive: tuple(archive[name] for name in names))
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(images) == 0:
         raise DataError(
             f"expected x_{part} of uint8 [n, 32, 32, 3] in {path}, got {images.dtype} {list(images.shape)}; "
@@ -81,13 +71,6 @@ def _read_archive(path: Path, split: Split) -> ArrayFile:
             f"{list(labels.shape)}; write the file again"
         )
     return _file(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.astype(np.int64), path)
-
-
-def _check_sizes(archive: Any, path: Path) -> None:
-    """Raise where an array unpacks to more than a limit; zipfile reads no more than its entry says."""
-    largest = max((entry.file_size for entry in archive.zip.infolist()), default=0)
-    if largest > byte_limit(_LIMIT):
-        raise DataError(f"{path} holds an array of {largest:,} bytes; if it is to be trusted, {raise_limit()}")
 
 
 def _read_batches(folder: Path, split: Split) -> ArrayFile:

@@ -44,7 +44,9 @@ def _read_table(path: Path) -> UInt8[np.ndarray, "rows columns"]:
         text = gzip.decompress(path.read_bytes()).decode("ascii")
         table = np.loadtxt(text.splitlines(), delimiter=",", dtype=np.uint8, ndmin=2)
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"expected the digits table in {path}, got {error}; reinstall scikit-learn") from error
+        raise DataError(
+            "expected scikit-learn's table of digits, got a file that is damaged or not there; reinstall scikit-learn"
+        ) from error
     if table.shape != _SHAPE or table[:, :-1].max() > _LEVELS:
         raise DataError(
             f"expected {_SHAPE[0]} rows of 64 values from 0 to {_LEVELS} and a label in {path}, got shape "

@@ -15,6 +15,7 @@ from abscert_plugin.data.holdout import official_rows, unofficial_rows
 from abscert_plugin.data.image_files import FolderSource, image_shape
 from abscert_plugin.data.request import DataRequest, DataSetEntry, given_directory, missing_files, searched_folders
 from abscert_plugin.errors import DataError
+from abscert_plugin.wording import plain_words
 
 _LEVELS: Final = 255
 _SUFFIXES: Final = (".png", ".jpg", ".jpeg")
@@ -211,7 +212,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
-            f"expected a readable folder of images, got {error}; name one with --data-dir or $ABSCERT_DATA"
+            f"expected a readable folder of images, got {folder}: {plain_words(error)}; name one with --data-dir or "
+            "$ABSCERT_DATA"
         ) from error
 
 

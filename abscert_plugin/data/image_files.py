@@ -13,6 +13,7 @@ from jaxtyping import Int64, UInt8
 
 from abscert_plugin.errors import DataError
 from abscert_plugin.files import byte_limit, raise_limit, read_bytes
+from abscert_plugin.wording import plain_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,7 +112,9 @@ def _open(path: Path) -> "Image.Image":
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"expected an image of moderate size, got {error} in {path}; shrink it") from error
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error) as error:
-        raise DataError(f"expected a readable PNG or JPEG file, got {error!r} in {path}; replace it") from error
+        raise DataError(
+            f"expected a readable PNG or JPEG file, got {path}: {plain_words(error)}; replace it"
+        ) from error
     if image.mode.startswith(_WIDE_MODES):
         raise DataError(f"expected 8 bits a channel, got the mode {image.mode} in {path}; convert it to 8 bits")
     return image.convert("RGBA") if image.mode == "P" else image

@@ -26,8 +26,12 @@ MOST_PAIRS: Final = 2**21
 """Entries of the table of rows W_i - W_j: with more, margins are bounded by two logits apart."""
 
 _NO_BACKWARD: Final = (
-    "this file has no guard by crown-ibp: its last node is no dense one behind a ReLU, so that there is nothing to go "
-    "back through; ibp guards it"
+    "this file has no guard by crown-ibp: it does not end in a convolution or dense layer that a guard can go back "
+    "through, a ReLU and a dense layer; ibp guards it"
+)
+_TOO_MANY: Final = (
+    "this file has no guard by crown-ibp: its last node has too many classes and inputs for rows of differences; ibp "
+    "guards it"
 )
 _OUTWARD: Final = 1 + 2.0**-20  # of two sums behind the products
 _ROUNDED: Final = 2.0**-21  # of a difference, and of what is taken off it
@@ -72,7 +76,8 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, 
         rows, power = Rows(emitter, value, column, classes), value.source.power + 1
         margins = _larger(rows, power) if is_backward else rows.margins()
     elif is_backward:
-        raise UnsupportedModelError(_NO_BACKWARD)
+        is_large = isinstance(value, Line) and _is_dense(value)
+        raise UnsupportedModelError(_TOO_MANY if is_large else _NO_BACKWARD)
     else:
         ends = walk.ends(output)
         lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
@@ -87,9 +92,13 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, 
 
 
 def _has_pairs(line: Line, classes: int) -> bool:
+    return _is_dense(line) and classes * classes * line.linear.products <= MOST_PAIRS
+
+
+def _is_dense(line: Line) -> bool:
     linear = line.linear
     is_dense = isinstance(linear, Weighted) and linear.operator in ("Gemm", "MatMul") and linear.rank == 2
-    return is_dense and not line.moves and classes * classes * linear.products <= MOST_PAIRS
+    return is_dense and not line.moves
 
 
 @final

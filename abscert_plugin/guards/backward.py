@@ -111,17 +111,17 @@ def margins(emitter: Emitter, line: Line, label: str, errors: str, classes: int)
         turned = _turned(source.origin)
         if turned is None:
             break
-        _through(way, source.origin, turned)
+        through(way, source.origin, turned)
         source, size = source.origin.line.source, prod(turned.shape)
-    _at_ends(way, source, size)
-    return _total(way)
+    at_ends(way, source, size)
+    return summed(way)
 
 
 def _turned(origin: Rectified) -> Turned | None:
     return origin.line.linear.turned(origin.line.shape, origin.shape)
 
 
-def _through(way: Pass, origin: Rectified, turned: Turned) -> None:
+def through(way: Pass, origin: Rectified, turned: Turned) -> None:
     """Go back through a ReLU and the linear node before it."""
     emitter, line, before = way.emitter, origin.line, origin.before
     count, unit = prod(origin.shape), 2.0**before.power
@@ -173,7 +173,7 @@ def _through_linear(way: Pass, line: Line, turned: Turned, rows: str, count: int
     way.rows = turned.of(emitter, rows, way.count)
 
 
-def _at_ends(way: Pass, source: Ends, count: int) -> None:
+def at_ends(way: Pass, source: Ends, count: int) -> None:
     """End at a value whose own ends are known."""
     emitter, unit = way.emitter, 2.0**source.power
     _need_room(way, count, source.top, unit)
@@ -189,7 +189,7 @@ def _at_ends(way: Pass, source: Ends, count: int) -> None:
     way.lost(64 * arithmetic.TINY * (count + 4) * (1 + source.top) * (1 + way.most))
 
 
-def _total(way: Pass) -> str:
+def summed(way: Pass) -> str:
     """Write the sum of all terms, less what its own roundings may add; [batch, count]."""
     emitter = way.emitter
     total, size = way.terms[0], emitter.node("Abs", [way.terms[0]])

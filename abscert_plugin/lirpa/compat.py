@@ -21,7 +21,10 @@ from torch import nn
 
 from abscert_plugin.errors import ConfigError
 
-_ADVICE: Final = "auto_LiRPA is not installed; run `pip install 'abscert-plugin[lirpa]'` (README, auto_LiRPA)"
+_ADVICE: Final = (
+    "auto_LiRPA is not installed; run `pip install 'abscert-plugin[lirpa]'`, "
+    "or `pip install ./adapters/lirpa` in a checkout"
+)
 _ADAPTER: Final = "abscert-lirpa"
 """The distribution that the extra `lirpa` names: auto_LiRPA 0.3 in a folder of its own (adapters/lirpa)."""
 

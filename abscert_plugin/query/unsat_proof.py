@@ -25,6 +25,7 @@ from abscert_plugin.query.reading import QueryFile
 from abscert_plugin.query.refuting import Refuter
 from abscert_plugin.query.search import Group, sign_ends
 from abscert_plugin.query.tree import COMBINED, INPUTS, MOST_NODES, Part, closed_parts, listed
+from abscert_plugin.wording import plain_words
 
 KIND: Final = "abscert unsat proof"
 SCHEMA: Final = 1
@@ -117,8 +118,7 @@ def read_unsat_proof(path: Path) -> UnsatProof:
     try:
         proof = msgspec.convert(value, UnsatProof)
     except msgspec.ValidationError as error:
-        fault = str(error).encode("ascii", "backslashreplace").decode()
-        raise RecordError(f"{path} is no unsat proof: {fault}") from error
+        raise RecordError(f"{path} is no unsat proof: {plain_words(error)}") from error
     if proof.digest != _digest({key: item for key, item in value.items() if key != "digest"}):
         raise RecordError(f"{path}: its digest is not that of its content; it was changed after it was written")
     return proof

@@ -19,6 +19,7 @@ from abscert_plugin.files import TEXT_LIMIT, read_bytes
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.verified import Verifications, Verified
 from abscert_plugin.verification.run import RUN
+from abscert_plugin.wording import plain_words
 
 DEPLOY: Final = "deploy.onnx"
 _GUARD_FILE: Final = "guard.onnx"
@@ -195,7 +196,7 @@ def _trained(path: Path, metadata: Metadata | None) -> Trained | None:
     try:
         told, model = msgspec.convert(run.configuration, Training), msgspec.convert(run.model, _Model)
     except msgspec.ValidationError as error:
-        raise RecordError(f"{place} does not say what was trained: {error}") from error
+        raise RecordError(f"{place} does not say what was trained: {plain_words(error)}") from error
     if model.path != path.name:
         return None
     expected = {
@@ -224,7 +225,7 @@ def _validation_error(path: Path, best_epoch: int) -> float | None:
     try:
         rows = msgspec.json.Decoder(_Epoch).decode_lines(read_bytes(path, TEXT_LIMIT))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RecordError(f"{path} is not a training's history: {error}") from error
+        raise RecordError(f"{path} is not a training's history: {plain_words(error)}") from error
     found = [row.validation_error for row in rows if row.epoch == best_epoch]
     if len(found) != 1 or not 0 <= found[0] <= 1:
         raise RecordError(f"expected {path} to tell the validation error of epoch {best_epoch} once, from 0 to 1")
@@ -249,7 +250,7 @@ def _guard(path: Path, guarded: OnnxFile) -> GuardFile:
             for one in facts.radii
         )
     except (ValueError, RecursionError, RecordError) as error:
-        raise RecordError(f"{path} does not say what it certifies: {error}") from error
+        raise RecordError(f"{path} does not say what it certifies: {plain_words(error)}") from error
     if len({ball.radius.scale for ball in balls}) != 1:
         raise RecordError(f"expected radii of one scale in the metadata of {path}, got {facts.radii}")
     if facts.guards_sha256 != guarded.sha256:

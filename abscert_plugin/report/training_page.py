@@ -18,6 +18,7 @@ from abscert_plugin.report.figures import percent
 from abscert_plugin.report.line_plot import LinePlot
 from abscert_plugin.report.templates import environment
 from abscert_plugin.report.terminal import as_shown, plain_table
+from abscert_plugin.wording import plain_words
 
 CHECKPOINT: Final = "checkpoint.json"
 HISTORY: Final = "history.jsonl"
@@ -82,7 +83,7 @@ class TrainingContent:
             try:
                 parsed = [json.loads(line) for line in read_text(history).splitlines()]
             except (ValueError, RecursionError) as error:
-                raise RecordError(f"{history} is no history of a training: {error}") from error
+                raise RecordError(f"{history} is no history of a training: {plain_words(error)}") from error
             rows, is_finished = _epochs(parsed, history), True
         else:
             raise RecordError(f"expected a training in {folder}, got neither {CHECKPOINT} nor {HISTORY} there")
@@ -164,7 +165,7 @@ def _epochs(rows: Any, path: Path) -> tuple[Epoch, ...]:
     try:
         found = msgspec.convert(rows, tuple[Epoch, ...])
     except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is no history of a training: {error}") from error
+        raise RecordError(f"{path} is no history of a training: {plain_words(error)}") from error
     if [row.epoch for row in found] != list(range(1, len(found) + 1)):
         raise RecordError(f"{path} is no history of a training: its epochs are not numbered from 1 on")
     return found

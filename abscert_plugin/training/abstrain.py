@@ -90,5 +90,5 @@ ENTRY: Final = MethodEntry(
     AbstrainMethod,
     patience=None,
     gradient_clip=None,
-    step_cost=0.6,
+    step_cost=0.8,
 )

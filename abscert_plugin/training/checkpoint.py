@@ -4,6 +4,7 @@ A checkpoint counts from the moment `checkpoint.json` names its tensor files, so
 former checkpoint or the new one, whole.
 """
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         try:
             safetensors.torch.save_file(copies, part)
         except SafetensorError as error:  # so a full disk is called here
-            raise OSError(str(error)) from error
+            raise OSError(errno.EIO, "the file system refuses it; is the disk full?") from error
         part.chmod(mode)
 
     write_whole(path, fill, "the former checkpoint is kept", CheckpointError)
@@ -193,4 +194,4 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} holds {size:,} bytes; if it is to be trusted, {raise_limit()}")
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is missing or corrupt ({error}); train again into another --out") from error
+        raise CheckpointError(f"{path} is missing or corrupt; train again into another --out") from error

@@ -42,11 +42,28 @@ def choose_grid(choice: EdgeChoice, cells: int, radius: Radius | None, data: Dat
     """
     if choice is EdgeChoice.UNIFORM or cells == 1:
         return Grid(cells)
+    return grid_of(choice, cells, radius, histogram(data))
+
+
+def grid_of(choice: EdgeChoice, cells: int, radius: Radius | None, counts: Int64[np.ndarray, "values"]) -> Grid:
+    """Return a grid of so many cells for pixels that have each stored value so often.
+
+    Args:
+        choice: how the edges are chosen.
+        cells: number of cells.
+        radius: the ball's radius; only `SPARSE` needs it.
+        counts: as `histogram` returns it.
+
+    Raises:
+        ConfigError: as `choose_grid`.
+    """
+    if choice is EdgeChoice.UNIFORM or cells == 1:
+        return Grid(cells)
     if choice is EdgeChoice.QUANTILE:
-        return Grid.from_inner_edges(_quantiles(histogram(data), cells).tolist())
+        return Grid.from_inner_edges(_quantiles(counts, cells).tolist())
     if radius is None:
         raise ConfigError("expected a --radius with --edges sparse: it says how near an edge a pixel may not lie")
-    return Grid.from_inner_edges(_sparse(histogram(data), cells, float(radius.pixel)).tolist())
+    return Grid.from_inner_edges(_sparse(counts, cells, float(radius.pixel)).tolist())
 
 
 def histogram(data: DataSet) -> Int64[np.ndarray, "values"]:

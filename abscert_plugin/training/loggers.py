@@ -149,10 +149,10 @@ class ObserverGroup:
         for observer in self._observers:
             observer.on_step(images, loss)
 
-    def on_epoch(self, row: Mapping[str, Any]) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.on_epoch(row)
+    def on_epoch(self, row: Mapping[str, Any]) -> bool:
+        """Tell all; True where one of them ends the training."""
+        answers = [observer.on_epoch(row) for observer in self._observers]  # all are told
+        return True in answers
 
 
 @contextmanager

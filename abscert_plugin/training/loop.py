@@ -282,7 +282,7 @@ class _Loop:
                 named = {key.removeprefix(start): one for key, one in checkpoint.state.items() if key.startswith(start)}
                 self._averaged.load_state_dict(named)
         except (ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network: {error}") from error
+            raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network") from error
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
@@ -295,7 +295,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool
     try:
         network.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint's weights do not fit the network: {error}") from error
+        raise CheckpointError("the checkpoint's weights do not fit the network") from error
 
 
 def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

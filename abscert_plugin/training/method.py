@@ -75,7 +75,8 @@ class MethodEntry:
         patience: `TrainingConfig.patience` where nothing else is asked for; None is the data set's own. A loss that
             rises with the radius is no reason to end: 0.
         gradient_clip: `TrainingConfig.gradient_clip` likewise; 10 as in the code of Shi et al. 2021.
-        step_cost: about how many steps of plain training one of its steps takes, on average over all epochs.
+        step_cost: about how many steps of plain training one of its steps takes, on average over all epochs; None has
+            it timed where somebody asks how long a run takes.
     """
 
     name: str
@@ -86,7 +87,7 @@ class MethodEntry:
     activation: Activation = Activation.RELU
     patience: int | None = 0
     gradient_clip: float | None = 10.0
-    step_cost: float = 8.5
+    step_cost: float | None = None
 
     @property
     def option_names(self) -> tuple[str, ...]:

@@ -266,7 +266,10 @@ class RobustObjective:
         if config.interval_batch < 1:  # the order of the images is random: the first ones are as good as any
             part = labels[: max(1, round(config.interval_batch * len(labels)))]
             box, clean = Box(box.center[: len(part)], box.radius[: len(part)]), clean[: len(part)]
-        bounds = interval_margins(network, box, part, clean)
+        with torch.autocast(
+            labels.device.type, enabled=False
+        ):  # rounded to bfloat16, bounds would be of another network
+            bounds = interval_margins(network, box, part, clean)
         if linear is not None and config.loss_fusion:
             robust = fused_cross_entropy(linear, bounds, box, labels, linear_weight)
         else:

@@ -33,6 +33,7 @@ from abscert_plugin.training.config import Augmentation, Precision, TrainingConf
 from abscert_plugin.training.loop import Job, Observer, load_weights, train
 from abscert_plugin.training.method import Method
 from abscert_plugin.training.objective import Objective
+from abscert_plugin.wording import plain_words
 
 _PROBES: Final = 32
 
@@ -335,7 +336,7 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoin
             load_weights(config.empty(), checkpoint.best, assign=True)  # a file may say any size: no memory for it yet
         network = config.build(seed=0)
     except (KeyError, ValueError, TypeError, RuntimeError, msgspec.ValidationError) as error:  # torch's, of sizes
-        fault = " ".join(str(error).split())[:200]
+        fault = plain_words(error)
         raise CheckpointError(f"the checkpoint in {out} does not say which network it holds: {fault}") from error
     load_weights(network, checkpoint.best)
     return network.eval(), config, grid, checkpoint

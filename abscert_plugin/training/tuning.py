@@ -19,6 +19,7 @@ from abscert_plugin.training.checkpoint import check_same
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, run_training
+from abscert_plugin.wording import plain_words
 
 FILE_NAME: Final = "tune.json"
 _BATCH: Final = 500
@@ -143,7 +144,7 @@ def tune(
         "data_sha256": data.training.sha256,
         "validation_sha256": data.validation.sha256,
         "training": {
-            key: value if isinstance(value, int | float) else str(value)
+            key: value if isinstance(value, int | float | None) else str(value)
             for key, value in spec.training.describe().items()
         },
     }
@@ -206,6 +207,17 @@ def _row(run: TrainedRun, data: DataSet) -> TuningStep:
     )
 
 
+def _with_none(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a stored description; files of former versions have the word None of a training's options that are none.
+
+    No option is a word that anyone would call None: `None` stands for a number that is not given.
+    """
+    training = stored.get("training")
+    if not isinstance(training, dict):
+        return stored
+    return {**stored, "training": {key: None if value == "None" else value for key, value in training.items()}}
+
+
 def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]:
     if not (out / FILE_NAME).exists():
         return []
@@ -213,7 +225,9 @@ def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]
     try:
         if not isinstance(value["description"], dict):
             raise TypeError("expected a description of names and values")
-        check_same(value["description"], description, out)
+        check_same(_with_none(value["description"]), description, out)
         return msgspec.convert(value["steps"], list[TuningStep])
     except (KeyError, AttributeError, TypeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{out / FILE_NAME} is not a tuning's file: {error}; choose another --out") from error
+        raise CheckpointError(
+            f"{out / FILE_NAME} is not a tuning's file: {plain_words(error)}; choose another --out"
+        ) from error

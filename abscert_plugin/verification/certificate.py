@@ -237,7 +237,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         value = json.loads(read_text(path, ROWS_LIMIT), object_pairs_hook=unique, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()  # a half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:  # not JSON
-        raise RecordError(f"{path} is not a certificate: {error}") from error
+        raise RecordError(f"{path} is not a certificate: {plain_words(error)}") from error
     if not isinstance(value, dict):
         raise RecordError(f"{path} is not a certificate: expected a JSON object, got {type(value).__name__}")
     return value

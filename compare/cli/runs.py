@@ -74,12 +74,14 @@ def plan(
 ) -> None:
     """Show the runs of a plan, which of them are done, and about how long the others take."""
     from compare.plans.expected_time import expected_seconds
+    from compare.plans.pace import busy
     from compare.results.stored_run import State, stored_runs_of
     from compare.running.runner import pick
 
     chosen = read_plan(name)
     found = stored_runs_of(pick(chosen.runs(), method, network), out)
-    seconds = {stored.run.key: expected_seconds(stored.run) for stored in found}
+    load = busy()
+    seconds = {stored.run.key: expected_seconds(stored.run, busy=load) for stored in found}
     left = [seconds[stored.run.key] for stored in found if stored.state is not State.DONE]
     known = [value for value in left if value is not None]
     total = sum(known) if len(known) == len(left) else None
@@ -136,7 +138,8 @@ def run(
 ) -> None:
     """Carry out a plan's runs; what is done stays, and after a kill the same command goes on.
 
-    A run that fails is recorded with its reason, and the others go on; the status is then 1.
+    A run that fails is recorded with its reason, which `abscert compare status` shows, and the others go on; the status
+    is then 1.
 
     With --engine ray, this machine is a node of the cluster, and every node has abscert-plugin, and sees the results
     folder and the data by the same paths. The runs of a node that dies go on elsewhere.
@@ -165,7 +168,7 @@ def run(
 
 
 def status(out: Results = DEFAULT_RESULTS, json: options.Json = False) -> None:
-    """Show every run that a results folder holds, and why those that failed did."""
+    """Show how far every run of a results folder is (to do, started, done, failed), and why those that failed did."""
     from compare.results.stored_run import stored_runs
 
     found = list(stored_runs(out))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.wording import plain_words
 from compare.landscape.loss_plane import Landscape
 
 
@@ -50,6 +51,8 @@ def draw(landscapes: Mapping[str, Landscape], unit: str, path: Path) -> None:
     try:
         figure.savefig(path, dpi=110)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot write {path}: {error}; choose another --into, such as landscape.png") from error
+        raise ConfigError(
+            f"cannot write {path}: {plain_words(error)}; choose another --into, such as landscape.png"
+        ) from error
     finally:
         plot.close(figure)

@@ -1,62 +1,66 @@
-"""About how long a run takes, by what the entries of its data set and network tell, and by its method's step."""
+"""About how long a run takes, by what the entries of its data set and method tell, and by the pace of this machine."""
 
-from functools import cache
-from typing import Final
-
-import torch
-from torch import nn
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from abscert_plugin.claim import Claim
-from abscert_plugin.data.table import DATA_SETS
+from abscert_plugin.data.table import data_entry
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.networks import Activation, InputShape, NetworkConfig
+from abscert_plugin.networks import InputShape
 from abscert_plugin.training.methods import METHODS
+from compare.plans.pace import method_pace, plain_pace
 from compare.plans.planned_run import Run
 
-# Measured on one core of two that others shared: ten epochs of MNIST's cnn-2layer, 7 s an epoch of plain training. It
-# is rough: the same steps took half as long, or twice, as others came and went, and an accelerator is not considered.
-_FLOPS: Final = 3e10  # a second
-_EVALUATED: Final = 0.4  # of an epoch: what the validation after it costs
+Pace: TypeAlias = Callable[[str, InputShape, bool], float]
+"""Seconds of an image in a step of plain training: of a network, an image's shape, and whether it takes intervals."""
+_EVALUATED: Final = 0.4  # of an epoch of plain training: what the validation after it costs
 _EPOCHS: Final = 10
+# Of the 50 runs in benchmarks/records: the share of --timeout that an image takes where the network was trained for
+# its balls, and where it was not, and what every image takes besides.
+_CLOSED: Final = 0.02
+_OPEN: Final = 0.65
+_EACH: Final = 0.005
+_SEARCH: Final = 10_000  # plain steps of an image that a whole search takes, of a network so small that it ends
+_USUAL: Final = 8.5  # steps of plain training in a step of a method that cannot be timed
+_OVERHEAD: Final = 10.0  # seconds of a run: its process, libraries, export and checks
 
 
-def expected_seconds(run: Run) -> float | None:
-    """Return about how many seconds a run takes; None where its data set's entry does not tell what there is."""
-    entry = DATA_SETS[run.data]
+def expected_seconds(run: Run, pace: Pace = plain_pace, busy: float = 1.0) -> float | None:
+    """Return about how many seconds a run takes on this machine, as busy as it is now.
+
+    A few steps of plain training of the run's network are timed, once for each network; a method says how many of
+    these one of its steps takes, and is timed itself where it does not. None where the data set's entry does not
+    tell what there is.
+
+    Args:
+        run: the run.
+        pace: times plain training.
+        busy: how many times longer this machine takes than an idle one, for what is not timed (`pace.busy`).
+    """
+    entry = data_entry(run.data)
     shape, images, tests = entry.image_shape(run.image_size), entry.training_images, entry.test_images
     if shape is None or images is None or tests is None:
         return None
     tests = min(tests, run.limit or tests, run.ball_limit or tests)
-    cost = 3 * _multiplications(run.network, shape, run.cells is not None) * 2  # forward, and twice as much backward
-    method = METHODS.named(run.method)
-    step = method.step_cost
-    training = (run.epochs or _EPOCHS) * images * cost / _FLOPS * step * (1 + _EVALUATED / step)
-    trains_for_balls = method.create(run.trained_for, run.options).claim == Claim.BALL
-    open_share = 0.03 if trains_for_balls else 0.8  # of the images: they take the whole time
-    verifying = len(run.certify) * tests * (run.timeout * open_share + 0.005) if "ball" in run.claims else 0.0
-    return training + verifying + 10
-
-
-@cache
-def _multiplications(name: str, shape: InputShape, takes_intervals: bool) -> float:
-    """Return how many multiplications a forward pass of one image takes."""
     try:
-        with torch.device("meta"):
-            network = NetworkConfig(name, Activation.RELU, shape, 10, takes_intervals).build(0)
+        plain = pace(run.network, shape, run.cells is not None)
     except ConfigError:
-        return 0.0
-    total = 0.0
+        plain = 0.0
+    step = _step(run, shape, plain)
+    training = (run.epochs or _EPOCHS) * images * (step + _EVALUATED * plain)
+    if "ball" not in run.claims:
+        return training + busy * _OVERHEAD
+    method = METHODS.named(run.method).create(run.trained_for, run.options)
+    share = _CLOSED if method.claim == Claim.BALL else _OPEN
+    searching = min(run.timeout, _SEARCH * plain)
+    return training + len(run.certify) * tests * (searching * share + _EACH) + busy * _OVERHEAD
 
-    def count(layer: nn.Module, _: object, out: torch.Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        places = out[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-        total += layer.weight.numel() * places
 
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    channels, height, width = shape
-    with torch.no_grad():
-        network.eval()(torch.empty(1, 2 * channels if takes_intervals else channels, height, width, device="meta"))
-    return total
+def _step(run: Run, shape: InputShape, plain: float) -> float:
+    """Return the seconds of an image in a step of the run's method."""
+    entry = METHODS.named(run.method)
+    if entry.step_cost is not None:
+        return plain * entry.step_cost
+    options = tuple(sorted(run.options.items()))
+    timed = method_pace(run.method, options, run.network, shape, run.cells, run.trained_for)
+    return _USUAL * plain if timed is None else timed

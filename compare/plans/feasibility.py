@@ -7,7 +7,7 @@ import torch
 
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.claim import Radius
-from abscert_plugin.data.table import DATA_SETS
+from abscert_plugin.data.table import data_entry
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.networks import NETWORKS, Activation, InputShape, NetworkConfig
 from abscert_plugin.training.methods import METHODS
@@ -26,8 +26,7 @@ def check_run(run: Run) -> None:
     Raises:
         ConfigError: if a name is unknown, or the method cannot train the network.
     """
-    if run.data not in DATA_SETS:
-        raise ConfigError(expected_one_of("a data set", DATA_SETS, run.data))
+    entry = data_entry(run.data)
     if run.network not in NETWORKS:
         raise ConfigError(f"{run.title}: {expected_one_of('a network', NETWORKS, run.network)}")
     if run.solver is not None:
@@ -35,7 +34,7 @@ def check_run(run: Run) -> None:
     activation = run.activation or str(METHODS.named(run.method).activation)
     if activation not in list(Activation):
         raise ConfigError(expected_one_of("an activation", Activation, activation))
-    shape = DATA_SETS[run.data].image_shape(run.image_size)
+    shape = entry.image_shape(run.image_size)
     if shape is None:
         return
     fault = _fault(run.method, tuple(run.options.items()), run.network, activation, shape, run.cells is not None)

@@ -12,6 +12,7 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_text
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
+from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
 from compare.results.stored_run import TRAINING, State, StoredRun, stored_runs
 
@@ -149,7 +150,7 @@ def _training(run: Run, folder: Path) -> _TrainingFigures:
         # the loop keeps the epoch of the least validation error
         errors = [float(row["validation_error"]) for row in rows if "validation_error" in row]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, statistics.StatisticsError) as error:
-        raise RecordError(f"cannot read {history}: {error}") from error
+        raise RecordError(f"cannot read {history}: {plain_words(error)}") from error
     info = RunInfo.read(path) if path.exists() else None
     described = {} if info is None else info.configuration
     checksum = described.get("validation_sha256")

@@ -12,6 +12,7 @@ from typing import Final
 import jinja2
 
 from compare.tables.error_table import Table, TableRow
+from compare.tables.values import values_of
 
 _LATEX: Final = str.maketrans(
     {
@@ -71,12 +72,13 @@ def _one_line(text: str) -> str:
 
 
 def as_csv(tables: Sequence[Table]) -> str:
-    """Return the tables as CSV, one after the other; the first column names the table."""
+    """Return the tables as CSV for programs, one after the other; the first column names the table."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for table in tables:
-        writer.writerow(["table", *table.columns])
-        writer.writerows([table.title, *row] for row in table.rows)
+        values = values_of(table)
+        writer.writerow(["table", *values.columns])
+        writer.writerows([table.title, *row] for row in values.rows)
     return out.getvalue()
 
 
@@ -139,8 +141,9 @@ def templates() -> jinja2.Environment:
 
 
 def as_json(tables: Sequence[Table]) -> str:
-    """Return the tables as one JSON object."""
-    return json.dumps({"tables": [asdict(table) for table in tables]}) + "\n"
+    """Return the tables as one JSON object for programs: numbers are numbers, and null is none."""
+    found = [{"title": table.title, **asdict(values_of(table)), "notes": table.notes} for table in tables]
+    return json.dumps({"tables": found}, allow_nan=False) + "\n"
 
 
 FORMATS: Final[Mapping[str, Callable[[Sequence[Table]], str]]] = MappingProxyType(

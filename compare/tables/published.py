@@ -13,6 +13,7 @@ import msgspec
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.wording import plain_words
 
 FILE: Final = "published.toml"
 _HERE: Final = __name__.rpartition(".")[0]  # a wheel has this package below ours
@@ -190,7 +191,7 @@ def parse_figures(text: str) -> tuple[PublishedFigure, ...]:
         file = msgspec.convert(tomllib.loads(text, parse_float=Decimal), _File)
         return tuple(figure for part in file.part for figure in _figures(part, file.scales))
     except (ValueError, ArithmeticError, RecursionError, msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"compare/tables/{FILE} is broken: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(f"compare/tables/{FILE} is broken: {plain_words(error)}") from error
 
 
 def _figures(part: _PrintedPart, scales: Mapping[str, RadiusScale]) -> Iterator[PublishedFigure]:

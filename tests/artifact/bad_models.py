@@ -134,7 +134,7 @@ def not_convertible() -> onnx.ModelProto:
 
 BAD_FILES: Mapping[str, tuple[Maker, str]] = {
     "missing": (lambda folder: folder / NAME, "is not there"),
-    "a folder": (lambda folder: folder, "is not a file"),
+    "a folder": (lambda folder: folder, "is not a file|one ONNX file in the folder"),
     "empty": (holding(b""), "is empty"),
     "text": (holding(b"import torch\n"), "is not an ONNX model"),
     "png": (holding(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), "is not an ONNX model"),

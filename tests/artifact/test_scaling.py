@@ -280,9 +280,12 @@ def test_a_plain_file_that_names_cells_is_not_taken_for_one(deploy: Path, key: s
 
 
 def test_the_claim_cell_is_refused_in_one_line(deploy: Path, tmp_path: Path) -> None:
-    for claim in ((), ("--claim", "cell")):
-        line = refused("verify", deploy, *ON, *claim, "--out", tmp_path / "out")
-        assert "without cells: verify it with --claim ball" in line
+    said = {
+        (): "expected --radius for the claim ball",
+        ("--claim", "cell"): "without cells: verify it with --claim ball",
+    }
+    for claim, words in said.items():
+        assert words in refused("verify", deploy, *ON, *claim, "--out", tmp_path / "out")
         assert not (tmp_path / "out" / "records.jsonl").exists()
 
 

@@ -62,7 +62,7 @@ def test_records_of_one_bound_are_not_gone_on_with_by_another(trained: Path, tmp
     ("options", "words"),
     [
         (("--claim", "ball", "--radius", RADIUS, "--bound", "tightest"), "ibp, crown-ibp, crown-lbp"),
-        (("--bound", "crown"), "expected --bound with --claim ball"),
+        (("--claim", "cell", "--bound", "crown"), "expected --bound with --claim ball"),
         (("--claim", "ball", "--radius", RADIUS, "--bound", "crown", "--black-box"), "--black-box"),
     ],
 )

@@ -99,7 +99,7 @@ def test_a_net_without_a_layer_to_go_back_through(tmp_path: Path) -> None:
     logits = draft.dense(draft.node("Flatten", SCALED), [[1.0, 0.0]], [0.0, 0.1])
     plain_file(draft.model(SCALED, (1, 1, 1), logits, 2), (1, 1, 1), 2, tmp_path / "net.onnx")
     command = ["guard", tmp_path / "net.onnx", "--radius", "0.1", "--bound", "crown-ibp"]
-    assert "behind a ReLU" in refused(run(*command, "--out", tmp_path / "guard.onnx"), tmp_path)
+    assert "a ReLU and a dense layer" in refused(run(*command, "--out", tmp_path / "guard.onnx"), tmp_path)
 
 
 def test_a_guard_has_no_guard(model: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from guard_oracle import Array, WrittenGuard, excess
+from onnx import numpy_helper
 from sampled_graphs import session
 from soundness_trials.drafts import Draft, graph_of
 from soundness_trials.evaluation import Evaluation, Way
@@ -15,6 +16,7 @@ from soundness_trials.evaluation import Evaluation, Way
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
+from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards import backward
 
 SHAPE, CLASSES = (2, 5, 6), 3
@@ -77,7 +79,10 @@ def points(chance: np.random.Generator, low: Array, high: Array, count: int) -> 
 def worst(seed: int, count: int = 40, ways: int = 2) -> tuple[float, float]:
     """Return by how much margins by a backward pass exceed what evaluations keep, and intervals' ones at most."""
     chance = np.random.default_rng(seed)
-    model = convolutions(chance)
+    return worst_of(convolutions(chance), chance, count, ways)
+
+
+def worst_of(model: onnx.ModelProto, chance: np.random.Generator, count: int, ways: int) -> tuple[float, float]:
     graph = graph_of(model)
     low, high = balls(chance)
     try:
@@ -179,3 +184,61 @@ def test_what_rounding_takes_is_taken_off(case: Callable[[int], float], monkeypa
     if case is many_rows:  # there the file's own error holds the guard's, unless it is left out too
         monkeypatch.setattr(arithmetic, "gamma", lambda _: 2.0**-60)
     assert max(case(seed) for seed in range(4)) > 0
+
+
+# --- where a pass ends ------------------------------------------------------------------------------------------------
+
+
+def turned(draft: Draft, chance: np.random.Generator) -> str:
+    value = draft.relu(draft.node("Conv", "x", draft.constant(normal(chance, 2, 2, 2, 2))))
+    return draft.node("Transpose", value, perm=[0, 3, 1, 2])
+
+
+def turned_before(draft: Draft, chance: np.random.Generator) -> str:
+    value = draft.node("Conv", "x", draft.constant(normal(chance, 2, 2, 2, 3)))  # [2, 4, 4]
+    return draft.relu(draft.node("Transpose", value, perm=[0, 2, 3, 1]))
+
+
+def swapped(draft: Draft, chance: np.random.Generator) -> str:
+    value = draft.relu(draft.node("Conv", "x", draft.constant(normal(chance, 2, 2, 2, 2))))
+    draft.tensors.append(numpy_helper.from_array(np.array([1, 0]), "places"))
+    return draft.node("Gather", value, "places", axis=1)
+
+
+def padded(draft: Draft, chance: np.random.Generator) -> str:
+    value = draft.relu(draft.node("Conv", "x", draft.constant(normal(chance, 2, 2, 2, 2))))
+    value = draft.node("Add", draft.node("Mul", value, draft.constant([2.0])), draft.constant([-1.0]))
+    return draft.relu(draft.node("Conv", value, draft.constant(normal(chance, 2, 2, 2, 2)), pads=[1, 0, 1, 2]))
+
+
+SIZES: dict[Callable[..., str], int] = {turned: 40, turned_before: 32, swapped: 40, padded: 60}
+
+
+@pytest.mark.parametrize("part", SIZES)
+def test_entries_that_change_places_are_not_taken_for_one_another(part: Callable[..., str]) -> None:
+    for seed in range(2):
+        chance, draft = np.random.default_rng(seed), Draft()
+        value = draft.node("Flatten", part(draft, chance))
+        size = SIZES[part]
+        value = draft.relu(draft.dense(value, normal(chance, size, 4), normal(chance, 4)))
+        logits = draft.dense(value, normal(chance, 4, CLASSES), normal(chance, CLASSES))
+        excess, _ = worst_of(draft.model("x", SHAPE, logits, CLASSES), chance, 10, 1)
+        assert -np.inf < excess <= 0
+
+
+def test_a_file_of_many_classes_is_refused_by_what_it_has() -> None:
+    draft = Draft()
+    value = draft.relu(draft.dense("x", np.ones((2, 600)), np.zeros(600)))
+    graph = graph_of(draft.model("x", (2,), draft.dense(value, np.ones((600, 60)), np.zeros(60)), 60))
+    point = np.zeros((1, 2), dtype=np.float32)
+    with pytest.raises(UnsupportedModelError, match="too many classes"):
+        WrittenGuard(graph, (2,), 60, point, point, is_backward=True)
+
+
+def test_rows_that_could_overflow_layers_further_back_are_refused() -> None:
+    draft = Draft()
+    value = draft.relu(draft.dense("x", [[2.0**45]], [0]))
+    graph = graph_of(draft.model("x", (1,), draft.dense(value, [[2.0**60, 0]], [0, 0]), 2))
+    x = np.full((1, 1), 2.0**-90, dtype=np.float32)
+    with pytest.raises(UnsupportedNodeError, match="rows may be too large"):
+        WrittenGuard(graph, (1,), 2, x, x, is_backward=True)

@@ -9,7 +9,7 @@ import guard_oracle
 import numpy as np
 import pytest
 from float_evaluation import CLASSES, Exact, Layer
-from guard_oracle import FLUSHED, Array, Seen, WrittenGuard, escaped, excess
+from guard_oracle import FLUSHED, Flushing, InOrder, Seen, WrittenGuard, escaped, excess
 from soundness_trials.drafts import Draft, graph_of
 from soundness_trials.evaluation import Evaluation, Way
 
@@ -23,32 +23,6 @@ from abscert_plugin.guards.emitter import rounded_up
 from abscert_plugin.guards.values import Fact
 
 Patch = pytest.MonkeyPatch
-
-
-class InOrder(Way):
-    """Sums from left to right: products first, then what else there is; nothing is fused, nothing flushed."""
-
-    def __init__(self) -> None:
-        super().__init__(np.random.default_rng(0))
-        self._flushes_operands = self._flushes_results = np.bool_(False)
-
-    def products(self, weight: Array, values: Array, others: Sequence[Array]) -> Array:
-        terms = [values[:, None, place] * weight[None, :, place] for place in range(weight.shape[1])]
-        total = terms[0]
-        for term in [*terms[1:], *others]:
-            total = total + term
-        return total
-
-
-class Flushing(InOrder):
-    """The same where subnormal numbers are zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._flushes_operands = self._flushes_results = np.bool_(True)
-
-    def products(self, weight: Array, values: Array, others: Sequence[Array]) -> Array:
-        return self.total([self.multiply(values[:, None], weight[None])[:, :, 0], *others])
 
 
 def point(draft: Draft, logits: str, values: Any) -> tuple[Graph, WrittenGuard]:

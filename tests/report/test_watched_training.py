@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.plugins import Registry
 from abscert_plugin.report.training_page import TrainingContent, render_training
 from abscert_plugin.training import loggers
+from abscert_plugin.training.loop import SilentObserver
 
 TRAIN = ("train", "--data", "digits", "--network", "fc-3", "--batch-size", "512", "--device", "cpu")
 FAILING = """
@@ -124,6 +126,26 @@ def test_a_logger_that_is_not_there_is_refused_before_anything_is_done(
     )
     assert "expected a logger of tensorboard, mlflow" in refused(*TRAIN, "--log", "x", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_one_of_several_observers_ends_a_training_and_all_are_told() -> None:
+    class Ends:
+        told = 0
+
+        def on_start(self, total_steps: int, steps_done: int) -> None:
+            pass
+
+        def on_step(self, images: int, loss: float | None) -> None:
+            pass
+
+        def on_epoch(self, row: Mapping[str, Any]) -> bool:
+            self.told += 1
+            return row["epoch"] == 2
+
+    first, second = Ends(), Ends()
+    group = loggers.ObserverGroup(SilentObserver(), first, second)
+    assert [group.on_epoch({"epoch": epoch}) for epoch in (1, 2)] == [False, True]
+    assert (first.told, second.told) == (2, 2)
 
 
 @pytest.mark.filterwarnings("default")  # of other libraries

@@ -192,6 +192,16 @@ def test_intervals_of_a_part_of_the_batch() -> None:
     torch.testing.assert_close(found, 0.6 * attacked + 0.4 * bounded)
 
 
+def test_bounds_are_in_float32_where_passes_are_in_bfloat16() -> None:
+    network, (images, labels) = tiny_network(5), stored(5)
+    balls = Fixed(ReachableCells(Grid(4), 255, CPU))
+    exact = objective(balls).loss(network, images, labels, END)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(objective(balls).loss(network, images, labels, END), exact)
+        attacked = objective(balls, loss=RobustLoss.MTL_IBP, share=0.0).loss(network, images, labels, END)
+    assert attacked.dtype == torch.float32
+
+
 def test_epochs_chosen_by_an_attack_count_what_it_refutes() -> None:
     """Of a tiny network every reachable combination is run: an attack finds no less than the least margin."""
     for seed in range(6):

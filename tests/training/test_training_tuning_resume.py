@@ -163,3 +163,18 @@ def test_steps_of_another_kind_are_refused(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(json.dumps(stored))
     with pytest.raises(CheckpointError, match="not a tuning's file"):
         run_tuning(tmp_path)
+
+
+def test_what_is_not_given_is_null_and_files_with_the_word_none_are_read(
+    tmp_path: Path, undisturbed: list[dict[str, Any]]
+) -> None:
+    run_tuning(tmp_path)
+    path = tmp_path / FILE_NAME
+    text = path.read_text()
+    assert ": null" in text
+    assert '"None"' not in text
+    path.write_text(text.replace(": null", ': "None"'))  # the tuning's own `most_steps` has always been null
+    stored = json.loads(path.read_text())
+    stored["description"]["tuning"] = json.loads(text)["description"]["tuning"]
+    path.write_text(json.dumps(stored))
+    assert table(run_tuning(tmp_path)) == undisturbed

@@ -213,7 +213,7 @@ def test_figure_3_differs_in_the_width_of_cells_alone() -> None:
 
 @pytest.mark.slow
 def test_what_cannot_be_drawn_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    assert "weights or inputs" in refused("compare", "landscape", runs[0], "--space", "time")
+    assert "weights, inputs" in refused("compare", "landscape", runs[0], "--space", "time")
     assert "odd number of points" in refused("compare", "landscape", runs[0], "--points", 4)
     assert "expected a training in" in refused("compare", "landscape", tmp_path)
     assert "not both and not neither" in refused("compare", "landscape")

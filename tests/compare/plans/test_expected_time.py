@@ -1,5 +1,8 @@
 """What is expected of a run before it is carried out: told by the entries of its data set and network, or unknown."""
 
+import json
+import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +13,20 @@ import pytest
 from command_line import abscert
 
 from abscert_plugin.data import DATA_SETS, DataSetEntry, Split, load_data
+from abscert_plugin.data import table as data_table
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.networks import InputShape
 from abscert_plugin.plugins import Registry
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.methods import METHODS
-from compare.plans import expected_time, feasibility
+from compare.plans import expected_time, pace
 from compare.plans.expected_time import expected_seconds
 from compare.plans.feasibility import check_run
 from compare.plans.plan import read_plan, shipped_plans
 from compare.plans.planned_run import Run
+from compare.results.stored_run import StoredRun, stored_runs
 
+RECORDS = Path(__file__).parents[3] / "benchmarks" / "records"
 RUN = Run(data="digits", network="fc-3", method="ibp", radius="0.1", certify=("0.1",))
 TINY = DataSetEntry("tiny", "a data set of another package", (), DATA_SETS["digits"].load, (1, 8, 8), 100, 20)
 SECRET = replace(TINY, name="secret", shape=None, training_images=None, test_images=None)
@@ -29,8 +36,13 @@ PLAN = 'title = "new"\n[[grid]]\ndata = ["NAME"]\nnetwork = ["fc-3"]\nmethod = [
 def register(monkeypatch: pytest.MonkeyPatch, *entries: DataSetEntry) -> None:
     """Put entries into the table of data sets, as another package does."""
     table: Mapping[str, DataSetEntry] = MappingProxyType({**DATA_SETS, **{entry.name: entry for entry in entries}})
-    for module in (feasibility, expected_time):
-        monkeypatch.setattr(module, "DATA_SETS", table)
+    monkeypatch.setattr(data_table, "DATA_SETS", table)
+
+
+def made_up(network: str, shape: InputShape, takes_intervals: bool) -> float:
+    """Return a pace that hangs on no clock."""
+    del takes_intervals
+    return {"cnn-2layer": 1e-4}.get(network, 1e-3) * math.prod(shape) / 784
 
 
 @pytest.mark.parametrize("name", shipped_plans())
@@ -39,12 +51,12 @@ def test_shipped_plans_have_runs_and_an_expected_time(name: str) -> None:
     assert plan.title
     runs = plan.runs()
     assert runs
-    assert all(0 < (expected_seconds(run) or 0) < 1e9 for run in runs)
+    assert all(0 < (expected_seconds(run, made_up) or 0) < 1e9 for run in runs)
 
 
 def test_more_epochs_and_larger_networks_are_expected_to_take_longer() -> None:
     times = [
-        expected_seconds(msgspec.structs.replace(RUN, data="mnist", network=network, epochs=epochs)) or 0
+        expected_seconds(msgspec.structs.replace(RUN, data="mnist", network=network, epochs=epochs), made_up) or 0
         for network, epochs in (("cnn-2layer", 2), ("cnn-2layer", 20), ("dm-large", 20))
     ]
     assert times == sorted(times)
@@ -55,8 +67,8 @@ def test_a_new_data_set_is_judged_by_its_own_shape_and_size(monkeypatch: pytest.
     register(monkeypatch, TINY)
     run = msgspec.structs.replace(RUN, data="tiny", epochs=100, claims=())
     check_run(run)
-    whole = expected_seconds(msgspec.structs.replace(run, data="digits"))
-    own = expected_seconds(run)
+    whole = expected_seconds(msgspec.structs.replace(run, data="digits"), made_up)
+    own = expected_seconds(run, made_up)
     assert own is not None
     assert whole is not None
     assert (own - 10) / (whole - 10) == pytest.approx(100 / 1295, rel=1e-6)  # the same network, by images
@@ -107,5 +119,40 @@ def test_a_method_that_is_registered_tells_what_its_steps_cost(monkeypatch: pyte
     entries = [replace(METHODS["ibp"], name=f"times-{cost}", step_cost=cost) for cost in (2.0, 20.0, 40.0)]
     monkeypatch.setattr(expected_time, "METHODS", Registry(MethodEntry, entries, (), "method"))
     runs = [msgspec.structs.replace(RUN, data="mnist", method=entry.name) for entry in entries]
-    first, second, third = (expected_seconds(run) or 0 for run in runs)
+    first, second, third = (expected_seconds(run, made_up) or 0 for run in runs)
     assert third - second == pytest.approx((second - first) * 20 / 18)
+
+
+def test_a_method_that_does_not_tell_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(METHODS["ibp"], name="silent", step_cost=None)
+    table = Registry(MethodEntry, [entry], (), "method")
+    for module in (expected_time, pace):
+        monkeypatch.setattr(module, "METHODS", table)
+    run = msgspec.structs.replace(RUN, method="silent", epochs=10**6, claims=())
+    assert (expected_seconds(run, lambda *_: 0.0) or 0) > 100  # a million epochs take more than nothing
+    assert pace.method_pace("silent", (), "fc-3", (1, 8, 8), None, run.trained_for) is not None
+
+
+def test_a_whole_search_of_a_small_network_is_not_taken_for_its_timeout() -> None:
+    run = msgspec.structs.replace(RUN, method="plain", timeout=1000.0)
+    assert (expected_seconds(run, lambda *_: 1e-6) or 0) < 60
+
+
+@pytest.mark.parametrize(("network", "epochs"), [("cnn-2layer", 10), ("dm-small", 4)])
+def test_estimates_are_those_of_the_records(network: str, epochs: int) -> None:
+    """With the pace of the records' own plain trainings, which ran beside the others on the same machine."""
+    found = [stored for stored in stored_runs(RECORDS) if (stored.run.network, stored.run.epochs) == (network, epochs)]
+    known = [(stored.run, _epoch_seconds(stored)) for stored in found if stored.run.protocol == "sound"]
+    pace_then = statistics.median(seconds for run, seconds in known if run.method == "plain") / 55_000
+    off = []
+    for run, seconds in known:
+        expected = expected_seconds(msgspec.structs.replace(run, claims=()), lambda *_: pace_then) or 0
+        off.append(math.log2((expected - 10) / epochs / seconds))
+    assert len(off) == 22
+    assert statistics.median(map(abs, off)) < 0.5
+    assert sum(abs(one) <= 1 for one in off) >= 0.9 * len(off)  # within a factor of two
+
+
+def _epoch_seconds(stored: StoredRun) -> float:
+    rows = (stored.folder / "training" / "history.jsonl").read_text().splitlines()
+    return statistics.median(float(json.loads(row)["seconds"]) for row in rows)

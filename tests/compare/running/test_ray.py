@@ -69,6 +69,11 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = No
         time.sleep(0.02)
 
 
+def told(err: str) -> list[str]:
+    """Return the lines on stderr but those that tell how far it is, of which a busy machine writes more."""
+    return [line for line in err.splitlines() if not line.startswith(("runs:", " "))]
+
+
 def is_trained(folder: Path | None) -> bool:
     """Return whether a run has trained for an epoch."""
     return folder is not None and (folder / CHECKPOINT).exists()
@@ -87,7 +92,8 @@ def test_ctrl_c_stops_every_run_in_one_line(plan: Path, cluster: Cluster, tmp_pa
         wait_for(lambda: list((tmp_path / RUNS).glob(f"*/{LOCK}")), stopped)
         stopped.send_signal(signal.SIGINT)
         out, err = stopped.communicate(timeout=30)
-    assert (stopped.returncode, out, err) == (130, "", "stopped; the same command goes on with the plan\n")
+    assert (stopped.returncode, out) == (130, "")
+    assert told(err) == ["stopped; the same command goes on with the plan"]
     wait_for(lambda: not any(node.run_folder() for node in cluster.nodes))
     assert not list((tmp_path / RUNS).glob(f"*/{FAILURE}"))
 
@@ -112,7 +118,7 @@ def test_nothing_is_lost_or_done_twice_when_a_node_and_a_process_are_killed(
         out, err = disturbed.communicate(timeout=120)
     assert disturbed.returncode == 0, err
     assert json.loads(out)["states"] == {"done": 2}
-    assert [line.split(":")[0] for line in err.splitlines()] == ["done", "done"]  # nothing of what Ray has to say
+    assert [line.split(":")[0] for line in told(err)] == ["done", "done"]  # nothing of what Ray has to say
     after = [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
     assert after[: len(before)] == before  # with the times: no epoch before the kill was trained again
 

@@ -1,0 +1,69 @@
+"""`abscert.advise`: how many cells a radius allows, and where their edges lie, before anything is trained."""
+
+from os import PathLike
+from pathlib import Path
+from typing import TypeAlias
+
+from numpy.typing import ArrayLike
+
+from abscert_plugin.api.arrays import as_data_set
+from abscert_plugin.api.radii import RadiusLike, as_radius
+from abscert_plugin.api.wording import in_python
+from abscert_plugin.data import DataSet, Split
+from abscert_plugin.data import load_data as load
+from abscert_plugin.errors import DataError
+from abscert_plugin.training.advise import COMPARED, MOST_CELLS, NEIGHBOURS, Advice
+from abscert_plugin.training.advise import advise as advise_on
+
+Advised: TypeAlias = str | DataSet | tuple[ArrayLike, ArrayLike]
+"""A data set's name, whose training split is looked at, a split of `load_data`, or (images, labels)."""
+
+
+def looked_at(data: Advised, directory: Path | None, image_size: int | None, limit: int | None) -> DataSet:
+    """Return the images that advice is of; see `advise`."""
+    if isinstance(data, str):
+        images = load(data, Split.TRAIN, directory, image_size)
+    elif isinstance(data, DataSet):
+        images = data
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        images = as_data_set(data[0], data[1], None, Split.TRAIN, is_trained_on=True)
+    else:
+        raise DataError(f"expected a name, a data set or (images, labels), got {type(data).__name__}")
+    return images.first(limit)
+
+
+@in_python
+def advise(
+    data: Advised,
+    radius: RadiusLike,
+    *,
+    radius_scale: str = "pixel",
+    directory: str | PathLike[str] | None = None,
+    image_size: int | None = None,
+    limit: int | None = None,
+    most_cells: int = MOST_CELLS,
+    compared: int = COMPARED,
+    neighbours: int = NEIGHBOURS,
+) -> Advice:
+    """Return what balls of a radius do on each grid of cells, and which grid to train on.
+
+        advice = abscert.advise((images, labels), radius=0.1)
+        advice.advised.cells, advice.reason
+
+    Args:
+        data: see `Advised`; images [count, channels, height, width] are floats in [0, 1], rounded to 8 bits, or uint8.
+        radius: of the l-infinity ball, such as 0.1 or "8/255".
+        radius_scale: `pixel` or `training`.
+        directory: the folder that holds a named data set's files; `$ABSCERT_DATA` where None.
+        image_size: side in pixels that the images of a folder are resized to.
+        limit: only the first so many images.
+        most_cells: look at 1 to so many cells.
+        compared: compare so many images, the first ones, with each other.
+        neighbours: how many of other classes each of them is compared with.
+
+    Raises:
+        ConfigError: if a name is unknown, or a number has no meaning.
+        DataError: if images or labels have no meaning, or files are missing or corrupt.
+    """
+    images = looked_at(data, None if directory is None else Path(directory), image_size, limit)
+    return advise_on(images, as_radius(radius, radius_scale), most_cells, compared, neighbours)

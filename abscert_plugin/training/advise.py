@@ -1,0 +1,255 @@
+"""Which cells to train on, before any training: what balls of the training images do on each grid."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, UInt8
+
+from abscert_plugin.claim import Radius
+from abscert_plugin.data.dataset import DataSet
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid, float32_within, level_pixels
+from abscert_plugin.training.edges import EdgeChoice, grid_of
+
+MOST_CELLS: Final = 16
+COMPARED: Final = 10_000
+NEIGHBOURS: Final = 5
+_BATCH: Final = 1000
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AdviceRow:
+    """What balls of the radius do on one grid.
+
+    Args:
+        cells: number of cells of a pixel.
+        edges: how the edges were chosen.
+        inner_edges: where they lie between 0 and 1, on the pixel scale.
+        straddling: mean share of an image's pixels whose ball reaches more than one cell, 0 to 1.
+        log2_mean, log2_median: of how many interval images the ball of an image reaches: mean and median of log2.
+        most: the largest number of cells that the ball of one pixel reaches.
+        has_room: whether each cell has a stored value whose ball stays in it, and the least and the largest value,
+            0 and 1, are such values: background and ink never straddle.
+        shared: share of the images compared that share an interval image, within their balls, with one of their
+            nearest neighbours of other classes, 0 to 1.
+        least_error: share of the images compared of which no network on these cells can certify all but so many: of
+            two images of different classes that share an interval image, at most one is certified, whatever the
+            network, and so many pairs have no image in common. A lower bound of the ball error on these images.
+    """
+
+    cells: int
+    edges: EdgeChoice
+    inner_edges: tuple[float, ...]
+    straddling: float
+    log2_mean: float
+    log2_median: float
+    most: int
+    has_room: bool
+    shared: float
+    least_error: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """All grids that were looked at, and which one to train on.
+
+    Args:
+        data: name of the data set; `sha256` is the checksum of the split that was looked at.
+        radius: of the ball, pixel scale.
+        images: how many images were counted.
+        compared: how many of them, the first ones, were compared with their neighbours.
+        neighbours: how many neighbours of other classes, nearest in the Euclidean norm, each was compared with.
+        rows: the grids, by number of cells; one that the data's values are too few for has none.
+        advised: the row to train on; None where no grid of more than one cell has room.
+        reason: why, in one sentence.
+    """
+
+    data: str
+    sha256: str
+    radius: float
+    images: int
+    compared: int
+    neighbours: int
+    rows: tuple[AdviceRow, ...]
+    advised: AdviceRow | None
+    reason: str
+
+    def describe(self) -> dict[str, Any]:
+        """Return the advice as what JSON can hold; the kinds of edges are their names."""
+        return asdict(self)
+
+
+def advise(
+    data: DataSet,
+    radius: Radius,
+    most_cells: int = MOST_CELLS,
+    compared: int = COMPARED,
+    neighbours: int = NEIGHBOURS,
+) -> Advice:
+    """Return what balls of a radius do on grids of 1 to `most_cells` cells and each kind of edges, and which to take.
+
+    Advised is the largest number of cells of which each has room (`AdviceRow.has_room`), since more cells keep more
+    of the image, and a cell without room makes every pixel in it straddle; of several kinds of edges the one with the
+    least error that is sure, then with the fewest combinations.
+
+    Args:
+        data: the training split: cells are chosen on no other.
+        radius: of the ball that the network is to be verified for.
+        most_cells: the largest number of cells looked at, 1 to 255.
+        compared: how many images, the first ones, are compared with each other.
+        neighbours: how many neighbours of other classes each is compared with, at least 1. More find more pairs.
+
+    Raises:
+        ConfigError: if a number has no meaning, or the data have no image.
+    """
+    if not 1 <= most_cells <= 255 or compared < 1 or neighbours < 1:
+        raise ConfigError(
+            f"expected 1 to 255 cells, and at least 1 image and 1 neighbour to compare, got {most_cells}, "
+            f"{compared} and {neighbours}"
+        )
+    if len(data) == 0:
+        raise ConfigError(f"expected images of {data.name}, got none")
+    counts = _histograms(data)
+    some = data.first(min(compared, len(data)))
+    images = some.take(np.arange(len(some))).images.reshape(len(some), -1)
+    pairs = _neighbours(images, some.labels, neighbours)
+    rows = tuple(
+        _row(how, grid, counts, images, pairs, radius)
+        for how, grid in _grids(counts.sum(axis=0).astype(np.int64), radius, most_cells)
+    )
+    advised, reason = _choice(rows)
+    return Advice(
+        data=data.name,
+        sha256=data.sha256,
+        radius=float(radius.pixel),
+        images=len(data),
+        compared=len(some),
+        neighbours=neighbours,
+        rows=rows,
+        advised=advised,
+        reason=reason,
+    )
+
+
+def _grids(counts: Int64[np.ndarray, "values"], radius: Radius, most_cells: int) -> Iterator[tuple[EdgeChoice, Grid]]:
+    for cells in range(1, most_cells + 1):
+        for how in EdgeChoice if cells > 1 else (EdgeChoice.UNIFORM,):
+            try:
+                yield how, grid_of(how, cells, radius, counts)
+            except ConfigError:  # too few values for so many cells
+                continue
+
+
+def _row(
+    how: EdgeChoice,
+    grid: Grid,
+    counts: Float64[np.ndarray, "images values"],
+    images: UInt8[np.ndarray, "some pixels"],
+    pairs: Int64[np.ndarray, "pairs two"],
+    radius: Radius,
+) -> AdviceRow:
+    values = level_pixels(counts.shape[1] - 1)
+    lowest, highest = grid.reachable(values, radius.outward)
+    reached = highest.astype(np.int64) - lowest + 1
+    straddles = reached > 1
+    logs: Float64[np.ndarray, "images"] = counts @ np.log2(reached)
+    stays = np.unique(lowest[~straddles])
+    sharing = pairs[_share(grid, images, pairs, radius.pixel, values)]
+    return AdviceRow(
+        cells=grid.cells,
+        edges=how,
+        inner_edges=grid.inner_edges,
+        straddling=float(counts.sum(axis=0) @ straddles / counts.sum()),
+        log2_mean=float(logs.mean()),
+        log2_median=float(np.median(logs)),
+        most=int(reached.max()),
+        has_room=len(stays) == grid.cells and not straddles[0] and not straddles[-1],
+        shared=len(np.unique(sharing)) / len(images),
+        least_error=_disjoint(sharing) / len(images),
+    )
+
+
+def _share(
+    grid: Grid,
+    images: UInt8[np.ndarray, "some pixels"],
+    pairs: Int64[np.ndarray, "pairs two"],
+    radius: Fraction,
+    values: np.ndarray,
+) -> Bool[np.ndarray, "pairs"]:
+    """Return which pairs share an interval image that a float32 image of each ball has.
+
+    The ends of balls are rounded inward here, not outward as a verifier rounds them: what is shared is shared.
+    """
+    low, high = (grid.cell(end) for end in float32_within(values, min(radius, Fraction(1))))
+    apart = (high[:, None] < low[None, :]) | (high[None, :] < low[:, None])
+    shared = np.zeros(len(pairs), dtype=bool)
+    if not apart.any():
+        return np.ones(len(pairs), dtype=bool)
+    width = len(values)
+    table = apart.ravel()
+    for start in range(0, len(pairs), _BATCH):
+        one, other = images[pairs[start : start + _BATCH].T]
+        shared[start : start + _BATCH] = ~table[one.astype(np.int32) * width + other].any(axis=1)
+    return shared
+
+
+def _disjoint(pairs: Int64[np.ndarray, "pairs two"]) -> int:
+    """Return how many of the pairs, taken one after the other, have no image in common."""
+    taken: set[int] = set()
+    for one, other in pairs.tolist():
+        if one not in taken and other not in taken:
+            taken |= {one, other}
+    return len(taken) // 2
+
+
+def _neighbours(
+    images: UInt8[np.ndarray, "some pixels"], labels: Int64[np.ndarray, "some"], count: int
+) -> Int64[np.ndarray, "pairs two"]:
+    """Return each image with its nearest neighbours of other classes (Euclidean norm), each pair once, ascending."""
+    values = images.astype(np.float32)
+    squares = np.einsum("ij,ij->i", values, values)
+    found = []
+    for start in range(0, len(values), _BATCH):
+        rows = slice(start, start + _BATCH)
+        distance = squares[None, :] - 2 * (values[rows] @ values.T)
+        distance[labels[rows][:, None] == labels[None, :]] = np.inf
+        kept = min(count, len(values))
+        nearest = np.argpartition(distance, kept - 1, axis=1)[:, :kept]
+        own = np.repeat(np.arange(start, start + len(nearest)), kept)
+        is_other = np.isfinite(np.take_along_axis(distance, nearest, axis=1)).ravel()
+        found.append(np.stack([own, nearest.ravel()], axis=1)[is_other])
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0).astype(np.int64)
+
+
+def _histograms(data: DataSet) -> Float64[np.ndarray, "images values"]:
+    """Return how many pixels of each image have each stored value, as floats: they are multiplied for every grid."""
+    width = data.levels + 1
+    found = []
+    for batch in data.batches(_BATCH):
+        places = batch.images.reshape(len(batch.labels), -1).astype(np.int64)
+        places += np.arange(len(places))[:, None] * width
+        found.append(np.bincount(places.ravel(), minlength=len(places) * width).reshape(-1, width))
+    return np.concatenate(found).astype(np.float64)
+
+
+def _choice(rows: Sequence[AdviceRow]) -> tuple[AdviceRow | None, str]:
+    fitting = [row for row in rows if row.has_room and row.cells > 1]
+    if not fitting:
+        return None, (
+            "no grid of more than one cell has room for balls of this radius: on every one, background or ink "
+            "straddles, or every pixel of a cell does; verify a smaller radius, or train on plain images"
+        )
+    best = min(fitting, key=lambda row: (-row.cells, row.least_error, row.log2_mean))
+    mean = "" if math.isclose(best.log2_mean, best.log2_median, rel_tol=0.1) else f" (median {best.log2_median:.1f})"
+    return best, (
+        f"{best.cells} cells with {best.edges} edges are the most of which each keeps values whose ball stays in it, 0 "
+        f"and 1 among them; {100 * best.straddling:.1f} % of pixels straddle, 2^{best.log2_mean:.1f}{mean} "
+        f"combinations an image, and at least {100 * best.least_error:.2f} % of the images compared can be certified "
+        "by no network on them"
+    )

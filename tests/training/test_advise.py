@@ -1,0 +1,119 @@
+"""Advice on cells: figures by hand, pairs that nothing can tell apart by brute force, and what is known of MNIST."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import abscert, refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import abscert_plugin
+from abscert_plugin.claim import Radius
+from abscert_plugin.data import ArraySource, DataSet, Split, load_data
+from abscert_plugin.errors import ConfigError
+from abscert_plugin.grid import Grid
+from abscert_plugin.training.advise import AdviceRow, advise
+from abscert_plugin.training.edges import EdgeChoice
+
+
+def data_of(images: list[list[int]], labels: list[int], levels: int) -> DataSet:
+    """Return images of one row of pixels."""
+    values = np.array(images, dtype=np.uint8)[:, None, None, :]
+    shape = (1, 1, values.shape[3])
+    index = np.arange(len(values))
+    classes = tuple(map(str, range(max(labels) + 1)))
+    source = ArraySource(values)
+    return DataSet("made", Split.TRAIN, classes, shape, levels, source, np.array(labels), index, "none")
+
+
+def uniform(rows: tuple[AdviceRow, ...], cells: int) -> AdviceRow:
+    (row,) = (row for row in rows if row.cells == cells and row.edges is EdgeChoice.UNIFORM)
+    return row
+
+
+def test_figures_by_hand() -> None:
+    # ten levels, radius 0.1: on two cells the edge is 0.5, and balls of the values 4, 5 and 6 come to it or beyond;
+    # that of 4 does, since it holds 0.5 itself, and that of 6 ends there, in the upper cell
+    found = advise(data_of([[0, 4], [5, 10], [10, 10], [0, 0]], [0, 1, 1, 0], 10), Radius.parse("0.1"), most_cells=2)
+    one, two = uniform(found.rows, 1), uniform(found.rows, 2)
+    assert (one.straddling, one.log2_mean, one.most, one.shared, one.least_error) == (0, 0, 1, 1, 0.5)
+    assert (two.straddling, two.log2_mean, two.log2_median, two.most) == (2 / 8, 0.5, 0.5, 2)
+    assert two.has_room
+    # [0, 4] is (low, either) and [5, 10] is (either, high): both may be (low, high); no other pair of classes shares
+    assert (two.shared, two.least_error) == (2 / 4, 1 / 4)
+    assert found.advised is not None
+    assert found.advised.cells == 2
+
+
+def test_a_radius_of_half_the_range_leaves_no_room() -> None:
+    found = advise(data_of([[0, 255], [255, 0]], [0, 1], 255), Radius.parse("0.5"), most_cells=4)
+    assert found.advised is None
+    assert "verify a smaller radius" in found.reason
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 8), min_size=2, max_size=2), min_size=3, max_size=6), st.integers(2, 4))
+def test_pairs_are_those_that_brute_force_finds(images: list[list[int]], cells: int) -> None:
+    labels = [place % 2 for place in range(len(images))]
+    radius = Radius.parse("1/7")
+    found = advise(data_of(images, labels, 8), radius, most_cells=cells, neighbours=len(images))
+    grid = Grid(cells)
+    fine = np.linspace(0, 1, 20_001, dtype=np.float32)  # stands for every image of a ball: edges are hit or passed
+
+    def reached(value: int) -> set[int]:
+        near = fine[np.abs(fine.astype(np.float64) - value / 8) < 1 / 7]
+        return set(grid.cell(near).tolist())
+
+    sets = [[set(product(*map(reached, image)))] for image in images]
+    count = len(images)
+    pairs = [
+        (one, other)
+        for one in range(count)
+        for other in range(one)
+        if labels[one] != labels[other] and sets[one][0] & sets[other][0]
+    ]
+    row = uniform(found.rows, cells)
+    assert row.shared == len({place for pair in pairs for place in pair}) / count
+    best = most_disjoint(pairs) / count
+    assert row.least_error <= best <= 2 * row.least_error  # what is taken greedily is at least half of the most
+
+
+def most_disjoint(pairs: list[tuple[int, int]]) -> int:
+    """Return the largest number of pairs without an image in common, trying all."""
+    if not pairs:
+        return 0
+    (one, other), *rest = pairs
+    without = [pair for pair in rest if not {one, other} & {*pair}]
+    return max(most_disjoint(rest), 1 + most_disjoint(without))
+
+
+@pytest.mark.parametrize(("radius", "cells"), [("0.1", 4), ("0.3", 2)])
+def test_mnist_is_advised_what_trials_found(mnist_dir: Path, radius: str, cells: int) -> None:
+    data = load_data("mnist", Split.TRAIN, mnist_dir).first(1000)
+    found = advise(data, Radius.parse(radius), most_cells=8, compared=100)
+    assert found.advised is not None
+    assert found.advised.cells == cells
+    assert uniform(found.rows, cells).has_room
+    assert uniform(found.rows, cells).most == 2  # at most two combinations a pixel
+
+
+def test_the_command_writes_table_chart_and_json(tmp_path: Path) -> None:
+    told = abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100, "--out", tmp_path, "--json").json
+    assert told["advised"]["cells"] == max(row["cells"] for row in told["rows"] if row["has_room"])
+    assert (tmp_path / "advice.svg").read_text().startswith("<svg")
+    assert "advice: " in abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100).out
+    assert "at least 1 image" in refused("advise", "--data", "digits", "--radius", 0.1, "--compared", 0)
+
+
+def test_the_front_door_advises_on_names_and_arrays() -> None:
+    images = load_data("digits", Split.TRAIN, None).first(200)
+    expected = advise(images, Radius.parse("0.1"), 4)
+    by_name = abscert_plugin.advise("digits", 0.1, limit=200, most_cells=4)
+    stored = images.take(np.arange(200))
+    by_arrays = abscert_plugin.advise((images.pixels(stored.images), stored.labels), 0.1, most_cells=4)
+    assert by_name == expected
+    assert by_arrays.rows == expected.rows
+    with pytest.raises(ConfigError, match="radius"):
+        abscert_plugin.advise("digits", -0.1)
