@@ -8,12 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from abscert_plugin.ball import LEVELS
-from abscert_plugin.data.arrays import ArrayFile
+from abscert_plugin.data.arrays import ARRAYS, ArrayFile
 from abscert_plugin.data.dataset import DataSet, Split, Stored
 from abscert_plugin.errors import DataError
-
-ARRAYS: Final = "arrays"
-"""What records call images that came as arrays."""
 
 Images: TypeAlias = ArrayLike | DataSet
 """Images on the pixel scale: an array or tensor [count, channels, height, width] of floats in [0, 1] or of uint8, which

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Float64
 from abscert_plugin.api.wording import as_keywords, in_python
 from abscert_plugin.claim import Arithmetic, Claim, Radius, RadiusScale, Verdict
 from abscert_plugin.data import DataSet
+from abscert_plugin.data.arrays import ARRAYS
 from abscert_plugin.errors import ConfigError, MissingPackageError, RecordError
 from abscert_plugin.files import read_array
 from abscert_plugin.records import Record, RunInfo
@@ -24,6 +25,7 @@ from abscert_plugin.verification.summary import Summary, summarise
 if TYPE_CHECKING:
     import pandas
 
+IMAGES: Final = "images.npz"
 _SHOWN: Final = 20  # rows of the table in a notebook
 
 
@@ -180,7 +182,8 @@ class Verdicts(Sequence[ImageVerdict]):
     def save(self, folder: str | Path) -> Path:
         """Copy the records, counterexamples and an exported model into a folder, as the command writes them.
 
-        `abscert show FOLDER` reads it.
+        `abscert show FOLDER` reads it. Images that came as arrays and are whole levels go into `images.npz` there, for
+        `abscert check CERTIFICATE MODEL --data FOLDER/images.npz`.
 
         Args:
             folder: one that is not there, or is empty.
@@ -195,6 +198,7 @@ class Verdicts(Sequence[ImageVerdict]):
             if target.exists() and any(target.iterdir()):
                 raise RecordError(f"expected a new or empty folder for the records, got {target}, which holds files")
             shutil.copytree(self.folder, target, dirs_exist_ok=True)
+            self._save_images(target / IMAGES)
         except OSError as error:
             raise RecordError(f"cannot write {target}: {error.strerror or error}") from error
         return target
@@ -254,6 +258,14 @@ class Verdicts(Sequence[ImageVerdict]):
         kind = "" if told.get("inputs") == "float" else f", {told.get('inputs')} images"
         radius = Radius.parse(told["radius"], RadiusScale(told["radius_scale"]))
         return f"claim ball, radius {radius}{kind}"
+
+    def _save_images(self, path: Path) -> None:
+        """Write images that came as arrays as a data set of one part, the test split."""
+        batch = self.data.take(np.arange(len(self.data)))
+        if self.data.name != ARRAYS or batch.images.dtype != np.uint8:
+            return
+        levels, classes = np.array(self.data.levels), np.array(self.data.classes)
+        np.savez_compressed(path, test_images=batch.images, test_labels=batch.labels, levels=levels, classes=classes)
 
     def _are(self, verdict: Verdict) -> Bool[np.ndarray, "images"]:
         return np.array([record.verdict == verdict for record in self.records], dtype=bool)

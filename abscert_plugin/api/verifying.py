@@ -10,7 +10,7 @@ from typing import Final, Unpack, final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from abscert_plugin.api.arrays import ARRAYS, Images, as_data_set
+from abscert_plugin.api.arrays import Images, as_data_set
 from abscert_plugin.api.guess import ToldByModel, asked_of, told_by
 from abscert_plugin.api.models import Model, as_file, open_model
 from abscert_plugin.api.radii import RadiusLike, as_radius
@@ -25,6 +25,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
 from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.data import DataSet
+from abscert_plugin.data.arrays import ARRAYS
 from abscert_plugin.errors import ConfigError, DataError
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.decision import Decider

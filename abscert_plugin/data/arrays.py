@@ -9,6 +9,9 @@ from jaxtyping import Int64
 
 from abscert_plugin.data.dataset import ArraySource, DataSet, Split, Stored
 
+ARRAYS: Final = "arrays"
+"""What records call images that a caller of Python passed: no data set has this name, their checksum tells them."""
+
 _HASHED_AT_ONCE: Final = 4096
 
 

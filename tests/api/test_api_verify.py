@@ -99,6 +99,19 @@ def test_a_verdict_is_of_its_image(arrays: tuple[np.ndarray, np.ndarray]) -> Non
     assert "claim ball, radius 0.05 (pixel scale)" in verdicts._repr_html_()
 
 
+def test_a_certificate_of_arrays_is_checked_against_the_saved_images(
+    arrays: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    verdicts = abscert.verify(linear(), *arrays, radius=0.02, bound="ibp")
+    certificate, saved = verdicts.certificate(tmp_path / "c.json"), verdicts.save(tmp_path / "saved")
+    checked = command("check", certificate, saved / "model.onnx", "--data", saved / "images.npz")
+    assert checked.status == 0, checked.out
+    other = abscert.verify(linear(), 1 - arrays[0], arrays[1], radius=0.02, bound="ibp").save(tmp_path / "other")
+    checked = command("check", certificate, saved / "model.onnx", "--data", other / "images.npz")
+    assert checked.status == 1
+    assert "other images than the certificate is about" in checked.out
+
+
 def test_a_table_needs_pandas_alone(arrays: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = abscert.verify(linear(), *arrays, radius=0.01, bound="ibp")
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
