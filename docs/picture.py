@@ -65,6 +65,7 @@ def _draw(line: Sequence[Any], row: Record, artifact: Artifact, folder: Path) ->
         text += f"in {arithmetic} of\nits float32 sums"
         line[3].text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color="#1b7837")
         line[3].set_axis_off()
+        line[3].set_box_aspect(1)
         return
     other = read_counterexample(folder, row, image)
     label = int(artifact.run_images(other[None])[0].argmax())
