@@ -96,7 +96,9 @@ class Radius:
 
     def __post_init__(self) -> None:
         if not 0 <= self.pixel <= 1:
-            raise ConfigError(f"expected a radius from 0 to 1 on the pixel scale, got {self} ({float(self.pixel):g})")
+            is_steps = self.scale is RadiusScale.PIXEL and self.given > 1 and self.given.denominator == 1
+            hint = f"; steps of 8 bits are written {self.given}/255" if is_steps else ""
+            raise ConfigError(f"expected a radius from 0 to 1 on the pixel scale, got {self}{hint}")
 
     def __str__(self) -> str:
         return f"{float(self.given):.6g} ({self.scale} scale)"

@@ -111,8 +111,11 @@ def as_image_array(images: Any) -> np.ndarray:
     """
     found = as_array(images)
     if found.ndim != 4 or 0 in found.shape:
-        grey = "; grey images need an axis of channels: images[:, None]" if found.ndim == 3 else ""
-        raise DataError(f"expected images [count, channels, height, width], got shape {found.shape}{grey}")
+        hint = ""
+        if found.ndim == 3:
+            is_one = found.shape[0] in (1, 3)
+            hint = "; of a single image: image[None]" if is_one else "; grey images need channels: images[:, None]"
+        raise DataError(f"expected images [count, channels, height, width], got shape {found.shape}{hint}")
     if found.shape[-1] in (1, 3) and found.shape[1] not in (1, 3):
         raise DataError(
             f"expected images [count, channels, height, width], got shape {found.shape}, whose channels seem to be "

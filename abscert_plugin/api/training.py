@@ -130,7 +130,8 @@ def train(
             width] of floats in [0, 1] or uint8, and whole numbers from 0.
         method: a name (`abscert baseline list`), a `Method`, or a loss of one's own: a function of (network, images,
             labels) that returns one number; it has the keyword `radius`, on the scale of `images`, if it asks for it.
-        radius: of the ball to train for, on `radius_scale`, if the method has one.
+        radius: of the ball to train for, on `radius_scale`; a method by name that has none leaves it aside, so that a
+            loop over methods can give it to all.
         radius_scale: `pixel` (of pixels in [0, 1]) or `training` (of [-1, 1]).
         cells: number of cells of a pixel, 1 to 65,535, of methods on cells, and of a loss that is to have them; 10
             where a method has cells and nothing is given.
@@ -209,7 +210,9 @@ def _method(
             hint = did_you_mean(unknown[0], [*entry.option_names, *(train.__annotations__)])
             raise ConfigError(f"there is no argument {unknown[0]!r} of train() or of the method {method}{hint}")
         given = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in options.items()}
-        return entry, chosen_method(method, ball, given, edges)
+        # a loop over methods gives all of them the radius, and `plain` has no use for it
+        is_used = entry.takes_radius or edges is EdgeChoice.SPARSE
+        return entry, chosen_method(method, ball if is_used else None, given, edges)
     if options:
         hint = did_you_mean(next(iter(options)), train.__annotations__)
         raise ConfigError(f"there is no argument {next(iter(options))!r} of train(){hint}")

@@ -31,7 +31,10 @@ def chosen_method(name: str, radius: Radius | None, given: Mapping[str, str], ed
     entry = METHODS.named(name)
     if radius is not None and not entry.takes_radius and edges is not EdgeChoice.SPARSE:
         users = ", ".join(other.name for other in METHODS.values() if other.takes_radius)
-        raise ConfigError(f"expected --radius with --method {users}, or with --edges sparse, got --method {name}")
+        raise ConfigError(
+            f"expected no --radius with --method {name}, which trains for no ball; leave it out, or choose one of "
+            f"{users}, or --edges sparse"
+        )
     method = entry.create(radius, given)
     if edges is not None and not method.takes_intervals:
         raise ConfigError(f"expected no --edges: the networks of {name} take the images themselves")

@@ -119,3 +119,8 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
         abscert.train(network, data, **{"epochs": 1, **options})
     assert "\n" not in str(found.value)
     assert "--" not in str(found.value)
+
+
+def test_a_method_for_no_ball_leaves_a_radius_aside() -> None:
+    methods = [abscert.train("fc-3", DATA, method=name, radius=0.05, epochs=1).method for name in ("plain", "ibp")]
+    assert methods == ["plain", "ibp"]

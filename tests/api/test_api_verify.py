@@ -167,7 +167,14 @@ class Crowd(nn.Module):
 IMAGES = np.zeros((3, 1, 8, 8), dtype=np.float32)
 LABELS = np.array([0, 1, 2])
 WRONG: list[tuple[Any, Any, Any, dict[str, Any], type[Exception], str]] = [
-    (linear(), IMAGES[:, 0], LABELS, {"radius": 0.1}, DataError, r"axis of channels: images\[:, None\]"),
+    (
+        linear(),
+        IMAGES[:, 0],
+        LABELS,
+        {"radius": 0.1},
+        DataError,
+        r"of a single image: image\[None\]|need channels: images\[:, None\]",
+    ),
     (linear(), IMAGES.transpose(0, 2, 3, 1), LABELS, {"radius": 0.1}, DataError, r"transpose\(0, 3, 1, 2\)"),
     (linear(), IMAGES + np.nan, LABELS, {"radius": 0.1}, DataError, "NaN"),
     (linear(), IMAGES + 2, LABELS, {"radius": 0.1}, DataError, r"pixels in \[0, 1\], got 2 to 2"),
