@@ -59,7 +59,9 @@ def write_page(home: Path) -> None:
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """Yield the page's address, as the command prints it; Ctrl-C ends the command without a word."""
-    code = "from abscert_plugin.cli import main; main()"
+    # tests that run in the background of a shell have Ctrl-C ignored, and so would what they start
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from abscert_plugin.cli import main; main()"
     command = [sys.executable, "-c", code, "show", str(folder), "--serve", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
