@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 IMAGES: Final = "images.npz"
 _SHOWN: Final = 20  # rows of the table in a notebook
+_COLUMNS: Final = (
+    *("index", "label", "prediction", "verdict", "margin", "counterexample"),
+    *("arithmetic", "seconds", "reason", "method"),
+)
 
 
 @final
@@ -172,9 +176,8 @@ class Verdicts(Sequence[ImageVerdict]):
             import pandas
         except ImportError as error:
             raise MissingPackageError("to_frame() needs pandas, which is not installed: pip install pandas") from error
-        names = ImageVerdict.__slots__
-        rows = [{name: getattr(row, name) for name in names} for row in self]
-        frame = pandas.DataFrame(rows, columns=list(names)).set_index("index")
+        rows = [{name: getattr(row, name) for name in _COLUMNS} for row in self]
+        frame = pandas.DataFrame(rows, columns=list(_COLUMNS)).set_index("index")
         frame.attrs["claim"] = self._title()
         return frame
 

@@ -112,6 +112,16 @@ def test_a_certificate_of_arrays_is_checked_against_the_saved_images(
     assert "other images than the certificate is about" in checked.out
 
 
+def test_a_table_has_a_row_for_each_image(arrays: tuple[np.ndarray, np.ndarray]) -> None:
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    verdicts = abscert.verify(linear(), *arrays, radius=0.01, timeout=1)
+    frame = verdicts.to_frame()
+    assert list(frame["verdict"]) == list(verdicts.verdicts)
+    for expected, found in zip(verdicts.counterexamples, frame["counterexample"], strict=True):
+        assert (found is None) == (expected is None)
+        assert expected is None or np.array_equal(found, expected)
+
+
 def test_a_table_needs_pandas_alone(arrays: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = abscert.verify(linear(), *arrays, radius=0.01, bound="ibp")
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
