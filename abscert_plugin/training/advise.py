@@ -80,6 +80,9 @@ class Advice:
     advised: AdviceRow | None
     reason: str
 
+    def __str__(self) -> str:
+        return self.reason
+
     def describe(self) -> dict[str, Any]:
         """Return the advice as what JSON can hold; the kinds of edges are their names."""
         return asdict(self)
