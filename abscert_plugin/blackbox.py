@@ -193,14 +193,15 @@ class Runner:
         self.outputs = {str(value.name): str(value.type) for value in self._session.get_outputs()}
         """The same of what it gives."""
 
-    def run(self, values: np.ndarray) -> list[np.ndarray]:
-        """Return all that the file gives for its first input.
+    def run(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return all that the file gives for its first input, by name.
 
         Raises:
             VerifierError: if the backend fails.
         """
         try:
-            return [np.asarray(found) for found in self._session.run(None, {next(iter(self.inputs)): values})]
+            found = self._session.run(None, {next(iter(self.inputs)): values})
+            return {name: np.asarray(array) for name, array in zip(self.outputs, found, strict=True)}
         except _backend_errors() as error:
             raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
 

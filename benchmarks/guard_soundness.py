@@ -56,7 +56,7 @@ class Sampling:
         """Sample so many images of the balls that the guard of a file certifies."""
         artifact, ball = Artifact.open(path, Provider.CPU, threads=1), Ball(radius)
         runner = Runner(guarded(artifact, [ball], bound=self._bound).model.SerializeToString(), threads=1)
-        parts = [dict(zip(runner.outputs, runner.run(part), strict=True)) for part in _parts(images)]
+        parts = [runner.run(part) for part in _parts(images)]
         labels, certified, margins = (
             np.concatenate([part[name] for part in parts]) for name in ("label", "certified", "margin")
         )

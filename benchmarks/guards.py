@@ -37,7 +37,7 @@ def shares(artifact: Artifact, guard: Path, ball: Ball, data: DataSet) -> dict[s
     counts = {"guard": 0, "ibp": 0, "crown_ibp": 0, "guard_alone": 0}
     for batch in data.batches(AT_ONCE):
         images, labels = data.pixels(batch.images), batch.labels
-        found = dict(zip(runner.outputs, runner.run(artifact.front.file_input(images)), strict=True))
+        found = runner.run(artifact.front.file_input(images))
         reach = artifact.front.reach(ball, images)
         by_guard = found[CERTIFIED] & (found[LABEL] == labels)
         bounds = prover.least_margins(reach.lowest, reach.highest, labels, BoundMethod.IBP)

@@ -78,13 +78,11 @@ class Guard:
         if found.shape[1:] != expected:
             raise DataError(f"expected images of shape {expected}, got {found.shape[1:]}")
         pixels = found / np.float32(LEVELS) if found.dtype == np.uint8 else found
-        parts = [self._run(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE)]
+        fed = self._artifact.front.file_input(pixels)
+        parts = [self._runner.run(fed[start : start + _AT_ONCE]) for start in range(0, len(fed), _AT_ONCE)]
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         labels = whole[LABEL].astype(np.int64)  # runtimes give long long, which is another type of the same size
         return Answers(whole[self._logits], labels, whole[CERTIFIED], whole[MARGIN], whole.get(RADIUS))
-
-    def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self._runner.outputs, self._runner.run(self._artifact.front.file_input(images)), strict=True))
 
     def __repr__(self) -> str:
         return f"<Guard: {self.path}, radius {', '.join(map(str, self.radii))}>"

@@ -90,7 +90,7 @@ def adapt(source: ThirdParty, opening: Opening, labels: int | None) -> Adapted:
             found = runner.run(np.zeros(shape, dtype=np.float32))
         except VerifierError as error:
             raise UnsupportedModelError(str(error)) from error
-    answer = dict(zip(runner.outputs, found, strict=True))[source.logits.name]
+    answer = found[source.logits.name]
     nodes, constants, classes = _logits(source, answer, shape[0], labels, path)
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(constants)

@@ -57,7 +57,7 @@ def _check(paths: Mapping[str, Path], name: str, artifact: Artifact, made: Guard
     images = np.random.default_rng(0).random(shape, dtype=np.float32)
     try:
         runner = Runner(paths[name])
-        found = dict(zip(runner.outputs, runner.run(artifact.front.file_input(images)), strict=True))
+        found = runner.run(artifact.front.file_input(images))
     except (UnsupportedModelError, VerifierError) as error:
         raise ExportError(f"the guard does not run here ({error}); nothing was written") from error
     logits, labels, shown, margins = (found[output] for output in (made.logits, LABEL, CERTIFIED, MARGIN))

@@ -56,7 +56,7 @@ class Network:
         Raises:
             VerifierError: if onnxruntime fails.
         """
-        (output,) = self.runner.run(entries.reshape(self.input_shape))
+        (output,) = self.runner.run(entries.reshape(self.input_shape)).values()
         if output.size != prod(self.output_shape):
             raise VerifierError(f"{self.file.path}: expected an output of {self.output_shape}, got {output.shape}")
         return output.reshape(-1)
@@ -138,7 +138,7 @@ class Network:
         except ValueError as error:  # beyond protobuf's 2 GiB
             raise UnsupportedModelError(f"{self.file.path}: too large to tell the shapes of its tensors") from error
         outputs = runner.run(np.zeros(self.input_shape, np.float32))
-        shapes = {name: tuple(value.shape) for name, value in zip(runner.outputs, outputs, strict=True)}
+        shapes = {name: tuple(value.shape) for name, value in outputs.items()}
         constants = {tensor.name: tuple(tensor.dims) for tensor in whole.graph.initializer}
         return {**constants, **shapes, self.graph.input: self.input_shape}
 
@@ -165,7 +165,7 @@ def open_network(path: Path, query: Query) -> Network:
         if not check_sizes(graph, file.model, path, shape[1:]):
             try_in_child(place, shape, path)
         runner = Runner(place)
-    (output,) = runner.run(_center(query).reshape(shape))
+    (output,) = runner.run(_center(query).reshape(shape)).values()
     if output.dtype.name not in _OUTPUTS:
         raise UnsupportedModelError(f"{path}: expected an output of {' or '.join(_OUTPUTS)}, got {output.dtype}")
     network = Network(file, graph, runner, shape, tuple(output.shape))

@@ -52,7 +52,7 @@ def _shapes(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> dic
         outputs = runner.run(np.zeros(shape, np.float32))
     except (ValueError, VerifierError) as error:  # beyond protobuf's 2 GiB, or it does not run
         raise UnsupportedModelError(f"the shapes of its tensors are not known: {error}") from error
-    found = {name: tuple(np.shape(value)) for name, value in zip(runner.outputs, outputs, strict=True)}
+    found = {name: tuple(np.shape(value)) for name, value in outputs.items()}
     return {name: tuple(tensor.dims) for name, tensor in graph.tensors.items()} | found | {graph.input: shape}
 
 

@@ -55,8 +55,7 @@ class GuardRun:
         Raises:
             VerifierError: if the guard fails.
         """
-        answers = self._runner.run(self._front.file_input(images))
-        found = dict(zip(self._runner.outputs, answers, strict=True))
+        found = self._runner.run(self._front.file_input(images))
         bounds = np.where(found[LABEL] == labels, found[MARGIN].astype(np.float64), -np.inf)
         # nothing above 0 that the guard does not certify, as behind a Softmax
         bounds[~found[CERTIFIED]] = np.minimum(bounds[~found[CERTIFIED]], 0.0)

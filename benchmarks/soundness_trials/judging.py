@@ -143,8 +143,7 @@ class Judge:
         except UnsupportedModelError:
             return np.zeros(len(self._task.labels), dtype=bool)
         runner = Runner(made.model.SerializeToString(), threads=1)
-        given = runner.run(self.artifact.front.file_input(self._task.pixels))
-        found = dict(zip(runner.outputs, given, strict=True))
+        found = runner.run(self.artifact.front.file_input(self._task.pixels))
         certified: Array = found[CERTIFIED] & (found[LABEL] == self._task.labels)
         return certified
 

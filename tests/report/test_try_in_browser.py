@@ -102,7 +102,7 @@ def shown(page: Browser) -> tuple[np.ndarray, dict[str, Any]]:
 
 def expected(folder: Path, pixels: np.ndarray) -> dict[str, np.ndarray]:
     runner = Runner(folder / "guard.onnx")
-    return {name: value[0] for name, value in zip(runner.outputs, runner.run(pixels), strict=True)}
+    return {name: value[0] for name, value in runner.run(pixels).items()}
 
 
 def check(page: Browser, folder: Path) -> dict[str, Any]:
