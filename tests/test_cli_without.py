@@ -51,3 +51,20 @@ def test_a_plug_in_whose_import_fails_is_named_and_stops_no_other_command(tmp_pa
     assert result.stderr == (
         "note: left out broken (broken_plugin:register of the entry points abscert.commands): RuntimeError: no luck\n"
     )
+
+
+def test_verify_is_explained_without_torch() -> None:
+    code = """
+import sys
+from abscert_plugin.cli import main
+sys.argv = ["abscert", "verify", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {"torch", "auto_LiRPA", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+assert "baselines.cli" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -2,39 +2,29 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
-
-from numpy.typing import ArrayLike
 
 from abscert_plugin.api.arrays import as_data_set
 from abscert_plugin.api.radii import RadiusLike, as_radius
+from abscert_plugin.api.training_data import Data, pair_of
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.data import load_data as load
-from abscert_plugin.errors import DataError
 from abscert_plugin.training.advise import COMPARED, MOST_CELLS, NEIGHBOURS, Advice
 from abscert_plugin.training.advise import advise as advise_on
 
-Advised: TypeAlias = str | DataSet | tuple[ArrayLike, ArrayLike]
-"""A data set's name, whose training split is looked at, a split of `load_data`, or (images, labels)."""
 
-
-def looked_at(data: Advised, directory: Path | None, image_size: int | None, limit: int | None) -> DataSet:
+def looked_at(data: Data, directory: Path | None, image_size: int | None, limit: int | None) -> DataSet:
     """Return the images that advice is of; see `advise`."""
     if isinstance(data, str):
         images = load(data, Split.TRAIN, directory, image_size)
-    elif isinstance(data, DataSet):
-        images = data
-    elif isinstance(data, tuple | list) and len(data) == 2:
-        images = as_data_set(data[0], data[1], None, Split.TRAIN, is_trained_on=True)
     else:
-        raise DataError(f"expected a name, a data set or (images, labels), got {type(data).__name__}")
+        images = as_data_set(*pair_of(data), split=Split.TRAIN, is_trained_on=True)
     return images.first(limit)
 
 
 @in_python
 def advise(
-    data: Advised,
+    data: Data,
     radius: RadiusLike,
     *,
     radius_scale: str = "pixel",
@@ -51,7 +41,8 @@ def advise(
         advice.advised.cells, advice.reason
 
     Args:
-        data: see `Advised`; images [count, channels, height, width] are floats in [0, 1], rounded to 8 bits, or uint8.
+        data: a data set's name, whose training split is looked at, a split of `load_data`, or (images, labels), images
+            [count, channels, height, width] of floats in [0, 1], rounded to 8 bits, or of uint8.
         radius: of the l-infinity ball, such as 0.1 or "8/255".
         radius_scale: `pixel` or `training`.
         directory: the folder that holds a named data set's files; `$ABSCERT_DATA` where None.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 import numpy as np
 
-from abscert_plugin.api.models import Model, as_file, is_module, module_opening
+from abscert_plugin.api.grids import wrapping_grid
+from abscert_plugin.api.models import Model, as_file, is_module, module_as_file, module_opening
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.export import Exported
@@ -26,7 +27,6 @@ from abscert_plugin.training.run import restore, write_onnx
 if TYPE_CHECKING:
     from torch import nn
 
-_CELLS: Final = 10
 _PROBES: Final = 32
 
 
@@ -77,30 +77,8 @@ def export(
         raise ConfigError(f"expected the folder of a training or a torch module, got {type(model).__name__}")
     if out is None or Path(out).suffix != ".onnx":
         raise ConfigError(f"expected out as the name of an ONNX file, such as model.onnx, got {out}")
-    shape = None if opening is None else opening.image_shape
-    if opening is None or shape is None:
-        raise ConfigError("expected image_shape=(channels, height, width) with a torch module, got none")
-    from abscert_plugin.artifact.module import export_module
-
     path = Path(out)
-    none = np.zeros((0, *shape), dtype=np.float32)
-    return Exported(None, path, export_module(model, path, shape, none, opening.scale, opening.layout))
-
-
-def wrapping_grid(cells: int | None, granularity: float | None, lossless: bool) -> Grid:
-    """Return the cells that a classifier is put under.
-
-    Raises:
-        ConfigError: if they are asked for in two ways.
-        GridError: if they cannot exist.
-    """
-    if lossless:
-        if (cells, granularity) != (None, None):
-            raise ConfigError("expected --lossless or a number of cells, got both: it has a cell for each 8-bit value")
-        return Grid.of_levels(LEVELS)
-    if cells is not None and granularity is not None:
-        raise ConfigError("expected --cells or --granularity, got both; they say the same thing")
-    return Grid(cells or _CELLS) if granularity is None else Grid.from_granularity(granularity)
+    return Exported(None, path, module_as_file(model, path, None, opening))
 
 
 def wrap_file(

@@ -9,6 +9,7 @@ from typing import Final, final
 
 import onnx
 
+from abscert_plugin.api.radii import need_radius
 from abscert_plugin.artifact.metadata import INTERVAL, read_metadata
 from abscert_plugin.artifact.third_party import is_of_this_project
 from abscert_plugin.claim import Claim, Radius, RadiusScale
@@ -102,8 +103,7 @@ def asked_of(
     Raises:
         ConfigError: if the options contradict each other, or nothing says a radius.
     """
-    if radius is None and scale is not RadiusScale.PIXEL:
-        raise ConfigError(f"expected a --radius with --radius-scale {scale}, got none")
+    need_radius(radius, scale)
     if radius is not None and claim == Claim.CELL:
         raise ConfigError("expected --radius with --claim ball alone: the claim cell has none")
     taken = {} if data is not None or told.data is None else {"data set": told.data}

@@ -66,17 +66,28 @@ def as_file(
     if isinstance(model, str | PathLike):
         return model_in(Path(model))[0]
     if is_module(model):
-        from abscert_plugin.artifact.module import export_module
-
-        shape = image_shape or (None if opening is None else opening.image_shape)
-        if shape is None:
-            raise ConfigError("expected image_shape=(channels, height, width) with a torch module, got none")
-        probes = np.zeros((0, *shape), dtype=np.float32) if images is None else images[:_PROBES]
-        how = opening or Opening()
         module: Any = model
-        export_module(module, folder / name, shape, probes, how.scale, how.layout)
+        module_as_file(module, folder / name, image_shape, opening, images)
         return folder / name
     return _saved(model, folder / name)
+
+
+def module_as_file(
+    module: "nn.Module",
+    path: Path,
+    image_shape: tuple[int, int, int] | None,
+    opening: Opening | None,
+    images: Float32[np.ndarray, "n channels height width"] | None = None,
+) -> float:
+    """Write the ONNX file of a torch module, and return how far its logits are from the module's; see `as_file`."""
+    from abscert_plugin.artifact.module import export_module
+
+    shape = image_shape or (None if opening is None else opening.image_shape)
+    if shape is None:
+        raise ConfigError("expected image_shape=(channels, height, width) with a torch module, got none")
+    probes = np.zeros((0, *shape), dtype=np.float32) if images is None else images[:_PROBES]
+    how = opening or Opening()
+    return export_module(module, path, shape, probes, how.scale, how.layout)
 
 
 def _saved(model: Any, path: Path) -> Path:
@@ -103,11 +114,12 @@ def open_model(
     provider: Provider,
     shape: tuple[int, int, int] | None = None,
     labels: int | None = None,
+    read: "onnx.ModelProto | None" = None,
 ) -> Artifact:
-    """Return a model opened from the file that `as_file` gave.
+    """Return a model opened from the file that `as_file` gave; `read` is what was read of it already.
 
     Raises:
         AbscertError: as `open_classifier`.
     """
     how = module_opening(opening) if is_module(model) else opening
-    return open_classifier(path, provider, how, shape, labels)
+    return open_classifier(path, provider, how, shape, labels, read)

@@ -17,6 +17,16 @@ fraction over at most a million, if it has this very float, so that 0.1 is a ten
 _LARGEST: Final = 10**6
 
 
+def need_radius(given: str | None, scale: RadiusScale) -> None:
+    """Refuse a scale without a radius.
+
+    Raises:
+        ConfigError: if it is not the one that is taken where none is given.
+    """
+    if given is None and scale is not RadiusScale.PIXEL:
+        raise ConfigError(f"expected a --radius with --radius-scale {scale}, got none")
+
+
 def as_radius(given: RadiusLike, scale: str) -> Radius:
     """Return a radius.
 

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from abscert_plugin.api.grids import training_grid
 from abscert_plugin.api.own import Loss, Network, OwnLoss, builder, network_name
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.scratch import Scratch
@@ -31,7 +32,6 @@ from abscert_plugin.training.run import (
     write_run,
 )
 
-_CELLS: Final = 10
 _FEW: Final = 10_000  # images of a data set of which the settings of `digits` are taken, the smallest of ours
 _PATIENCE, _GRADIENT_CLIP = 0, 10.0  # of a caller's method, as of every method of `baselines`
 
@@ -169,7 +169,7 @@ def train(
     ball = None if radius is None else as_radius(radius, radius_scale)
     choice = None if edges is None else member(EdgeChoice, "edges", edges)
     entry, how = _method(method, ball, choice, cells is not None or granularity is not None, options)
-    grid = _grid(how, cells, granularity)
+    grid = training_grid(how.takes_intervals, "this method", cells, granularity)
     loaded = training_data(data, validation, classes, None if directory is None else Path(directory), image_size)
     if len(loaded.training.classes) < 2:
         raise ConfigError("expected labels of at least 2 classes, got 1")
@@ -223,17 +223,6 @@ def _method(
     own = OwnLoss(method, has_cells, ball)
     own.told  # noqa: B018 - raises where it needs a radius
     return None, own
-
-
-def _grid(how: Method, cells: int | None, granularity: float | None) -> Grid | None:
-    if not how.takes_intervals:
-        for option, given in (("cells", cells), ("granularity", granularity)):
-            if given is not None:
-                raise ConfigError(f"expected no --{option}: the networks of this method take the images themselves")
-        return None
-    if cells is not None and granularity is not None:
-        raise ConfigError("expected --cells or --granularity, got both; they say the same thing")
-    return Grid(cells or _CELLS) if granularity is None else Grid.from_granularity(granularity)
 
 
 def _activation(entry: MethodEntry | None) -> str:

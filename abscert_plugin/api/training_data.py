@@ -52,12 +52,12 @@ def training_data(
             raise DataError(f"expected the training split, got the test split of {data.name}: load_data(name, 'train')")
         if validation is None:
             return _held_out(data)
-        return _fitting(data, as_data_set(*_pair(validation), data.classes, Split.VALIDATION, is_trained_on=True))
+        return _fitting(data, as_data_set(*pair_of(validation), data.classes, Split.VALIDATION, is_trained_on=True))
     if validation is None:
-        return _held_out(as_data_set(*_pair(data), classes, Split.TRAIN, is_trained_on=True))
+        return _held_out(as_data_set(*pair_of(data), classes, Split.TRAIN, is_trained_on=True))
     if isinstance(validation, DataSet):
-        return _fitting(as_data_set(*_pair(data), validation.classes, Split.TRAIN, is_trained_on=True), validation)
-    (images, labels), (others, their) = ([as_array(part) for part in _pair(pair)] for pair in (data, validation))
+        return _fitting(as_data_set(*pair_of(data), validation.classes, Split.TRAIN, is_trained_on=True), validation)
+    (images, labels), (others, their) = ([as_array(part) for part in pair_of(pair)] for pair in (data, validation))
     if images.shape[1:] != others.shape[1:] or images.dtype != others.dtype:
         raise DataError(
             f"expected validation images like those to train on, {images.dtype} {images.shape[1:]}, got {others.dtype} "
@@ -73,7 +73,12 @@ def training_data(
     )
 
 
-def _pair(given: DataSet | Pair) -> tuple[Images, ArrayLike | None]:
+def pair_of(given: DataSet | Pair) -> tuple[Images, ArrayLike | None]:
+    """Return images and labels as `as_data_set` takes them.
+
+    Raises:
+        DataError: if they are neither a data set nor two things.
+    """
     if isinstance(given, DataSet):
         return given, None
     if not isinstance(given, tuple | list) or len(given) != 2:

@@ -280,7 +280,8 @@ def verify(
     probes = data.pixels(data.first(8).take(np.arange(min(8, len(data)))).images)
     path = as_file(model, scratch.path, data.shape, opening, probes)
     known = None if data.name == ARRAYS and classes is None else len(data.classes)
-    ball, taken = _claimed(told_by(read_model(path), path), path, claim, radius, radius_scale)
+    read = read_model(path)
+    ball, taken = _claimed(told_by(read, path), path, claim, radius, radius_scale)
     how = Question(
         radius=ball,
         inputs=inputs,
@@ -293,7 +294,7 @@ def verify(
         solver=solver,
         batch_size=batch_size,
     )
-    artifact = open_model(model, path, opening, member(Provider, "provider", provider), data.shape, known)
+    artifact = open_model(model, path, opening, member(Provider, "provider", provider), data.shape, known, read)
     check_labels(artifact, data)
     asked = ask(artifact, data, how, taken)
     done = 0

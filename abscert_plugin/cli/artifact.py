@@ -10,12 +10,10 @@ import numpy as np
 import typer
 
 from abscert_plugin.api.looking import model_in
-from abscert_plugin.ball import LEVELS
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.grid import Grid
 
 if TYPE_CHECKING:
     from abscert_plugin.data import DataSet
@@ -207,6 +205,7 @@ def wrap(
 ) -> None:
     """Put any ONNX classifier under abstraction: phi in front, a point of the cell fed to the model."""
     from abscert_plugin.api.exporting import wrap_file
+    from abscert_plugin.api.grids import wrapping_grid
     from abscert_plugin.artifact.foreign import open_foreign
     from abscert_plugin.artifact.opened import Artifact
     from abscert_plugin.blackbox import Provider
@@ -216,14 +215,13 @@ def wrap(
     model, found = model_in(model)
     if represent is Represent.MEANS and (lossless or data is None):
         raise ConfigError("expected --data to count pixels of, and no --lossless, with --represent means")
-    if lossless and (cells, granularity) != (None, None):
-        raise ConfigError("expected --lossless or a number of cells, got both: it has a cell for each 8-bit value")
+    grid = wrapping_grid(cells, granularity, lossless)
     asked = foreign.opening(image_shape, layout, input_range, mean, std, output) or Opening()
     images = None if data is None else load_data(data, Split.TEST, data_dir, image_size)
     if images is not None:
         asked = replace(asked, image_shape=asked.image_shape or images.shape)
         classes = classes or len(images.classes)
-    grid = Grid.of_levels(LEVELS) if lossless else options.chosen_grid(cells, granularity)
+    options.note_one_cell(grid)
     counted = None
     if represent is Represent.MEANS and data is not None:
         counted = load_data(data, Split.TRAIN, data_dir, image_size)

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from abscert_plugin.api.radii import need_radius
 from abscert_plugin.claim import Radius, RadiusScale
-from abscert_plugin.cli import completion, manual, options
+from abscert_plugin.cli import completion, manual
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.grid import Grid
 
 if TYPE_CHECKING:
-    from abscert_plugin.training.method import Method, MethodEntry
+    from abscert_plugin.training.method import MethodEntry
 
 MethodName: TypeAlias = Annotated[
     str,
@@ -127,21 +127,5 @@ def chosen_radius(text: str | None, scale: RadiusScale) -> Radius | None:
     Raises:
         ConfigError: if it is not a radius, or a scale was given without one.
     """
-    if text is None and scale is not RadiusScale.PIXEL:
-        raise ConfigError(f"expected a --radius with --radius-scale {scale}, got none")
+    need_radius(text, scale)
     return None if text is None else Radius.parse(text, scale)
-
-
-def training_grid(how: "Method", name: str, cells: int | None, granularity: float | None) -> Grid | None:
-    """Return the grid that the options ask for; None where the method's networks take the images themselves.
-
-    Raises:
-        ConfigError: if cells are asked for and the method has none, or in two ways.
-        GridError: if the grid cannot exist.
-    """
-    if how.takes_intervals:
-        return options.chosen_grid(cells, granularity)
-    for option, given in (("cells", cells), ("granularity", granularity)):
-        if given is not None:
-            raise ConfigError(f"expected no --{option}: the networks of {name} take the images themselves")
-    return None

@@ -2,19 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
+from abscert_plugin.api.grids import DEFAULT_CELLS
 from abscert_plugin.api.guess import DEFAULT_DATA
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, manual
 from abscert_plugin.cli.console import LOG
-from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-
-DEFAULT_CELLS: Final = 10
 
 
 class ClaimName(StrEnum):
@@ -248,20 +246,7 @@ def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, s
     return told, f"note: taking the data set {told}, as {teller} says"
 
 
-def chosen_grid(cells: int | None, granularity: float | None) -> Grid:
-    """Return the grid that the two options ask for, and say so where one cell decides nothing.
-
-    Raises:
-        ConfigError: if both are given.
-        GridError: if the grid cannot exist.
-    """
-    if cells is not None and granularity is not None:
-        raise ConfigError("expected --cells or --granularity, got both; they say the same thing")
-    grid = (
-        Grid.from_granularity(granularity)
-        if granularity is not None
-        else Grid(DEFAULT_CELLS if cells is None else cells)
-    )
+def note_one_cell(grid: Grid) -> None:
+    """Say so where one cell decides nothing."""
     if grid.cells == 1:
         LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
-    return grid

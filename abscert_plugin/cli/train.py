@@ -119,6 +119,7 @@ def train(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Train a network by a method and export it; the epoch is chosen on the validation split."""
+    from abscert_plugin.api.grids import training_grid
     from abscert_plugin.api.training import carry_out, loop_options
     from abscert_plugin.training.checkpoint import FILE_NAME
     from abscert_plugin.training.edges import EdgeChoice
@@ -150,7 +151,9 @@ def train(  # one parameter per option
         average=average,
         seed=seed,
     )
-    grid = method_options.training_grid(how, method, cells, granularity)
+    grid = training_grid(how.takes_intervals, method, cells, granularity)
+    if grid is not None:
+        options.note_one_cell(grid)
     named = activation or str(entry.activation)
     spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
     prepare_folder(out, resume)

@@ -30,8 +30,6 @@ from abscert_plugin.verification.run import RECORDS
 from abscert_plugin.verification.summary import Summary
 
 _EXAMPLE = "abscert verify runs/ball --data mnist --claim ball --radius 0.1 --timeout 10"
-_CELL_BATCH = 250
-_BALL_BATCH = 100
 
 
 def register(app: typer.Typer) -> None:

@@ -33,7 +33,6 @@ _TOO_MANY: Final = (
     "this file has no guard by crown-ibp: its last node has too many classes and inputs for rows of differences; ibp "
     "guards it"
 )
-_OUTWARD: Final = 1 + 2.0**-20  # of two sums behind the products
 _ROUNDED: Final = 2.0**-21  # of a difference, and of what is taken off it
 _FLUSHED: Final = 64 * arithmetic.TINY  # by both logits, and by what the guard takes off
 
@@ -69,7 +68,7 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, 
     emitter, value = walk.emitter, walk.values[output]
     label = emitter.node("ArgMax", [logits], axis=1, keepdims=0)
     labels = label if balls == 1 else emitter.node("Concat", [label] * balls, axis=0)
-    column = emitter.node("Unsqueeze", [labels, emitter.constant(np.array([1], dtype=np.int64))])
+    column = emitter.widened(labels, 1)
     others = emitter.constant(np.arange(classes, dtype=np.int64).reshape(1, -1))
     is_label = emitter.node("Equal", [column, others])
     if isinstance(value, Line) and _has_pairs(value, classes):
@@ -124,7 +123,7 @@ class Rows:
 
     def _errors(self) -> str:
         """Write what both logits of a margin may be off by, times the unit."""
-        emitter, line, grown = self.emitter, self.line, self._grown * _OUTWARD
+        emitter, line, grown = self.emitter, self.line, self._grown * layers.OUTWARD
         room = 4 * line.fact.underflow * self.unit + 4 * layers.lost(self._linear, line.source.top, self.unit)
         bias = np.array(room) if line.bias_size is None else line.bias_size * self._share * self.unit + room
         size = layers.size_of(emitter, line.source)
@@ -137,7 +136,7 @@ class Rows:
         rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
         bias = None if line.bias is None else np.asarray(line.bias * self.unit)
         middle = linear.middle(emitter, layers.doubled_middle(emitter, line.source), bias)
-        pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * self._grown * _OUTWARD
+        pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * self._grown * layers.OUTWARD
         width = emitter.node("Sub", [line.source.upper, line.source.lower])
         # a subnormal width may be flushed, and values of the file beside it
         spread = emitter.node("Gemm", [width, emitter.above(pairs)], transB=1)

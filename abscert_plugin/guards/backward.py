@@ -41,9 +41,6 @@ from abscert_plugin.guards.emitter import LARGEST, Emitter
 from abscert_plugin.guards.linear import Array, Turned, Weighted
 from abscert_plugin.guards.values import Ends, Line, Rectified
 
-_FEW: Final = 16
-_LEAST_SHARE: Final = 2.0**-4
-_OUTWARD: Final = 1 + 2.0**-20
 _LEAST_WIDTH: Final = 2.0**-60  # a narrower ReLU has sigma below what it could have, so that nothing is divided by 0
 
 
@@ -137,11 +134,11 @@ def through(way: Pass, origin: Rectified, turned: Turned) -> None:
         [emitter.node("Neg", [emitter.node("Mul", [sigma, dark])]), emitter.node("Mul", [rest, ink])],
     )
     room = emitter.number(64 * arithmetic.TINY * (1 + unit))
-    tau = emitter.node("Add", [emitter.node("Mul", [above, emitter.number(_OUTWARD)]), room])
+    tau = emitter.node("Add", [emitter.node("Mul", [above, emitter.number(layers.OUTWARD)]), room])
     is_open = emitter.node("Greater", [emitter.node("Add", [lower, upper]), zero])
     alpha = emitter.node("Cast", [is_open], to=1)
     # the same for all rows of an image
-    sigma, alpha = (emitter.node("Unsqueeze", [name, _axis(emitter, 1)]) for name in (sigma, alpha))
+    sigma, alpha = (emitter.widened(name, 1) for name in (sigma, alpha))
     negative = emitter.node("Relu", [emitter.node("Neg", [way.rows])])
     way.less(negative, _column(emitter, tau), count, before.power)
     above_zero = emitter.node("Mul", [emitter.node("Relu", [way.rows]), alpha])
@@ -152,7 +149,7 @@ def through(way: Pass, origin: Rectified, turned: Turned) -> None:
 def _through_linear(way: Pass, line: Line, turned: Turned, rows: str, count: int) -> None:
     emitter, linear, source = way.emitter, line.linear, line.source
     share = arithmetic.gamma(line.fact.roundings) + _gamma(turned.products)
-    need(max(share, _gamma(count)) < _LEAST_SHARE, "its sums are too long for float32")
+    need(max(share, _gamma(count)) < layers.LEAST_SHARE, "its sums are too long for float32")
     unit, most = 2.0**source.power, way.most
     bias, bias_size = (_bias(part, turned.shape_after) for part in (line.bias, line.bias_size))
     grown = 1 + 4 * _gamma(linear.products)
@@ -181,7 +178,7 @@ def at_ends(way: Pass, source: Ends, count: int) -> None:
     size = emitter.node("Mul", [layers.size_of(emitter, source), emitter.number(4 * _gamma(count))])
     width = emitter.node("Add", [emitter.node("Sub", [source.upper, source.lower]), size])
     width = emitter.node("Add", [width, emitter.number(64 * arithmetic.TINY * (1 + unit))])
-    width = emitter.node("Mul", [width, emitter.number(_OUTWARD)])
+    width = emitter.node("Mul", [width, emitter.number(layers.OUTWARD)])
     product = emitter.node("MatMul", [way.rows, _column(emitter, middle)])
     way.terms.append(emitter.node("Mul", [product, emitter.exactly(2.0 ** -(source.power + 1))]))
     flat = _column(emitter, _flat(emitter, width, count))
@@ -198,11 +195,11 @@ def summed(way: Pass) -> str:
         size = emitter.node("Add", [size, emitter.node("Abs", [term])])
     share = emitter.number(2 * _gamma(len(way.terms)))
     found = emitter.node("Sub", [total, emitter.node("Mul", [size, share])])
-    return emitter.node("Squeeze", [found, _axis(emitter, 2)])
+    return emitter.node("Squeeze", [found, emitter.constant(np.array([2], dtype=np.int64))])
 
 
 def _need_room(way: Pass, count: int, top: float, unit: float) -> None:
-    most = way.most * (count + _FEW) * (1 + top) * (1 + unit) * 64
+    most = way.most * (count + layers.FEW) * (1 + top) * (1 + unit) * 64
     need(most < LARGEST, "its rows may be too large for a guard in float32")
 
 
@@ -212,15 +209,11 @@ def _bias(bias: Array | None, shape: tuple[int, ...]) -> Array | None:
 
 
 def _gamma(terms: int) -> float:
-    return arithmetic.gamma(terms + _FEW)
-
-
-def _axis(emitter: Emitter, axis: int) -> str:
-    return emitter.constant(np.array([axis], dtype=np.int64))
+    return arithmetic.gamma(terms + layers.FEW)
 
 
 def _column(emitter: Emitter, name: str) -> str:
-    return emitter.node("Unsqueeze", [name, _axis(emitter, 2)])
+    return emitter.widened(name, 2)
 
 
 def _flat(emitter: Emitter, name: str, count: int) -> str:

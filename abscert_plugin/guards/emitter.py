@@ -95,6 +95,10 @@ class Emitter:
         """Return the name of a single number that is not below one of at least 0."""
         return self.above(np.array(value))
 
+    def widened(self, source: str, axis: int) -> str:
+        """Append an Unsqueeze: one more axis, of size 1, at a place."""
+        return self.node("Unsqueeze", [source, self.constant(np.array([axis], dtype=np.int64))])
+
     def reduced(self, operator: str, source: str, axes: Sequence[int]) -> str:
         """Append a ReduceMin or ReduceMax that drops its axes."""
         if self._opset < _AXES_AS_INPUT:

@@ -199,7 +199,7 @@ def _give_answers(
     if count > 1:
         column = emitter.constant(np.array([count, -1], dtype=np.int64))
         margin = emitter.node("Transpose", [emitter.node("Reshape", [margin, column])], perm=[1, 0])
-        is_inside = emitter.node("Unsqueeze", [is_inside, emitter.constant(np.array([1], dtype=np.int64))])
+        is_inside = emitter.widened(is_inside, 1)
     # of other images a margin may have overflowed, or be NaN
     margin = emitter.node("Where", [is_inside, margin, emitter.constant(np.array(NOTHING_KNOWN))])
     certified = emitter.node("Greater", [margin, emitter.number(needed)])

@@ -42,10 +42,13 @@ from abscert_plugin.guards.emitter import LARGEST, Emitter
 from abscert_plugin.guards.linear import Array, Linear
 from abscert_plugin.guards.values import Chain, Ends, Fact, Line, Move
 
-_FEW: Final = 16
+FEW: Final = 16
+"""Roundings of the guard's own beside those of a sum of products."""
+
 _MOST_POWER: Final = 24
-_LEAST_SHARE: Final = 2.0**-4  # sums that round by more are too long for float32
-_OUTWARD: Final = 1 + 2.0**-20
+LEAST_SHARE: Final = 2.0**-4  # sums that round by more are too long for float32
+OUTWARD: Final = 1 + 2.0**-20
+"""A factor that makes up for a few roundings."""
 
 
 def line_ends(emitter: Emitter, line: Line) -> Ends:
@@ -96,7 +99,7 @@ def affine_chain(
     loss = lost(linear, chain.top, unit)
     size_bias = np.array(loss) if bias_size is None else np.asarray(bias_size * unit * grown + loss)
     size = linear.absolute(emitter, chain.size, grown * size_factor, size_bias)
-    share = 2 * arithmetic.gamma(linear.products + _FEW)
+    share = 2 * arithmetic.gamma(linear.products + FEW)
     spread = linear.absolute(emitter, chain.radius, grown * (1 + share), np.asarray(loss * grown))
     radius = emitter.node("Add", [spread, emitter.node("Mul", [size, emitter.number(share * grown)])])
     made = Chain(center, radius, size, chain.power, fact.top, fact.roundings, fact.underflow)
@@ -106,7 +109,7 @@ def affine_chain(
 def as_chain(emitter: Emitter, value: Ends) -> Chain:
     """Write a held value as the beginning of a chain."""
     unit = 2.0 ** (value.power + 1)
-    size = emitter.node("Mul", [size_of(emitter, value), emitter.number(2 * _OUTWARD)])
+    size = emitter.node("Mul", [size_of(emitter, value), emitter.number(2 * OUTWARD)])
     width = emitter.node("Sub", [value.upper, value.lower])
     radius = _grown(emitter, width, size, 16 * arithmetic.UNIT, unit)
     return Chain(doubled_middle(emitter, value), radius, size, value.power + 1, value.top, 0, 0.0)
@@ -118,7 +121,7 @@ def joined(emitter: Emitter, first: Chain, second: Chain, sign: int, fact: Fact)
     first, second = rescaled(emitter, first, power), rescaled(emitter, second, power)
     center = emitter.node("Add" if sign > 0 else "Sub", [first.center, second.center])
     size = emitter.node("Add", [first.size, second.size])
-    size = emitter.node("Mul", [size, emitter.number(_OUTWARD)])
+    size = emitter.node("Mul", [size, emitter.number(OUTWARD)])
     radius = emitter.node("Add", [first.radius, second.radius])
     radius = _grown(emitter, radius, size, 8 * arithmetic.UNIT, 2.0**power)
     return Chain(center, radius, size, power, fact.top, fact.roundings, fact.underflow)
@@ -128,7 +131,7 @@ def chain_ends(emitter: Emitter, chain: Chain) -> Ends:
     """Write the ends of what the file may compute where a chain ends."""
     unit = 2.0**chain.power
     share = arithmetic.gamma(chain.roundings) + 8 * arithmetic.UNIT
-    need(share < _LEAST_SHARE, "its chain of sums is too long for float32")
+    need(share < LEAST_SHARE, "its chain of sums is too long for float32")
     room = _grown(emitter, chain.radius, chain.size, share, unit, 2 * chain.underflow * unit)
     lower, upper = emitter.node("Sub", [chain.center, room]), emitter.node("Add", [chain.center, room])
     return plain(emitter, Ends(lower, upper, chain.power, chain.top), _MOST_POWER)
@@ -162,9 +165,9 @@ def plain(emitter: Emitter, value: Ends, most: int = 0) -> Ends:
 
 def shares(linear: Linear, fact: Fact) -> tuple[float, float]:
     """Return k / 2 and K."""
-    own = arithmetic.gamma(linear.products + _FEW)
+    own = arithmetic.gamma(linear.products + FEW)
     share = arithmetic.gamma(fact.roundings) + own
-    need(share < _LEAST_SHARE, "its sums are too long for float32")
+    need(share < LEAST_SHARE, "its sums are too long for float32")
     return share, 1 + 4 * own
 
 
@@ -206,5 +209,5 @@ def _widened(emitter: Emitter, value: Ends, share: float) -> str:
 def _grown(emitter: Emitter, radius: str, size: str, share: float, unit: float, more: float = 0.0) -> str:
     """Write radius + share * size + more, and what its own rounding and underflow may take away."""
     found = emitter.node("Add", [radius, emitter.node("Mul", [size, emitter.number(share)])])
-    found = emitter.node("Mul", [found, emitter.number(_OUTWARD)])
+    found = emitter.node("Mul", [found, emitter.number(OUTWARD)])
     return emitter.node("Add", [found, emitter.number(more + 64 * arithmetic.TINY * (1 + unit))])

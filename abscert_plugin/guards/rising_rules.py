@@ -15,7 +15,6 @@ from abscert_plugin.guards.affine_rules import fitted
 from abscert_plugin.guards.values import Ends, Line, Rectified
 from abscert_plugin.guards.walk import View
 
-_OUTWARD: Final = 1 + 2.0**-20
 _MODERATE: Final = 1e6
 _SLOPED: Final = 2.0**-21  # of one rounding of the file and some of the guard's own
 
@@ -80,7 +79,7 @@ def _rising(made: Callable[[View], Error]) -> Callable[[View], None]:
 
     def rule(view: View) -> None:
         value, error, emitter = layers.plain(view.emitter, view.ends()), made(view), view.emitter
-        fixed = emitter.number(2 * error.fixed * _OUTWARD + 2.0**-100)
+        fixed = emitter.number(2 * error.fixed * layers.OUTWARD + 2.0**-100)
         size = layers.size_of(emitter, value) if error.by_input else ""
         ends = []
         for name, way in ((value.lower, "Sub"), (value.upper, "Add")):

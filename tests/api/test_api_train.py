@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import abscert_plugin as abscert
-from abscert_plugin.errors import AbscertError, CheckpointError, ConfigError, DataError
+from abscert_plugin.errors import AbscertError, CheckpointError, ConfigError, DataError, GridError
 from abscert_plugin.training.abstrain import AbstrainMethod
 
 
@@ -99,6 +99,7 @@ WRONG: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
     (build(2), DATA, {"method": "plain"}, ConfigError, r"does not take images of shape \(1, 8, 8\)"),
     (lambda _: nn.Flatten(), DATA, {"cells": 3}, ConfigError, "expected lambda to return logits"),
     (lambda _: 3, DATA, {"cells": 3}, ConfigError, "torch module, got int"),
+    ("fc-3", DATA, {"cells": 0}, GridError, "from 1 to 65,535, got 0"),
     ("fc-33", DATA, {}, ConfigError, "did you mean fc-3"),
     ("fc-3", DATA, {"epoch": 3}, ConfigError, r"no argument 'epoch' .*did you mean epochs\?"),
     ("fc-3", DATA, {"method": "ibp"}, ConfigError, "expected a radius with method ibp"),

@@ -25,7 +25,7 @@ from torch import nn
 
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, CheckpointError
-from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
+from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, check_same, read_checkpoint
 from abscert_plugin.training.config import Augmentation
 from abscert_plugin.training.loop import Job, Observer, SilentObserver, train
 from abscert_plugin.training.run import prepare_folder, run_training
@@ -270,6 +270,17 @@ def test_a_run_with_other_options_is_not_gone_on_with(tmp_path: Path, options: M
     with pytest.raises(CheckpointError, match=message):
         run_training(digits_spec(**{"epochs": 3, **options}), data, tmp_path, SilentObserver())
     assert same_checkpoint(read_checkpoint(tmp_path), before)
+
+
+def test_the_same_description_is_taken_and_options_that_differ_are_named(tmp_path: Path) -> None:
+    stored = {"a": 1, "training": {"seed": 1, "rate": 0.1}, "shape": [1, 2]}
+    check_same(stored, {"shape": [1, 2], "training": {"rate": 0.1, "seed": 1}, "a": 1}, tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        check_same(stored, {"a": 1, "training": {"seed": 2, "rate": 0.1}, "shape": [1, 3], "new": "x"}, tmp_path)
+    message = str(caught.value)
+    assert "new: there None, now 'x'; shape: there [1, 2], now [1, 3]; training.seed: there 1, now 2" in message
+    assert str(tmp_path) in message
+    assert "rate" not in message
 
 
 def test_other_images_are_not_gone_on_with(tmp_path: Path) -> None:
