@@ -22,6 +22,7 @@ _KINDS: Final = MappingProxyType(
     }
 )
 _LONGEST: Final = 160
+_SHORT: Final = 200
 _PLACE: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`$", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`$", re.DOTALL)
@@ -96,3 +97,12 @@ def _of_msgspec(message: str, known: Iterable[str]) -> str:
 
 def _kind(names: str) -> str:
     return " or ".join(_KINDS.get(name.strip(), name.strip()) for name in names.split("|"))
+
+
+def one_line(error: BaseException) -> str:
+    r"""Return the beginning of an error's message in one line; its kind where it has none.
+
+    >>> one_line(ValueError("no number:\n  x"))
+    'no number: x'
+    """
+    return " ".join(str(error).split())[:_SHORT] or type(error).__name__

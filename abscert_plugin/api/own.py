@@ -17,6 +17,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks.shape import InputShape
 from abscert_plugin.training.objective import Moment, Objective
+from abscert_plugin.wording import one_line
 
 Network: TypeAlias = str | nn.Module | Callable[[int], nn.Module]
 """The name of a network of ours, a torch module, or a function of the number of input channels that returns one.
@@ -56,7 +57,7 @@ def builder(
         try:
             made = copy.deepcopy(network) if isinstance(network, nn.Module) else network(shape[0])
         except Exception as error:  # whatever the caller's code raises
-            raise ConfigError(f"{network_name(network)} cannot be built: {_one_line(error)}") from error
+            raise ConfigError(f"{network_name(network)} cannot be built: {one_line(error)}") from error
         if not isinstance(made, nn.Module):
             raise ConfigError(f"expected {network_name(network)} to return a torch module, got {type(made).__name__}")
         _try(made, network_name(network), shape, channels, classes, takes_intervals)
@@ -84,7 +85,7 @@ def _try(made: nn.Module, name: str, shape: InputShape, channels: int, classes: 
             if takes_intervals
             else ""
         )
-        raise ConfigError(f"{name} does not take images of shape {shape}: {_one_line(error)}{why}") from error
+        raise ConfigError(f"{name} does not take images of shape {shape}: {one_line(error)}{why}") from error
     finally:
         made.train(was_training)
     if not isinstance(found, Tensor) or tuple(found.shape) != (_TRIED, classes):
@@ -183,7 +184,3 @@ class _OwnObjective:
     ) -> Float[Tensor, "batch"]:
         """Return the margins on the images, or on their cells."""
         return logit_margins(network(inputs).float(), labels)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{error}".split())[:200] or type(error).__name__

@@ -15,6 +15,7 @@ from abscert_plugin.artifact.wrap import probe_images
 from abscert_plugin.artifact.write import write_checked
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.preprocessing import InputScale, Layout, Preprocessing
+from abscert_plugin.wording import one_line
 
 INPUT: Final = "image"
 _ALONE: Final = 1e-4  # of the largest logit: float32 sums in another order
@@ -62,7 +63,7 @@ def export_module(
     try:
         model = traced(network, INPUT, preprocessing.input_shape, together.shape[1])
     except Exception as error:  # whatever torch's exporter, or the module's own code under it, raises
-        raise UnsupportedModelError(f"torch cannot write {_name(module)} as ONNX: {_one_line(error)}") from error
+        raise UnsupportedModelError(f"torch cannot write {_name(module)} as ONNX: {one_line(error)}") from error
     differences: list[float] = []
 
     def compare(paths: Mapping[str, Path]) -> None:
@@ -88,7 +89,7 @@ def _still(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module).eval().cpu()
     except Exception as error:  # whatever the module's own code raises
-        raise UnsupportedModelError(f"{_name(module)} cannot be copied: {_one_line(error)}") from error
+        raise UnsupportedModelError(f"{_name(module)} cannot be copied: {one_line(error)}") from error
 
 
 def _logits(network: Callable[[Tensor], Any], inputs: Tensor, module: nn.Module) -> Tensor:
@@ -102,7 +103,7 @@ def _logits(network: Callable[[Tensor], Any], inputs: Tensor, module: nn.Module)
         found = network(inputs)
     except Exception as error:  # whatever the module's own code raises
         raise UnsupportedModelError(
-            f"{_name(module)} does not run on float32 images of shape {shape}: {_one_line(error)}"
+            f"{_name(module)} does not run on float32 images of shape {shape}: {one_line(error)}"
         ) from error
     if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(inputs) or found.shape[1] < 2:
         got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
@@ -114,7 +115,3 @@ def _logits(network: Callable[[Tensor], Any], inputs: Tensor, module: nn.Module)
 
 def _name(module: nn.Module) -> str:
     return f"the module {type(module).__name__}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{error}".split())[:200] or type(error).__name__

@@ -104,11 +104,11 @@ def show(
     for table in summary_tables(named) if side_by_side else map(run_table, named):
         OUT.print(table)
     if len(paths) == 1:
-        content = read_content(paths[0], images, _note)
+        content = read_content(paths[0], images, _note, named[0].records)
         _show_run(content)
         _write_page(html, lambda: render_page(content))
     elif len(paths) == _TWO:
-        _compare(paths, images, html)
+        _compare(paths, named, images, html)
 
 
 def _show_run(content: PageContent) -> None:
@@ -134,11 +134,12 @@ def _show_training(folder: Path, html: Path | None, images: Images) -> None:
     _write_page(html, lambda: render_training(content))
 
 
-def _compare(paths: Sequence[Path], images: Images, html: Path | None) -> None:
+def _compare(paths: Sequence[Path], named: Sequence[NamedRecords], images: Images, html: Path | None) -> None:
     """Compare two runs image by image; what cannot be compared is said, or refused where a page is asked for."""
     names = _short_names(paths[0].parent, paths[1].parent)
     try:
-        first, second = (read_content(path, _no_images if html is None else images, _note) for path in paths)
+        finder = _no_images if html is None else images
+        first, second = (read_content(path, finder, _note, one.records) for path, one in zip(paths, named, strict=True))
         comparison = Comparison.of(names, first, second)
     except RecordError as error:
         if html is not None:

@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph, Node, node_of
+from abscert_plugin.wording import one_line
 
 BATCH: Final = 7 - 2**31
 """Stands for the batch among sizes: below 0 in any type that it may have, and unlike -1 it asks for nothing."""
@@ -134,8 +135,7 @@ class Walk(ABC):
             except UnsupportedNodeError as error:
                 raise UnsupportedModelError(f"{refusal}: {node}: {error}") from error
             except BROKEN as error:
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
-                raise UnsupportedModelError(f"{refusal}: {node}: {reason}") from error
+                raise UnsupportedModelError(f"{refusal}: {node}: {one_line(error)}") from error
         if self.shape_of(self.graph.output) != (classes,):
             raise UnsupportedModelError(f"{refusal}: expected logits [batch, {classes}] that depend on `{self.source}`")
 

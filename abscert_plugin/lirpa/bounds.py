@@ -26,9 +26,9 @@ from abscert_plugin.lirpa.tracing import (
     bounded_module,
     full_precision,
     margin_rows,
-    one_line,
     quiet,
 )
+from abscert_plugin.wording import one_line
 
 _NAMES: Final[Mapping[BoundMethod, str]] = MappingProxyType(
     {

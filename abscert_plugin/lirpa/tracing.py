@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.param_ramp import bounded_with_ramps
+from abscert_plugin.wording import one_line
 
 # What a library that meets a graph it was not written for may raise.
 LIRPA_FAILURES: Final = (
@@ -134,8 +135,3 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def _all_positive(bounds: Float32[Tensor, "batch others"]) -> Bool[Tensor, "batch 1"]:
     """Return which boxes need no further optimisation."""
     return (bounds > 0).all(dim=1, keepdim=True)
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message in one line, cut to 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

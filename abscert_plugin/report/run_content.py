@@ -25,18 +25,22 @@ def rows_in(folder: Path) -> Path | None:
     return next((folder / name for name in (RECORDS, _PACKED) if (folder / name).is_file()), None)
 
 
-def read_content(records: Path, images: Images, note: Callable[[str], None]) -> PageContent:
+def read_content(
+    records: Path, images: Images, note: Callable[[str], None], rows: Sequence[Record] | None = None
+) -> PageContent:
     """Return what the page of a run is made of.
 
     Args:
         records: its rows; run.json lies beside them.
         images: finds its images.
         note: told why pictures or labels are left out.
+        rows: what was read of `records` already; None reads it.
 
     Raises:
         RecordError: if rows or run.json cannot be read, or tell of no cells that can be.
     """
-    rows, run = read_records(records), RunInfo.read(records.with_name(RUN))
+    rows = read_records(records) if rows is None else rows
+    run = RunInfo.read(records.with_name(RUN))
     data: DataSet | None = None
     try:
         data = images(run)

@@ -18,6 +18,7 @@ from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.graph.lift import lifted
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.walk import BROKEN, ON_CONSTANTS, UnsupportedNodeError
+from abscert_plugin.wording import one_line
 
 
 def alone(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> Graph:
@@ -37,7 +38,7 @@ def alone(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> Graph
     try:
         return lifted(_folded(graph, shapes), shapes)
     except BROKEN as error:  # at nodes that are not as ONNX defines them
-        raise UnsupportedModelError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+        raise UnsupportedModelError(one_line(error)) from error
 
 
 def _shapes(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
