@@ -49,7 +49,7 @@ class Enclosed:
     @classmethod
     def of(cls, artifact: Artifact, images: np.ndarray) -> "Enclosed":
         points, prover, logits = points_of(artifact, images), Prover(artifact), artifact.run_images(images)
-        lower, upper = (end.numpy() for end in prover.hidden(points, points)[LOGITS].computed())
+        lower, upper = (end.numpy() for end in prover.enclosures(points, points)[LOGITS].computed())
         labels = logits.argmax(axis=1)
         seen = read_logits(logits, labels).margin
         return cls(images, logits, lower, upper, labels, prover.at_points(points, labels, seen) > 0)

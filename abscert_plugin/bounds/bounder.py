@@ -73,25 +73,6 @@ class LinearMargins:
     coefficients: Float32[Tensor, "batch others *input"]
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class SplitMargins:
-    """Lower bounds of margins, and what tells where a split helps.
-
-    Args:
-        bounds: as `Bounder.margins` returns them.
-        coefficients: slope of each margin's lower bound in each entry of the input.
-        hidden: the bounds of what enters each activation that they came from.
-        relu_coefficients: slope of each margin's lower bound in what each ReLU gives out, under the name that its
-            input has in `hidden`.
-    """
-
-    bounds: Float32[Tensor, "batch others"]
-    coefficients: Float32[Tensor, "batch others channels height width"]
-    hidden: HiddenBounds
-    relu_coefficients: Mapping[str, Tensor]
-
-
 @runtime_checkable
 class Bounder(Protocol):
     """What bounds a network's margins over boxes of its inputs, from below."""
@@ -130,22 +111,6 @@ class Bounder(Protocol):
 
         Raises:
             VerifierError: as `margins`, or if the method has no slopes.
-        """
-        ...
-
-    def split_margins(
-        self,
-        lower: Float32[Tensor, "batch *input"],
-        upper: Float32[Tensor, "batch *input"],
-        labels: Int64[Tensor, "batch"],
-        hidden: HiddenBounds,
-    ) -> SplitMargins:
-        """Return linear bounds of `margins` from given bounds of hidden layers, for cutting by their signs.
-
-        They are of the inputs of a box whose hidden values lie within `hidden`; empty to have these computed.
-
-        Raises:
-            VerifierError: as `margins`.
         """
         ...
 

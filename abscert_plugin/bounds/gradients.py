@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
-from abscert_plugin.bounds.bounder import BoundMethod, HiddenBounds, LinearMargins
+from abscert_plugin.bounds.bounder import BoundMethod, LinearMargins
 from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.errors import VerifierError
 
@@ -40,10 +40,6 @@ class Gradients:
         middle = (lower / 2 + upper / 2).requires_grad_()
         (slopes,) = torch.autograd.grad(logit_margins(self._network(middle), labels).sum(), middle)
         return LinearMargins(lower.new_full((len(lower), 1), -torch.inf), slopes.nan_to_num().unsqueeze(1))
-
-    def split_margins(self, *_: Tensor | HiddenBounds) -> NoReturn:
-        """Raise VerifierError: without bounds of hidden values no ReLU can be chosen."""
-        raise VerifierError(self._reason)
 
     def optimised_margins(self, *_: Tensor) -> NoReturn:
         """Raise VerifierError: there are no lines to be optimised."""

@@ -15,7 +15,6 @@ from abscert_plugin.bounds.bounder import (
     HiddenBounds,
     LinearMargins,
     OptimisedMargins,
-    SplitMargins,
     as_memory_error,
 )
 from abscert_plugin.bounds.forward import crown_lbp_margins
@@ -98,19 +97,6 @@ class LirpaBounder:
             raise VerifierError(f"expected a method with linear bounds, got {method}; choose {BoundMethod.CROWN_IBP}")
         bounds, slopes = self._compute(lower, upper, labels, method, True)
         return LinearMargins(bounds, self._input_slopes(bounds, slopes, method))
-
-    def split_margins(
-        self,
-        lower: Float32[Tensor, "batch channels height width"],
-        upper: Float32[Tensor, "batch channels height width"],
-        labels: Int64[Tensor, "batch"],
-        hidden: HiddenBounds,
-    ) -> SplitMargins:
-        """Return CROWN's bounds as `Bounder.split_margins` does."""
-        method = BoundMethod.CROWN
-        bounds, slopes = self._compute(lower, upper, labels, method, True, hidden or None)
-        at_input = self._input_slopes(bounds, slopes, method)
-        return SplitMargins(bounds, at_input, _hidden_bounds(self._bounded), _relu_slopes(self._bounded, bounds))
 
     def optimised_margins(
         self,
@@ -234,18 +220,6 @@ class LirpaBounder:
     def _trace(self) -> Any:
         example = torch.zeros((2, *self._input_shape), device=self._device)
         return bounded_module(copy.deepcopy(self._network), example, len(self._margin_rows))
-
-
-def _relu_slopes(bounded: Any, bounds: Tensor) -> dict[str, Tensor]:
-    """Return the slopes that the last backward pass has left at the output of each ReLU, by the name of its input."""
-    found = {}
-    for node in bounded._modules.values():
-        slopes = getattr(node, "lA", None)
-        if type(node).__name__ == "BoundRelu" and isinstance(slopes, Tensor):
-            slopes = slopes.detach().transpose(0, 1)  # margins come first there
-            if slopes.shape[:2] == bounds.shape:
-                found[node.inputs[0].name] = slopes
-    return found
 
 
 def _lower_slopes(bounded: Any, bounds: Tensor) -> tuple[Tensor, ...]:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final, final
 
@@ -25,13 +24,12 @@ from abscert_plugin.verification.cell_cut import CellCut
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.enumeration import enumerate_cells
-from abscert_plugin.verification.evidence import Evidence
 from abscert_plugin.verification.guarding import GuardRun
 from abscert_plugin.verification.search import Cut, Problem, Search
 from abscert_plugin.verification.sign_cut import SignCut
 
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
-_MOST_SIGNS: Final = 5_000  # branches that are kept: each has the bounds of all hidden layers
+_ENTRIES: Final = 2**24  # of all tensors, over the problems that are searched at once
 _NO_NETWORK: Final = "no proof was found, and running a plain classifier alone certifies nothing"
 
 
@@ -138,7 +136,9 @@ class BallVerifier:
             return [partial(bounding.bound, batch, method=method) for method in methods] if bounding is not None else []
 
         first = [method for method in self._budget.bounds if method is BoundMethod.IBP]
-        linear = [method for method in self._budget.bounds if method is not BoundMethod.IBP]
+        # the search for signs begins with the same lines
+        later = (BoundMethod.IBP, *(() if self._counts_cells else (BoundMethod.OPTIMISED,)))
+        linear = [method for method in self._budget.bounds if method not in later]
         return [
             *bound(first),
             lambda rows: self._run_small(batch, rows),
@@ -153,8 +153,9 @@ class BallVerifier:
 
     def _last(self, batch: BallBatch) -> Callable[[Rows], None]:
         """Return the step that takes all the time that is left."""
-        if self._deployed.prover is not None and self._white_box is not None:
-            return lambda rows: self._search(batch, rows)
+        prover = self._deployed.prover
+        if prover is not None and (self._white_box is not None or not self._counts_cells):
+            return lambda rows: self._search_some(batch, rows, max(1, _ENTRIES // max(1, prover.entries)))
         return (lambda rows: self._enumerate(batch, rows)) if self._counts_cells else self._none(batch)
 
     def _none(self, batch: BallBatch) -> Callable[[Rows], None]:
@@ -197,14 +198,16 @@ class BallVerifier:
             for place in np.flatnonzero(found.margins < 0):
                 batch.refute(int(rows[place]), found.points[place], method)
 
+    def _search_some(self, batch: BallBatch, rows: Rows, size: int) -> None:
+        """Search a few problems at once: each keeps what is known of all its tensors."""
+        for start in range(0, len(rows), size):
+            self._search(batch, rows[start : start + size])
+
     def _search(self, batch: BallBatch, rows: Rows) -> None:
         method = "branch and bound"
         problems = {row: self._problem(batch, row) for row in rows.tolist()}
-        search = Search(
-            self._cut(batch, rows),
-            lambda row, point: batch.refute(row, point, method),
-            self._budget if self._counts_cells else replace(self._budget, most_open=_MOST_SIGNS),
-        )
+        cut = self._cut(batch, rows)
+        search = Search(cut, lambda row, point: batch.refute(row, point, method), self._budget)
         outcomes = search.run(problems)
         certified, unbounded = {}, []
         for row, outcome in outcomes.items():
@@ -215,7 +218,7 @@ class BallVerifier:
                 unbounded.append(row)
             elif outcome.certified:
                 certified[row] = outcome.margin
-                batch.evidence[row] = Evidence.of_tree(outcome.tree)
+                batch.evidence[row] = cut.evidence(row, outcome.tree)
             else:
                 batch.margin[row] = outcome.margin
                 batch.end([row], Verdict.UNKNOWN, outcome.failure, method)
@@ -226,9 +229,9 @@ class BallVerifier:
         """Return how the search cuts: cells, or signs of hidden values where the front has no cells."""
         prover, white_box = self._deployed.prover, self._white_box
         assert prover is not None
-        assert white_box is not None
         if not self._counts_cells:
-            return SignCut(white_box.bounder, prover, self._deployed)
+            return SignCut(prover, self._deployed)
+        assert white_box is not None
         # the tighter of the two; intervals alone are tighter still on networks that were trained by them
         methods = {
             row: max(_LINEAR, key=lambda kind: batch.bounds.get((row, kind), -math.inf)) for row in rows.tolist()

@@ -29,7 +29,7 @@ class Budget:
         attacks: whether counterexamples are looked for before linear bounds are computed.
         leaf: parts of no more combinations of cells than this are run by the search, and not bounded.
         branches_at_once: branches of the search that are bounded in one call.
-        most_open: branches of one image that are kept before it is given up.
+        search_bytes: memory that branches of the search may take before it goes on depth-first.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -45,7 +45,7 @@ class Budget:
     attacks: bool = True
     leaf: int = 64
     branches_at_once: int = 64
-    most_open: int = 20_000
+    search_bytes: int = 2**28
 
     def __post_init__(self) -> None:
         if not (self.seconds >= 0 and math.isfinite(self.seconds)):

@@ -13,7 +13,7 @@ from abscert_plugin.front import Point, Points, combinations
 from abscert_plugin.grid import log2_count
 from abscert_plugin.verification.batch import Rows
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.evidence import RUN
+from abscert_plugin.verification.evidence import RUN, Evidence, Node
 from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.search import Bounded, Branch, Problem
 
@@ -51,6 +51,11 @@ class CellCut:
     def root(self, problem: Problem) -> tuple[Point, Point]:
         """Return the ends of all combinations."""
         return problem.lowest, problem.highest
+
+    def evidence(self, number: int, tree: Node) -> Evidence | None:
+        """Return the tree."""
+        del number
+        return Evidence.of_tree(tree)
 
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
         """Run the small branches; bound the others by intervals, and by a linear bound what these leave open.
@@ -123,6 +128,7 @@ class CellCut:
                 corners[row : row + 1] if margins[row] < -self._deployed.floor else (),
                 int(places[row]),
                 partial(halved, lowest[row], highest[row], int(places[row])),
+                bytes=2 * lowest[row].nbytes,
             )
             for row in range(len(labels))
         ]

@@ -2,15 +2,16 @@
 
 import base64
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
 import msgspec
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
+from abscert_plugin.bounds.part import Part
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
 from abscert_plugin.wording import plain_words
@@ -18,7 +19,7 @@ from abscert_plugin.wording import plain_words
 RUN: Final = "run"
 """What closes a part of a tree whose combinations of cells were all run."""
 
-CLOSING: Final = (RUN, "ibp", "crown-ibp", "crown")
+CLOSING: Final = (RUN, "ibp", "crown-ibp", "crown", "optimised")
 PROVEN: Final = ("ibp", "crown-ibp", "crown-lbp", "crown", "optimised")
 """The methods of rows that a proof alone has decided."""
 
@@ -41,16 +42,82 @@ class Node:
         place: where it is cut: a pixel, or a ReLU among all; -1 where it is not.
         halves: its two parts, the lower one first.
         closed_by: one of `CLOSING`; empty where it is cut or open.
+        part: the lines that close it, where it is closed by optimised ones.
     """
 
     place: int = -1
     halves: tuple["Node", "Node"] | None = None
     closed_by: str = ""
+    part: Part | None = None
 
     def cut(self, place: int) -> tuple["Node", "Node"]:
         """Cut it, and return its halves."""
         self.place, self.halves = place, (Node(), Node())
         return self.halves
+
+
+def listed(root: Node) -> Iterator[Node]:
+    """Yield the nodes of a tree: each before its lower and then its upper half."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += reversed(node.halves or ())
+
+
+@final
+class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The lines that close parts of a tree of signs, in its order.
+
+    Args:
+        rows: the other classes that are bounded in each part, by their order without the label; int32, packed.
+        bent: the ReLUs that have slopes; int32, packed.
+        slopes: of these, of each part and row, in shares of 255; bytes, packed.
+        multipliers: of each part and row, one of each of its signs; float32, packed.
+    """
+
+    rows: str
+    bent: str
+    slopes: str
+    multipliers: str
+
+    def of_margins(self, others: int, relus: int) -> tuple[Int64[np.ndarray, "row"], Int64[np.ndarray, "bent"]]:
+        """Return `rows` and `bent`.
+
+        Args:
+            others: number of margins.
+            relus: number of ReLUs.
+
+        Raises:
+            RecordError: if they name other ones, or one twice.
+        """
+        found = []
+        for text, most, what in ((self.rows, others, "classes"), (self.bent, relus, "ReLUs")):
+            places = _numbers(text, "<i4").astype(np.int64)
+            if len(np.unique(places)) != len(places) or not ((places >= 0) & (places < most)).all():
+                raise RecordError(f"its lines are of {what} that the file does not have")
+            found.append(places)
+        return found[0], found[1]
+
+    def parts(self, signs: Sequence[Mapping[int, bool]], rows: int, bent: int) -> list[Part]:
+        """Return parts with the lines that are kept.
+
+        Args:
+            signs: those of each part, in the tree's order.
+            rows: number of rows.
+            bent: number of ReLUs that have slopes.
+
+        Raises:
+            RecordError: if the lines are of other parts.
+        """
+        slopes, multipliers = _numbers(self.slopes, "u1"), _numbers(self.multipliers, "<f4").astype(np.float32)
+        ends = np.cumsum([0, *(rows * len(some) for some in signs)])
+        if len(slopes) != len(signs) * rows * bent or len(multipliers) != ends[-1]:
+            raise RecordError("its lines are not those of its tree's parts")
+        if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
+            raise RecordError("its lines have a multiplier below 0, or one that is not finite")
+        of_parts = zip(slopes.reshape(len(signs), rows, bent), signs, ends[:-1], ends[1:], strict=True)
+        return [Part(slope, some, multipliers[a:b].reshape(rows, len(some))) for slope, some, a, b in of_parts]
 
 
 @final
@@ -61,23 +128,39 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         tree: the tree of a branch and bound from its root, a node before its lower and then its upper half: the place
             of a cut, or -1 - k where the k-th of `CLOSING` closes it; int32, packed.
         slopes: lower slopes of the file's ReLUs, of all margins, in fifteenths; bytes, packed.
+        lines: what closes parts of a tree of signs by optimised lines.
     """
 
     tree: str | None = None
     slopes: tuple[str, ...] | None = None
+    lines: "PartLines | None" = None
 
     @classmethod
     def of_tree(cls, root: Node) -> "Evidence | None":
         """Return the evidence that a tree is; None where it is too long to keep."""
-        numbers, waiting = [], [root]
-        while waiting:
-            node = waiting.pop()
-            if node.halves is None:
-                numbers.append(-1 - CLOSING.index(node.closed_by))
-            else:
-                numbers.append(node.place)
-                waiting += [node.halves[1], node.halves[0]]
+        numbers = [node.place if node.halves else -1 - CLOSING.index(node.closed_by) for node in listed(root)]
         return _if_short(cls(tree=_packed(np.array(numbers, dtype="<i4"))))
+
+    @classmethod
+    def of_parts(cls, root: Node, rows: Int64[np.ndarray, "row"], bent: Int64[np.ndarray, "bent"]) -> "Evidence | None":
+        """Return the evidence that a tree is whose parts have lines; None where it is too long to keep.
+
+        Args:
+            root: the tree.
+            rows: the other classes that are bounded in each part, as `PartMargins` has them.
+            bent: the ReLUs whose slopes parts have.
+        """
+        made = cls.of_tree(root)
+        parts = [node.part for node in listed(root) if node.part is not None]
+        if made is None or not parts:
+            return made
+        lines = PartLines(
+            _packed(rows.astype("<i4")),
+            _packed(bent.astype("<i4")),
+            _packed(np.stack([part.slopes for part in parts])),
+            _packed(np.concatenate([part.multipliers.reshape(-1) for part in parts]).astype("<f4")),
+        )
+        return _if_short(msgspec.structs.replace(made, lines=lines))
 
     @classmethod
     def of_slopes(cls, slopes: Sequence[Float[np.ndarray, "others ..."]]) -> "Evidence | None":
@@ -94,10 +177,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         Raises:
             RecordError: if it is no tree that was packed.
         """
-        content = _unpacked(self.tree or "")
-        if len(content) % 4:
-            raise RecordError("expected a tree of int32 numbers")
-        numbers: list[int] = np.frombuffer(content, dtype="<i4").tolist()
+        numbers: list[int] = _numbers(self.tree or "", "<i4").tolist()
         return numbers
 
     def lower_slopes(self, others: int, sizes: Sequence[int]) -> list[Float[np.ndarray, "others _"]]:
@@ -157,12 +237,20 @@ def read_evidence(path: Path) -> Evidence | None:
 
 
 def _if_short(evidence: Evidence) -> Evidence | None:
-    length = len(evidence.tree or "") + sum(map(len, evidence.slopes or ()))
+    lines = () if evidence.lines is None else msgspec.structs.astuple(evidence.lines)
+    length = sum(map(len, (evidence.tree or "", *(evidence.slopes or ()), *lines)))
     return evidence if length <= _LONGEST else None
 
 
 def _packed(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode("ascii")
+
+
+def _numbers(text: str, kind: str) -> np.ndarray:
+    content = _unpacked(text)
+    if len(content) % np.dtype(kind).itemsize:
+        raise RecordError("expected packed numbers, got half of one")
+    return np.frombuffer(content, dtype=kind)
 
 
 def _unpacked(text: str) -> bytes:

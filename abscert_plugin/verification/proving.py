@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias, TypeVar, final
+from typing import Final, TypeVar, final
 
 import numpy as np
 import torch
@@ -16,19 +16,18 @@ from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.bounds.proof import Proof, unsupported
 from abscert_plugin.bounds.proof.descent import Slopes
 from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.bounds.proof.proof import NEARLY, margin_rows
+from abscert_plugin.bounds.proof.proof import NEARLY
 from abscert_plugin.bounds.tails import BY_PLACE, answered, kept_margins
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
-from abscert_plugin.front import Cells, Points
+from abscert_plugin.front import Cells, Point, Points
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import without_tail
 from abscert_plugin.verification.alone import alone
+from abscert_plugin.verification.part_margins import PartMargins
 
 _PROBES: Final = 4
 _Found = TypeVar("_Found")
-Signs: TypeAlias = Mapping[int, bool]
-"""ReLUs whose sign is given, by their place among all of a file: True where what they read is at least 0."""
 
 PROVEN_BY: Final[Mapping[BoundMethod, BoundMethod]] = {
     BoundMethod.IBP: BoundMethod.IBP,
@@ -85,6 +84,8 @@ class Prover:
         self.classes = classes
         self.sizes = tuple(math.prod(shape) for shape in self._proof.relus.values())
         """How many ReLUs each layer of them has, in order."""
+        self.entries = self._proof.entries
+        """How many entries all tensors of one input have together."""
         self._need_agreement(artifact)
 
     def _need_agreement(self, artifact: Artifact) -> None:
@@ -94,7 +95,7 @@ class Prover:
         lowest, highest = self._ends(points, points)
         try:
             logits = artifact.run_images(images)
-            values = _in_memory(lambda: self._proof.intervals(lowest, highest), BoundMethod.IBP, len(images))
+            values = in_memory(lambda: self._proof.intervals(lowest, highest), BoundMethod.IBP, len(images))
         except VerifierError:
             return  # what does not run, or does not fit, certifies nothing
         lower, upper = (end.numpy() for end in answered(self.tail, *values[self._logits].computed()))
@@ -148,7 +149,7 @@ class Prover:
         if self.tail in BY_PLACE:
             return np.full(len(labels), -np.inf)
         return _least(
-            _in_memory(
+            in_memory(
                 lambda: self._kept(self._quick.margins_at(lower, labels), {}, labels), BoundMethod.IBP, len(labels)
             )
         )
@@ -217,7 +218,7 @@ class Prover:
                 return self._kept(found, {}, labels)
             return self._kept(found, self._proof.intervals(lower, upper), labels)
 
-        return _least(_in_memory(margins, method, len(labels)))
+        return _least(in_memory(margins, method, len(labels)))
 
     def _kept(self, margins: Tensor, values: Mapping[str, Enclosure], labels: Tensor) -> Tensor:
         """Return what is left of margins of logits behind the file's tail."""
@@ -226,51 +227,39 @@ class Prover:
         ends = values[self._logits].computed() if self.tail in BY_PLACE else None
         return kept_margins(self.tail, margins, ends, labels)
 
-    def hidden(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
-        """Return enclosures of all values between two points, for `part_margins`.
+    def enclosures(self, lowest: Points, highest: Points) -> dict[str, Enclosure]:
+        """Return enclosures of all values between two points, by their names in the file.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
         lower, upper = self._ends(lowest, highest)
-        return _in_memory(lambda: self._proof.intervals(lower, upper, refined=True), BoundMethod.CROWN, len(lowest))
+        return in_memory(lambda: self._proof.intervals(lower, upper, refined=True), BoundMethod.CROWN, len(lowest))
 
     def part_margins(
-        self, hidden: Mapping[str, Enclosure], labels: Int64[np.ndarray, "batch"], parts: Sequence[Signs]
-    ) -> Float64[np.ndarray, "batch"]:
-        """Return lower bounds of margins for the evaluations in which given ReLUs read values of given signs.
-
-        The two signs of a ReLU cover all evaluations; 0 has both.
-
-        Args:
-            hidden: enclosures, of each part's box.
-            labels: the classes.
-            parts: the signs.
+        self,
+        lowest: Point,
+        highest: Point,
+        label: int,
+        rows: Int64[np.ndarray, "row"] | None = None,
+        bent: Int64[np.ndarray, "bent"] | None = None,
+    ) -> PartMargins:
+        """Return what bounds the margins of a label over parts of all points between two, `rows` and `bent` as there.
 
         Raises:
-            BoundMemoryError: if memory did not suffice; fewer may fit.
+            BoundMemoryError: if memory did not suffice.
         """
-        ends = {}
-        known = torch.full((2, len(parts), sum(self.sizes)), torch.inf, dtype=torch.float64)
-        known[0] = -torch.inf
-        for row, signs in enumerate(parts):
-            for place, is_positive in signs.items():
-                known[0 if is_positive else 1, row, place] = 0.0
-        for (name, shape), of_layer in zip(self._proof.relus.items(), known.split(self.sizes, dim=2), strict=True):
-            least, most = of_layer.reshape(2, len(parts), *shape)
-            ends[name] = (least, most)
-        rows = margin_rows(torch.from_numpy(labels), self.classes)
-        return _least(
-            _in_memory(
-                lambda: self._kept(
-                    self._proof.lower_bounds(hidden, rows, BoundMethod.CROWN, part=ends),
-                    hidden,
-                    torch.from_numpy(labels),
-                ),
-                BoundMethod.CROWN,
-                len(labels),
-            )
-        )
+        lower, upper = self._ends(lowest[None], highest[None])
+
+        def opened() -> PartMargins:
+            return PartMargins(self._proof, lower, upper, label, kept, rows, bent)
+
+        def kept(margins: Tensor) -> Tensor:
+            values = self._proof.intervals(lower, upper) if self.tail in BY_PLACE else {}
+            values = {name: value.take(torch.zeros(len(margins), dtype=torch.int64)) for name, value in values.items()}
+            return self._kept(margins, values, torch.full((len(margins),), label))
+
+        return in_memory(opened, BoundMethod.CROWN, 1)
 
     def _ends(self, lowest: Points, highest: Points) -> tuple[Tensor, Tensor]:
         shape = self._proof.input_shape
@@ -291,17 +280,13 @@ def _proof_of_one(
         raise fault from None
 
 
-def joined(hidden: Sequence[Mapping[str, Enclosure]]) -> dict[str, Enclosure]:
-    """Return enclosures of several boxes as those of one batch."""
-    return {name: Enclosure.joined([of_box[name] for of_box in hidden]) for name in hidden[0]}
-
-
 def _least(bounds: Tensor) -> np.ndarray:
     """Return the least bound of each row, -inf where one is no finite number."""
     return torch.where(bounds.isfinite(), bounds, -torch.inf).amin(dim=1).numpy()
 
 
-def _in_memory(compute: Callable[[], _Found], method: BoundMethod, batch: int) -> _Found:
+def in_memory(compute: Callable[[], _Found], method: BoundMethod, batch: int) -> _Found:
+    """Return what is computed; raise BoundMemoryError where memory does not suffice for it."""
     try:
         return compute()
     except (RuntimeError, MemoryError) as error:

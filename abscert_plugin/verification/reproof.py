@@ -16,7 +16,7 @@ from abscert_plugin.records import Record
 from abscert_plugin.verification.cell_cut import halved
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import CLOSING, RESEARCH, RUN, Evidence
-from abscert_plugin.verification.proving import Prover, Signs, joined
+from abscert_plugin.verification.proving import Prover
 
 _LOG2_RUN: Final = 22.0  # combinations that a check runs of an image, at most: 4 million
 _AT_ONCE: Final = 64  # parts that are proven in one call
@@ -77,10 +77,9 @@ class Reproof:
         if method == "branch and bound":
             if evidence is None or evidence.tree is None:
                 return None
-            numbers = evidence.nodes()
             if isinstance(self._deployed.front, Cells):
-                return self._cells(prover, numbers, lowest, highest, record.label)
-            return _signs(prover, numbers, lowest, highest, record.label)
+                return self._cells(prover, evidence.nodes(), lowest, highest, record.label)
+            return _signs(prover, evidence, lowest, highest, record.label)
         if method not in list(BoundMethod) or (evidence is None and method == BoundMethod.OPTIMISED):
             return None
         return _bound(prover, record, lowest, highest, evidence)
@@ -158,29 +157,37 @@ def _is_within(said: float | None, proven: float) -> bool:
     return said is not None and said <= proven + _TOLERANCE * max(1.0, proven)
 
 
-def _signs(prover: Prover, numbers: list[int], lowest: Point, highest: Point, label: int) -> float:
+def _signs(prover: Prover, evidence: Evidence, lowest: Point, highest: Point, label: int) -> float:
     """Prove the parts of a tree of signs of hidden values."""
-    parts: list[Signs] = []
-    waiting: list[dict[int, bool]] = [{}]
-    for number in _checked(numbers):
+    closed: dict[str, list[dict[int, bool]]] = {str(BoundMethod.CROWN): [], str(BoundMethod.OPTIMISED): []}
+    relus, waiting = sum(prover.sizes), [dict[int, bool]()]
+    for number in _checked(evidence.nodes()):
         if not waiting:
             raise RecordError("its tree has more nodes than parts")
         signs = waiting.pop()
         if number < 0:
-            if CLOSING[-1 - number] != BoundMethod.CROWN:
-                raise RecordError("a part of its tree of signs is closed by something else than CROWN")
-            parts.append(signs)
-        elif number >= sum(prover.sizes):
-            raise RecordError("its tree cuts a ReLU that the file does not have")
+            if CLOSING[-1 - number] not in closed:
+                raise RecordError("a part of its tree of signs is closed by something else than linear bounds")
+            closed[CLOSING[-1 - number]].append(signs)
+        elif number >= relus or number in signs:
+            raise RecordError("its tree cuts a ReLU that the file does not have, or one twice")
         else:
             waiting += [{**signs, number: True}, {**signs, number: False}]
     if waiting:
         raise RecordError("its tree leaves parts open")
-    hidden, found = prover.hidden(lowest[None], highest[None]), []
+    plain, optimised = closed.values()
+    rows = bent = None
+    if evidence.lines is not None:
+        rows, bent = evidence.lines.of_margins(prover.classes - 1, relus)
+    margins = prover.part_margins(lowest, highest, label, rows, bent)
+    parts = [margins.bounds.whole().with_signs(signs) for signs in plain]
+    if evidence.lines is not None and rows is not None and bent is not None:
+        parts += evidence.lines.parts(optimised, len(rows), len(bent))
+    elif optimised:
+        raise RecordError("its tree has parts whose lines were not kept")
+    found = []
     for start in range(0, len(parts), _AT_ONCE):
-        some = parts[start : start + _AT_ONCE]
-        labels = np.full(len(some), label, dtype=np.int64)
-        found.append(float(prover.part_margins(joined([hidden] * len(some)), labels, some).min()))
+        found.append(float(margins.proven(parts[start : start + _AT_ONCE]).min()))
         if not found[-1] > 0:
             raise RecordError(f"a part of its tree is bounded by {found[-1]:.4g} alone")
     return min(found)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, final, runtime_checkable
 
 from abscert_plugin.bounds.bounder import BoundMemoryError
+from abscert_plugin.bounds.part import Part
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Point, Points
 from abscert_plugin.verification.budget import Budget
-from abscert_plugin.verification.evidence import Node
+from abscert_plugin.verification.evidence import Evidence, Node
 
 State: TypeAlias = Any
 """What a cut keeps of a branch."""
@@ -45,6 +46,7 @@ class Branch:
         state: what tells this part from the others.
         node: its node in the problem's tree.
         bound: the best bound known, of a branch that it is cut out of.
+        share: of the problem's tree: each cut halves it.
     """
 
     number: int
@@ -52,6 +54,7 @@ class Branch:
     state: State
     node: Node = field(default_factory=Node)
     bound: float = float("-inf")
+    share: float = 1.0
 
 
 @final
@@ -67,6 +70,8 @@ class Bounded:
         halves: the states of the two parts that it is cut into, computed when it is their turn; None where it cannot be
             cut.
         reason: why it stays open where it cannot be cut.
+        part: the lines that show it, where a check needs them.
+        bytes: how much memory keeping it takes.
     """
 
     bound: float
@@ -75,6 +80,8 @@ class Bounded:
     place: int = -1
     halves: Callable[[], tuple[State, State]] | None = None
     reason: str = ""
+    part: Part | None = None
+    bytes: int = 0
 
 
 @runtime_checkable
@@ -88,6 +95,10 @@ class Cut(Protocol):
 
     def root(self, problem: Problem) -> State:
         """Return the state of the whole problem."""
+        ...
+
+    def evidence(self, number: int, tree: Node) -> Evidence | None:
+        """Return what proves a problem again whose tree is closed; None where it is too long to keep."""
         ...
 
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
@@ -149,6 +160,47 @@ class _Open:
     place: int = field(compare=False)
     halves: Callable[[], tuple[State, State]] = field(compare=False)
     node: Node = field(compare=False)
+    share: float = field(compare=False)
+    bytes: int = field(compare=False)
+
+
+@final
+class _Waiting:
+    """The branches of a problem that wait to be cut: the worst first, and depth-first where memory ends."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._worst_first: list[_Open] = []
+        self._last_first: list[_Open] = []
+
+    def __len__(self) -> int:
+        return len(self._worst_first) + len(self._last_first)
+
+    @property
+    def share(self) -> float:
+        """How much of the problem's tree they are."""
+        return sum(branch.share for branch in (*self._worst_first, *self._last_first))
+
+    def add(self, branch: _Open) -> None:
+        """Keep a branch."""
+        self._bytes += branch.bytes
+        if self._bytes > self._most_bytes:
+            self._last_first.append(branch)
+        else:
+            heapq.heappush(self._worst_first, branch)
+
+    def take(self) -> _Open:
+        """Return the branch that is next, which waits no more."""
+        branch = self._last_first.pop() if self._last_first else heapq.heappop(self._worst_first)
+        self._bytes -= branch.bytes
+        return branch
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._worst_first.clear()
+        self._last_first.clear()
+        self._bytes = 0
 
 
 @final
@@ -161,20 +213,20 @@ class Search:
         cut: how branches are cut and bounded.
         refutes: told of a problem's number and a point that looks mislabelled; returns whether an image of the ball
             confirms it, which ends the problem's search.
-        budget: how many branches are bounded at once, and kept.
+        budget: how many branches are bounded at once, and how much memory those that wait may take.
     """
 
     def __init__(self, cut: Cut, refutes: Callable[[int, Point], bool], budget: Budget) -> None:
         self._cut = cut
         self._refutes = refutes
-        self._most_open = budget.most_open
+        self._most_bytes = budget.search_bytes
         self._at_once = budget.branches_at_once
         self._order = itertools.count()
 
     def run(self, problems: Mapping[int, Problem]) -> dict[int, Outcome]:
         """Return how the search ended for each problem, by its number; one that was refuted is not certified."""
         outcomes = {number: Outcome() for number in problems}
-        waiting: dict[int, list[_Open]] = {number: [] for number in problems}
+        waiting = {number: _Waiting(self._most_bytes // max(1, len(problems))) for number in problems}
         todo = [
             Branch(number, problem, self._cut.root(problem), outcomes[number].tree)
             for number, problem in problems.items()
@@ -188,7 +240,7 @@ class Search:
             todo = self._children(problems, outcomes, waiting)
         return outcomes
 
-    def _close(self, outcome: Outcome, waiting: list[_Open], seconds: float) -> None:
+    def _close(self, outcome: Outcome, waiting: _Waiting, seconds: float) -> None:
         if outcome.is_done:
             pass
         elif outcome.stuck and not (self._cut.is_complete and waiting):
@@ -198,14 +250,12 @@ class Search:
             is_bounded = outcome.branches > 0
             outcome.end(certified=is_bounded, failure="" if is_bounded else "no branch was bounded")
         elif outcome.seconds >= seconds:
-            outcome.end(failure="time-out of the branch and bound")
-        elif len(waiting) > self._most_open:
-            outcome.end(failure=f"more than {self._most_open} open branches")
+            outcome.end(failure=f"time-out of the branch and bound, with {waiting.share:.2g} of its tree open")
         if outcome.is_done:
             waiting.clear()
 
     def _children(
-        self, problems: Mapping[int, Problem], outcomes: Mapping[int, Outcome], waiting: Mapping[int, list[_Open]]
+        self, problems: Mapping[int, Problem], outcomes: Mapping[int, Outcome], waiting: Mapping[int, _Waiting]
     ) -> list[Branch]:
         """Cut the worst branches of the problems that are still open, the same number of each."""
         active = [number for number, outcome in outcomes.items() if not outcome.is_done]
@@ -213,14 +263,13 @@ class Search:
         children = []
         for number in active[: max(1, self._at_once // 2)]:
             for _ in range(min(share, len(waiting[number]))):
-                branch = heapq.heappop(waiting[number])
+                branch = waiting[number].take()
                 pairs = zip(branch.halves(), branch.node.cut(branch.place), strict=True)
-                children += [Branch(number, problems[number], half, node, branch.bound) for half, node in pairs]
+                problem, share_of_half = problems[number], branch.share / 2
+                children += [Branch(number, problem, half, node, branch.bound, share_of_half) for half, node in pairs]
         return children
 
-    def _bound(
-        self, outcomes: Mapping[int, Outcome], waiting: Mapping[int, list[_Open]], branches: list[Branch]
-    ) -> None:
+    def _bound(self, outcomes: Mapping[int, Outcome], waiting: Mapping[int, _Waiting], branches: list[Branch]) -> None:
         branches = [branch for branch in branches if not outcomes[branch.number].is_done]
         if not branches:
             return
@@ -253,12 +302,12 @@ class Search:
         for branch in branches:
             outcomes[branch.number].seconds += elapsed
 
-    def _keep(self, outcome: Outcome, waiting: list[_Open], branch: Branch, bounded: Bounded) -> None:
+    def _keep(self, outcome: Outcome, waiting: _Waiting, branch: Branch, bounded: Bounded) -> None:
         """Leave a branch that is closed; look into what is suspect in another, and keep it."""
         if outcome.is_done:
             return
         if bounded.closed_by:
-            branch.node.closed_by = bounded.closed_by
+            branch.node.closed_by, branch.node.part = bounded.closed_by, bounded.part
             outcome.saw(bounded.bound)
         elif any(self._refutes(branch.number, suspect) for suspect in bounded.suspects):
             outcome.end()
@@ -268,4 +317,5 @@ class Search:
         else:
             order = next(self._order)
             bound = max(bounded.bound, branch.bound)
-            heapq.heappush(waiting, _Open(bound, order, bounded.place, bounded.halves, branch.node))
+            what = bounded.place, bounded.halves, branch.node, branch.share, bounded.bytes
+            waiting.add(_Open(bound, order, *what))

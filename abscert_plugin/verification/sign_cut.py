@@ -1,178 +1,161 @@
 """Cutting by the sign of what enters a ReLU: at most 0, or at least 0."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
-from typing import Final, TypeAlias, final
+from itertools import groupby
+from typing import Final, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from abscert_plugin.bounds.bounder import Bounder, HiddenBounds, SplitMargins
-from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.parts import Drafts, PartBounds
 from abscert_plugin.front import Points
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.proving import Prover, Signs, joined
+from abscert_plugin.verification.evidence import Evidence, Node
+from abscert_plugin.verification.part_margins import PartMargins
+from abscert_plugin.verification.proving import Prover, in_memory
 from abscert_plugin.verification.search import Bounded, Branch, Problem
 
+_STEPS: Final = (30, 12)  # that make lines better: those of the whole box, and of its parts
+_TRIED: Final = 3  # cuts whose halves are bounded before one is chosen
 _LOWER_LINE: Final = 0.1  # how much the lower line of a ReLU counts beside the upper one in choosing a cut
+_OTHER_HALF: Final = 0.2  # how much the better half counts beside the worse one
 _NONE_LEFT: Final = "no ReLU is left to split, and the bounds do not decide it"
-_OTHER_LAYERS: Final = "the ReLUs of the opened network are not those of the file, one by one"
-Hidden: TypeAlias = dict[str, tuple[Tensor, Tensor]]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A branch's state.
-
-    Args:
-        hidden: float32 bounds of what enters each ReLU, by its name in the opened network; empty for the root, whose
-            are not computed yet.
-        signs: the signs that were fixed.
-    """
-
-    hidden: Hidden
-    signs: Signs
 
 
 @final
 class SignCut:
     """Cuts by signs of hidden values; the box of inputs stays whole.
 
-    Sound: a ReLU's input is at most 0 or at least 0. The signs that were fixed narrow the lines of their ReLUs and are
-    not handed to the bound as constraints (as beta-CROWN does), so a problem may end with no ReLU left and undecided.
+    Sound: a ReLU's input is at most 0 or at least 0, and a part is closed by a proof alone. A problem may end with no
+    ReLU left and undecided, since its lines and multipliers are those that some steps have found.
 
     Args:
-        bounder: bounds of the network in float32.
-        prover: proves what they say.
+        prover: proves margins of parts.
         deployed: the classifier, for the corners that may be mislabelled.
 
-    Source: Bunel et al. 2020 (branch and bound, and the score of a split); bounds by Zhang et al. 2018.
+    Source: Bunel et al. 2020 (branch and bound, and the score of a split); De Palma et al. 2021 (the few best splits
+    are bounded before one is chosen); Wang et al. 2021 (lines and multipliers that children inherit).
     """
 
-    def __init__(self, bounder: Bounder, prover: Prover, deployed: Deployed) -> None:
-        self._bounder = bounder
+    def __init__(self, prover: Prover, deployed: Deployed) -> None:
         self._prover = prover
         self._deployed = deployed
-        self._enclosed: dict[int, dict[str, Enclosure]] = {}  # by the number of the problem
+        self._margins: dict[int, PartMargins] = {}  # by the number of the problem
 
     @property
     def is_complete(self) -> bool:
         """Return False: corners are tried on the way, and other parts have the same ones."""
         return False
 
-    def root(self, problem: Problem) -> Part:
-        """Return no bounds: they are computed with the first bound."""
+    @property
+    def entries(self) -> int:
+        """How many numbers a branch takes up while it is bounded."""
+        return self._prover.entries
+
+    def root(self, problem: Problem) -> None:
+        """Return nothing: the whole box has no lines yet."""
         del problem
-        return Part({}, {})
+
+    def evidence(self, number: int, tree: Node) -> Evidence | None:
+        """Return what proves a problem again."""
+        margins = self._margins[number]
+        return Evidence.of_parts(tree, margins.rows, margins.bounds.bent)
 
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
-        """Bound branches by CROWN, all of them roots or none.
+        """Bound branches by lines and multipliers that a few steps make better.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
             VerifierError: if they cannot be bounded, or the backend fails.
         """
-        front = self._deployed.front
-        lowest = np.stack([branch.problem.lowest for branch in branches])
-        highest = np.stack([branch.problem.highest for branch in branches])
-        labels = np.array([branch.problem.label for branch in branches], dtype=np.int64)
-        hidden = {
-            name: (
-                torch.stack([branch.state.hidden[name][0] for branch in branches]),
-                torch.stack([branch.state.hidden[name][1] for branch in branches]),
-            )
-            for name in branches[0].state.hidden
-        }
-        lower, upper = (torch.from_numpy(front.network_input(end)) for end in (lowest, highest))
-        found = self._bounder.split_margins(lower, upper, torch.from_numpy(labels), hidden)
-        bounds, worst = found.bounds.min(dim=1)
-        starts = self._starts(found.hidden)
-        likely = np.flatnonzero(bounds.numpy() > 0) if starts is not None else np.array([], dtype=np.int64)
-        bounds[likely] = torch.from_numpy(self._proven([branches[row] for row in likely])).to(bounds.dtype)
-        slopes = found.coefficients[torch.arange(len(branches)), worst].numpy()
-        corners = np.where(front.change(slopes, lowest, highest) < 0, highest, lowest)
-        margins = self._deployed.margins(corners, labels)
-        suspects = [
-            corners[row : row + 1] if margin < -self._deployed.floor else () for row, margin in enumerate(margins)
-        ]
+        found: dict[int, Bounded] = {}
+        order = sorted(range(len(branches)), key=lambda place: branches[place].number)
+        for _, places in groupby(order, key=lambda place: branches[place].number):
+            chosen = list(places)
+            some = [branches[place] for place in chosen]
+            found |= zip(chosen, in_memory(partial(self._bound, some), BoundMethod.CROWN, len(some)), strict=True)
+        return [found[place] for place in range(len(branches))]
+
+    def _bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+        number, problem = branches[0].number, branches[0].problem
+        if number not in self._margins:
+            self._margins[number] = self._prover.part_margins(problem.lowest, problem.highest, problem.label)
+        margins = self._margins[number]
+        if not len(margins.rows):  # each was shown over the whole box
+            least = float(margins.proven([margins.bounds.whole()])[0])
+            return [Bounded(least, str(BoundMethod.CROWN) if least > 0 else "", reason=_NONE_LEFT)]
+        parts = [margins.bounds.whole() if branch.state is None else branch.state for branch in branches]
+        wanted = np.ones((len(parts), len(margins.rows)), dtype=bool)
+        drafts = margins.bounds.improved(parts, wanted, _STEPS[branches[0].state is not None])
+        bounds = drafts.bounds.min(axis=1).astype(np.float64)
+        likely = np.flatnonzero(bounds > 0)
+        if len(likely):
+            bounds[likely] = margins.proven([drafts.parts[row] for row in likely])
+        still = np.flatnonzero(~(bounds > 0))
+        suspects = self._suspects(problem, drafts, still)
+        places = dict(zip(still.tolist(), _chosen(margins.bounds, drafts, still), strict=True))
         return [
-            Bounded(float(bounds[row]), "crown", suspects[row])
-            if row in likely and bounds[row] > 0
-            else self._cut(found, row, branches[row].state.signs, int(worst[row]), suspects[row], starts)
-            for row in range(len(branches))
+            self._cut(float(bounds[row]), drafts.parts[row], places[row], suspects[row])
+            if row in places
+            else Bounded(float(bounds[row]), str(BoundMethod.OPTIMISED), part=drafts.parts[row])
+            for row in range(len(parts))
         ]
 
-    def _proven(self, branches: Sequence[Branch]) -> np.ndarray:
-        """Return proven bounds of branches."""
-        if not branches:
-            return np.zeros(0)
-        for number, problem in {branch.number: branch.problem for branch in branches}.items():
-            if number not in self._enclosed:
-                self._enclosed[number] = self._prover.hidden(problem.lowest[None], problem.highest[None])
-        hidden = joined([self._enclosed[branch.number] for branch in branches])
-        labels = np.array([branch.problem.label for branch in branches], dtype=np.int64)
-        return self._prover.part_margins(hidden, labels, [branch.state.signs for branch in branches])
+    def _suspects(self, problem: Problem, drafts: Drafts, rows: np.ndarray) -> dict[int, Points | tuple[()]]:
+        """Return the corners at which bounds are least, where the file mislabels them."""
+        if not len(rows):
+            return {}
+        front, shape = self._deployed.front, self._deployed.image_shape
+        slopes = drafts.at_source.numpy()[rows].reshape(len(rows), *front.input_shape(shape))
+        lowest, highest = (np.repeat(end[None], len(rows), axis=0) for end in (problem.lowest, problem.highest))
+        corners = np.where(front.change(slopes, lowest, highest) < 0, highest, lowest)
+        different, back = np.unique(corners, axis=0, return_inverse=True)
+        margins = self._deployed.margins(different, np.full(len(different), problem.label, dtype=np.int64))
+        is_wrong = margins[back.reshape(-1)] < -self._deployed.floor
+        return {row: corners[place : place + 1] if is_wrong[place] else () for place, row in enumerate(rows.tolist())}
 
-    def _starts(self, hidden: HiddenBounds) -> dict[str, int] | None:
-        """Return the place among all of the file's ReLUs at which each of these layers starts.
-
-        None where the layers are not as large as the file's, one by one: then nothing is proven by them.
-        """
-        sizes, of_file = tuple(ends[0][0].numel() for ends in hidden.values()), self._prover.sizes
-        first = len(of_file) - len(sizes)  # a ReLU of the input itself has no bounds
-        if first < 0 or sizes != of_file[first:]:
-            return None
-        starts = np.cumsum([0, *of_file])[first:-1]
-        return dict(zip(hidden, starts.tolist(), strict=True))
-
-    def _cut(
-        self,
-        found: SplitMargins,
-        row: int,
-        signs: Signs,
-        worst: int,
-        suspects: Points | tuple[()],
-        starts: Mapping[str, int] | None,
-    ) -> Bounded:
-        hidden = {name: (ends[0][row].clone(), ends[1][row].clone()) for name, ends in found.hidden.items()}
-        pulls = {name: slope[row, worst] for name, slope in found.relu_coefficients.items()}
-        split = None if starts is None else _best_split(hidden, pulls)
-        bound = float(found.bounds[row].min())
-        if split is None or starts is None:
-            return Bounded(bound, suspects=suspects, reason=_NONE_LEFT if starts is not None else _OTHER_LAYERS)
-        place = starts[split[0]] + split[1]
-        return Bounded(bound, "", suspects, place, partial(_halves, Part(hidden, signs), *split, place))
+    @staticmethod
+    def _cut(bound: float, part: Part, place: int | None, suspects: Points | tuple[()]) -> Bounded:
+        if place is None:
+            return Bounded(bound, suspects=suspects, reason=_NONE_LEFT)
+        return Bounded(bound, "", suspects, place, partial(part.halves, place), bytes=part.bytes)
 
 
-def _best_split(hidden: Hidden, pulls: Mapping[str, Tensor]) -> tuple[str, int] | None:
-    """Return the ReLU whose relaxation costs the bound most, or None where every sign is known."""
-    best, chosen = 0.0, None
-    for name, pull in pulls.items():
-        if name not in hidden:  # of the input itself no bounds are kept
-            continue
-        low, high = hidden[name]
-        unstable = (low < 0) & (high > 0)
-        if not bool(unstable.any()):
-            continue
-        upper_line = (-pull).clamp(min=0) * (-low * high / (high - low).clamp(min=1e-12))
-        lower_line = pull.clamp(min=0) * torch.minimum(-low, high)
-        score = torch.where(unstable, upper_line + _LOWER_LINE * lower_line + 1e-12, 0.0).reshape(-1)
-        place = int(score.argmax())
-        if float(score[place]) > best:
-            best, chosen = float(score[place]), (name, place)
+def _chosen(bounds: PartBounds, drafts: Drafts, rows: np.ndarray) -> list[int | None]:
+    """Return the ReLU by which each of some parts is to be cut; None where every sign is known."""
+    candidates = [_candidates(bounds, drafts.pulls[row], drafts.parts[row]) for row in rows]
+    halves, wanted = [], []
+    for row, places in zip(rows, candidates, strict=True):
+        for place in places if len(places) > 1 else []:
+            halves += drafts.parts[row].halves(place)
+            wanted += [~(drafts.bounds[row] > 0)] * 2
+    least: list[float] = []
+    if halves:
+        which = np.stack(wanted)
+        which[~which.any(axis=1)] = True
+        found = bounds.improved(halves, which, 0).bounds
+        least = np.where(which, found, np.inf).min(axis=1).clip(max=0).tolist()
+    chosen: list[int | None] = []
+    for places in candidates:
+        scores = []
+        for _ in places if len(places) > 1 else []:
+            first, second = sorted((least.pop(0), least.pop(0)))
+            scores.append(first + _OTHER_HALF * second)
+        chosen.append(places[int(np.argmax(scores))] if scores else next(iter(places), None))
     return chosen
 
 
-def _halves(part: Part, name: str, entry: int, place: int) -> tuple[Part, Part]:
-    """Return the parts in which the chosen ReLU's input is at most 0, and at least 0."""
-    low, high = part.hidden[name]
-    below, above = high.clone(), low.clone()
-    below.view(-1)[entry] = 0.0
-    above.view(-1)[entry] = 0.0
-    return (
-        Part({**part.hidden, name: (low, below)}, {**part.signs, place: False}),
-        Part({**part.hidden, name: (above, high)}, {**part.signs, place: True}),
-    )
+def _candidates(bounds: PartBounds, pull: Tensor, part: Part) -> list[int]:
+    """Return the ReLUs whose lines cost the bound most, the dearest first."""
+    low, high = bounds.lower.float(), bounds.upper.float()
+    is_open = (low < 0) & (high > 0)
+    is_open[list(part.signs)] = False
+    above = (-pull).clamp(min=0) * (-low * high / (high - low).clamp(min=1e-12))
+    below = pull.clamp(min=0) * torch.minimum(-low, high)
+    scores = torch.where(is_open, above + _LOWER_LINE * below + 1e-12, 0.0)
+    best = scores.topk(min(_TRIED, len(scores)))
+    return [int(place) for score, place in zip(best.values, best.indices, strict=True) if score > 0]

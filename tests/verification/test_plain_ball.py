@@ -27,18 +27,19 @@ from tiny_networks import with_weight
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import BlackBox, Provider
-from abscert_plugin.bounds.bounder import SplitMargins
+from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.parts import Drafts, PartBounds
 from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import BoundDefectError, GridError, VerifierError
 from abscert_plugin.front import Reach
 from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.verification import ball as ball_module
-from abscert_plugin.verification import sign_cut
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.candidates import Candidates
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.part_margins import PartMargins
 from abscert_plugin.verification.proving import Prover
 
 NO_ATTACK = replace(LONG, attacks=False)
@@ -187,17 +188,17 @@ def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
     case = falling(-5e-4, HIGH)
     budget = ONLY_SEARCH if search else NO_ATTACK  # an attack would find the image before bounds are asked
     assert on_gray(case, ball, budget) == {("falsified", "branch and bound"): 1}
-    margins, split_margins = LirpaBounder.margins, LirpaBounder.split_margins
+    margins, improved = LirpaBounder.margins, PartBounds.improved
 
-    def raised(self: LirpaBounder, *rest: Any) -> SplitMargins:
-        return replace(found := split_margins(self, *rest), bounds=found.bounds + 1e-3)
+    def raised(self: PartBounds, *rest: Any) -> Drafts:
+        return replace(found := improved(self, *rest), bounds=found.bounds + 1e-3)
 
     monkeypatch.setattr(LirpaBounder, "margins", lambda *arguments: margins(*arguments) + 1e-3)
-    monkeypatch.setattr(LirpaBounder, "split_margins", raised)
+    monkeypatch.setattr(PartBounds, "improved", raised)
     assert on_gray(case, ball, budget) == {("falsified", "branch and bound"): 1}, "float32 bounds alone certify"
-    for name in ("least_margins", "part_margins"):
-        proven = getattr(Prover, name)
-        monkeypatch.setattr(Prover, name, lambda *given, proven=proven: proven(*given) + 1e-3)
+    for owner, name in ((Prover, "least_margins"), (PartMargins, "proven")):
+        proven = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, proven=proven: proven(*given) + 1e-3)
     with pytest.raises(BoundDefectError, match="a defect of this bound"):
         on_gray(case, ball, budget)
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
@@ -216,10 +217,10 @@ def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
 def test_a_half_of_a_split_that_is_dropped_is_seen(
     monkeypatch: pytest.MonkeyPatch, kept: int, biases: list[float], weights: list[float], inputs: Inputs
 ) -> None:
-    ball, halves = Ball(Radius.parse("1"), inputs), sign_cut._halves
+    ball, halves = Ball(Radius.parse("1"), inputs), Part.halves
     case = layered([[[1.0, 0.0]] * len(biases), [[0.0] * len(biases), weights]], [biases, [0.25, 0.0]])
     assert on_gray(case, ball, NO_ATTACK) == {("unknown", "branch and bound"): 1}
-    monkeypatch.setattr(sign_cut, "_halves", lambda *branch: (halves(*branch)[kept],) * 2)
+    monkeypatch.setattr(Part, "halves", lambda *branch: (halves(*branch)[kept],) * 2)
     with pytest.raises((AssertionError, BoundDefectError), match=r"certified, but|a defect"):
         on_gray(case, ball, NO_ATTACK)
 

@@ -82,7 +82,7 @@ def no_lirpa(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("auto_LiRPA was asked")
 
-    for name in ("margins", "linear_margins", "split_margins", "optimised_margins"):
+    for name in ("margins", "linear_margins", "optimised_margins"):
         monkeypatch.setattr(LirpaBounder, name, never)
 
 
@@ -124,6 +124,7 @@ def test_a_tree_that_is_closed_too_early_fails(cells: Proven, signs: Proven) -> 
         for closing in closings:
             assert "is bounded by" in case.fault(tree=[closing])
     assert "closed by something else" in signs.fault(tree=[-2])
+    assert "lines were not kept" in signs.fault(tree=[-5])
 
 
 @pytest.mark.usefixtures("no_lirpa")

@@ -16,6 +16,7 @@ from abscert_plugin.errors import VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.verification.attack import score_attack
 from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.evidence import Node
 from abscert_plugin.verification.search import Bounded, Branch, Problem, Search
 
 BALL = Ball(Radius.parse("0.2"))
@@ -86,6 +87,9 @@ class FailingCut:
         self._error = error
 
     def root(self, problem: Problem) -> None:
+        return None
+
+    def evidence(self, number: int, tree: Node) -> None:
         return None
 
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:

@@ -77,7 +77,7 @@ def test_gradients_know_no_bounds_and_say_why() -> None:
     network = torch.nn.Linear(3, 2)
     known = Gradients(network, "the reason")
     ends, labels = (torch.zeros(1, 3), torch.ones(1, 3)), torch.zeros(1, dtype=torch.int64)
-    for call in (known.margins, known.split_margins, known.optimised_margins):
+    for call in (known.margins, known.optimised_margins):
         with pytest.raises(VerifierError, match="the reason"):
             call()
     found = known.linear_margins(*ends, labels, BoundMethod.CROWN)

@@ -2,14 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar, final
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof.activations import Function, flushed
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 
 
@@ -56,8 +57,14 @@ Slopes = Mapping[str, Tensor]
 Part = Mapping[str, tuple[Tensor, Tensor]]
 """Ends of what activations may read, by the name of it: the part of all evaluations that a bound is asked for."""
 
+Multipliers = Mapping[str, Tensor]
+"""By the name of what activations read, [batch, *shape]: above 0 only where that is at least 0 in all of a part, below
+0 only where it is at most 0 there."""
 
-@final
+Lines = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Slopes of lines below and above a function, and their offsets."""
+
+
 class Descent:
     """Lower bounds of rows @ value, in the making.
 
@@ -70,6 +77,8 @@ class Descent:
         values: enclosures of all tensors.
         slopes: lower slopes that someone found, by the name of what an activation reads; any are sound.
         part: ends of computed values; bounds hold for the evaluations whose values lie between them.
+        multipliers: of the signs that a part knows: m z >= 0 of a value z of a known sign, so what is bounded less
+            m z is no larger (Wang et al. 2021, beta-CROWN).
         seen: takes up the rows by which bounds depend on what is held, by its name; None where no one asks.
     """
 
@@ -78,12 +87,14 @@ class Descent:
         values: Mapping[str, Enclosure],
         slopes: Slopes,
         part: Part | None = None,
+        multipliers: Multipliers | None = None,
         seen: dict[str, Tensor] | None = None,
     ) -> None:
         self.values = values
-        self.slopes = slopes
+        self._slopes = slopes
         self._seen = seen
         self._part = part or {}
+        self._multipliers = multipliers or {}
         self._pending: dict[str, Tensor] = {}
         self._bounds: Tensor | float = 0.0
         self._sizes: Tensor | float = 0.0
@@ -142,6 +153,33 @@ class Descent:
         # where nothing lies between them, the part is empty there, and every bound is true of it
         return torch.minimum(lower, upper), upper
 
+    def lines(self, name: str, function: Function, tiny: float) -> Lines:
+        """Return lines below and above an activation, [batch, *shape] or [batch, row, *shape], in the part.
+
+        Args:
+            name: of what it reads.
+            function: what it computes.
+            tiny: the least normal number that it reads.
+        """
+        lower, upper = flushed(*self.activated(name), tiny)
+        given = self._slopes.get(name)
+        if given is None:
+            below, above, offset_below, offset_above = function.lines(lower, upper)
+        else:
+            below, above = function.slopes(lower, upper)
+            is_bent = function.is_bent(lower, upper)
+            if given.ndim > lower.ndim:  # slopes of each row
+                is_bent, below = is_bent.unsqueeze(1), below.unsqueeze(1)
+                lower, upper, above = lower.unsqueeze(1), upper.unsqueeze(1), above.unsqueeze(1)
+            below = torch.where(is_bent, given.to(below.dtype), below)
+            offset_below, offset_above = function.offsets(lower, upper, below, above)
+        return below, above, offset_below, offset_above
+
+    def multiplied(self, name: str, rows: Tensor) -> Tensor:
+        """Return rows over computed values less the multipliers of their known signs."""
+        known = self._multipliers.get(name)
+        return rows if known is None else rows - known.unsqueeze(1)
+
     def send(self, name: str, rows: Tensor) -> None:
         """Hand rows over ideal values on."""
         self._pending[name] = self._pending[name] + rows if name in self._pending else rows
@@ -169,9 +207,7 @@ class Descent:
         self.add(self.dot(rows.clamp(min=0), value.lower) + self.dot(rows.clamp(max=0), value.upper))
         self.account(rows, value.magnitude)
 
-    def run(
-        self, steps: Sequence[Step], name: str, rows: Tensor, stops: Collection[str]
-    ) -> Float64[Tensor, "batch row"]:
+    def run(self, steps: Sequence[Step], name: str, rows: Tensor, stops: Collection[str]) -> Float[Tensor, "batch row"]:
         """Return lower bounds of rows @ the computed value of a tensor, -inf where nothing is known.
 
         Args:

@@ -183,7 +183,7 @@ class Bilinear(LinearMap):
 
     @override
     def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return pulled_back(lambda values: self._function(self.weights.center, values), rows, shape)
+        return pulled_back(lambda values: self._function(self.weights.center.to(rows.dtype), values), rows, shape)
 
 
 @final
@@ -206,7 +206,7 @@ class Scale(LinearMap):
 
     @override
     def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return rows * self.weights.center
+        return rows * self.weights.center.to(rows.dtype)
 
 
 @final
@@ -236,7 +236,7 @@ class Mean(LinearMap):
 
     @override
     def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return pulled_back(self._summed, rows * self.weights.center, shape)
+        return pulled_back(self._summed, rows * self.weights.center.to(rows.dtype), shape)
 
 
 @final
@@ -273,5 +273,5 @@ def pulled_back(function: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple
     """Return W^T rows of a linear function without constants, by automatic differentiation."""
     with torch.enable_grad():
         point = torch.zeros((len(rows), *shape), dtype=rows.dtype, requires_grad=True)
-        (found,) = torch.autograd.grad(function(point), point, rows)
+        (found,) = torch.autograd.grad(function(point), point, rows, create_graph=rows.requires_grad)
     return found

@@ -36,25 +36,15 @@ class Activation(Unary):
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
         descent.show(self.output, rows)
-        lower, upper = flushed(*descent.activated(self.input), self.kind.tiny)
-        given = descent.slopes.get(self.input)
-        if given is None:
-            below, above, offset_below, offset_above = self.function.lines(lower, upper)
-        else:
-            below, above = self.function.slopes(lower, upper)
-            is_bent = self.function.is_bent(lower, upper)
-            if given.ndim > lower.ndim:  # slopes of each row
-                is_bent, below = is_bent.unsqueeze(1), below.unsqueeze(1)
-                lower, upper, above = lower.unsqueeze(1), upper.unsqueeze(1), above.unsqueeze(1)
-            below = torch.where(is_bent, given.to(below.dtype), below)
-            offset_below, offset_above = self.function.offsets(lower, upper, below, above)
+        below, above, offset_below, offset_above = descent.lines(self.input, self.function, self.kind.tiny)
         if below.ndim == rows.ndim - 1:
             below, above = below.unsqueeze(1), above.unsqueeze(1)
             offset_below, offset_above = offset_below.unsqueeze(1), offset_above.unsqueeze(1)
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
         descent.gain(positive, offset_below)
         descent.gain(negative, offset_above)
-        descent.read(self.input, torch.addcmul(positive * below, negative, above))
+        over = torch.addcmul(positive * below, negative, above)
+        descent.read(self.input, descent.multiplied(self.input, over))
 
 
 @final

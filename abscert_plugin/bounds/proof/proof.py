@@ -15,8 +15,9 @@ from torch.nn import functional
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof.activations import RELU
 from abscert_plugin.bounds.proof.affine import Affine, Shift
-from abscert_plugin.bounds.proof.descent import Descent, Part, Slopes, Step
+from abscert_plugin.bounds.proof.descent import Descent, Multipliers, Part, Slopes, Step
 from abscert_plugin.bounds.proof.domain import apart
+from abscert_plugin.bounds.proof.draft import Draft
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.ends import EndsPass
 from abscert_plugin.bounds.proof.maps import Scale
@@ -242,16 +243,18 @@ class Proof:
         method: BoundMethod,
         slopes: Slopes | None = None,
         part: Part | None = None,
+        multipliers: Multipliers | None = None,
     ) -> Float64[Tensor, "batch row"]:
         """Return lower bounds of rows @ logits, from enclosures of all tensors; the best of those of weaker methods.
 
-        With `part` they hold for the evaluations alone whose activations read values between these ends.
+        With `part` they hold for the evaluations alone whose activations read values between these ends, and
+        `multipliers` may go with the signs that these know. Enclosures of a single box serve all rows of a batch.
         """
         steps, output = self._before.get(self.output, ()), self.output
         bounds = Descent(values, {}).run(steps, output, rows, self._plan.held)
         if method is BoundMethod.IBP:
             return bounds
-        linear = Descent(values, slopes or {}, part).run(steps, output, rows, {self._plan.source})
+        linear = Descent(values, slopes or {}, part, multipliers).run(steps, output, rows, {self._plan.source})
         return torch.maximum(bounds, linear)
 
     @torch.no_grad()
@@ -263,9 +266,13 @@ class Proof:
         Those of the source and of what activations give; they say where to look, and prove nothing.
         """
         seen: dict[str, Tensor] = {}
-        descent = Descent(values, {}, part, seen)
+        descent = Descent(values, {}, part, seen=seen)
         steps = self._before.get(self._plan.output, ())
         return descent.run(steps, self._plan.output, rows, {self._plan.source}), seen
+
+    def draft(self, values: Mapping[str, Enclosure]) -> Draft:
+        """Return what drafts linear bounds of rows @ logits, and of no others, from enclosures of a single box."""
+        return Draft(self._before.get(self._plan.output, ()), self._plan.output, self._plan.source, values)
 
     def _held(self, lower: Tensor, upper: Tensor) -> dict[str, Enclosure]:
         """Return enclosures of all that a proof by intervals reads: the output's chain, back to held values."""

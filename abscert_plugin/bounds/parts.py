@@ -1,0 +1,268 @@
+"""Linear bounds of parts of a box, in which ReLUs have known signs, by lines that steps make better.
+
+A bound is differentiable in the lower slopes of unstable ReLUs (alpha-CROWN, Xu et al. 2021) and in the multipliers of
+known signs (beta-CROWN, Wang et al. 2021). Any slopes from 0 to 1 and any multipliers of at least 0 are sound, so parts
+begin with those of the part that they were cut out of. Drafts in float32 find them; a proof in float64 decides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
+from abscert_plugin.bounds.part import LEVELS, Part
+from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+
+_RATE: Final = 0.1
+_DECAY: Final = 0.97
+_ENTRIES: Final = 2**24  # of all tensors, in one pass
+_PATIENCE: Final = 5  # steps without a gain that is worth them
+_WORTH: Final = 1e-3  # of what is missing
+
+_Found = TypeVar("_Found")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Drafts of bounds of parts.
+
+    Args:
+        bounds: of the rows of each part; -inf of rows that were not wanted.
+        parts: the parts with the lines that gave these.
+        pulls: how the bound of each part's worst row depends on what each ReLU gives, in order.
+        at_source: and on each entry of the box.
+    """
+
+    bounds: Float32[np.ndarray, "part row"]
+    parts: list[Part]
+    pulls: Float32[Tensor, "part relu"]
+    at_source: Float32[Tensor, "part *shape"]
+
+
+@final
+class PartBounds:
+    """Bounds of some rows of logits over parts of one box.
+
+    Args:
+        proof: of the network.
+        values: enclosures of the whole box, in a batch of one.
+        rows: what is to be bounded from below.
+        bent: the ReLUs whose slopes parts have, by their places; those that are unstable in the whole box where None.
+    """
+
+    def __init__(
+        self,
+        proof: Proof,
+        values: Mapping[str, Enclosure],
+        rows: Float64[Tensor, "row classes"],
+        bent: Int64[np.ndarray, "bent"] | None = None,
+    ) -> None:
+        self._proof, self._values, self._rows = proof, values, rows
+        self._draft = proof.draft(values)
+        ends = [values[name].computed() for name in proof.relus]
+        none = torch.zeros(0, dtype=torch.float64)
+        self.lower = torch.cat([none, *(low.flatten() for low, _ in ends)])
+        """Of what each ReLU reads in the whole box, in order."""
+        self.upper = torch.cat([none, *(high.flatten() for _, high in ends)])
+        is_bent = (self.lower < 0) & (self.upper > 0)
+        self.bent = is_bent.nonzero().flatten().numpy() if bent is None else bent
+        self._most = max(1, _ENTRIES // max(1, proof.entries))
+
+    def whole(self) -> Part:
+        """Return the whole box, with the slopes of CROWN."""
+        is_steep = (self.upper > -self.lower).numpy()[self.bent]
+        slopes = np.where(is_steep, LEVELS, 0).astype(np.uint8)
+        return Part(np.tile(slopes, (len(self._rows), 1)), {}, np.zeros((len(self._rows), 0), dtype=np.float32))
+
+    def improved(self, parts: Sequence[Part], wanted: Bool[np.ndarray, "part row"], steps: int) -> Drafts:
+        """Return drafts of parts after some steps that make the lines of the wanted rows better.
+
+        Args:
+            parts: the parts.
+            wanted: the rows whose bounds are wanted, at least one of each part.
+            steps: how many at most; 0 leaves the lines as they are.
+        """
+        pairs = np.argwhere(wanted)
+        groups, found = self._in_groups(pairs, lambda group: self._optimised(_Lines.of(parts, group), group, steps))
+        bounds = np.full(wanted.shape, -np.inf, dtype=np.float32)
+        bounds[wanted] = torch.cat([one.bounds for one in found]).numpy()
+        made = list(parts)
+        for group, one in zip(groups, found, strict=True):
+            one.lines.write(made, group)
+        worst = np.where(wanted, bounds, np.inf).argmin(axis=1)
+        chosen = np.flatnonzero(worst[pairs[:, 0]] == pairs[:, 1])
+        pulls, at_source = (torch.cat([getattr(one, name) for one in found])[chosen] for name in ("pulls", "at_source"))
+        return Drafts(bounds, made, pulls, at_source)
+
+    def proven(self, parts: Sequence[Part]) -> Float64[np.ndarray, "part row"]:
+        """Return proven bounds of all rows of parts, by their lines; -inf where nothing is known."""
+
+        def of_group(group: np.ndarray) -> np.ndarray:
+            lines = _Lines.of(parts, group)
+            ends, rows = self._ends(lines, torch.float64), self._rows[group[:, 1]].unsqueeze(1)
+            slopes, multipliers = self._spread(lines, torch.float64)
+            crown = BoundMethod.CROWN
+            return self._proof.lower_bounds(self._values, rows, crown, slopes, ends, multipliers)[:, 0].numpy()
+
+        _, found = self._in_groups(np.argwhere(np.ones((len(parts), len(self._rows)), dtype=bool)), of_group)
+        return np.concatenate([np.zeros(0), *found]).reshape(len(parts), len(self._rows))
+
+    def _in_groups(
+        self, pairs: np.ndarray, compute: Callable[[np.ndarray], _Found]
+    ) -> tuple[list[np.ndarray], list[_Found]]:
+        """Return groups of pairs, as large as memory allows, and what is computed of each."""
+        groups, found, start = [], [], 0
+        while start < len(pairs):
+            group = pairs[start : start + self._most]
+            try:
+                found.append(compute(group))
+            except (RuntimeError, MemoryError) as error:
+                if len(group) == 1 or as_memory_error(error, BoundMethod.CROWN, len(group)) is None:
+                    raise
+                self._most = len(group) // 2
+                continue
+            groups.append(group)
+            start += len(group)
+        return groups, found
+
+    def _optimised(self, lines: "_Lines", group: np.ndarray, steps: int) -> "_Best":
+        rows = self._rows[group[:, 1]].float().unsqueeze(1)
+        chords = self._draft.chords(self._ends(lines, torch.float32))
+        best, waited = lines, 0
+        bounds = torch.full((len(group),), -torch.inf)
+        steps = steps if lines.slopes.numel() + lines.multipliers.numel() else 0
+        if steps:
+            lines = lines.free()
+            adam = torch.optim.Adam([lines.slopes, lines.multipliers], lr=_RATE)
+        for _ in range(steps):
+            found = self._draft.bounds(rows, chords, *self._spread(lines, torch.float32)).bounds[:, 0]
+            gain = (found.detach() - bounds).clamp(min=0) > _WORTH * bounds.abs()
+            best, bounds = best.better(lines, found.detach() > bounds), torch.maximum(bounds, found.detach())
+            waited = 0 if bool((gain & (bounds <= 0)).any()) else waited + 1
+            if waited >= _PATIENCE or bool((bounds > 0).all()):
+                break
+            adam.zero_grad()
+            (-found.sum()).backward()
+            adam.step()
+            adam.param_groups[0]["lr"] *= _DECAY
+            lines.clamp()
+        best = best.stored()
+        with torch.no_grad():
+            last = self._draft.bounds(rows, chords, *self._spread(best, torch.float32))
+        of_layers = [
+            last.seen[given].flatten(1) if given in last.seen else torch.zeros(len(group), int(np.prod(shape)))
+            for given, shape in zip(self._proof.relu_outputs.values(), self._proof.relus.values(), strict=True)
+        ]
+        pulls = torch.cat([torch.zeros(len(group), 0), *of_layers], 1)
+        return _Best(last.bounds[:, 0], best, pulls, last.seen[self._proof.source][:, 0])
+
+    def _ends(self, lines: "_Lines", dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what the signs of parts say of the ends of what ReLUs read."""
+        least = torch.full((len(lines.places), len(self.lower)), -torch.inf, dtype=dtype)
+        most = torch.full_like(least, torch.inf)
+        for ends, sign in ((least, 1.0), (most, -1.0)):
+            pair, place = (lines.signs == sign).nonzero(as_tuple=True)
+            ends[pair, lines.places[pair, place]] = 0.0
+        below, above = self._layers(least), self._layers(most)
+        return {name: (below[name], above[name]) for name in below}
+
+    def _spread(self, lines: "_Lines", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the slopes of all ReLUs, and the multipliers of their signs, by the names of what they read."""
+        none = torch.zeros((len(lines.places), len(self.lower)), dtype=dtype)
+        slopes = none.index_copy(1, torch.from_numpy(self.bent), lines.slopes.to(dtype))
+        signed = lines.multipliers.to(dtype) * lines.signs.to(dtype)
+        return self._layers(slopes), self._layers(none.scatter_add(1, lines.places, signed))
+
+    def _layers(self, flat: Tensor) -> dict[str, Tensor]:
+        sizes = [int(np.prod(shape)) for shape in self._proof.relus.values()]
+        parts = zip(self._proof.relus.items(), flat.split(sizes, dim=1), strict=True)
+        return {name: of_layer.reshape(len(flat), *shape) for (name, shape), of_layer in parts}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Lines of pairs of a part and a row.
+
+    Args:
+        slopes: of the bent ReLUs, from 0 to 1.
+        multipliers: of known signs, at least 0; parts know different numbers of signs, and the rest are 0.
+        places: the ReLUs of these signs.
+        signs: 1 where it reads at least 0, -1 where at most 0, 0 where nothing is known.
+    """
+
+    slopes: Float32[Tensor, "pair bent"]
+    multipliers: Float32[Tensor, "pair sign"]
+    places: Int64[Tensor, "pair sign"]
+    signs: Float32[Tensor, "pair sign"]
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], pairs: np.ndarray) -> "_Lines":
+        most = max(len(part.signs) for part in parts)
+        known = [
+            np.pad(
+                np.array([[*part.signs], [1.0 if sign else -1.0 for sign in part.signs.values()]], dtype=np.float64),
+                ((0, 0), (0, most - len(part.signs))),
+            )
+            for part in parts
+        ]
+        places, signs = (torch.from_numpy(np.stack([one[side] for one in known])[pairs[:, 0]]) for side in (0, 1))
+        slopes = np.stack([parts[part].slopes[row] for part, row in pairs])
+        multipliers = [np.pad(parts[part].multipliers[row], (0, most - len(parts[part].signs))) for part, row in pairs]
+        return cls(
+            torch.from_numpy(slopes).float() / LEVELS,
+            torch.from_numpy(np.stack(multipliers)),
+            places.long(),
+            signs.float(),
+        )
+
+    def free(self) -> "_Lines":
+        """Return them with gradients."""
+        slopes, multipliers = (lines.clone().requires_grad_() for lines in (self.slopes, self.multipliers))
+        return replace(self, slopes=slopes, multipliers=multipliers)
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Put what a step has moved too far back to what is sound."""
+        self.slopes.clamp_(0, 1)
+        self.multipliers.clamp_(min=0)
+
+    def better(self, other: "_Lines", is_better: Bool[Tensor, "pair"]) -> "_Lines":
+        """Return the lines of another where these are better."""
+        chosen = is_better.unsqueeze(1)
+        slopes = torch.where(chosen, other.slopes.detach(), self.slopes)
+        return replace(
+            self, slopes=slopes, multipliers=torch.where(chosen, other.multipliers.detach(), self.multipliers)
+        )
+
+    def stored(self) -> "_Lines":
+        """Return them as parts keep them."""
+        return replace(self, slopes=(self.slopes * LEVELS).round() / LEVELS)
+
+    def write(self, parts: list[Part], pairs: np.ndarray) -> None:
+        """Replace parts by those with these lines."""
+        slopes = (self.slopes * LEVELS).round().byte().numpy()
+        multipliers = self.multipliers.numpy()
+        for place, (part, row) in enumerate(pairs.tolist()):
+            old = parts[part]
+            lines = Part(old.slopes.copy(), old.signs, old.multipliers.copy())
+            lines.slopes[row], lines.multipliers[row] = slopes[place], multipliers[place, : len(old.signs)]
+            parts[part] = lines
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """What a group of pairs came to."""
+
+    bounds: Float32[Tensor, "pair"]
+    lines: _Lines
+    pulls: Float32[Tensor, "pair relu"]
+    at_source: Float32[Tensor, "pair *shape"]
