@@ -3,8 +3,9 @@
 usage: python benchmarks/guards.py DEPLOY_ONNX ... [--radius 0.1] [--radius 0.3] [--bound ibp] [--data mnist]
        [--images 10000] [--rounds 30]
 
-Shares are of all images, those of the wrong label among them. Times are of one thread, by turns in one process; of each
-round the guard's seconds over the model's, and of these the median. Prints one line of JSON for a model.
+Shares are of all images, those of the wrong label among them. Times are of one thread, by turns in one process, in
+seconds of the processor, so that other work on the machine counts little; of each round the guard's seconds over the
+model's, and of these the median. Prints one line of JSON for a model.
 """
 
 import argparse
@@ -63,10 +64,10 @@ def cost(model: Path, guard: Path, artifact: Artifact, batch: int, rounds: int) 
     for number in range(rounds + 3):
         seconds = [0.0, 0.0]
         for place in (0, 1) if number % 2 else (1, 0):
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(repeats):
                 runners[place].run(given)
-            seconds[place] = time.perf_counter() - start
+            seconds[place] = time.thread_time() - start
         ratios.append(seconds[0] / seconds[1])
     return round(statistics.median(ratios[3:]), 2)
 

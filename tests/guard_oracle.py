@@ -19,11 +19,11 @@ from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards.answers import answer
 from abscert_plugin.guards.emitter import Emitter
 from abscert_plugin.guards.rules import RULES
-from abscert_plugin.guards.values import Ends, Fact
+from abscert_plugin.guards.values import Ends, Fact, Pixels
 from abscert_plugin.guards.walk import GuardWalk
 
 Array: TypeAlias = np.ndarray[Any, Any]
-LOWER, UPPER, GIVEN = "box_lower", "box_upper", "given_logits"
+LOWER, UPPER, GIVEN, CENTER = "box_lower", "box_upper", "given_logits", "box_center"
 FLUSHED = 8 * arithmetic.TINY  # by which the ends of a held value may be off
 
 
@@ -67,6 +67,7 @@ class WrittenGuard:
         classes: number of logits.
         low, high: ends of boxes, [box, *shape].
         is_backward: whether margins are bounded by a backward pass too.
+        ball: images, [box, *shape], and a radius, where boxes are what of a ball lies in [0, 1].
 
     Raises:
         UnsupportedModelError, UnsupportedNodeError: if it has none.
@@ -80,21 +81,26 @@ class WrittenGuard:
         low: Array,
         high: Array,
         is_backward: bool = False,
+        ball: tuple[Array, float] | None = None,
     ) -> None:
-        self._boxes, self._classes = (low, high), classes
+        self._boxes, self._classes = {LOWER: low, UPPER: high}, classes
         lowest, highest = (torch.from_numpy(end[None]) for end in (low.min(axis=0), high.max(axis=0)))
+        ends: Ends | Pixels = Ends(LOWER, UPPER, 0, top_of(low, high), bool((low >= 0).all()))
+        if ball is not None:
+            self._boxes[CENTER] = ball[0]
+            zero, one = np.zeros(1), np.ones(1)
+            lowest, highest = torch.zeros_like(lowest), torch.ones_like(lowest)
+            ends = Pixels(CENTER, (one * ball[1],), zero, one, one, zero)
         proof = Proof(graph, graph.input, shape, classes)
         facts = {name: Fact.of(value) for name, value in proof.intervals(lowest, highest).items()}
-        emitter = Emitter({LOWER, UPPER, GIVEN, *proof.shapes, *graph.tensors}, graph.opset)
-        top = float(np.maximum(np.abs(low), np.abs(high)).max())
-        ends = Ends(LOWER, UPPER, 0, top, bool((low >= 0).all()))
-        self.walk = GuardWalk(graph, graph.input, ends, emitter, facts, proof.shapes, RULES)
+        emitter = Emitter({*self._boxes, GIVEN, *proof.shapes, *graph.tensors}, graph.opset)
+        self.walk = GuardWalk(graph, graph.input, ends, emitter, facts, proof.shapes, RULES, is_backward)
         self.walk.run(RULES, classes, "no guard")
         self.ends = {name: self.walk.ends(name) for name in self.walk.values}
         self._margin = answer(self.walk, GIVEN, graph.output, classes, 1, is_backward).margin
-        names = {name for end in self.ends.values() for name in (end.lower, end.upper)} - {LOWER, UPPER}
+        names = {name for end in self.ends.values() for name in (end.lower, end.upper)} - set(self._boxes)
         value = helper.make_tensor_value_info
-        inputs = [value(name, TensorProto.FLOAT, ["batch", *shape]) for name in (LOWER, UPPER)]
+        inputs = [value(name, TensorProto.FLOAT, ["batch", *shape]) for name in self._boxes]
         inputs.append(value(GIVEN, TensorProto.FLOAT, ["batch", classes]))
         kept = [numpy_helper.from_array(graph.array(name), name) for name in graph.tensors]
         outputs = [onnx.ValueInfoProto(name=name) for name in (self._margin, *sorted(names))]
@@ -104,9 +110,9 @@ class WrittenGuard:
     @property
     def feed(self) -> dict[str, Array]:
         """Each box with each label."""
-        low, high = (np.repeat(end, self._classes, axis=0) for end in self._boxes)
-        labels = np.tile(np.eye(self._classes, dtype=np.float32), (len(self._boxes[0]), 1))
-        return {LOWER: low, UPPER: high, GIVEN: labels}
+        boxes = {name: np.repeat(end, self._classes, axis=0) for name, end in self._boxes.items()}
+        labels = np.tile(np.eye(self._classes, dtype=np.float32), (len(self._boxes[LOWER]), 1))
+        return {**boxes, GIVEN: labels}
 
     def by_runtimes(self, has_reference: bool = True) -> Iterator[Seen]:
         """Yield what onnxruntime gives, without and with its optimisations, and onnx's reference evaluator if asked."""
@@ -134,6 +140,11 @@ class WrittenGuard:
 
         ends = {name: (end(one.lower, one.power), end(one.upper, one.power)) for name, one in self.ends.items()}
         return Seen(ends, found[self._margin].reshape(-1, self._classes))
+
+
+def top_of(low: Array, high: Array) -> float:
+    """Return the largest absolute value in boxes."""
+    return float(np.maximum(np.abs(low), np.abs(high)).max())
 
 
 def evaluated(model: onnx.ModelProto, feed: Mapping[str, Array], way: Way) -> dict[str, Array]:
@@ -165,6 +176,8 @@ def _by_way(node: onnx.NodeProto, inputs: list[Any], way: Way) -> Array | None:
         return way.products(weight, rows, others).reshape(*inputs[0].shape[:-1], len(weight))
     if node.op_type == "MatMul" and inputs[1].ndim == 3:
         return np.stack([way.products(second.T, first, []) for first, second in zip(*inputs, strict=True)])
+    if node.op_type == "Conv" and inputs[1].shape[1:] == (1, 1, 1) and set(attributes) == {"group", "kernel_shape"}:
+        return way.multiply(inputs[0], np.broadcast_to(inputs[1].reshape(1, -1, 1, 1), inputs[0].shape))
     if node.op_type == "Conv" and attributes.get("group", 1) == 1 and set(attributes) <= {"pads", "strides", "group"}:
         return _convolved(attributes, inputs, way) if inputs[0].ndim == 4 else None
     if node.op_type in ("Sigmoid", "Tanh"):

@@ -1,6 +1,6 @@
 """From affine nodes of a file to those of its guard: one function an operator."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 from types import MappingProxyType
@@ -26,50 +26,7 @@ def _affine(
     if isinstance(value, Ends):
         view.give(Line(value, view.shape(place), linear, bias, size, view.fact))
         return
-    joint = _behind_scaling(view, value, linear) if isinstance(value, Line) and isinstance(linear, Weighted) else None
-    if joint is None:
-        view.give(layers.affine_chain(view.emitter, view.chain(place), linear, bias, size, view.fact))
-        return
-    view.give(replace(joint, bias=_sum(joint.bias, bias), bias_size=_sum(joint.bias_size, size)))
-
-
-def _behind_scaling(view: View, line: Line, linear: Weighted) -> Line | None:
-    """Return W (s x + t) as a map of x; None if it is no such.
-
-    So pixels are scaled. A Conv that pads s x + t by zeros is one that pads x by -t / s, where that is exact.
-    """
-    scaling, offset = line.linear, np.zeros(1) if line.bias is None else line.bias
-    if not isinstance(scaling, Weighted) or scaling.operator != "Mul" or line.moves or np.unique(offset).size > 1:
-        return None
-    if np.unique(scaling.weights).size > 1 or not scaling.weights.all():
-        return None
-    factor, shift = float(scaling.weights.flat[0]), float(offset.flat[0])
-    if linear.operator == "Conv":
-        edge, pads = -shift / factor, linear.pads
-        is_exact = float(np.float32(edge)) == edge and edge * factor + shift == 0 and abs(edge) <= 1
-        if pads is None or (any(pads) and not is_exact):
-            return None
-        if any(pads):
-            line, linear = _padded(view, line, pads, edge), linear.without_pads()
-    # terms of the offset may cancel, and were rounded before they did
-    size = abs(shift) if line.bias_size is None else float(line.bias_size.max())
-    found, sizes = linear.behind(factor, shift), replace(linear, weights=np.abs(linear.weights)).behind(1.0, size)
-    if found is None or sizes is None:
-        return None
-    return Line(line.source, line.shape, found[0], found[1], sizes[1], view.fact)
-
-
-def _padded(view: View, line: Line, pads: Sequence[int], edge: float) -> Line:
-    half, source = len(pads) // 2, line.source
-    amounts = view.emitter.constant(np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], dtype=np.int64))
-    number = view.emitter.exactly(edge * 2.0**source.power)
-    lower, upper = (view.emitter.node("Pad", [name, amounts, number]) for name in (source.lower, source.upper))
-    is_positive = source.is_positive and edge >= 0
-    top = max(source.top, abs(edge))
-    wider = zip(line.shape[1:], pads[:half], pads[half:], strict=True)
-    shape = (line.shape[0], *(size + before + after for size, before, after in wider))
-    ends = replace(source, lower=lower, upper=upper, top=top, is_positive=is_positive, origin=None)
-    return replace(line, source=ends, shape=shape)
+    view.give(layers.affine_chain(view.emitter, view.chain(place), linear, bias, size, view.fact))
 
 
 def _convolution(view: View) -> None:
@@ -166,6 +123,14 @@ def _divide(view: View) -> None:
 
 def _scaled(view: View, factor: Array, offset: Array | None = None, size: Array | None = None, place: int = 0) -> None:
     """Give factor * x + offset, entry by entry; after a linear node it is part of that."""
+    pixels = view.pixels(place)
+    if pixels is not None and factor.all() and factor.ndim <= len(view.shape_after) + 1:
+        nothing = np.zeros(1)
+        shift, shift_size = nothing if offset is None else offset, nothing if size is None else size
+        if offset is not None and size is None:
+            shift_size = np.abs(offset)
+        view.give(pixels.scaled(view.once_more(pixels.center, place), factor, shift, shift_size, view.fact))
+        return
     value = view.value(place)
     if isinstance(value, Line) and not value.moves:
         linear = value.linear.scaled(factor)
@@ -194,7 +159,7 @@ def _add(sign: int) -> Callable[[View], None]:
 
 def _shifted(view: View, place: int, sign: int, bias: Array) -> None:
     """Give sign * x + b."""
-    value = view.value(place)
+    value = view.walk.values[view.name(place)]
     if sign == 1 and isinstance(value, Line) and not value.moves:
         sizes = _sum(value.bias_size, np.abs(bias))
         view.give(replace(value, bias=_sum(value.bias, bias), bias_size=sizes, fact=view.fact))

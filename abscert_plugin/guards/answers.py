@@ -1,12 +1,16 @@
 """What a guard answers: the label, and a lower bound of its margin over the ball.
 
-Where the logits are W y + b of a held value y, margins are bounded by the rows W_i - W_j, which leave less room than
-two logits apart: for the label i and any other j, whatever the file computes satisfies
+Where the logits are W y + b of a held value y, margins are bounded by the rows D = W_i - W_j, which leave less room
+than two logits apart. With the names of `layers`, D+ = max(D, 0), D- = max(-D, 0) and S = |W_i| + |W_j|, whatever the
+file computes for the label i and any other j satisfies
 
-    z_i - z_j >= (A_i - A_j) - (K |W_i - W_j| (u - l) / 2 + E_i + E_j),   E = k / 2 (|W| X + |b|) + T,
+    z_i - z_j >= D+ l - D- u - h S X + (b_i - b_j - h (|b_i| + |b_j|) - 2 T),    h = gamma(n) + 5/2 gamma(p + 16),
 
-with the names of `layers`, whose proof holds line by line: (W_i - W_j) y is within |W_i - W_j| (u - l) / 2 of its value
-at the middle, and each logit is off by E at most, the guard's own rounding of A included.
+as the guard computes the right side, in any order of its sums. *Proof.* D y >= D+ l - D- u, and each logit is off by
+gamma(n) (|W| X + |b|) + T0 at most. Of each entry one of D+ and D- is 0, which adds nothing to round: no more than 2 p
+products and a number are summed, of absolute values no more than (1 + h) (S X + |b_i| + |b_j|), so the guard is off by
+(1 + h) gamma(2 p + 3) of that; and constants were rounded by u. With gamma(p + 16) < 1/16, 5/2 gamma(p + 16) is above
+17/16 gamma(2 p + 5) + 2 u. T holds what underflows. QED. Where l >= 0, X is u, and its factor is part of that of u.
 """
 
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.guards import backward, layers
 from abscert_plugin.guards.emitter import Emitter
-from abscert_plugin.guards.linear import Weighted
+from abscert_plugin.guards.linear import Array, Weighted
 from abscert_plugin.guards.values import Line
 from abscert_plugin.guards.walk import GuardWalk
 
@@ -34,6 +38,8 @@ _TOO_MANY: Final = (
     "guards it"
 )
 _ROUNDED: Final = 2.0**-21  # of a difference, and of what is taken off it
+_OF_BOTH: Final = 3 / 8  # of 4 gamma(p + 16): a sum of twice p products is rounded by no more than 5/2 gamma(p + 16)
+_NO_CLASS: Final = 2.0**90  # the margin of a label to itself, which is none
 _FLUSHED: Final = 64 * arithmetic.TINY  # by both logits, and by what the guard takes off
 
 
@@ -69,24 +75,23 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, 
     label = emitter.node("ArgMax", [logits], axis=1, keepdims=0)
     labels = label if balls == 1 else emitter.node("Concat", [label] * balls, axis=0)
     column = emitter.widened(labels, 1)
-    others = emitter.constant(np.arange(classes, dtype=np.int64).reshape(1, -1))
-    is_label = emitter.node("Equal", [column, others])
     if isinstance(value, Line) and _has_pairs(value, classes):
-        rows, power = Rows(emitter, value, column, classes), value.source.power + 1
-        margins = _larger(rows, power) if is_backward else rows.margins()
-    elif is_backward:
+        rows = Rows(emitter, value, column, classes)
+        margins = _larger(rows) if is_backward else rows.margins()
+        return Answer(label, emitter.reduced("ReduceMin", margins, [1]))
+    if is_backward:
         is_large = isinstance(value, Line) and _is_dense(value)
         raise UnsupportedModelError(_TOO_MANY if is_large else _NO_BACKWARD)
-    else:
-        ends = walk.ends(output)
-        lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
-        margins, power = emitter.node("Sub", [lowest, ends.upper]), ends.power
-    kept = emitter.node("Where", [is_label, emitter.exactly(2.0**90), margins])
+    ends = walk.ends(output)
+    lowest = emitter.node("GatherElements", [ends.lower, column], axis=1)
+    margins = emitter.node("Sub", [lowest, ends.upper])
+    is_label = emitter.node("Equal", [column, emitter.constant(np.arange(classes, dtype=np.int64).reshape(1, -1))])
+    kept = emitter.node("Where", [is_label, emitter.exactly(_NO_CLASS), margins])
     least = emitter.reduced("ReduceMin", kept, [1])
     # one rounding, of the difference, and held logits that are flushed: what is told has to be a bound as well
     slack = emitter.node("Mul", [emitter.node("Abs", [least]), emitter.number(_ROUNDED)])
-    slack = emitter.node("Add", [slack, emitter.number(_FLUSHED * 2.0**power)])
-    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.exactly(2.0**-power)])
+    slack = emitter.node("Add", [slack, emitter.number(_FLUSHED * 2.0**ends.power)])
+    told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.exactly(2.0**-ends.power)])
     return Answer(label, told)
 
 
@@ -102,7 +107,7 @@ def _is_dense(line: Line) -> bool:
 
 @final
 class Rows:
-    """Margins of a label to all classes, [batch, classes]; those to itself mean nothing.
+    """Margins of a label to all classes, [batch, classes]; that to itself is far above all others.
 
     Args:
         emitter: takes up the nodes.
@@ -114,47 +119,77 @@ class Rows:
     def __init__(self, emitter: Emitter, line: Line, label: str, classes: int) -> None:
         linear, source = line.linear, line.source
         assert isinstance(linear, Weighted)
-        self._share, self._grown = layers.shares(linear, line.fact)
-        self.unit = 2.0 ** (source.power + 1)
-        layers.need_room(linear, 4 * source.top, line.bias_size, self.unit)
+        share, grown = layers.shares(linear, line.fact)
+        # gamma(n) + gamma(p + 16), and what is left of k
+        self._share = share + (grown - 1) * _OF_BOTH
+        layers.need_room(linear, 4 * source.top, line.bias_size, 2.0 ** (source.power + 1))
         self.emitter, self.line, self.label, self.classes = emitter, line, label, classes
         self._linear = linear
-        self.errors = self._errors()
+        self._grown = grown
 
-    def _errors(self) -> str:
-        """Write what both logits of a margin may be off by, times the unit."""
+    def errors(self) -> str:
+        """Write what both logits of a margin may be off by, [batch, classes]."""
         emitter, line, grown = self.emitter, self.line, self._grown * layers.OUTWARD
-        room = 4 * line.fact.underflow * self.unit + 4 * layers.lost(self._linear, line.source.top, self.unit)
-        bias = np.array(room) if line.bias_size is None else line.bias_size * self._share * self.unit + room
-        size = layers.size_of(emitter, line.source)
-        error = self._linear.absolute(emitter, size, 2 * self._share * grown, np.asarray(bias * grown))
+        bias = np.array(self._room) if line.bias_size is None else line.bias_size * self._share + self._room
+        size, unit = layers.size_of(emitter, line.source), 2.0**line.source.power
+        error = self._linear.absolute(emitter, size, self._share * grown / unit, np.asarray(bias * grown))
         return emitter.node("Add", [error, emitter.node("GatherElements", [error, self.label], axis=1)])
 
     def margins(self) -> str:
-        """Write lower bounds, times the unit, by the rows W_i - W_j."""
-        emitter, line, linear, label, classes = self.emitter, self.line, self._linear, self.label, self.classes
-        rows = linear.weights if linear.outputs == 0 else linear.weights.T  # [classes, inputs]
-        bias = None if line.bias is None else np.asarray(line.bias * self.unit)
-        middle = linear.middle(emitter, layers.doubled_middle(emitter, line.source), bias)
-        pairs = np.abs(rows[:, None] - rows[None]).reshape(classes * classes, -1) * self._grown * layers.OUTWARD
-        width = emitter.node("Sub", [line.source.upper, line.source.lower])
-        # a subnormal width may be flushed, and values of the file beside it
-        spread = emitter.node("Gemm", [width, emitter.above(pairs)], transB=1)
-        spread = emitter.node("Reshape", [spread, emitter.constant(np.array([-1, classes, classes], dtype=np.int64))])
-        spread = emitter.node("GatherND", [spread, label], batch_dims=1)
-        gap = emitter.node("Sub", [emitter.node("GatherElements", [middle, label], axis=1), middle])
-        return emitter.node("Sub", [gap, emitter.node("Add", [spread, self.errors])])
+        """Write lower bounds by the rows W_i - W_j."""
+        emitter, line, classes = self.emitter, self.line, self.classes
+        source, pairs = line.source, (classes * classes, -1)
+        differences, sizes = self._differences(self._rows), self._sums(np.abs(self._rows))
+        bias, bias_size = (
+            np.broadcast_to(0.0 if part is None else part.reshape(-1), (classes,))[:, None]
+            for part in (line.bias, line.bias_size)
+        )
+        constants = self._differences(bias) - self._share * self._sums(bias_size) - 2 * self._room
+        if source.is_even:
+            constants = constants - self._share * source.top * sizes.sum(axis=2, keepdims=True)
+        of_lower, of_upper, of_size = np.maximum(differences, 0), np.minimum(differences, 0), -self._share * sizes
+        own = np.arange(classes)
+        constants[own, own], of_lower[own, own], of_upper[own, own], of_size[own, own] = _NO_CLASS, 0, 0, 0
+        if source.is_positive:
+            of_upper = of_upper + of_size
+        unit = 2.0**-source.power
+        found = emitter.outward(constants.reshape(1, -1), -np.inf)
+        terms = [(source.lower, of_lower), (source.upper, of_upper)]
+        if not (source.is_even or source.is_positive):
+            terms.append((layers.size_of(emitter, source), of_size))
+        for name, weights in terms:
+            stored = emitter.outward(weights.reshape(pairs) * unit, -np.inf)
+            found = emitter.node("Gemm", [name, stored, found], transB=1)
+        found = emitter.node("Reshape", [found, emitter.constant(np.array([-1, classes, classes], dtype=np.int64))])
+        return emitter.node("GatherND", [found, self.label], batch_dims=1)
+
+    @property
+    def _rows(self) -> Array:
+        return self._linear.weights if self._linear.outputs == 0 else self._linear.weights.T
+
+    @property
+    def _room(self) -> float:
+        return 4 * self.line.fact.underflow + 4 * layers.lost(
+            self._linear, self.line.source.top, 2.0**self.line.source.power
+        )
+
+    @staticmethod
+    def _differences(rows: Array) -> Array:
+        return rows[:, None] - rows[None]
+
+    @staticmethod
+    def _sums(rows: Array) -> Array:
+        return rows[:, None] + rows[None]
 
 
-def _larger(rows: Rows, power: int) -> str:
+def _larger(rows: Rows) -> str:
     """Write margins by rows and those of a backward pass, whichever are larger.
 
     Raises:
         UnsupportedModelError: if there is no such pass.
     """
     emitter = rows.emitter
-    errors = emitter.node("Mul", [rows.errors, emitter.exactly(2.0**-power)])
-    found = backward.margins(emitter, rows.line, rows.label, errors, rows.classes)
+    found = backward.margins(emitter, rows.line, rows.label, rows.errors(), rows.classes)
     if found is None:
         raise UnsupportedModelError(_NO_BACKWARD)
-    return emitter.node("Max", [rows.margins(), emitter.node("Mul", [found, emitter.exactly(2.0**power)])])
+    return emitter.node("Max", [rows.margins(), found])

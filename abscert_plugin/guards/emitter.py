@@ -15,6 +15,9 @@ LARGEST: Final = 2.0**100
 
 _AXES_AS_INPUT: Final = 18  # version of ONNX's operators from which ReduceMin and ReduceMax read their axes
 
+BLOCK: Final = 16
+"""Channels that onnxruntime keeps together between convolutions of images."""
+
 
 @final
 class Emitter:
@@ -94,6 +97,21 @@ class Emitter:
     def number(self, value: float) -> str:
         """Return the name of a single number that is not below one of at least 0."""
         return self.above(np.array(value))
+
+    def outward(self, array: np.ndarray, way: float) -> str:
+        """Return the name of a constant of float32, rounded up where the way is inf, and down where it is -inf."""
+        found = array.astype(np.float32)
+        is_short = found > array if way < 0 else found < array
+        return self.nearest(np.where(is_short, np.nextafter(found, np.float32(way)), found).astype(np.float64))
+
+    def blend(self, first: str, second: str, factor: float, channels: int) -> str:
+        """Append first + factor * second, of images of so many channels, as a convolution of each by itself.
+
+        onnxruntime keeps images in blocks of channels between its convolutions, and makes one node of a convolution, a
+        sum and a ReLU behind it.
+        """
+        weights = self.constant(np.full((channels, 1, 1, 1), factor, dtype=np.float32))
+        return self.node("Add", [self.node("Conv", [second, weights], group=channels, kernel_shape=[1, 1]), first])
 
     def widened(self, source: str, axis: int) -> str:
         """Append an Unsqueeze: one more axis, of size 1, at a place."""

@@ -11,18 +11,17 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Cells
 from abscert_plugin.guards.emitter import Emitter
-from abscert_plugin.guards.values import Ends
+from abscert_plugin.guards.values import Ends, Pixels
 from abscert_plugin.preprocessing import Preprocessing
 
 _ONE: Final = np.float32(1).view(np.uint32)
 _OUTSIDE: Final = _ONE + np.uint32(1)  # of [0, 1]: no pixel reaches it
 _FEW_CELLS: Final = 8  # one after another they are quicker than a search
 _SPARE: Final = 2.0**-22  # of a difference in float32, as a share of the largest number in it
-_DELTA: Final = 2.0**-23  # the same of two pixels
 
 
-def ball_ends(emitter: Emitter, artifact: Artifact, balls: Sequence[Ball]) -> Ends:
-    """Write the ends of what the network reads for all images of some balls, one ball after another along the batch.
+def fed(emitter: Emitter, artifact: Artifact, balls: Sequence[Ball]) -> Ends | Pixels:
+    """Return what the network reads for all images of some balls, one ball after another along the batch.
 
     Args:
         emitter: takes up the nodes.
@@ -32,16 +31,29 @@ def ball_ends(emitter: Emitter, artifact: Artifact, balls: Sequence[Ball]) -> En
     front, image = artifact.front, artifact.classifier.input_name
     if isinstance(front, Cells):
         parts = [_cell_ends(emitter, image, front, artifact.metadata.image_shape[0], ball) for ball in balls]
-        top, is_positive = 1.0, False
-    elif front.preprocessing is None:
-        parts = [_pixel_ends(emitter, image, ball.radius.outward) for ball in balls]
-        top, is_positive = 1.0, True
-    else:
-        least, most = _range(front.preprocessing)
-        parts = [_fed_ends(emitter, image, front.preprocessing, ball.radius.outward) for ball in balls]
-        top, is_positive = float(np.maximum(abs(least), abs(most)).max()), False
+        return _together(emitter, parts, top=1.0, is_positive=False)
+    if front.preprocessing is not None:
+        return _fed_pixels(image, front.preprocessing, [ball.radius.outward for ball in balls])
+    zero, one = np.zeros(1), np.ones(1)
+    return Pixels(image, tuple(one * ball.radius.outward for ball in balls), zero, one, one, zero)
+
+
+def pixel_ends(emitter: Emitter, pixels: Pixels) -> Ends:
+    """Write ends of what a network is fed: of the real value, and of whatever the file computes."""
+    parts, least, most = [], pixels.least - pixels.off, pixels.most + pixels.off
+    low, high = emitter.outward(least, -np.inf), emitter.outward(most, np.inf)
+    for reach in pixels.reaches:
+        # the tensor is off from the real value as the file is; the rest is a rounding of the difference
+        change = emitter.above(reach + 2 * pixels.off + _SPARE * (pixels.size + reach + pixels.off))
+        lower = emitter.node("Max", [emitter.node("Sub", [pixels.center, change]), low])
+        parts.append((lower, emitter.node("Min", [emitter.node("Add", [pixels.center, change]), high])))
+    top = float((pixels.size + pixels.off).max())
+    return _together(emitter, parts, top, is_positive=bool((least >= 0).all()))
+
+
+def _together(emitter: Emitter, parts: Sequence[tuple[str, str]], top: float, is_positive: bool) -> Ends:
     lower, upper = zip(*parts, strict=True)
-    if len(balls) == 1:
+    if len(parts) == 1:
         return Ends(lower[0], upper[0], 0, top, is_positive, is_even=True)
     ends = [emitter.node("Concat", list(side), axis=0) for side in (lower, upper)]
     return Ends(ends[0], ends[1], 0, top, is_positive, is_even=True)
@@ -134,30 +146,21 @@ def _searched(emitter: Emitter, image: str, edges: np.ndarray, opening: np.ndarr
     return [emitter.node("Gather", [emitter.constant(side), cell], axis=0) for side in (edges[:-1], edges[1:])]
 
 
-def _pixel_ends(emitter: Emitter, image: str, radius: float) -> tuple[str, str]:
-    """Write x - r and x + r, cut to [0, 1]: the radius is larger by what a difference of two pixels is rounded by."""
-    change = emitter.number(radius + _DELTA)
-    zero, one = emitter.exactly(0.0), emitter.exactly(1.0)
-    lower = emitter.node("Max", [emitter.node("Sub", [image, change]), zero])
-    return lower, emitter.node("Min", [emitter.node("Add", [image, change]), one])
-
-
-def _fed_ends(emitter: Emitter, image: str, way: Preprocessing, radius: float) -> tuple[str, str]:
-    """Write ends of what a file of others is fed for the images of a ball, whatever preprocessing made its input.
+def _fed_pixels(image: str, way: Preprocessing, radii: Sequence[float]) -> Pixels:
+    """Return what a file of others is fed for the images of balls, whatever preprocessing made its input.
 
     What is fed for a pixel lies between two ends for 0 and two for 1. The scale is a line, so what is fed for pixels
     that are r apart differs by no more than r times the whole range, and by the ends' distance at both of them.
     """
-    least, most = _range(way)
+    least, most = (end.astype(np.float64) for end in _range(way))
     zeros = np.zeros((1, *way.image_shape), np.float32)
     inner_least, inner_most = (
         end.astype(np.float64) for end in (way.ends(zeros, zeros)[1], way.ends(zeros + 1, zeros + 1)[0])
     )
     rounding = (inner_least - least) + (most - inner_most)
-    size = np.maximum(abs(least), abs(most)).astype(np.float64)
-    change = emitter.above(radius * (most.astype(np.float64) - least) + 2 * rounding + _SPARE * size)
-    lower = emitter.node("Max", [emitter.node("Sub", [image, change]), emitter.constant(least)])
-    return lower, emitter.node("Min", [emitter.node("Add", [image, change]), emitter.constant(most)])
+    reaches = tuple(radius * (most - least) + 2 * rounding for radius in radii)
+    size = np.maximum(abs(least), abs(most))
+    return Pixels(image, reaches, least, most, size, np.zeros_like(size))
 
 
 def _range(way: Preprocessing) -> tuple[Float32[np.ndarray, "one *input"], Float32[np.ndarray, "one *input"]]:

@@ -25,7 +25,7 @@ from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards.answers import answer
 from abscert_plugin.guards.emitter import Emitter
-from abscert_plugin.guards.front import ball_ends, inside
+from abscert_plugin.guards.front import fed, inside
 from abscert_plugin.guards.rules import RULES
 from abscert_plugin.guards.values import Fact
 from abscert_plugin.guards.walk import GuardWalk
@@ -95,11 +95,10 @@ def guarded(
         inner, artifact.held, artifact.front.input_shape(artifact.metadata.image_shape), artifact.metadata.classes
     )
     emitter = Emitter(_names(model), graph.opset)
-    ends = ball_ends(emitter, artifact, balls)
-    walk = GuardWalk(inner, artifact.held, ends, emitter, _facts(proof, artifact), proof.shapes, RULES)
+    ends, is_backward = fed(emitter, artifact, balls), bound is BoundMethod.CROWN_IBP
+    walk = GuardWalk(inner, artifact.held, ends, emitter, _facts(proof, artifact), proof.shapes, RULES, is_backward)
     walk.run(RULES, artifact.metadata.classes, _REFUSAL)
     try:
-        is_backward = bound is BoundMethod.CROWN_IBP
         found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls), is_backward)
     except UnsupportedNodeError as error:
         raise UnsupportedModelError(f"{_REFUSAL}: its logits: {error}") from error

@@ -23,6 +23,18 @@ and for 1 - u, since (1 - gamma(p + 6)) (1 - u) K >= 1; k / 2 holds gamma(p + 16
 twice, what d and B underflow by, and what the values y may differ by where subnormal numbers were flushed. Constants
 are rounded up. QED.
 
+Where l >= 0, X is u, and d = u - l / (1 + k) will do with (1 + k) K in place of K: that is one pass over the values.
+What the network is fed has one bound X for all entries, and |W| X is part of B's bias.
+
+**A ReLU behind a convolution** has the ends P = max(A + B, 0) and Q = max(P - 2 B, 0) with K^2 in place of K. A
+runtime may start the sum A with B, and may fold 2 B into what gives B, so that it is 2 B' with another order of sums.
+*Proof.* The sum S = A + B is off from the real W s / 2 + b + B by gamma(p + 4) (|W| X + |b| + B) + T1, an addition more
+than A. So P is an end above if B (1 - gamma(p + 4)) is no less than the right side of that inequality with p + 4 in
+place of p + 3. Below: if S <= 0, then P = 0 and Q = 0, since B' >= 0, and a ReLU gives no less. Otherwise P - 2 B' is
+S - 2 B' rounded once: at most the real W s / 2 + b, and the error of S, and u (|A| + B), and B - 2 B'. B and B' are off
+by gamma(p + 6), so that is an end if (1 - 3 gamma(p + 6) - gamma(p + 4) - 2 u) of the real B is no less than the right
+side. With g = gamma(p + 16) < 1/16, which is asked for, (1 - 4 g) K^2 >= 1, and k has room for p + 4. QED.
+
 A chain goes on with three tensors: a center c, a radius r of the real value of the chain, and the size G of its
 absolute terms. |c| <= G + r, so c' = W c + b is off by gamma(p + 3) (G' + r'), and its radius is K (|W| r + h G'), with
 h = 2 gamma(p + 16). What the file computes lies within r + gamma(n) G + T of c.
@@ -31,15 +43,15 @@ W may be a product of a node's weights and what scales its outputs behind it: ro
 by 3 u |W|, which gamma(p + 16) holds as well.
 """
 
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, final
 
 import numpy as np
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.graph.walk import need
-from abscert_plugin.guards.emitter import LARGEST, Emitter
-from abscert_plugin.guards.linear import Array, Linear
+from abscert_plugin.guards.emitter import BLOCK, LARGEST, Emitter
+from abscert_plugin.guards.linear import Array, Linear, Weighted
 from abscert_plugin.guards.values import Chain, Ends, Fact, Line, Move
 
 FEW: Final = 16
@@ -53,20 +65,61 @@ OUTWARD: Final = 1 + 2.0**-20
 
 def line_ends(emitter: Emitter, line: Line) -> Ends:
     """Write the ends of what the file may compute."""
-    source, linear = line.source, line.linear
-    share, grown = shares(linear, line.fact)
-    power, unit = source.power + 1, 2.0 ** (source.power + 1)
-    need_room(line.linear, source.top, line.bias_size, unit)
-    middle = linear.middle(
-        emitter, doubled_middle(emitter, source), None if line.bias is None else np.asarray(line.bias * unit)
-    )
-    room = 2 * line.fact.underflow * unit + lost(linear, source.top, unit)
-    bias = np.asarray((room if line.bias_size is None else line.bias_size * share * unit + room) * grown)
-    radius = linear.absolute(emitter, _widened(emitter, source, 2 * share), grown, bias)
+    parts = _parts(line)
+    middle, radius = parts.middle(emitter), parts.radius(emitter)
     lower, upper = emitter.node("Sub", [middle, radius]), emitter.node("Add", [middle, radius])
     for move in line.moves:
         lower, upper = move(emitter, lower), move(emitter, upper)
-    return plain(emitter, Ends(lower, upper, power, line.fact.top), _MOST_POWER)
+    return plain(emitter, Ends(lower, upper, parts.power, line.fact.top), _MOST_POWER)
+
+
+def rectified_ends(emitter: Emitter, line: Line, fact: Fact) -> Ends | None:
+    """Write the ends of what a ReLU behind a convolution gives; None where that is no quicker."""
+    linear = line.linear
+    if not isinstance(linear, Weighted) or not linear.is_of_images or linear.weights.shape[0] % BLOCK or line.moves:
+        return None
+    parts = _parts(line, more=shares(linear, line.fact)[1])
+    radius = parts.radius(emitter)
+    upper = emitter.node("Relu", [emitter.node("Add", [parts.middle(emitter), radius])])
+    lower = emitter.node("Relu", [emitter.blend(upper, radius, -2.0, linear.weights.shape[0])])
+    return plain(emitter, Ends(lower, upper, parts.power, fact.top, is_positive=True), _MOST_POWER)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What A and B of a line are made of, times 2^power."""
+
+    line: Line
+    power: int
+    bias: Array | None
+    rest: Array
+    share: float
+    grown: float
+
+    def middle(self, emitter: Emitter) -> str:
+        """Write A."""
+        return self.line.linear.middle(emitter, doubled_middle(emitter, self.line.source), self.bias)
+
+    def radius(self, emitter: Emitter) -> str:
+        """Write B."""
+        width, factor = _widened(emitter, self.line, 2 * self.share)
+        return self.line.linear.absolute(emitter, width, self.grown * factor, self.rest)
+
+
+def _parts(line: Line, more: float = 1.0) -> _Parts:
+    """Return what A and B are made of, with K times a factor in place of K."""
+    source, linear = line.source, line.linear
+    share, grown = shares(linear, line.fact)
+    grown *= more
+    power, unit = source.power + 1, 2.0 ** (source.power + 1)
+    need_room(line.linear, source.top, line.bias_size, unit)
+    room = 4 * line.fact.underflow * unit + 2 * lost(linear, source.top, unit)
+    sizes = np.array(0.0) if line.bias_size is None else line.bias_size
+    if source.is_even:
+        sizes = sizes + linear.row_sums * source.top
+    bias = None if line.bias is None else np.asarray(line.bias * unit)
+    return _Parts(line, power, bias, np.asarray((sizes * share * unit + room) * grown), share, grown)
 
 
 def line_chain(emitter: Emitter, line: Line) -> Chain:
@@ -190,20 +243,26 @@ def doubled_middle(emitter: Emitter, value: Ends) -> str:
 
 
 def size_of(emitter: Emitter, value: Ends) -> str:
-    """Write the largest absolute value between two ends."""
+    """Write the largest absolute value between two ends; of what the network is fed, what bounds its absolute terms."""
+    if value.is_even:
+        return emitter.node("Max", [value.upper, emitter.number(value.top * 2.0**value.power)])
     if value.is_positive:
         return value.upper
     return emitter.node("Max", [emitter.node("Abs", [value.lower]), emitter.node("Abs", [value.upper])])
 
 
-def _widened(emitter: Emitter, value: Ends, share: float) -> str:
-    """Write (u - l) + share * X, or what is not below that."""
+def _widened(emitter: Emitter, line: Line, share: float) -> tuple[str, float]:
+    """Write (u - l) + share * X, or what is not below that, over a factor; of ends that are even, u - l alone."""
+    value = line.source
     if value.is_positive and not value.is_even:
-        return emitter.node("Sub", [emitter.node("Mul", [value.upper, emitter.number(1 + share)]), value.lower])
+        if isinstance(line.linear, Weighted) and line.linear.is_of_images and not line.shape[0] % BLOCK:
+            inner = np.nextafter(np.float32(1 / (1 + share)), np.float32(0))
+            return emitter.blend(value.upper, value.lower, -float(inner), line.shape[0]), 1 + share
+        return emitter.node("Sub", [emitter.node("Mul", [value.upper, emitter.number(1 + share)]), value.lower]), 1.0
     width = emitter.node("Sub", [value.upper, value.lower])
     if value.is_even:
-        return emitter.node("Add", [width, emitter.number(share * value.top * 2.0**value.power)])
-    return emitter.node("Add", [width, emitter.node("Mul", [size_of(emitter, value), emitter.number(share)])])
+        return width, 1.0
+    return emitter.node("Add", [width, emitter.node("Mul", [size_of(emitter, value), emitter.number(share)])]), 1.0
 
 
 def _grown(emitter: Emitter, radius: str, size: str, share: float, unit: float, more: float = 0.0) -> str:

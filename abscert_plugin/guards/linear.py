@@ -27,6 +27,11 @@ class Linear(ABC):
     products: int
     row_sum: float
 
+    @property
+    def row_sums(self) -> Array:
+        """Bounds of the sums of absolute weights, which go with the output by broadcasting."""
+        return np.array(self.row_sum)
+
     @abstractmethod
     def middle(self, emitter: Emitter, source: str, bias: Array | None) -> str:
         """Append W x + b, with b rounded to nearest, and return its name; b goes with the output by broadcasting."""
@@ -93,30 +98,27 @@ class Weighted(Linear):
         found = emitter.copy(self.operator, self.attributes, [source, weights])
         return emitter.node("Add", [found, give(bias)])
 
-    def behind(self, factor: float, offset: float) -> "tuple[Weighted, Array] | None":
-        """Return the map of factor * x, and what the map makes of the offset, for each of its outputs.
-
-        Where every output is of a whole window, that goes with the outputs by broadcasting; None of other maps.
-        """
-        if self.operator == "ConvTranspose" or self.outputs is None:
-            return None
+    @property
+    @override
+    def row_sums(self) -> Array:
+        if self.outputs is None:
+            return np.array(self.row_sum)
         axes = tuple(axis for axis in range(self.weights.ndim) if axis != self.outputs)
-        shape = (
-            (1, -1, *(1 for _ in range(self.rank - 2))) if self.operator == "Conv" else (1,) * (self.rank - 1) + (-1,)
-        )
-        made = (self.weights.sum(axis=axes) * offset).reshape(shape)
-        row_sum = self.row_sum * abs(factor) * (1 + 2.0**-40)
-        return replace(self, weights=self.weights * factor, row_sum=row_sum, stored=None), made
+        sums = np.abs(self.weights).sum(axis=axes) * (1 + 2.0**-40)
+        shape = [1] * self.rank
+        shape[self._place] = -1
+        return sums.reshape(shape)
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether it is a convolution of images."""
+        return self.operator == "Conv" and self.rank == 4
 
     @property
     def pads(self) -> list[int] | None:
         """How many zeros a Conv puts around each image; None where its sizes tell."""
         given = self.attributes.get("pads", [0] * 2 * (self.rank - 2))
         return None if self.attributes.get("auto_pad", b"NOTSET") != b"NOTSET" else list(given)
-
-    def without_pads(self) -> "Weighted":
-        """Return a Conv of images around which there is something already."""
-        return replace(self, attributes={name: value for name, value in self.attributes.items() if name != "pads"})
 
     @property
     def _place(self) -> int:

@@ -18,6 +18,10 @@ from abscert_plugin.guards.walk import View, moved
 def _reshape(view: View) -> None:
     shape = new_shape(view)
     need(shape == view.shape_after, "expected the images of a batch to stay apart")
+    pixels = view.pixels()
+    if pixels is not None and pixels.is_one_scale:
+        view.give(pixels.reshaped(view.once_more(pixels.center, 0)))
+        return
     target = np.array([-1, *shape], dtype=np.int64)
     view.moved(lambda emitter, name: emitter.node("Reshape", [name, emitter.constant(target)]), keeps_order=True)
 

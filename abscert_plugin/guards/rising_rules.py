@@ -20,7 +20,13 @@ _SLOPED: Final = 2.0**-21  # of one rounding of the file and some of the guard's
 
 
 def _relu(view: View) -> None:
-    value, line = view.ends(), view.value()
+    line = view.value()
+    if isinstance(line, Line) and not view.walk.is_backward:
+        made = layers.rectified_ends(view.emitter, line, view.fact)
+        if made is not None:
+            view.give(made)
+            return
+    value = view.ends()
     lower, upper = (view.emitter.node("Relu", [name]) for name in (value.lower, value.upper))
     origin = Rectified(line, value, view.shape_after) if isinstance(line, Line) and not line.moves else None
     view.give(Ends(lower, upper, value.power, view.fact.top, is_positive=True, origin=origin))

@@ -5,14 +5,19 @@ Each is stored times a power of two, which is exact: a middle is then a sum, wit
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import Final, TypeAlias, final
 
+import numpy as np
+
+from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.guards.emitter import Emitter
 from abscert_plugin.guards.linear import Array, Linear
 
 Move: TypeAlias = Callable[[Emitter, str], str]
 """From a tensor to the same entries in other places."""
+
+_OUTWARD: Final = 1 + 2.0**-40
 
 
 @final
@@ -25,7 +30,8 @@ class Ends:
         power: the exponent.
         top: bound of the absolute value over all images, in the file's own units.
         is_positive: whether the lower one is never below 0.
-        is_even: whether `top` is about as tight for each entry as its own ends are.
+        is_even: whether `top` is about as tight for each entry as its own ends are, and bounds the absolute terms of
+            what it was made of, in no nodes but affine ones: of what the network is fed.
         origin: the ReLU that gives it, entry by entry in this order; None where something else does.
     """
 
@@ -36,6 +42,49 @@ class Ends:
     is_positive: bool = False
     is_even: bool = False
     origin: "Rectified | None" = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What a network is fed, on whatever scale: all that is near a tensor, and between two ends that all images have.
+
+    Arrays go with the tensor by broadcasting, [1, *] or fewer axes but one at least, in float64.
+
+    Args:
+        center: name of the tensor, made of the image as the file makes it.
+        reaches: how far the real value moves in each ball; the balls' ends go one after another along the batch.
+        least, most: between which the real value lies for all images.
+        size: bound of the sum of absolute terms that it is made of.
+        off: bound of what the file, and the guard, may compute it off by.
+    """
+
+    center: str
+    reaches: tuple[Array, ...]
+    least: Array
+    most: Array
+    size: Array
+    off: Array
+
+    @property
+    def is_one_scale(self) -> bool:
+        """Whether the same holds of all entries."""
+        return all(array.size == 1 for array in (*self.reaches, self.least, self.most, self.size, self.off))
+
+    def reshaped(self, center: str) -> "Pixels":
+        """Return the same in another shape, where it is of one scale."""
+        reaches, rest = self.reaches, (self.least, self.most, self.size, self.off)
+        least, most, size, off = (array.reshape(1) for array in rest)
+        return Pixels(center, tuple(reach.reshape(1) for reach in reaches), least, most, size, off)
+
+    def scaled(self, center: str, factor: Array, offset: Array, offset_size: Array, fact: "Fact") -> "Pixels":
+        """Return factor * x + offset, whose absolute terms add up to no more than |factor x| + offset_size."""
+        ends = [factor * end + offset for end in (self.least, self.most)]
+        size = (np.abs(factor) * self.size + offset_size) * _OUTWARD
+        off = (arithmetic.gamma(fact.roundings + 2) * size + fact.underflow) * _OUTWARD
+        reaches = tuple(np.abs(factor) * reach * _OUTWARD for reach in self.reaches)
+        spare = size * 2.0**-40  # of float64, in which this is computed
+        return Pixels(center, reaches, np.minimum(*ends) - spare, np.maximum(*ends) + spare, size, off)
 
 
 @final

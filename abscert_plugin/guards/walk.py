@@ -13,9 +13,10 @@ from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import Walk, need
 from abscert_plugin.guards import layers
 from abscert_plugin.guards.emitter import Emitter
-from abscert_plugin.guards.values import Chain, Ends, Fact, Line
+from abscert_plugin.guards.front import pixel_ends
+from abscert_plugin.guards.values import Chain, Ends, Fact, Line, Pixels
 
-Value: TypeAlias = Ends | Line | Chain
+Value: TypeAlias = Ends | Line | Chain | Pixels
 
 
 @final
@@ -25,22 +26,24 @@ class GuardWalk(Walk):
     Args:
         graph: the file, up to its logits.
         source: the tensor whose ends the guard begins with.
-        ends: of that tensor.
+        ends: of that tensor, or what makes them.
         emitter: takes up the nodes.
         facts: of each tensor of the file.
         shapes: of each tensor, without the batch.
         rules: from an operator to what writes the guard of a node.
+        is_backward: whether a backward pass will ask for the ends of what a ReLU reads.
     """
 
     def __init__(
         self,
         graph: Graph,
         source: str,
-        ends: Ends,
+        ends: Ends | Pixels,
         emitter: Emitter,
         facts: Mapping[str, Fact],
         shapes: Mapping[str, tuple[int, ...]],
         rules: Mapping[str, Callable[["View"], None]],
+        is_backward: bool = False,
     ) -> None:
         super().__init__(graph, source)
         self.emitter = emitter
@@ -50,6 +53,7 @@ class GuardWalk(Walk):
         self._chains: dict[str, Chain] = {}
         self._shapes = shapes
         self._rules = rules
+        self.is_backward = is_backward
 
     @override
     def shape_of(self, name: str) -> tuple[int, ...] | None:
@@ -84,6 +88,8 @@ class GuardWalk(Walk):
                 value = layers.line_ends(self.emitter, value)
             elif isinstance(value, Chain):
                 value = layers.chain_ends(self.emitter, value)
+            elif isinstance(value, Pixels):
+                value = pixel_ends(self.emitter, value)
             self._ends[name] = value
         return self._ends[name]
 
@@ -93,8 +99,8 @@ class GuardWalk(Walk):
             value = self.values[name]
             if isinstance(value, Line):
                 value = layers.line_chain(self.emitter, value)
-            elif isinstance(value, Ends):
-                value = layers.as_chain(self.emitter, value)
+            elif not isinstance(value, Chain):
+                value = layers.as_chain(self.emitter, self.ends(name))
             self._chains[name] = value
         return self._chains[name]
 
@@ -134,9 +140,16 @@ class View(Operands[GuardWalk]):
         name = self.node.inputs[place]
         return name if name in self.walk.graph.tensors else None
 
-    def value(self, place: int = 0) -> Value:
+    def value(self, place: int = 0) -> Ends | Line | Chain:
         """Return what is kept of the input at a place."""
-        return self.walk.values[self.name(place)]
+        name = self.name(place)
+        found = self.walk.values[name]
+        return self.walk.ends(name) if isinstance(found, Pixels) else found
+
+    def pixels(self, place: int = 0) -> Pixels | None:
+        """Return what the network is fed, where that is what the node reads at a place, but for its scale."""
+        found = self.walk.values[self.name(place)]
+        return found if isinstance(found, Pixels) else None
 
     def ends(self, place: int = 0) -> Ends:
         """Return the ends of what the file may compute at a place."""
@@ -145,6 +158,17 @@ class View(Operands[GuardWalk]):
     def chain(self, place: int = 0) -> Chain:
         """Return the input at a place as a chain that goes on."""
         return self.walk.chain(self.name(place))
+
+    def once_more(self, source: str, place: int) -> str:
+        """Append the node on another tensor at a place, and return the name of what it gives."""
+        self.read.update(self.node.attributes)
+        inputs = [
+            source
+            if other == place
+            else (name and (self.stored(other) or self.emitter.constant(self.walk.arrays[name])))
+            for other, name in enumerate(self.node.inputs)
+        ]
+        return self.emitter.copy(self.node.operator, self.node.attributes, inputs)
 
     def give(self, value: Value) -> None:
         """Give what is kept of the first output."""
@@ -155,7 +179,9 @@ class View(Operands[GuardWalk]):
         self.give(moved(self.emitter, self.value(), move, keeps_order))
 
 
-def moved(emitter: Emitter, value: Value, move: Callable[[Emitter, str], str], keeps_order: bool = False) -> Value:
+def moved(
+    emitter: Emitter, value: Ends | Line | Chain, move: Callable[[Emitter, str], str], keeps_order: bool = False
+) -> Value:
     """Return a value with its entries moved, or, where they keep their order, in another shape."""
     if isinstance(value, Line):
         return replace(value, moves=(*value.moves, move))

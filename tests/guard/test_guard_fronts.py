@@ -26,6 +26,7 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.guards import front as guard_front
 from abscert_plugin.guards import guarded
 from abscert_plugin.guards.emitter import Emitter
+from abscert_plugin.guards.values import Ends
 
 SHAPE = (1, 2, 3)
 GRIDS = {
@@ -66,7 +67,8 @@ def foreign(folder: Path) -> Artifact:
 def ends_of(artifact: Artifact, balls: Sequence[Ball], images: Array) -> tuple[Array, Array]:
     """Return what a guard's ball makes of images."""
     emitter = Emitter({artifact.classifier.input_name}, 13)
-    ends = guard_front.ball_ends(emitter, artifact, balls)
+    fed = guard_front.fed(emitter, artifact, balls)
+    ends = fed if isinstance(fed, Ends) else guard_front.pixel_ends(emitter, fed)
     name = artifact.classifier.input_name
     shape = ["batch", *images.shape[1:]]
     source = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

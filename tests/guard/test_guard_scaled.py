@@ -1,4 +1,4 @@
-"""Pixels that are scaled by single numbers before the first layer, which a guard makes part of that layer."""
+"""Pixels that are scaled before the first layer: a guard scales the ball and no ends of it."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from guard_oracle import WrittenGuard, escaped, excess
 from soundness_trials.drafts import Draft, graph_of
 from soundness_trials.evaluation import Evaluation, Way
 
-from abscert_plugin.guards import affine_rules
+from abscert_plugin.guards.values import Pixels
 
 SHAPE = (1, 4, 4)
 CLASSES = 3
@@ -45,7 +45,7 @@ def tried(seed: int) -> tuple[list[str], float]:
     graph = graph_of(draft.model("x", SHAPE, logits, CLASSES))
     center, radius = chance.random((3, *SHAPE), dtype=np.float32), np.float32(chance.choice([0, 1e-6, 0.05]))
     low, high = np.clip(center - radius, 0, 1), np.clip(center + radius, 0, 1)
-    guard = WrittenGuard(graph, SHAPE, CLASSES, low, high)
+    guard = WrittenGuard(graph, SHAPE, CLASSES, low, high, ball=(center, float(radius)))
     share = chance.integers(0, 2, (3, 8, *SHAPE)).astype(np.float32)
     points = np.where(share > 0, high[:, None], low[:, None]).astype(np.float32)
     files = [Evaluation(graph, Way(chance)).run("x", points.reshape(-1, *SHAPE)) for _ in range(3)]
@@ -63,13 +63,33 @@ def test_nothing_lies_outside_the_ends_of_scaled_pixels(seed: int) -> None:
 
 
 def test_terms_that_cancel_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(*given: Any) -> Any:
-        view, line, linear = given
-        value = line.bias
-        size = None if value is None else abs(value)
-        return kept(view, replace(line, bias_size=size), linear)
+    def forgetful(pixels: Pixels, *given: Any) -> Pixels:
+        made = kept(pixels, *given)
+        return replace(made, size=np.maximum(np.abs(made.least), np.abs(made.most)), off=np.zeros(1))
 
-    kept = affine_rules._behind_scaling
-    monkeypatch.setattr(affine_rules, "_behind_scaling", forgetful)
+    kept = Pixels.scaled
+    monkeypatch.setattr(Pixels, "scaled", forgetful)
     found = [tried(seed) for seed in range(40)]
     assert any(outside or worst > 0 for outside, worst in found)
+
+
+def test_a_ball_that_does_not_grow_with_its_scale_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stays(pixels: Pixels, *given: Any) -> Pixels:
+        return replace(kept(pixels, *given), reaches=pixels.reaches)
+
+    kept = Pixels.scaled
+    monkeypatch.setattr(Pixels, "scaled", stays)
+    assert any(outside for outside, _ in map(tried, range(40)))
+
+
+def test_pixels_that_are_scaled_as_in_the_file_are_scaled_once() -> None:
+    draft, logits = scaled(np.random.default_rng(2), is_flat=False)
+    graph = graph_of(draft.model("x", SHAPE, logits, CLASSES))
+    center = np.full((1, *SHAPE), 0.5, dtype=np.float32)
+    guard = WrittenGuard(graph, SHAPE, CLASSES, center, center, ball=(center, 0.1))
+    operators = [node.op_type for node in guard.model.graph.node]
+    steps = [
+        node.operator for node in graph.nodes[: next(i for i, n in enumerate(graph.nodes) if n.operator == "Conv")]
+    ]
+    assert operators[: len(steps)] == steps
+    assert operators.count("Pad") == 0
