@@ -30,7 +30,7 @@ LONGEST_FILE: Final = 400
 FLOORS: Final = (
     ("errors",),
     ("choices",),
-    ("plugins", "wording"),
+    ("plugins", "telling", "wording"),
     ("files",),
     ("grid", "claim"),
     ("records",),

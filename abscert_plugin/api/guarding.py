@@ -24,6 +24,7 @@ from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import ConfigError, DataError
 from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN, RADIUS
 from abscert_plugin.guards.write import write_guard
+from abscert_plugin.telling import Tell, nobody
 
 _AT_ONCE: Final = 256  # images in a forward pass
 
@@ -89,16 +90,21 @@ class Guard:
 
 
 def make_guard(
-    artifact: Artifact, out: Path, balls: Sequence[Ball], largest: bool = False, bound: str = "ibp"
+    artifact: Artifact,
+    out: Path,
+    balls: Sequence[Ball],
+    largest: bool = False,
+    bound: str = "ibp",
+    tell: Tell = nobody,
 ) -> Guard:
-    """Write the guard of an opened classifier.
+    """Write the guard of an opened classifier; `tell` is told how far it is.
 
     Raises:
         ConfigError: if the name of the file or an option has no meaning.
         UnsupportedModelError: if the classifier has no guard.
         ExportError: if it cannot be written, or does not do what it should.
     """
-    made = write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
+    made = write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound), tell)
     return Guard(out, artifact, [ball.radius for ball in balls], made.logits)
 
 
@@ -124,6 +130,7 @@ def guard(
     inputs: str = "float",
     bound: str = "ibp",
     largest: bool = False,
+    progress: Tell = nobody,
     **reading: Unpack[Reading],
 ) -> Guard:
     """Write a classifier that certifies every image it is given: logits, label, certified and margin, in plain ONNX.
@@ -143,6 +150,7 @@ def guard(
         inputs: images of the ball: `float`, or `uint8` for those of 8 bits alone.
         bound: what certifies: `ibp`, or `crown-ibp`, which certifies more and takes longer.
         largest: also answer the largest of the radii that is certified.
+        progress: called with what is done, how much of it, how much there is, and a note.
         **reading: how a model of others reads pixels, see `Reading`.
 
     Raises:
@@ -157,4 +165,4 @@ def guard(
     with tempfile.TemporaryDirectory(prefix="abscert-") as folder:
         file = as_file(model, Path(folder), None, opening)
         check_target(path, file)
-        return make_guard(open_model(model, file, opening, Provider.CPU), path, balls, largest, bound)
+        return make_guard(open_model(model, file, opening, Provider.CPU), path, balls, largest, bound, progress)
