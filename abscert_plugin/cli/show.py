@@ -200,7 +200,7 @@ def _serve(folders: Sequence[Path], html: Path | None, port: int | None, pages: 
             server.serve_forever()
 
 
-def _no_images(run: RunInfo) -> None:
+def _no_images(run: RunInfo, folder: Path) -> None:
     """Find no images, where rows alone are compared."""
 
 
