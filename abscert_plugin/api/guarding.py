@@ -10,18 +10,18 @@ from typing import Any, Final, Unpack, final
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from abscert_plugin.api.arrays import as_image_array
+from abscert_plugin.api.arrays import as_pixels
 from abscert_plugin.api.models import Model, as_file, open_model
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.ball import LEVELS, Ball
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider, Runner
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.choices import member
 from abscert_plugin.claim import Inputs, Radius
-from abscert_plugin.errors import ConfigError, DataError
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN, RADIUS
 from abscert_plugin.guards.write import write_guard
 from abscert_plugin.telling import Tell, nobody
@@ -74,12 +74,7 @@ class Guard:
         Raises:
             DataError: if they do not have the classifier's shape, or a pixel lies outside [0, 1].
         """
-        found = as_image_array(images)
-        expected = self._artifact.metadata.image_shape
-        if found.shape[1:] != expected:
-            raise DataError(f"expected images of shape {expected}, got {found.shape[1:]}")
-        pixels = found / np.float32(LEVELS) if found.dtype == np.uint8 else found
-        fed = self._artifact.front.file_input(pixels)
+        fed = self._artifact.front.file_input(as_pixels(images, self._artifact.metadata.image_shape))
         parts = [self._runner.run(fed[start : start + _AT_ONCE]) for start in range(0, len(fed), _AT_ONCE)]
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         labels = whole[LABEL].astype(np.int64)  # runtimes give long long, which is another type of the same size
