@@ -131,7 +131,8 @@ def test_a_tunings_file_is_escaped_and_a_damaged_one_is_named(tmp_path: Path) ->
     page = parse_page(render_tuning(TuningContent.read(tmp_path), 5))
     assert len(page.all("script")) == 1
     assert hostile in page.text
-    for steps in (None, [{}], [{"cells": "x"}]):
+    damaged: list[Any] = [None, [{}], [{"cells": "x"}]]
+    for steps in damaged:
         (tmp_path / "tune.json").write_text(json.dumps({"steps": steps}))
         with pytest.raises(RecordError, match="no file of a tuning"):
             TuningContent.read(tmp_path)
