@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from abscert_plugin.api.trained import Epoch as Epoch
     from abscert_plugin.api.trained import Trained as Trained
     from abscert_plugin.api.training import train as train
+    from abscert_plugin.api.tuning import Tuning as Tuning
+    from abscert_plugin.api.tuning import tune as tune
     from abscert_plugin.api.verdicts import ImageVerdict as ImageVerdict
     from abscert_plugin.api.verdicts import Verdicts as Verdicts
     from abscert_plugin.api.verifying import verify as verify
@@ -37,12 +39,14 @@ _LAZY: Final = {
     "Guard": "abscert_plugin.api.guarding",
     "ImageVerdict": "abscert_plugin.api.verdicts",
     "Trained": "abscert_plugin.api.trained",
+    "Tuning": "abscert_plugin.api.tuning",
     "Verdicts": "abscert_plugin.api.verdicts",
     "advise": "abscert_plugin.api.advising",
     "export": "abscert_plugin.api.exporting",
     "guard": "abscert_plugin.api.guarding",
     "load_data": "abscert_plugin.api.data",
     "train": "abscert_plugin.api.training",
+    "tune": "abscert_plugin.api.tuning",
     "verify": "abscert_plugin.api.verifying",
     "wrap": "abscert_plugin.api.exporting",
 }
@@ -56,6 +60,7 @@ __all__ = [
     "Guard",
     "ImageVerdict",
     "Trained",
+    "Tuning",
     "Verdicts",
     "__version__",
     "advise",
@@ -63,6 +68,7 @@ __all__ = [
     "guard",
     "load_data",
     "train",
+    "tune",
     "verify",
     "wrap",
 ]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from command_line import abscert, refused, train
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 LIMIT = 30
 ON = ("--data", "digits")
 Edit = Callable[[dict[str, Any]], None]

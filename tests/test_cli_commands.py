@@ -12,6 +12,8 @@ from tiny_networks import run_onnx
 
 from abscert_plugin.data import DATA_SETS, Split, load_data
 from abscert_plugin.records import read_records
+from abscert_plugin.training import run
+from abscert_plugin.training.config import TrainingConfig
 
 COMMANDS = ["train", "tune", "export", "wrap", "verify", "guard", "card", "show", "data", "demo"]
 
@@ -291,16 +293,15 @@ def test_data_describes_one_set() -> None:
 
 @pytest.mark.slow
 def test_demo_does_the_whole_job_and_sets_a_former_one_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import abscert_plugin.training.config as config
-
-    quick = config.TrainingConfig(epochs=1, batch_size=512, learning_rate=1e-3)
-    monkeypatch.setattr(config, "default_config", lambda data, network: quick)
+    quick = TrainingConfig(epochs=1, batch_size=512, learning_rate=1e-3)
+    monkeypatch.setattr(run, "default_config", lambda *of: quick)
     out = tmp_path / "demo"
     out.mkdir()
     (out / "mine").write_text("kept")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")  # nobody listens there
     result = abscert("demo", "--out", out, "--web")
+    assert {json.loads(line)["epoch"] for line in (out / "history.jsonl").read_text().splitlines()} == {1}
     assert "renamed the former demo" in result.err
     assert (tmp_path / "demo.old-1" / "mine").read_text() == "kept"
     written = ("verify/records.jsonl", "tune/tune.json", "tune/deploy.onnx", "report.html", "guard.onnx", "try.html")

@@ -14,6 +14,8 @@ from abscert_plugin.blackbox import BlackBox
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.records import read_records
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 BATCH = 20
 # a process that is killed by signal 9 in its n-th forward pass, counted from the first batch of images
 KILLED = f"""
@@ -55,7 +57,6 @@ def assert_complete(trained: Path, out: Path) -> None:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no signal 9")
 @pytest.mark.parametrize("batch", [1, 7])
 def test_a_killed_verification_is_completed_by_the_same_command(trained: Path, tmp_path: Path, batch: int) -> None:

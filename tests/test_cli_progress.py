@@ -2,13 +2,16 @@
 
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from abscert_plugin.cli import progress
-from abscert_plugin.cli.progress import ProgressObserver, line_of, new_bar, progress_bar, working
+from abscert_plugin.cli.progress import ProgressObserver, line_of, lines_of, new_bar, progress_bar, telling, working
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.report.figures import duration
 from abscert_plugin.verification.logits import accuracy
@@ -58,6 +61,33 @@ def test_without_a_terminal_a_long_step_is_not_silent(
             time.sleep(0.02)
             lines = capsys.readouterr().err.splitlines()
     assert lines == ["verifying digits: 0 of 7"]
+
+
+def test_work_of_several_steps_tells_the_one_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, bar = [100.0], new_bar()
+    bar.get_time = lambda: clock[0]
+
+    @contextmanager
+    def shown() -> Iterator[Progress]:
+        yield bar
+
+    monkeypatch.setattr(progress, "progress_bar", shown)
+    with telling("deciding q", until=200.0) as tell:
+        assert lines_of(bar) == ["deciding q: 0 s so far, at most 1 min 40 s left"]
+        for done in range(4):
+            clock[0] += 2
+            tell("cases that are bounded", done, 4)
+        line = "deciding q, cases that are bounded: 3 of 4, 2 s each, 2 s left, at most 1 min 32 s left"
+        assert lines_of(bar) == [line]
+        tell("cases that are bounded", 4, 4)
+        assert lines_of(bar) == ["deciding q: 8 s so far, at most 1 min 32 s left"]
+        for done in range(3):
+            clock[0] += 4
+            tell("rounds of cutting", done, None, f"{5 - done} of 9 conjunctions open")
+        line = "deciding q, rounds of cutting: 2 so far, 4 s each, at most 1 min 20 s left, 3 of 9 conjunctions open"
+        assert lines_of(bar) == [line]
+        clock[0] = 300.0
+        assert "at most 0 s left" in lines_of(bar)[0]
 
 
 def test_reading_images_and_running_a_file_on_them_is_counted(

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ LONGEST_FILE: Final = 400
 FLOORS: Final = (
     ("errors",),
     ("choices",),
-    ("plugins", "wording"),
+    ("plugins", "telling", "wording"),
     ("files",),
     ("grid", "claim"),
     ("records",),
@@ -69,10 +70,17 @@ class Module:
     def is_cli(self) -> bool:
         return "/cli/" in self.path or self.path.endswith("/cli.py")
 
-    def nodes(self) -> Iterator[ast.AST]:
-        return ast.walk(ast.parse(self.text))
+    def nodes(self) -> tuple[ast.AST, ...]:
+        return nodes_of(self.text)
 
 
+@cache
+def nodes_of(text: str) -> tuple[ast.AST, ...]:
+    """Return the nodes of a source; several rules read each file."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
+@cache
 def aliases(module: Module) -> dict[str, str]:
     """Return what each imported name stands for, such as np: numpy, or load: torch.load."""
     names: dict[str, str] = {}
@@ -102,6 +110,7 @@ def calls(module: Module) -> Iterator[tuple[str, ast.Call]]:
             yield dotted(node.func, names), node
 
 
+@cache
 def imported(module: Module) -> set[str]:
     """Return every module that is imported by a statement, or by name with importlib."""
     found = set(aliases(module).values())
@@ -116,6 +125,7 @@ def imported(module: Module) -> set[str]:
     return {name.split(".")[0] for name in found}
 
 
+@cache
 def full_names(module: Module) -> set[str]:
     """Return the full name of every module that is imported by a statement, and of every name out of one."""
     found: set[str] = set()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+from jaxtyping import Float32
 from numpy.typing import ArrayLike
 
 from abscert_plugin.ball import LEVELS
@@ -133,6 +134,18 @@ def as_image_array(images: Any) -> np.ndarray:
             f"expected pixels in [0, 1], got {least:g} to {most:g}; of 0 to 255, pass uint8 or divide by 255"
         )
     return found.astype(np.float32)
+
+
+def as_pixels(images: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "images channels height width"]:
+    """Return images of a classifier's shape as float32 in [0, 1].
+
+    Raises:
+        DataError: as `as_image_array`, or if they have another shape.
+    """
+    found = as_image_array(images)
+    if found.shape[1:] != shape:
+        raise DataError(f"expected images of shape {shape}, got {found.shape[1:]}")
+    return found / np.float32(LEVELS) if found.dtype == np.uint8 else found
 
 
 def _stored(images: np.ndarray, is_trained_on: bool) -> tuple[Stored, int]:

@@ -1,4 +1,4 @@
-"""`abscert.export` and `abscert.wrap`: a training or a torch module as ONNX, and any classifier under abstraction."""
+"""`abscert.export` and `abscert.wrap`: a training or a module as ONNX, in fewer bits, and under abstraction."""
 
 import tempfile
 from dataclasses import replace
@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 import numpy as np
 
+from abscert_plugin.api.arrays import Images, as_pixels
 from abscert_plugin.api.grids import wrapping_grid
 from abscert_plugin.api.models import Model, as_file, is_module, module_as_file, module_opening
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.export import Exported
-from abscert_plugin.artifact.wrap import WrapOptions, Wrapped
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.precision import Narrowed, Precision, narrow
+from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, probe_images
 from abscert_plugin.artifact.wrap import wrap as write
+from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.ball import LEVELS
+from abscert_plugin.blackbox import Provider
+from abscert_plugin.choices import member
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -44,23 +50,75 @@ def export_training(folder: Path, out: Path | None) -> tuple[Exported, Checkpoin
     return write_onnx(network, config, grid, checkpoint, probes, out or folder), checkpoint
 
 
+def open_deployed(path: Path) -> Artifact:
+    """Open a deployed file, or that of a training's folder, to be written in fewer bits.
+
+    Raises:
+        UnsupportedModelError: if it is none.
+    """
+    return Artifact.open(path / DEPLOY if path.is_dir() else path, Provider.CPU)
+
+
+def narrow_file(
+    source: Artifact, precision: str, out: Path | None, images: DataSet | Images | None
+) -> tuple[Narrowed, int]:
+    """Write a deployed file in fewer bits, and return it with the number of images that it was compared on.
+
+    Args:
+        source: the file.
+        precision: `float16` or `int8`.
+        out: the folder; that of the file where None.
+        images: of the training split, which show the ranges of whole numbers; none for float16.
+
+    Raises:
+        ConfigError: if there is no such precision, or images are missing or have no meaning.
+        DataError: if they do not fit the file.
+        AbscertError: as `narrow`.
+    """
+    shape = source.metadata.image_shape
+    if member(Precision, "precision", precision) is Precision.FLOAT16:
+        if images is not None:
+            raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
+        pixels = probe_images(shape)
+    elif images is None:
+        raise ConfigError("expected images of the training split, by which int8 finds its ranges")
+    elif isinstance(images, DataSet):
+        source.check_fit(images.shape, images.labels)
+        pixels = images.pixels(images.take(np.arange(len(images))).images)
+    else:
+        pixels = as_pixels(images, shape)
+    kind = Precision(precision)
+    return narrow(source, kind, out or source.path.parent, pixels), len(pixels)
+
+
 @in_python
 def export(
-    model: "str | PathLike[str] | nn.Module", out: str | PathLike[str] | None = None, **reading: Unpack[Reading]
+    model: "str | PathLike[str] | nn.Module",
+    out: str | PathLike[str] | None = None,
+    *,
+    precision: str | None = None,
+    images: DataSet | Images | None = None,
+    **reading: Unpack[Reading],
 ) -> Exported:
     """Write the ONNX files of a training's best epoch, or one of a torch module, checked against torch.
 
         abscert.export(network, "model.onnx", image_shape=(3, 32, 32))
+        abscert.export("runs/own", precision="int8", images=images)
 
     A module is exported as `verify` does it: a copy in evaluation mode, on the CPU, with a free batch size.
 
     Args:
-        model: folder of a training, or a `torch.nn.Module`.
+        model: folder of a training, or a `torch.nn.Module`; with `precision`, a deployed file too, but no module.
         out: folder for the files of a training (its own where None); the file of a module.
+        precision: `float16` or `int8`: write `deploy-PRECISION.onnx` of the training's `deploy.onnx` instead, whose
+            network has fewer bits, and whose phi is the same.
+        images: for int8, images of the training split, which show the ranges: [count, channels, height, width], floats
+            in [0, 1] or uint8, or `load_data(name, "train", limit=500)`.
         **reading: of a module, `image_shape` and how it reads pixels, see `Reading`.
 
     Returns:
-        Where they are (`deploy`, and `abstract` of a training on cells), and how far their logits are from torch's.
+        Where they are (`deploy`, and `abstract` of a training on cells), and how far their logits are from torch's, or,
+        with `precision`, from those of the file.
 
     Raises:
         CheckpointError: if the folder holds no training.
@@ -69,6 +127,13 @@ def export(
         ExportError: if a file cannot be written or gives other logits than torch; nothing is written then.
     """
     opening = opening_of(reading)
+    if precision is not None:
+        if not isinstance(model, str | PathLike) or opening is not None:
+            raise ConfigError("expected the folder of a training or its deploy.onnx, and nothing else, with precision")
+        made, _ = narrow_file(open_deployed(Path(model)), precision, None if out is None else Path(out), images)
+        return Exported(None, made.path, made.largest_difference)
+    if images is not None:
+        raise ConfigError("expected images with precision='int8' alone")
     if isinstance(model, str | PathLike):
         if opening is not None:
             raise ConfigError("expected nothing on how pixels are read with a training: its files say it themselves")

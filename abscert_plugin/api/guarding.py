@@ -10,20 +10,21 @@ from typing import Any, Final, Unpack, final
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from abscert_plugin.api.arrays import as_image_array
+from abscert_plugin.api.arrays import as_pixels
 from abscert_plugin.api.models import Model, as_file, open_model
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.ball import LEVELS, Ball
+from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider, Runner
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.choices import member
 from abscert_plugin.claim import Inputs, Radius
-from abscert_plugin.errors import ConfigError, DataError
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN, RADIUS
 from abscert_plugin.guards.write import write_guard
+from abscert_plugin.telling import Tell, nobody
 
 _AT_ONCE: Final = 256  # images in a forward pass
 
@@ -73,12 +74,7 @@ class Guard:
         Raises:
             DataError: if they do not have the classifier's shape, or a pixel lies outside [0, 1].
         """
-        found = as_image_array(images)
-        expected = self._artifact.metadata.image_shape
-        if found.shape[1:] != expected:
-            raise DataError(f"expected images of shape {expected}, got {found.shape[1:]}")
-        pixels = found / np.float32(LEVELS) if found.dtype == np.uint8 else found
-        fed = self._artifact.front.file_input(pixels)
+        fed = self._artifact.front.file_input(as_pixels(images, self._artifact.metadata.image_shape))
         parts = [self._runner.run(fed[start : start + _AT_ONCE]) for start in range(0, len(fed), _AT_ONCE)]
         whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         labels = whole[LABEL].astype(np.int64)  # runtimes give long long, which is another type of the same size
@@ -89,16 +85,21 @@ class Guard:
 
 
 def make_guard(
-    artifact: Artifact, out: Path, balls: Sequence[Ball], largest: bool = False, bound: str = "ibp"
+    artifact: Artifact,
+    out: Path,
+    balls: Sequence[Ball],
+    largest: bool = False,
+    bound: str = "ibp",
+    tell: Tell = nobody,
 ) -> Guard:
-    """Write the guard of an opened classifier.
+    """Write the guard of an opened classifier; `tell` is told how far it is.
 
     Raises:
         ConfigError: if the name of the file or an option has no meaning.
         UnsupportedModelError: if the classifier has no guard.
         ExportError: if it cannot be written, or does not do what it should.
     """
-    made = write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound))
+    made = write_guard(artifact, balls, out, largest, member(BoundMethod, "bound", bound), tell)
     return Guard(out, artifact, [ball.radius for ball in balls], made.logits)
 
 
@@ -124,6 +125,7 @@ def guard(
     inputs: str = "float",
     bound: str = "ibp",
     largest: bool = False,
+    progress: Tell = nobody,
     **reading: Unpack[Reading],
 ) -> Guard:
     """Write a classifier that certifies every image it is given: logits, label, certified and margin, in plain ONNX.
@@ -143,6 +145,7 @@ def guard(
         inputs: images of the ball: `float`, or `uint8` for those of 8 bits alone.
         bound: what certifies: `ibp`, or `crown-ibp`, which certifies more and takes longer.
         largest: also answer the largest of the radii that is certified.
+        progress: called with what is done, how much of it, how much there is, and a note.
         **reading: how a model of others reads pixels, see `Reading`.
 
     Raises:
@@ -157,4 +160,4 @@ def guard(
     with tempfile.TemporaryDirectory(prefix="abscert-") as folder:
         file = as_file(model, Path(folder), None, opening)
         check_target(path, file)
-        return make_guard(open_model(model, file, opening, Provider.CPU), path, balls, largest, bound)
+        return make_guard(open_model(model, file, opening, Provider.CPU), path, balls, largest, bound, progress)

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from abscert_plugin.artifact.model_file import model_sha256, read_model
 from abscert_plugin.artifact.write import DEPLOY
+from abscert_plugin.data.own import is_own_file
 from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.files import read_json
 from abscert_plugin.report.run_content import rows_in
@@ -35,9 +36,13 @@ def records_in(path: Path) -> Found:
     """Return a file of records: the path itself, or of a folder the one in it, else the only one in its folders.
 
     Raises:
-        ConfigError: if it is a folder without records, or with those of several verifications below it.
+        ConfigError: if it is a folder without records, or with those of several verifications below it; or data.
     """
     if not path.is_dir():
+        if path.is_file() and is_own_file(path):
+            raise ConfigError(
+                f"expected records of a verification, got data, {path}; run `abscert verify MODEL --data {path}`"
+            )
         return path, ""
     if (own := rows_in(path)) is not None:  # the folder is the run's own
         return own, ""

@@ -63,6 +63,16 @@ def carry_out(
     return Trained(run, data, write_run(run, data, out), out, holder)
 
 
+def need_classes(data: TrainingData) -> None:
+    """Refuse data with nothing to tell apart.
+
+    Raises:
+        ConfigError: if there is one class alone.
+    """
+    if len(data.training.classes) < 2:
+        raise ConfigError("expected labels of at least 2 classes, got 1")
+
+
 def loop_options(entry: MethodEntry | None, **given: Any) -> dict[str, Any]:
     """Return options of the loop: a method's own where they were not given, and those of `baselines` of a caller's.
 
@@ -171,8 +181,7 @@ def train(
     entry, how = _method(method, ball, choice, cells is not None or granularity is not None, options)
     grid = training_grid(how.takes_intervals, "this method", cells, granularity)
     loaded = training_data(data, validation, classes, None if directory is None else Path(directory), image_size)
-    if len(loaded.training.classes) < 2:
-        raise ConfigError("expected labels of at least 2 classes, got 1")
+    need_classes(loaded)
     chosen = loop_options(
         entry,
         epochs=epochs,
@@ -185,7 +194,7 @@ def train(
         average=average,
         seed=seed,
     )
-    spec = _spec(network, data, loaded, how, grid, activation or _activation(entry), device, chosen)
+    spec = spec_of(network, data, loaded, how, grid, activation or _activation(entry), device, chosen)
     scratch = Scratch(out)
     folder = scratch.path
     prepare_folder(folder, resume)
@@ -229,7 +238,7 @@ def _activation(entry: MethodEntry | None) -> str:
     return "relu" if entry is None else str(entry.activation)
 
 
-def _spec(
+def spec_of(
     network: Network,
     data: Data,
     loaded: TrainingData,
@@ -239,7 +248,21 @@ def _spec(
     device: str,
     chosen: Mapping[str, Any],
 ) -> RunSpec:
-    """Return what to train."""
+    """Return what to train.
+
+    Args:
+        network: as of `train`.
+        data: as of `train`.
+        loaded: what the data are.
+        how: the method.
+        grid: its cells; None where it has none.
+        activation: of a network of ours.
+        device: `auto`, `cpu` or `cuda`.
+        chosen: options of the loop; None where one was not given.
+
+    Raises:
+        ConfigError: if an option has no meaning, or the network does not take the images.
+    """
     name = loaded.training.name
     like = "digits" if not isinstance(data, str | DataSet) and len(loaded.training) < _FEW else name
     if isinstance(network, str):

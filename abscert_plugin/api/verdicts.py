@@ -18,6 +18,7 @@ from abscert_plugin.data.arrays import ARRAYS
 from abscert_plugin.errors import ConfigError, MissingPackageError, RecordError
 from abscert_plugin.files import read_array
 from abscert_plugin.records import Record, RunInfo
+from abscert_plugin.report.provenance import IMAGES
 from abscert_plugin.verification.certificate import sentence, write_certificate
 from abscert_plugin.verification.decision import ITSELF
 from abscert_plugin.verification.summary import Summary, summarise
@@ -25,7 +26,6 @@ from abscert_plugin.verification.summary import Summary, summarise
 if TYPE_CHECKING:
     import pandas
 
-IMAGES: Final = "images.npz"
 _SHOWN: Final = 20  # rows of the table in a notebook
 _COLUMNS: Final = (
     *("index", "label", "prediction", "verdict", "margin", "counterexample"),

@@ -24,6 +24,7 @@ from abscert_plugin.cli import (
     query,
     show,
     train,
+    tune,
     verify,
 )
 from abscert_plugin.cli.console import LOG
@@ -64,7 +65,7 @@ def build_app() -> typer.Typer:
     """
     app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
     app.callback(help=_HELP, epilog=GUIDE)(_options)
-    for module in (demo, data, advise, train, verify, show, check, queries, query, artifact, guard, card):
+    for module in (demo, data, advise, train, tune, verify, show, check, queries, query, artifact, guard, card):
         module.register(app)
     for point, register in registered(ENTRY_POINTS):
         try:

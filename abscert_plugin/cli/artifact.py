@@ -111,35 +111,28 @@ def _narrow(
     json: bool,
 ) -> None:
     """Write a deployed file in fewer bits."""
-    from abscert_plugin.artifact.opened import Artifact
-    from abscert_plugin.artifact.precision import Precision, narrow
-    from abscert_plugin.artifact.wrap import probe_images
-    from abscert_plugin.artifact.write import DEPLOY
-    from abscert_plugin.blackbox import Provider
+    from abscert_plugin.api.exporting import narrow_file, open_deployed
+    from abscert_plugin.artifact.precision import Precision
     from abscert_plugin.choices import member
     from abscert_plugin.data import Split, load_data
 
     kind = member(Precision, "precision", precision)
-    source = Artifact.open(run / DEPLOY if run.is_dir() else run, Provider.CPU)
+    source, images, note = open_deployed(run), None, ""
     data, data_dir, image_size = given
     if kind is Precision.INT8:
         name, note = options.known_data(data, source.metadata.trained_on, "the model")
         images = load_data(name, Split.TRAIN, data_dir, image_size).first(calibration)
-        source.check_fit(images.shape, images.labels)
-        pixels = images.pixels(images.take(np.arange(len(images))).images)
-        say(note)
-    else:
-        if (data, data_dir, image_size) != (None, None, None):
-            raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
-        pixels = probe_images(source.metadata.image_shape)
-    made = narrow(source, kind, out or source.path.parent, pixels)
+    elif (data, data_dir, image_size) != (None, None, None):
+        raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
+    made, count = narrow_file(source, precision, out, images)
+    say(note)
     size, former = made.path.stat().st_size, source.path.stat().st_size
     if json:
         print_json({"deploy": str(made.path), "bytes": size, "largest_difference": made.largest_difference})
         return
     OUT.print(
         f"wrote {made.path}: {size:,} bytes in place of {former:,}, logits within {made.largest_difference:.2g} of the "
-        f"file's on {len(pixels):,} {'training' if kind is Precision.INT8 else 'random'} images",
+        f"file's on {count:,} {'training' if kind is Precision.INT8 else 'random'} images",
         highlight=False,
         soft_wrap=True,
     )

@@ -10,7 +10,8 @@ from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import LOG, OUT
 from abscert_plugin.cli.guard import guard
 from abscert_plugin.cli.show import show
-from abscert_plugin.cli.train import train, tune
+from abscert_plugin.cli.train import train
+from abscert_plugin.cli.tune import tune
 from abscert_plugin.cli.verify import verify
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import DataError

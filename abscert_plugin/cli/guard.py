@@ -9,7 +9,7 @@ from abscert_plugin.api.looking import model_in
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
-from abscert_plugin.cli.progress import working
+from abscert_plugin.cli.progress import telling
 
 _EXAMPLE: Final = "abscert guard runs/ball --radius 0.1 --out runs/ball/guard.onnx"
 
@@ -85,8 +85,8 @@ def guard(  # one parameter per option
     kind = member(Inputs, "inputs", inputs)
     balls = [Ball(Radius.parse(text, radius_scale), kind) for text in radius]
     opening = foreign.opening(image_shape, layout, input_range, mean, std, output, constant)
-    with working(f"writing the guard of {model.name}"):
-        make_guard(open_classifier(model, Provider.CPU, opening), out, balls, largest, bound)
+    with telling(f"writing the guard of {model.name}") as tell:
+        make_guard(open_classifier(model, Provider.CPU, opening), out, balls, largest, bound, tell)
     say(found)
     size = out.stat().st_size / model.stat().st_size
     if json:

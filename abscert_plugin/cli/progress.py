@@ -11,6 +11,7 @@ from rich.text import Text
 
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.report.figures import duration
+from abscert_plugin.telling import Tell
 
 FIRST_SECONDS: Final = 5.0
 """After so long the first plain line is written: what takes less says nothing."""
@@ -38,14 +39,15 @@ def new_bar() -> Progress:
 def progress_bar() -> Iterator[Progress]:
     """Show a bar on stderr, or plain lines in a log, while it lasts.
 
-    Tasks need the field `note`, which may be empty; one without a total shows how long it has taken.
+    Tasks need the field `note`, which may be empty; one without a total shows how long it has taken. The field `until`
+    is when its time is up, by the bar's clock.
     """
     bar = new_bar()
     if LOG.is_terminal:
         with bar:
             yield bar
         return
-    with plain_lines(lambda: [line_of(task) for task in bar.tasks if not task.finished]):
+    with plain_lines(lambda: lines_of(bar)):
         yield bar
 
 
@@ -55,6 +57,30 @@ def working(title: str) -> Iterator[None]:
     with progress_bar() as bar:
         bar.add_task(title, total=None, note="")
         yield
+
+
+@contextmanager
+def telling(title: str, until: float | None = None) -> Iterator[Tell]:
+    """Show work that tells what it does one after the other, and how far it is with that.
+
+    Args:
+        title: of all of it.
+        until: when its time is up, by `time.monotonic`; None where it has no limit.
+    """
+    with progress_bar() as bar:
+        whole = bar.add_task(title, total=None, note="", until=until)  # shown while nothing is counted
+        steps: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int | None, note: str = "") -> None:
+            if what not in steps:
+                for task in steps.values():
+                    bar.update(task, visible=False)
+                steps[what] = bar.add_task(f"{title}, {what}", total=total, completed=done, note="", until=until)
+            goes_on = total is None or done < total
+            bar.update(steps[what], completed=done, note=note, visible=goes_on)
+            bar.update(whole, visible=not goes_on)
+
+        yield tell
 
 
 @contextmanager
@@ -82,6 +108,11 @@ def plain_lines(lines: Callable[[], Sequence[str]]) -> Iterator[None]:
         thread.join()
 
 
+def lines_of(bar: Progress) -> list[str]:
+    """Return what a bar shows and that goes on, a plain line each."""
+    return [line_of(task) for task in bar.tasks if task.visible and not task.finished]
+
+
 def line_of(task: Task) -> str:
     """Return a task as one plain line."""
     return ", ".join(part for part in (f"{task.description}: {pace(task)}", str(task.fields["note"]).strip()) if part)
@@ -89,14 +120,19 @@ def line_of(task: Task) -> str:
 
 def pace(task: Task) -> str:
     """Return how far a task is, its rate and the time left, as far as they are known."""
-    if task.total is None:
-        return f"{duration(task.elapsed or 0.0)} so far"
-    parts = [f"{task.completed:,.0f} of {task.total:,.0f}"]
+    if task.total is not None:
+        parts = [f"{task.completed:,.0f} of {task.total:,.0f}"]
+    elif task.completed:
+        parts = [f"{task.completed:,.0f} so far"]
+    else:
+        parts = [f"{duration(task.elapsed or 0.0)} so far"]
     if task.speed:
         parts.append(_rate(task.speed))
-        if not task.finished:
-            parts.append(f"{duration(task.remaining / task.speed)} left" if task.remaining is not None else "")
-    return ", ".join(part for part in parts if part)
+        if task.remaining:
+            parts.append(f"{duration(task.remaining / task.speed)} left")
+    if (until := task.fields.get("until")) is not None:
+        parts.append(f"at most {duration(max(until - task.get_time(), 0.0))} left")
+    return ", ".join(parts)
 
 
 def _rate(speed: float) -> str:

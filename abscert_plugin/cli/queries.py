@@ -73,7 +73,7 @@ def queries(
         raise ConfigError(f"expected a run on the claim ball, got one on {said.get('claim')}: cells need no solver")
     if not 0 < timeout < float("inf"):
         raise ConfigError(f"expected a time-out above 0 seconds, got {timeout}")
-    data = run_images(run, data_dir, image_size)
+    data = run_images(run, data_dir, image_size, path.parent)
     places = [path.parent, path.parent.resolve().parent] if model is None else [model.parent]
     found = run_model(run, places)
     if found is None:

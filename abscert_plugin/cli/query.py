@@ -20,7 +20,7 @@ import typer
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
-from abscert_plugin.cli.progress import progress_bar, working
+from abscert_plugin.cli.progress import progress_bar, telling
 from abscert_plugin.errors import ConfigError, QueryError, RecordError
 from abscert_plugin.files import read_json, write_whole
 
@@ -109,13 +109,13 @@ def verify_query(
     end = begun + seconds - min(_MARGIN, seconds / 10)
     try:
         with (
-            working(f"deciding {path.name}"),
+            telling(f"deciding {path.name}", end) as tell,
             interruptible("nothing was written"),
             _stopped_after(end - time.monotonic()),
         ):
             query = read_query(path)
             network = open_network(_network_file(query, networks), query.query)
-            outcome = solve(query.query, network, end - time.monotonic())
+            outcome = solve(query.query, network, end - time.monotonic(), tell)
     except _TimeUp:
         typer.echo(Verdict.TIMED_OUT)
         say("note: the time was up in the middle of a step")

@@ -30,6 +30,7 @@ from abscert_plugin.report.terminal import (
     summary_tables,
 )
 from abscert_plugin.report.training_page import TrainingContent, is_training, render_training, training_table
+from abscert_plugin.report.tuning_page import TuningContent, is_tuning, render_tuning
 
 _EXAMPLE: Final = "abscert show runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --html report.html"
 _PORT: Final = 8000
@@ -167,12 +168,14 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _pages(images: Images, data_dir: Path | None) -> Pages:
-    """Return what makes the pages of --serve: of verifications, of trainings, and those of other packages."""
+    """Return what makes the pages of --serve: of verifications, tunings and trainings, and those of other packages."""
     others = [make for _, make in registered(_PAGES_GROUP)]
 
     def page(folder: Path) -> str | None:
         if (records := rows_in(folder)) is not None and records.with_name("run.json").is_file():
             return render_page(read_content(records, images, _note))
+        if is_tuning(folder):
+            return render_tuning(TuningContent.read(folder))
         if is_training(folder) and not any((folder / name).is_file() for name in _PAGES):
             return render_training(TrainingContent.read(folder))
         found = (make(folder, data_dir) for make in others)
@@ -200,7 +203,7 @@ def _serve(folders: Sequence[Path], html: Path | None, port: int | None, pages: 
             server.serve_forever()
 
 
-def _no_images(run: RunInfo) -> None:
+def _no_images(run: RunInfo, folder: Path) -> None:
     """Find no images, where rows alone are compared."""
 
 

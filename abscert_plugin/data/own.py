@@ -43,6 +43,11 @@ def own_entry(name: str) -> DataSetEntry | None:
     return DataSetEntry(name, "your own arrays or table", (), load)
 
 
+def is_own_file(path: Path) -> bool:
+    """Tell whether a file is data of the user's own, by its suffix."""
+    return _suffix(path) is not None
+
+
 def load_own(name: str, request: DataRequest) -> DataSet:
     """Return a split of the data at a path, which is looked for below the request's directory too.
 

@@ -1,7 +1,7 @@
 """A graph taken up node by node: constants and sizes are computed here, what depends on the image is left to rules."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -114,13 +114,20 @@ class Walk(ABC):
     def apply(self, node: Node) -> None:
         """Take up what a node gives that reads something that depends on the source."""
 
-    def run(self, known: Collection[str], classes: int, refusal: str) -> None:
+    def run(
+        self,
+        known: Collection[str],
+        classes: int,
+        refusal: str,
+        on_node: Callable[[int, int], object] = lambda done, total: None,  # noqa: ARG005 - they have names for mypy
+    ) -> None:
         """Take up all nodes between the source and the output.
 
         Args:
             known: the operators that `apply` knows.
             classes: how many logits there have to be.
             refusal: how messages begin.
+            on_node: told after each how many are taken up, and how many there are.
 
         Raises:
             UnsupportedModelError: if an operator is not known, and names all of these at once; or a way to use one is
@@ -129,13 +136,15 @@ class Walk(ABC):
         missing = unsupported(self.graph, self.source, known)
         if missing:
             raise UnsupportedModelError(f"{refusal}: {'; '.join(missing)}")
-        for node in self.graph.between(self.source):
+        nodes = list(self.graph.between(self.source))
+        for done, node in enumerate(nodes, start=1):
             try:
                 self._take(node)
             except UnsupportedNodeError as error:
                 raise UnsupportedModelError(f"{refusal}: {node}: {error}") from error
             except BROKEN as error:
                 raise UnsupportedModelError(f"{refusal}: {node}: {one_line(error)}") from error
+            on_node(done, len(nodes))
         if self.shape_of(self.graph.output) != (classes,):
             raise UnsupportedModelError(f"{refusal}: expected logits [batch, {classes}] that depend on `{self.source}`")
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final, final
 
 import numpy as np
@@ -29,6 +30,7 @@ from abscert_plugin.guards.front import fed, inside
 from abscert_plugin.guards.rules import RULES
 from abscert_plugin.guards.values import Fact
 from abscert_plugin.guards.walk import GuardWalk
+from abscert_plugin.telling import Tell, nobody
 
 LOGITS: Final = "logits"
 LABEL: Final = "label"
@@ -43,6 +45,7 @@ BOUNDS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP)
 
 _LEAST_OPSET: Final = 13
 _REFUSAL: Final = "this file has no guard"
+_WRITING: Final = "nodes that are written"
 _OF_ORDER: Final = (Tail.SOFTMAX, Tail.LOG_SOFTMAX)
 
 
@@ -65,7 +68,11 @@ class Guarded:
 
 
 def guarded(
-    artifact: Artifact, balls: Sequence[Ball], has_largest: bool = False, bound: BoundMethod = BoundMethod.IBP
+    artifact: Artifact,
+    balls: Sequence[Ball],
+    has_largest: bool = False,
+    bound: BoundMethod = BoundMethod.IBP,
+    tell: Tell = nobody,
 ) -> Guarded:
     """Return the guard of a classifier: it answers logits, label, margin and what is certified.
 
@@ -77,6 +84,7 @@ def guarded(
         balls: one, or several: each has a column then.
         has_largest: whether to answer the largest radius that is certified too, `radius`, 0 where none is.
         bound: IBP, or CROWN-IBP, which certifies no less and takes longer.
+        tell: told of the nodes.
 
     Raises:
         UnsupportedModelError: if it has an operator without enclosure, a fixed batch, is no classifier of images, its
@@ -97,7 +105,7 @@ def guarded(
     emitter = Emitter(_names(model), graph.opset)
     ends, is_backward = fed(emitter, artifact, balls), bound is BoundMethod.CROWN_IBP
     walk = GuardWalk(inner, artifact.held, ends, emitter, _facts(proof, artifact), proof.shapes, RULES, is_backward)
-    walk.run(RULES, artifact.metadata.classes, _REFUSAL)
+    walk.run(RULES, artifact.metadata.classes, _REFUSAL, partial(tell, _WRITING))
     try:
         found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls), is_backward)
     except UnsupportedNodeError as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float32
 
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.write import write_checked
@@ -14,8 +15,11 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import ExportError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.tail import Tail
 from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN, Guarded, guarded
+from abscert_plugin.telling import Tell, nobody
 
 _IMAGES: Final = 16
+_AT_ONCE: Final = 4
+_CHECKING: Final = "images that it is run on"
 _BOUND: Final = 1e-5  # of the rounding of a margin that is only seen, in terms of the logits
 
 
@@ -25,6 +29,7 @@ def write_guard(
     path: Path,
     has_largest: bool = False,
     bound: BoundMethod = BoundMethod.IBP,
+    tell: Tell = nobody,
 ) -> Guarded:
     """Write the guard of a classifier and return it; see `guarded`.
 
@@ -37,17 +42,18 @@ def write_guard(
         path: where the file goes.
         has_largest: whether to answer the largest radius that is certified too.
         bound: IBP or CROWN-IBP.
+        tell: told of the nodes that are written, and of the images that it is run on.
 
     Raises:
         UnsupportedModelError, ConfigError: as `guarded`.
         ExportError: if it cannot be written, or does not do what it should; nothing is written then.
     """
-    made = guarded(artifact, balls, has_largest, bound)
-    write_checked({path.name: made.model}, path.parent, lambda paths: _check(paths, path.name, artifact, made))
+    made = guarded(artifact, balls, has_largest, bound, tell)
+    write_checked({path.name: made.model}, path.parent, lambda paths: _check(paths[path.name], artifact, made, tell))
     return made
 
 
-def _check(paths: Mapping[str, Path], name: str, artifact: Artifact, made: Guarded) -> None:
+def _check(path: Path, artifact: Artifact, made: Guarded, tell: Tell) -> None:
     """Run a guard that is about to get its name.
 
     Raises:
@@ -56,10 +62,27 @@ def _check(paths: Mapping[str, Path], name: str, artifact: Artifact, made: Guard
     shape = (_IMAGES, *artifact.metadata.image_shape)
     images = np.random.default_rng(0).random(shape, dtype=np.float32)
     try:
-        runner = Runner(paths[name])
-        found = runner.run(artifact.front.file_input(images))
+        runner = Runner(path)
+        for done in range(0, _IMAGES, _AT_ONCE):
+            tell(_CHECKING, done, _IMAGES)
+            part = images[done : done + _AT_ONCE]
+            _check_answers(runner.run(artifact.front.file_input(part)), part, artifact, made)
     except (UnsupportedModelError, VerifierError) as error:
         raise ExportError(f"the guard does not run here ({error}); nothing was written") from error
+    tell(_CHECKING, _IMAGES, _IMAGES)
+
+
+def _check_answers(
+    found: Mapping[str, np.ndarray],
+    images: Float32[np.ndarray, "images channels height width"],
+    artifact: Artifact,
+    made: Guarded,
+) -> None:
+    """Hold what a guard answered for images against the classifier.
+
+    Raises:
+        ExportError: if it does not do what it should.
+    """
     logits, labels, shown, margins = (found[output] for output in (made.logits, LABEL, CERTIFIED, MARGIN))
     expected = artifact.run_images(images)
     rows = np.arange(len(images))

@@ -13,12 +13,17 @@ from abscert_plugin.query.network import Network
 from abscert_plugin.query.query import Query
 from abscert_plugin.query.search import Group, Search, bounded
 from abscert_plugin.query.tree import Node
+from abscert_plugin.telling import Tell, nobody
 
 _log: Final = logging.getLogger(__name__)
 _POINTS: Final = 64  # of each case, at first
 _MORE_POINTS: Final = 2048  # of each case, where nothing can be proven
 _REAL_POINTS: Final = 256  # the same of real numbers, where each is checked in rationals
 _SHARE: Final = 0.2  # of the time left, for following gradients
+_TRYING: Final = "cases in which points are tried"
+_FOLLOWING: Final = "cases in which gradients are followed"
+_BOUNDING: Final = "cases that are bounded"
+_CUTTING: Final = "rounds of cutting"
 
 
 class Verdict(StrEnum):
@@ -48,7 +53,7 @@ class Outcome:
     reason: str = ""
 
 
-def solve(query: Query, network: Network, seconds: float) -> Outcome:
+def solve(query: Query, network: Network, seconds: float, tell: Tell = nobody) -> Outcome:
     """Decide a query.
 
     Soundness: `sat` is an input that was run through the file and checked in exact arithmetic; `unsat` rests on
@@ -58,10 +63,11 @@ def solve(query: Query, network: Network, seconds: float) -> Outcome:
         query: the query.
         network: the file, which fits it.
         seconds: after which nothing new is begun.
+        tell: told how far it is.
     """
     until = time.monotonic() + seconds
     try:
-        return _solve(query, network, until)
+        return _solve(query, network, until, tell)
     except VerifierError as error:
         return Outcome(Verdict.UNKNOWN, reason=str(error))
     except (RuntimeError, MemoryError) as error:
@@ -71,24 +77,27 @@ def solve(query: Query, network: Network, seconds: float) -> Outcome:
         return Outcome(Verdict.UNKNOWN, reason=str(failure))
 
 
-def _solve(query: Query, network: Network, until: float) -> Outcome:
-    attack = Attack(network, query)
-    for case in query.cases:
+def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
+    attack, count = Attack(network, query), len(query.cases)
+    for number, case in enumerate(query.cases):
+        tell(_TRYING, number, count)
         answer = attack.sample(case, _POINTS, until)
         if answer is not None:
             return Outcome(Verdict.SAT, answer)
     try:
         proof = network.proof
     except UnsupportedModelError as error:
-        return _attacked(query, attack, until, str(error))
+        return _attacked(query, attack, until, str(error), tell)
     groups: list[Group] = []
     searches: list[Search] = []
     is_quick = network.module is not None  # gradients of a proof take longer than bounds of a whole box
-    for case in query.cases if is_quick else ():
-        answer = attack.descend(case, _share_of(until, len(query.cases)))
+    for number, case in enumerate(query.cases if is_quick else ()):
+        tell(_FOLLOWING, number, count)
+        answer = attack.descend(case, _share_of(until, count))
         if answer is not None:
             return Outcome(Verdict.SAT, answer)
     for number, case in enumerate(query.cases):
+        tell(_BOUNDING, number, count)
         if time.monotonic() > until:
             return _late()
         found, values = bounded(proof, number, case, query.is_real)
@@ -97,7 +106,7 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
         left = [place for place in range(len(case.outputs)) if place not in closed]
         if left and not is_quick:
             still = replace(case, outputs=tuple(case.outputs[place] for place in left))
-            answer = attack.descend(still, _share_of(until, len(query.cases)))
+            answer = attack.descend(still, _share_of(until, count))
             if answer is not None:
                 return Outcome(Verdict.SAT, answer)
         for place in left:
@@ -109,7 +118,10 @@ def _solve(query: Query, network: Network, until: float) -> Outcome:
             answer = searches[-1].start(until)
             if answer is not None:
                 return Outcome(Verdict.SAT, answer)
-    while any(search.is_open for search in searches):
+    rounds = 0
+    while still_open := sum(search.is_open for search in searches):
+        tell(_CUTTING, rounds, None, f"{still_open} of {len(groups)} conjunctions open")
+        rounds += 1
         for search in searches:
             if time.monotonic() > until:
                 return _late()
@@ -127,9 +139,10 @@ def _share_of(until: float, cases: int) -> float:
     return time.monotonic() + _SHARE * max(0.0, until - time.monotonic()) / cases
 
 
-def _attacked(query: Query, attack: Attack, until: float, reason: str) -> Outcome:
+def _attacked(query: Query, attack: Attack, until: float, reason: str, tell: Tell) -> Outcome:
     """Look for an answer where nothing can be proven."""
-    for case in query.cases:
+    for number, case in enumerate(query.cases):
+        tell(_TRYING, number, len(query.cases))
         count = _REAL_POINTS if query.is_real else _MORE_POINTS
         answer = attack.sample(case, count, until) or attack.descend(case, until)
         if answer is not None:

@@ -43,7 +43,12 @@ class LinePlot:
 
 
 def line_plot(
-    title: str, points: Sequence[tuple[int, float]], last: int, marked: int | None, is_share: bool
+    title: str,
+    points: Sequence[tuple[int, float]],
+    last: int,
+    marked: int | None,
+    is_share: bool,
+    unit: str = "epoch",
 ) -> LinePlot:
     """Return the drawing of points (number, value), from 0 upwards; a value below 0 lowers the axis.
 
@@ -53,6 +58,7 @@ def line_plot(
         last: the number at the right end of the axis.
         marked: the number of the point that is marked; None for none.
         is_share: whether values are shares, 0 to 1, written in per cent.
+        unit: what is numbered.
     """
     values = [value for _, value in points]
     ticks = round_places(min(0.0, *values), max(values))
@@ -75,7 +81,7 @@ def line_plot(
         xs=tuple(Tick(x(at), f"{at:,}") for at in places if at == 1 or x(at) - x(1) > 2 * _TICKS),
         ys=tuple(Tick(y(at), _text(at, is_share)) for at in ticks),
         mark=mark,
-        said=f"epoch {marked}: {text}" if text else "",
+        said=f"{unit} {marked}: {text}" if text else "",
     )
 
 

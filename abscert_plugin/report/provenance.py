@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -9,21 +10,38 @@ from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.model_file import model_sha256, read_model
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data
+from abscert_plugin.data.arrays import ARRAYS
 from abscert_plugin.errors import AbscertError, DataError
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.counterexamples import Replay
 from abscert_plugin.verification.logits import read_logits
 
+IMAGES: Final = "images.npz"
+"""Where images that came as arrays lie beside their rows."""
 
-def run_images(run: RunInfo, data_dir: Path | None, image_size: int | None = None) -> DataSet:
+
+def run_images(
+    run: RunInfo, data_dir: Path | None, image_size: int | None = None, folder: Path | None = None
+) -> DataSet:
     """Return the split that the rows of a run speak of.
+
+    Args:
+        run: the content of run.json.
+        data_dir: where the files of data sets are.
+        image_size: side that images are resized to.
+        folder: of the run, where images that came as arrays are looked for.
 
     Raises:
         DataError: if it is not there, or holds other images than those of the run.
     """
     facts = run.data or {}
+    name = str(facts.get("name"))
+    if name == ARRAYS:
+        if folder is None or not (folder / IMAGES).is_file():
+            raise DataError(f"the images came as arrays, and no {IMAGES} holds them beside the records")
+        name = str(folder / IMAGES)
     try:
-        data = load_data(str(facts.get("name")), Split(facts.get("split", Split.TEST)), data_dir, image_size)
+        data = load_data(name, Split(facts.get("split", Split.TEST)), data_dir, image_size)
     except (AbscertError, ValueError) as error:
         raise DataError(f"the images are not there: {error}") from error
     if facts.get("sha256") != data.sha256:

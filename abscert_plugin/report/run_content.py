@@ -16,8 +16,9 @@ from abscert_plugin.verification.run import RECORDS, RUN
 
 _PACKED: Final = f"{RECORDS}.gz"
 
-Images = Callable[[RunInfo], DataSet | None]
-"""Finds the images that the rows of a run speak of, None to leave them out; a DataError says why they are not there."""
+Images = Callable[[RunInfo, Path], DataSet | None]
+"""Finds the images that the rows of a run in a folder speak of, None to leave them out; a DataError says why they are
+not there."""
 
 
 def rows_in(folder: Path) -> Path | None:
@@ -43,7 +44,7 @@ def read_content(
     run = RunInfo.read(records.with_name(RUN))
     data: DataSet | None = None
     try:
-        data = images(run)
+        data = images(run, records.parent)
     except DataError as error:
         note(f"without pictures, since {error}")
     folder = records.parent
@@ -55,10 +56,10 @@ def images_of(data_dir: Path | None, image_size: int | None) -> Images:
     """Return what finds the images of runs, each data set read once."""
     found: dict[str, DataSet] = {}
 
-    def images(run: RunInfo) -> DataSet | None:
+    def images(run: RunInfo, folder: Path) -> DataSet | None:
         key = repr(sorted((run.data or {}).items()))
         if key not in found:
-            found[key] = run_images(run, data_dir, image_size)
+            found[key] = run_images(run, data_dir, image_size, folder)
         return found[key]
 
     return images

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -10,7 +11,8 @@ import msgspec
 from rich.table import Table
 
 import abscert_plugin
-from abscert_plugin.errors import RecordError
+from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.errors import AbscertError, RecordError
 from abscert_plugin.files import read_json, read_text
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report import line_plot
@@ -19,6 +21,9 @@ from abscert_plugin.report.line_plot import LinePlot
 from abscert_plugin.report.templates import environment
 from abscert_plugin.report.terminal import as_shown, plain_table
 from abscert_plugin.wording import plain_words
+
+PAGE: Final = "training.html"
+"""The page that `--watch` writes into the folder of a training."""
 
 CHECKPOINT: Final = "checkpoint.json"
 HISTORY: Final = "history.jsonl"
@@ -132,7 +137,7 @@ def render_training(content: TrainingContent, refresh: int | None = None) -> str
             plots=_plots(content),
             size=line_plot,
             rows=content.epochs[-MOST_ROWS:],
-            details=_details(content.description),
+            details=details_of(content.description),
             refresh=refresh,
             version=abscert_plugin.__version__,
         )
@@ -143,8 +148,15 @@ def claim_of(description: Mapping[str, Any]) -> str:
     """Return what the validation error is of, a ball with its radius and scale; empty where nothing says it."""
     claim, how = str(description.get("claim", "")), _part(description, "method_options")
     if claim == "ball" and "radius" in how:
-        return f"{claim}, radius {how['radius']} {how.get('radius_scale', '')}".rstrip()
+        return f"{claim}, radius {_written(how['radius'])} {how.get('radius_scale', '')}".rstrip()
     return claim
+
+
+def _written(radius: Any) -> str:
+    """Return a radius as a user writes it; what is none stays as it is, since a file may say anything."""
+    with suppress(AbscertError):
+        return Radius.parse(str(radius), RadiusScale.TRAINING).written  # a scale on which all have a meaning
+    return str(radius)
 
 
 def training_table(content: TrainingContent) -> Table:
@@ -211,7 +223,8 @@ def _facts(content: TrainingContent) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
-def _details(description: Mapping[str, Any]) -> dict[str, str]:
+def details_of(description: Mapping[str, Any]) -> dict[str, str]:
+    """Return all that a description says as text, by names; what is nested has names with dots."""
     flat: dict[str, str] = {}
     for name, value in description.items():
         if isinstance(value, Mapping):

@@ -119,7 +119,7 @@ def tune(
     data: TrainingData,
     out: Path,
     observer: Callable[[int], Observer],
-    on_step: Callable[[TuningStep], None],
+    on_step: Callable[[TuningStep], object],
 ) -> Tuned:
     """Run Algorithm 3 in a folder, or go on with the tuning that is there.
 

@@ -1,12 +1,12 @@
 """The drawing of curves: where each mark lies on a plane of fixed size. The templates turn it into SVG."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.report.figures import percent
+from abscert_plugin.report.line_plot import round_places
 from compare.page.curves import Curve, CurveChart, Level, Point
 
 WIDTH: Final = 640
@@ -39,8 +39,6 @@ _MARKS: Final = (
 )
 _DASHES: Final = ("", "7 3", "2 3")
 _TOPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-_STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
-_TICKS: Final = 5
 
 
 @final
@@ -169,11 +167,8 @@ def _plot(chart: CurveChart, styles: Mapping[str, Style]) -> Plot:
 
 
 def _places(end: float) -> list[float]:
-    """Return round numbers from 0 to `end`, about `_TICKS` of them."""
-    least = end / _TICKS
-    unit = 10.0 ** math.floor(math.log10(least))
-    step = next(unit * part for part in _STEPS if unit * part >= least * (1 - 1e-9))
-    return [step * place for place in range(int(end / step * (1 + 1e-9)) + 1)]
+    """Return round numbers from 0 to `end`."""
+    return [at for at in round_places(0.0, end) if at <= end * (1 + 1e-9)]
 
 
 def _line(curve: Curve, field: _Field, style: Style) -> Line:

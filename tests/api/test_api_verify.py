@@ -1,6 +1,7 @@
 """`abscert.verify`: the command's verdicts on arrays, exported modules, and inputs that are refused."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,14 @@ def test_verdicts_on_arrays_are_those_of_the_command(
     assert decided(abscert.verify(deploy, abscert.load_data("digits", limit=12), **asked).records) == decided(expected)
     saved = verdicts.save(tmp_path / "saved")
     assert list(verdicts.records) == read_records(saved / "records.jsonl")
-    assert command("show", saved).status == 0
+    data = command("show", saved / "images.npz")
+    assert (data.status, data.err.count("\n")) == (2, 1)
+    assert "got data" in data.err
+    shown = command("show", saved, "--html", tmp_path / "page.html")
+    assert shown.status == 0
+    pictures = len(re.findall("data:image/png", (tmp_path / "page.html").read_text()))
+    assert "without pictures" not in shown.err
+    assert bool(pictures) == (not verdicts.certified.all())  # of images that came as arrays
     run = json.loads((saved / "run.json").read_text())
     assert run["configuration"]["radius"] == ("1/50" if "radius" in asked else None)
     with pytest.raises(abscert.AbscertError, match="holds files"):

@@ -26,6 +26,8 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.preprocessing import InputScale, Layout
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 SHAPE = (3, 8, 8)
 CELLS = 7
 
@@ -63,7 +65,6 @@ def torch_logits(network: nn.Module, inputs: np.ndarray) -> np.ndarray:
         return network.double()(torch.from_numpy(inputs)).numpy()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("free_batch", [True, False], ids=["free-batch", "batch-1"])
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
 def test_conv_net_exported_by_torch_gives_its_logits_on_midpoints(
@@ -87,7 +88,6 @@ def test_flat_mlp_exported_by_torch_gives_its_logits_on_midpoints(tmp_path: Path
     assert wrapped.notes == ()
 
 
-@pytest.mark.slow
 def test_tensors_kept_beside_the_source_are_taken_into_the_files(tmp_path: Path) -> None:
     network = conv_net()
     path = export_by_torch(network, SHAPE, tmp_path / "conv.onnx", dynamo=True, free_batch=True)
@@ -241,7 +241,6 @@ def images_of_one_cell(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray]:
     return cells, first, second
 
 
-@pytest.mark.slow
 @given(images_of_one_cell())
 def test_images_of_one_cell_get_the_same_bits(drawn: tuple[int, np.ndarray, np.ndarray]) -> None:
     cells, first, second = drawn

@@ -21,6 +21,8 @@ from abscert_plugin.errors import AbscertError, ConfigError, ExportError, GridEr
 from abscert_plugin.grid import Grid
 from abscert_plugin.preprocessing import InputScale, Layout
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 CELLS = 7
 OPTIONS = WrapOptions(Grid(CELLS))
 FILES = ["abstract.onnx", "deploy.onnx"]
@@ -82,7 +84,6 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
         refuse(path, tmp_path / "out", "is not an ONNX model|is empty")
 
 
-@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
 def test_one_wrong_byte_is_wrapped_or_refused_and_nothing_between(tmp_path: Path, place: float, value: int) -> None:

@@ -21,6 +21,8 @@ from abscert_plugin.training.checkpoint import Checkpoint, read_checkpoint
 from abscert_plugin.training.methods import METHODS
 from abscert_plugin.verification.run import RECORDS
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 LIMIT = 16
 DIGITS = ("--data", "digits")
 RADIUS = "0.02"
@@ -126,7 +128,6 @@ def same_weights(first: Checkpoint, second: Checkpoint) -> bool:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("method", "at_step"), [("ibp", 5), ("pgd", 5)])  # of 3 steps an epoch
 def test_a_resumed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, at_step: int

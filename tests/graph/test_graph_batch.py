@@ -29,6 +29,8 @@ from abscert_plugin.verification.certificate import sentence
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.run import Verification
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 COUNT = 12
 
 

@@ -14,6 +14,7 @@ from soundness_trials.drafts import Draft
 from soundness_trials.judging import plain_file
 from tiny_networks import export_tiny, run_onnx, tiny_network
 
+from abscert_plugin import guard
 from abscert_plugin.artifact import write
 from abscert_plugin.artifact.metadata import GUARD, SCALED
 
@@ -39,6 +40,21 @@ def changed(path: Path, change: Any) -> Path:
     change(found)
     onnx.save(found, path.with_name("changed.onnx"))
     return path.with_name("changed.onnx")
+
+
+def test_how_far_it_is_is_told_with_a_total(model: Path, tmp_path: Path) -> None:
+    told: dict[str, list[tuple[int, int | None]]] = {}
+
+    def tell(what: str, done: int, total: int | None, note: str = "") -> None:
+        told.setdefault(what, []).append((done, total))
+
+    guard(model, tmp_path / "guard.onnx", 0.1, progress=tell)
+    assert list(told) == ["nodes that are written", "images that it is run on"]
+    for steps in told.values():
+        assert len(steps) > 2
+        (total,) = {of for _, of in steps}
+        assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+        assert steps[-1][0] == total
 
 
 def test_columns_of_several_radii(model: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def drawn(seed: int, folder: Path) -> tuple[Query, Outcome, bool]:
     with pytest.MonkeyPatch.context() as patch:
         for way in ("first", "descend", "follow"):
             patch.setattr(Attack, way, lambda *_: None)
-        outcome = solve(query, network, 0.5)
+        outcome = solve(query, network, 1.5)
     is_wrong = outcome.verdict is Verdict.UNSAT and any(
         query.holds(exactly(point), exactly(found)) for point, found in zip(points, outputs, strict=True)
     )

@@ -58,6 +58,23 @@ def contradicts(query: Query, network: Network, net: Net, outcome: Outcome, chan
     return False
 
 
+def test_how_far_it_is_is_told(tmp_path: Path) -> None:
+    chance = np.random.default_rng(3)
+    net = Net.drawn(chance, [2, 16, 16, 2])
+    path = net.write(tmp_path / "net.onnx")
+    highest = max(net.single(np.array(point), chance)[0] for point in product(np.linspace(-1, 1, 21), repeat=2))
+    query, network = fitted(query_text([*box_texts(2), f"(>= Y[0,0] {highest + 0.05:.4f})"], 2), path)
+    told: list[tuple[str, int, int | None, str]] = []
+    solve(query, network, SECONDS, lambda what, done, total, note="": told.append((what, done, total, note)))
+    names = list(dict.fromkeys(what for what, *_ in told))
+    assert names[0] == "cases in which points are tried"
+    assert names[-2:] == ["cases that are bounded", "rounds of cutting"]
+    assert {total for what, _, total, _ in told if what.startswith("cases")} == {1}
+    cutting = [step for step in told if step[0] == names[-1]]
+    assert [done for _, done, _, _ in cutting] == list(range(len(cutting)))
+    assert {note for *_, note in cutting} == {"1 of 1 conjunctions open"}
+
+
 def case_of(
     seed: int, formula: Formula, version: int, kind: str, rank: int, folder: Path
 ) -> tuple[Query, Network, Net]:

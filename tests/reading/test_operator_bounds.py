@@ -23,6 +23,8 @@ from abscert_plugin.reading import table
 from abscert_plugin.reading.building import Rule, Value, View
 from abscert_plugin.reading.rules import RULES
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 SEEDS = range(4)
 
 lirpa_or_skip()
@@ -88,7 +90,6 @@ def worst(operator: graphs.Operator, folder: Path) -> float:
     return max((value for values in found.values() for value in values), default=-math.inf)
 
 
-@pytest.mark.slow
 def test_sampling_sees_average_pools_as_auto_lirpa_bounds_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert worst(overlapping_average, tmp_path) <= 0
     with_operator(monkeypatch, "AveragePool", pool_of_torch)

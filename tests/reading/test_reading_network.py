@@ -34,6 +34,8 @@ from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.preprocessing import InputScale, Layout
 from abscert_plugin.reading.network import convert
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 GRID = Grid.from_inner_edges([0.2, 0.5, 0.55])
 INTERVAL_SHAPE = (2, 6, 6)
 CPU = torch.device("cpu")
@@ -346,7 +348,6 @@ def test_a_file_without_our_metadata_is_refused(tmp_path: Path) -> None:
         convert(opened(read_model(path), path))
 
 
-@pytest.mark.slow
 def test_reading_a_file_needs_no_auto_lirpa(tmp_path: Path) -> None:
     path = abstract_file(LINEAR, WEIGHT, tmp_path)
     code = """

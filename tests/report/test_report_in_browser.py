@@ -9,7 +9,7 @@ from report_rows import picture_data, row, run_info
 from abscert_plugin.grid import Grid
 from abscert_plugin.report.page import PageContent, render_page
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
 
 NAMES = tuple(f"kind-{letter}" for letter in "abcdefghijklmn")
 DATA = picture_data((3, 8, 8), 28, NAMES)

@@ -24,7 +24,7 @@ from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.report.try_page import TryContent, render_try_page
 from abscert_plugin.report.web_runtime import put_runtime
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
 
 SIDE = 8
 # Pixels are k / 16: at the least radii those of most images keep their cells, and 15 / 16 lies on an edge.

@@ -14,9 +14,12 @@ from registered import write_package
 
 from abscert_plugin.cli import watching
 from abscert_plugin.cli.progress import ProgressObserver
+from abscert_plugin.cli.show import _pages
 from abscert_plugin.errors import RecordError
 from abscert_plugin.plugins import Registry
-from abscert_plugin.report.training_page import TrainingContent, render_training
+from abscert_plugin.report.run_content import images_of
+from abscert_plugin.report.training_page import TrainingContent, claim_of, render_training
+from abscert_plugin.report.tuning_page import TuningContent, render_tuning
 from abscert_plugin.training import loggers
 from abscert_plugin.training.loop import SilentObserver
 
@@ -88,6 +91,58 @@ def test_a_stopped_training_leaves_a_page_at_rest(tmp_path: Path, monkeypatch: p
     page = parse_page((tmp_path / "training.html").read_text())
     assert not refreshes(page)
     assert "It has not ended: epoch 1 of 3 is done." in page.text
+
+
+def test_a_tuning_has_a_page_and_each_of_its_trainings_has_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[Element] = []
+    write = watching.write_tuning_page
+
+    def look(folder: Path, refresh: int | None) -> None:
+        write(folder, refresh)
+        pages.append(parse_page((tmp_path / "tuning.html").read_text()))
+
+    monkeypatch.setattr(watching, "write_tuning_page", look)
+    said = abscert("tune", *TRAIN[1:], "--radius", "0.1", "--epochs", 1, "--steps", 2, "--watch", "--out", tmp_path).err
+    assert f"watch it: {tmp_path / 'tuning.html'}" in said
+    assert [refreshes(page) for page in pages] == [True] * 6 + [False]  # begun, epoch, ended, of each step
+    assert "No step has ended yet" in pages[0].text
+    assert "step 1, cells-002, epoch 1 of 1 is done" in pages[1].text
+    assert "step 2, cells-003, epoch 1 of 1 is done" in pages[4].text
+    steps = json.loads((tmp_path / "tune.json").read_text())["steps"]
+    best = min(steps, key=lambda step: step["validation_error"])
+    assert pages[-1].by_id("best-cells").text == str(best["cells"])
+    assert pages[-1].by_id("best-error").text == f"{100 * best['validation_error']:.2f} %"
+    _, *table = pages[-1].by_id("steps").table()
+    assert [line[0] for line in table] == ["2", "3"]
+    assert [("best" in line[1], line[3]) for line in table] == [
+        (step is best, f"{100 * step['validation_error']:.2f}") for step in steps
+    ]
+    links = [link.attributes["href"] for link in pages[-1].by_id("steps").all("a")]
+    assert links == ["cells-002/training.html", "cells-003/training.html"]
+    assert not any(refreshes(parse_page((tmp_path / link).read_text())) for link in links)
+    served = _pages(images_of(None, None), None)(tmp_path)
+    assert served is not None
+    assert parse_page(served).by_id("best-cells").text == str(best["cells"])
+
+
+def test_a_tunings_file_is_escaped_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    hostile = '<script>alert("1")</script>'
+    (tmp_path / "tune.json").write_text(json.dumps({"description": {hostile: hostile}, "steps": []}))
+    page = parse_page(render_tuning(TuningContent.read(tmp_path), 5))
+    assert len(page.all("script")) == 1
+    assert hostile in page.text
+    damaged: list[Any] = [None, [{}], [{"cells": "x"}]]
+    for steps in damaged:
+        (tmp_path / "tune.json").write_text(json.dumps({"steps": steps}))
+        with pytest.raises(RecordError, match="no file of a tuning"):
+            TuningContent.read(tmp_path)
+
+
+def test_a_validation_error_is_told_of_its_claim_in_the_user_s_number() -> None:
+    options = {"radius": "1/20", "radius_scale": "pixel"}
+    assert claim_of({"claim": "ball", "method_options": options}) == "ball, radius 0.05 pixel"
+    assert claim_of({"claim": "ball", "method_options": {"radius": "<b>"}}) == "ball, radius <b>"
+    assert claim_of({"claim": "cell", "method_options": options}) == "cell"
 
 
 def test_what_files_say_is_escaped_and_damaged_ones_are_named(tmp_path: Path) -> None:

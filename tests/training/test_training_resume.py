@@ -30,6 +30,8 @@ from abscert_plugin.training.config import Augmentation
 from abscert_plugin.training.loop import Job, Observer, SilentObserver, train
 from abscert_plugin.training.run import prepare_folder, run_training
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 EPOCHS = 4
 STEPS = 3  # per epoch
 SHAPE = (1, 8, 8)

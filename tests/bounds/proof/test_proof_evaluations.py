@@ -18,6 +18,8 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof, activations, affine, arithmetic, maps, plan
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 
 @pytest.fixture(autouse=True)
 def _matrices_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,6 @@ def check(layers: Sequence[Layer], center: np.ndarray, radius: float, choices: r
                 assert pair[label] - pair[1 - label] >= Fraction(bound)
 
 
-@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 4.0]), st.sampled_from([0.0, 1e-6, 0.1, 1.0]))
 def test_every_evaluation_lies_within_its_enclosure(seed: int, scale: float, radius: float) -> None:

@@ -27,6 +27,8 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.param_ramp import collecting, ramps_of
 
+pytestmark = pytest.mark.slow  # the file as a whole
+
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 WIDTHS = (0.0, 1e-2, 0.5)
 POINTS = 60

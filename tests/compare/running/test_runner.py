@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,9 +33,10 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(small_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("undisturbed")
-    facts = abscert("compare", "run", plan, "--out", results, "--json").json
+    shutil.copytree(small_results / "results", results, dirs_exist_ok=True)
+    facts = json.loads((small_results / "facts.json").read_text())
     assert (facts["runs"], facts["states"], facts["failures"]) == (2, {"done": 2}, {})
     return results
 

@@ -1,0 +1,137 @@
+"""A tuning of the number of cells as one HTML page, also while it goes on: each step's error, and which is best."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import msgspec
+
+import abscert_plugin
+from abscert_plugin.errors import RecordError
+from abscert_plugin.files import read_json
+from abscert_plugin.report import line_plot
+from abscert_plugin.report.templates import environment
+from abscert_plugin.report.training_page import PAGE, TrainingContent, details_of, is_training
+from abscert_plugin.wording import plain_words
+
+TUNING: Final = "tune.json"
+TUNING_PAGE: Final = "tuning.html"
+"""The page that `abscert tune --watch` writes into the folder of a tuning."""
+
+_STEPS: Final = "cells-*"
+
+
+@final
+class Step(msgspec.Struct, frozen=True):
+    """A step of a tuning, as its file tells it.
+
+    Args:
+        cells: number of cells; `granularity` is the paper's d.
+        validation_error: cell error on the validation split, 0 to 1.
+        best_epoch, epochs: the epoch that is kept, and how many were run.
+        lower_gradient, upper_gradient: mean gradient of the loss at the lower and at the upper ends.
+        seconds: time of the training.
+        stops: whether the gradients end the tuning here.
+    """
+
+    cells: int
+    granularity: float
+    validation_error: float
+    best_epoch: int
+    epochs: int
+    lower_gradient: float
+    upper_gradient: float
+    seconds: float
+    stops: bool
+
+
+@final
+@dataclass(frozen=True)
+class TuningContent:
+    """What a tuning's folder says.
+
+    Args:
+        name: of the tuning.
+        description: what is tuned and how; empty before its first step has ended.
+        steps: those that have ended, in order.
+        pages: the folders of trainings with a page of their own, by their name.
+        current: the training that goes on; None where none does.
+    """
+
+    name: str
+    description: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    pages: frozenset[str]
+    current: TrainingContent | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "TuningContent":
+        """Return what a folder says.
+
+        Raises:
+            RecordError: if a file in it cannot be read.
+        """
+        path = folder / TUNING
+        said = read_json(path) if path.is_file() else {}
+        try:
+            steps = msgspec.convert(said.get("steps", []), tuple[Step, ...])
+        except msgspec.ValidationError as error:
+            raise RecordError(f"{path} is no file of a tuning: {plain_words(error)}") from error
+        description = said.get("description")
+        trainings = sorted(place for place in folder.glob(_STEPS) if is_training(place))
+        pages = frozenset(place.name for place in trainings if (place / PAGE).is_file())
+        ended = {folder_of(step.cells) for step in steps}
+        open_ones = [place for place in trainings if place.name not in ended]
+        return cls(
+            folder.resolve().name,
+            description if isinstance(description, Mapping) else {},
+            steps,
+            pages,
+            TrainingContent.read(open_ones[-1]) if open_ones else None,
+        )
+
+    @property
+    def best(self) -> Step | None:
+        """The least validation error, the coarser of equals; None before the first step."""
+        return min(self.steps, key=lambda step: step.validation_error, default=None)
+
+
+def folder_of(cells: int) -> str:
+    """Return the name of the folder of the step with so many cells."""
+    return f"cells-{cells:03d}"
+
+
+def is_tuning(folder: Path) -> bool:
+    """Tell whether a folder is one of a tuning whose first step has ended."""
+    return (folder / TUNING).is_file()
+
+
+def render_tuning(content: TuningContent, refresh: int | None = None) -> str:
+    """Return the page; all that comes from files is escaped.
+
+    Args:
+        content: what the tuning's folder says.
+        refresh: seconds after which the browser loads the page again, for one that goes on; None for never.
+    """
+    best = content.best
+    plot = None
+    if best is not None:
+        points = [(step.cells, step.validation_error) for step in content.steps]
+        title = "Validation error, claim cell"
+        plot = line_plot.line_plot(title, points, points[-1][0], best.cells, is_share=True, unit="cells")
+    return (
+        environment()
+        .get_template("tuning.html")
+        .render(
+            content=content,
+            best=best,
+            plot=plot,
+            folder_of=folder_of,
+            page=PAGE,
+            size=line_plot,
+            details=details_of(content.description),
+            refresh=refresh,
+            version=abscert_plugin.__version__,
+        )
+    )
