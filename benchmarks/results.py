@@ -17,9 +17,10 @@ import jinja2
 
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
+from compare.results.estimates import read_estimates
 from compare.results.verified_run import verified_runs
 from compare.tables.catalogue import drafts_of
-from compare.tables.error_table import NOT_RUN, Table, tables_of
+from compare.tables.error_table import Table, tables_of
 from compare.tables.formats import markdown_rows
 from compare.tables.paper_cells import PaperRow
 from compare.tables.paper_times import time_table
@@ -123,14 +124,14 @@ def runs(**wanted: object) -> str:
 def paper(number: int, protocol: str = "") -> str:
     """Return a table of the paper, without the rows that have no figure of ours."""
     found, others = verified_runs(KEPT)
-    drafts = drafts_of(str(number), found, others, read_times(KEPT))
+    drafts = drafts_of(str(number), found, others, read_times(KEPT), read_estimates(KEPT))
     wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
     shown = [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in wanted if not one.is_empty]
     return _with_notes([one.table for one in shown])
 
 
 def _has_figure(block: PaperRow) -> bool:
-    return any(cell.ours != NOT_RUN for cell in block.cells)
+    return any(not cell.is_missing for cell in block.cells)
 
 
 def times() -> str:
