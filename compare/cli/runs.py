@@ -86,7 +86,6 @@ def plan(
     Those that are beyond the plan's budget are shown too, and not counted.
     """
     from compare.plans.expected_time import expected_seconds
-    from compare.plans.pace import busy
     from compare.results import estimates
     from compare.results.stored_run import State, stored_runs_of
     from compare.running.runner import pick
@@ -94,9 +93,8 @@ def plan(
     chosen = read_plan(name)
     found = stored_runs_of(pick(chosen.runs(), method, network), out)
     beyond = [run for run in chosen.runs_beyond() if method in (None, run.method) and network in (None, run.network)]
-    load = busy()
     every = [*(stored.run for stored in found), *beyond]
-    seconds = {run.key: expected_seconds(run, busy=load, folders=chosen.folders) for run in every}
+    seconds = {run.key: expected_seconds(run, folders=chosen.folders) for run in every}
     if keep_estimates:
         told = {key: value for key, value in seconds.items() if value is not None}
         estimates.keep_estimates(out, told, every)
@@ -117,7 +115,7 @@ def plan(
         table.add_row(one.key[:8], one.title, epochs, states.get(one.key, _BEYOND), _duration(seconds[one.key]))
     OUT.print(table)
     unknown = f", and {len(left) - len(known)} runs of data whose size is not known before" if total is None else ""
-    rough = f"about {_duration(float(sum(known)))} on this machine, by a rough estimate{unknown}"
+    rough = f"about {_duration(float(sum(known)))} on this machine without other work, by a rough estimate{unknown}"
     OUT.print(f"{len(found)} runs; what is left takes {rough}", soft_wrap=True)
 
 

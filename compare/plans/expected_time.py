@@ -27,9 +27,9 @@ _OVERHEAD: Final = 10.0  # seconds of a run: its process, libraries, export and 
 
 
 def expected_seconds(
-    run: Run, pace: Pace = plain_pace, busy: float = 1.0, folders: Mapping[str, tuple[int, int]] = MappingProxyType({})
+    run: Run, pace: Pace = plain_pace, folders: Mapping[str, tuple[int, int]] = MappingProxyType({})
 ) -> float | None:
-    """Return about how many seconds a run takes on this machine, as busy as it is now.
+    """Return about how many seconds a run takes on this machine while it has no other work.
 
     A few steps of plain training of the run's network are timed, once for each network; a method says how many of
     these one of its steps takes, and is timed itself where it does not. None where it is not known what there is.
@@ -37,7 +37,6 @@ def expected_seconds(
     Args:
         run: the run.
         pace: times plain training.
-        busy: how many times longer this machine takes than an idle one, for what is not timed (`pace.busy`).
         folders: number of training and test images of data whose entry does not tell; their images have three
             channels.
     """
@@ -55,11 +54,11 @@ def expected_seconds(
     step = _step(run, shape, plain)
     training = (run.epochs or _EPOCHS) * images * (step + _EVALUATED * plain)
     if "ball" not in run.claims:
-        return training + busy * _OVERHEAD
+        return training + _OVERHEAD
     method = METHODS.named(run.method).create(run.trained_for, run.options)
     share = _CLOSED if method.claim == Claim.BALL else _OPEN
     searching = min(run.timeout, _SEARCH * plain)
-    return training + len(run.certify) * tests * (searching * share + _EACH) + busy * _OVERHEAD
+    return training + len(run.certify) * tests * (searching * share + _EACH) + _OVERHEAD
 
 
 def _step(run: Run, shape: InputShape, plain: float) -> float:

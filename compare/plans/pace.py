@@ -1,6 +1,5 @@
-"""How fast this machine trains a network now: a few steps of plain training, or of a method, on made-up images."""
+"""How fast this machine trains a network: a few steps of plain training, or of a method, on made-up images."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -24,14 +23,6 @@ _SMALL: Final = 4
 _PATIENCE: Final = 0.25  # seconds of a step of a few images past which no larger one is tried
 _LEVELS: Final = 255
 _PLACES: Final = (0.0, 0.25, 0.5, 0.75, 0.99)  # of a training: methods cost more or less as it goes on
-
-
-def busy() -> float:
-    """Return how many processes share a core of this machine by its own account of the last minute; at least 1."""
-    try:
-        return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    except (AttributeError, OSError):  # where the system keeps no account
-        return 1.0
 
 
 @cache
@@ -103,10 +94,11 @@ def _pace(
     """Return the average seconds of an image; batches are as large as training's unless a few images take long."""
 
     def seconds(count: int, place: float) -> float:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         network.zero_grad(set_to_none=True)
         torch.autograd.backward(loss(count, place))
-        return (time.perf_counter() - start) / count
+        # where other work takes the cores, this process's own seconds are nearer to those of an idle machine
+        return min(time.perf_counter() - start, time.process_time() - worked) / count
 
     with torch.random.fork_rng(devices=[]):
         seconds(_SMALL, 0.0)  # the first step makes buffers, graphs and threads
