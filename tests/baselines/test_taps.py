@@ -195,6 +195,20 @@ def test_more_steps_find_no_less_than_none_and_no_more_than_the_bound(seed: int)
     assert found[2].sum() > found[0].sum()
 
 
+def test_a_step_that_goes_too_far_is_not_taken_for_the_worst_point() -> None:
+    tent = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))  # logits 0 and -|z|
+    with torch.no_grad():
+        for layer, weights in ((tent[0], [[1.0], [-1.0]]), (tent[2], [[0.0, 0.0], [-1.0, -1.0]])):
+            layer.weight.copy_(torch.tensor(weights))
+    box, labels = Box(torch.zeros(20, 1), torch.ones(20, 1)), torch.zeros(20, dtype=torch.int64)
+    found = []
+    for steps in (0, 1):  # one step is longer than the box is wide
+        torch.manual_seed(0)
+        found.append(differences(tent, worst_points(tent, box, labels, steps), labels).detach())
+    assert torch.equal(found[0], found[1])
+    assert found[0].min() > -1
+
+
 @pytest.mark.parametrize(("activations", "count"), [(0, 7), (1, 5), (2, 2), (3, 0)])
 def test_the_classifier_begins_with_the_layer_before_its_first_activation(activations: int, count: int) -> None:
     made = NetworkConfig("cnn-2layer", Activation.RELU, (1, 28, 28), 10, takes_intervals=False).build(0)
