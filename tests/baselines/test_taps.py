@@ -196,10 +196,11 @@ def test_more_steps_find_no_less_than_none_and_no_more_than_the_bound(seed: int)
 
 
 def test_a_step_that_goes_too_far_is_not_taken_for_the_worst_point() -> None:
-    tent = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))  # logits 0 and -|z|
+    first, last = nn.Linear(1, 2, bias=False), nn.Linear(2, 2, bias=False)
+    tent = nn.Sequential(first, nn.ReLU(), last)  # logits 0 and -|z|
     with torch.no_grad():
-        for layer, weights in ((tent[0], [[1.0], [-1.0]]), (tent[2], [[0.0, 0.0], [-1.0, -1.0]])):
-            layer.weight.copy_(torch.tensor(weights))
+        first.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        last.weight.copy_(torch.tensor([[0.0, 0.0], [-1.0, -1.0]]))
     box, labels = Box(torch.zeros(20, 1), torch.ones(20, 1)), torch.zeros(20, dtype=torch.int64)
     found = []
     for steps in (0, 1):  # one step is longer than the box is wide
