@@ -47,7 +47,7 @@ install-check: ## build what is published, and use it where the README's one pip
 dist: ## build what is published into dist/: source distribution and wheel, and the wheel of adapters/lirpa
 	$(PYTHON) .ci/distributions.py dist
 
-results: setup ## write docs/RESULTS.md out of the records in benchmarks/records
+results: setup ## write docs/RESULTS.md and docs/results out of the records in benchmarks/records
 	$(BIN)/python benchmarks/results.py
 
 format: setup ## let ruff format the code

@@ -1,9 +1,9 @@
-"""Write docs/RESULTS.md out of the records in benchmarks/records and the prose in benchmarks/RESULTS.md.jinja.
+"""Write docs/RESULTS.md and docs/results out of the records in benchmarks/records and the words in benchmarks/pages.
 
 No torch, no model: every figure of a table is counted again from rows. `abscert compare keep` puts runs of a plan
 there, benchmarks/keep.py single trainings.
 
-usage: python benchmarks/results.py [--into docs/RESULTS.md]
+usage: python benchmarks/results.py [--into docs]
 """
 
 import argparse
@@ -14,22 +14,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
+from results_front import Ball, best, error_against_radius, error_against_time, of_runs, side_by_side, table_one
+from results_layout import narrow, wrapped
 
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
+from compare.results.estimates import read_estimates
 from compare.results.verified_run import verified_runs
 from compare.tables.catalogue import drafts_of
-from compare.tables.error_table import NOT_RUN, Table, tables_of
-from compare.tables.formats import markdown_rows
+from compare.tables.error_table import Table, tables_of
 from compare.tables.paper_cells import PaperRow
+from compare.tables.paper_tables import Pool
 from compare.tables.paper_times import time_table
 from compare.tables.published import Quantity, find
 from compare.timing.time_records import read_times
 
 HERE = Path(__file__).parent
 KEPT = HERE / "records"
-TEMPLATE = "RESULTS.md.jinja"
-INTO = HERE.parent / "docs" / "RESULTS.md"
+PAGES = HERE / "pages"
+FRONT = "RESULTS"
+INTO = HERE.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -117,20 +121,40 @@ def runs(**wanted: object) -> str:
     """Return the general table of the runs whose plan says all of `wanted`, and its notes."""
     found, _ = verified_runs(KEPT)
     some = [one for one in found if all(getattr(one.run, name) == value for name, value in wanted.items())]
-    return _with_notes(tables_of(KEPT, some, ()))
+    return "\n\n".join(narrow(_of_balls(table)) for table in tables_of(KEPT, some, ()))
+
+
+def _of_balls(table: Table) -> Table:
+    """Return a general table without what stands in it twice: each network here is tested at the radius of its ball."""
+    places = {name: place for place, name in enumerate(table.columns)}
+    rows = []
+    for row in table.rows:
+        radius = row[places["radius, pixel (training)"]].split(" ")[0]
+        method = row[places["method"]].replace(f", trained for {radius}", "")
+        arithmetic = row[places["certified for"]].rpartition("ball ")[2]
+        changed = {places["method"]: method, places["certified for"]: arithmetic}
+        rows.append([changed.get(place, text) for place, text in enumerate(row)])
+    kept = [place for name, place in places.items() if name != "cell interval"]
+    columns = tuple("balls certified for" if name == "certified for" else name for name in table.columns)
+    return replace(
+        table,
+        columns=tuple(columns[place] for place in kept),
+        rows=tuple(tuple(row[place] for place in kept) for row in rows),
+    )
 
 
 def paper(number: int, protocol: str = "") -> str:
-    """Return a table of the paper, without the rows that have no figure of ours."""
+    """Return a table of the paper, without the rows that have no figure of ours; those of `cpu` say what they take."""
     found, others = verified_runs(KEPT)
-    drafts = drafts_of(str(number), found, others, read_times(KEPT))
+    drafts = drafts_of(str(number), found, others, read_times(KEPT), read_estimates(KEPT))
     wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
-    shown = [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in wanted if not one.is_empty]
+    made = [one for one in wanted if not one.is_empty]
+    shown = made if protocol == "cpu" else [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in made]
     return _with_notes([one.table for one in shown])
 
 
 def _has_figure(block: PaperRow) -> bool:
-    return any(cell.ours != NOT_RUN for cell in block.cells)
+    return any(not cell.is_missing for cell in block.cells)
 
 
 def times() -> str:
@@ -139,11 +163,7 @@ def times() -> str:
 
 
 def _with_notes(tables: Sequence[Table]) -> str:
-    parts = []
-    for table in tables:
-        notes = "\n".join(f"- {note}" for note in table.notes)
-        parts.append(f"{table.title}:\n\n{markdown_rows(table)}\n\n{notes}")
-    return "\n\n".join(parts)
+    return "\n\n".join(map(narrow, tables))
 
 
 def landscapes(pattern: str) -> list[dict]:
@@ -157,10 +177,34 @@ def benchmarks() -> Iterator[dict]:
         yield json.loads(line)
 
 
-def render() -> str:
+def sound_balls() -> list[Ball]:
+    """Return the ball errors of every training on MNIST whose epoch was chosen on the validation split."""
+    found, _ = verified_runs(KEPT)
+    own = [
+        Ball(
+            network=one.training["network"],
+            method=one.training["method"],
+            options="longer",
+            cells=one.training["cells"],
+            radius=one.pixel_radius,
+            error=one.summary.verified_error,
+            clean=one.summary.clean_error,
+            holds_for=one.summary.holds_for,
+            epochs=one.training["training"]["epochs"],
+            epoch_seconds=one.epoch_seconds,
+            images=one.summary.images,
+        )
+        for one in single("*", claim="ball")
+    ]
+    return [*of_runs(found), *own]
+
+
+def render() -> dict[str, str]:
+    """Return the pages and plots, by their path below docs."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(PAGES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    balls, (found, _) = sound_balls(), verified_runs(KEPT)
     names = {
         "runs": runs,
         "paper": paper,
@@ -168,14 +212,30 @@ def render() -> str:
         "single": single,
         "landscapes": landscapes,
         "benchmarks": benchmarks,
+        "balls": balls,
+        "best": best,
+        "side_by_side": side_by_side,
+        "time_summaries": read_times(KEPT),
     }
-    return environment.get_template(TEMPLATE).render(names) + "\n"
+    made = {
+        "results/error-against-radius.svg": error_against_radius(found, balls),
+        "results/error-against-time.svg": error_against_time(balls, 0.1),
+        "results/table-1.svg": table_one([Pool.of(found, name) for name in ("cpu", "paper")]),
+    }
+    for path in sorted(PAGES.glob("*.md.jinja")):
+        name = path.name.removesuffix(".jinja")
+        target = name if name.startswith(FRONT) else f"results/{name}"
+        made[target] = wrapped(environment.get_template(path.name).render(names))
+    return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", type=Path, default=INTO)
-    parser.parse_args().into.write_text(render(), encoding="utf-8")
+    into = parser.parse_args().into
+    (into / "results").mkdir(parents=True, exist_ok=True)
+    for name, text in render().items():
+        (into / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

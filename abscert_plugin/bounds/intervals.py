@@ -4,7 +4,7 @@ It serves training alone, in the arithmetic of training; verdicts come from `ver
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -108,23 +108,36 @@ def interval_margins(
     Source: Gowal et al. 2018, sections 3 and 4 (interval bounds, elision of the last layer).
     """
     layers, last = bounded_layers(network)
-    hidden: list[Box] = []
-    follows = clean if any(isinstance(layer, _NORMS) and layer.training for layer in layers) else None
-    for layer in layers:
-        if isinstance(layer, _NORMS):
-            box = _normalised(layer, box, follows)
-        else:
-            if type(layer) in _ACTIVATIONS:
-                hidden.append(box)
-            box = _LAYERS[type(layer)](layer, box)
-        if follows is not None:
-            follows = _unrecorded(layer, follows)
+    box, _, hidden = propagated(layers, box, clean if records_statistics(network) else None)
     # index_select, since the gradient of weight[labels] adds up in another order from run to run on several threads
     rows = last.weight.index_select(0, labels)[:, None] - last.weight  # [batch, classes, features], zero at the label
     center = torch.einsum("bcf,bf->bc", rows, box.center)
     spread = torch.einsum("bcf,bf->bc", rows.abs(), box.radius)
     offset = 0.0 if last.bias is None else last.bias.index_select(0, labels)[:, None] - last.bias
-    return IntervalMargins(center + offset - spread, center + offset + spread, tuple(hidden))
+    return IntervalMargins(center + offset - spread, center + offset + spread, hidden)
+
+
+def propagated(
+    layers: Sequence[nn.Module], box: Box, clean: Float[Tensor, "batch *feature"] | None = None
+) -> tuple[Box, Float[Tensor, "batch *latent"] | None, tuple[Box, ...]]:
+    """Return the box after some layers, what they make of the images themselves, and the box before each activation.
+
+    Args:
+        layers: of a network for which `bounded_layers` knows interval arithmetic.
+        box: what the first of them may be fed.
+        clean: as in `interval_margins`; where it is None, so is the second result.
+    """
+    hidden: list[Box] = []
+    for layer in layers:
+        if isinstance(layer, _NORMS):
+            box = _normalised(layer, box, clean)
+        else:
+            if type(layer) in ACTIVATIONS:
+                hidden.append(box)
+            box = _LAYERS[type(layer)](layer, box)
+        if clean is not None:
+            clean = _unrecorded(layer, clean)
+    return box, clean, tuple(hidden)
 
 
 def _linear(layer: nn.Linear, box: Box) -> Box:
@@ -200,14 +213,15 @@ def initialise_for_intervals(network: nn.Module) -> None:
         nn.init.normal_(layer.weight, std=math.sqrt(2 * math.pi) / fan_in)
 
 
-_ACTIVATIONS: Final = frozenset({nn.ReLU, nn.Sigmoid, nn.Tanh, ParamRamp})
+ACTIVATIONS: Final = frozenset({nn.ReLU, nn.Sigmoid, nn.Tanh, ParamRamp})
+"""The layers that a box is kept before."""
 _LAYERS: Final[Mapping[type[nn.Module], Callable[[Any, Box], Box]]] = MappingProxyType(
     {
         nn.Linear: _linear,
         nn.Conv2d: _convolution,
         nn.MaxPool2d: _monotone,
         nn.Flatten: _reshape,
-        **dict.fromkeys(_ACTIVATIONS, _monotone),
+        **dict.fromkeys(ACTIVATIONS, _monotone),
     }
 )
 

@@ -261,7 +261,7 @@ class RobustObjective:
             with frozen_statistics(network):
                 adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
         if adversarial is not None and config.loss is RobustLoss.SABR:
-            box = _small_box(box, adversarial, config.share)
+            box = small_box(box, adversarial, config.share)
         part = labels
         if config.interval_batch < 1:  # the order of the images is random: the first ones are as good as any
             part = labels[: max(1, round(config.interval_batch * len(labels)))]
@@ -328,7 +328,7 @@ class RobustObjective:
         return self._linear
 
 
-def _small_box(box: Box, point: Float[Tensor, "batch *feature"], share: float) -> Box:
+def small_box(box: Box, point: Float[Tensor, "batch *feature"], share: float) -> Box:
     """Return the box of a share of the size around a point, moved so far that it stays inside the whole one."""
     radius = share * box.radius
     return Box(torch.minimum(torch.maximum(point, box.lower + radius), box.upper - radius), radius)

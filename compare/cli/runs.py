@@ -44,6 +44,7 @@ Network = Annotated[
     ),
 ]
 _FAILED: Final = 1
+_BEYOND: Final = "beyond the budget"
 _ABANDONED: Final = 3  # of a process whose parent is gone
 # method and data set to why their runs are named, with their cost, before they are carried out
 _COSTLY: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
@@ -70,35 +71,51 @@ def plan(
     out: Results = DEFAULT_RESULTS,
     method: Method = None,
     network: Network = None,
+    keep_estimates: Annotated[
+        bool,
+        typer.Option(
+            "--keep-estimates",
+            help="Keep them in --out, so that tables say what a missing figure would take.",
+            rich_help_panel=manual.OUTPUT,
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """Show the runs of a plan, which of them are done, and about how long the others take."""
+    """Show the runs of a plan, which of them are done, and about how long the others take.
+
+    Those that are beyond the plan's budget are shown too, and not counted.
+    """
     from compare.plans.expected_time import expected_seconds
-    from compare.plans.pace import busy
+    from compare.results import estimates
     from compare.results.stored_run import State, stored_runs_of
     from compare.running.runner import pick
 
     chosen = read_plan(name)
     found = stored_runs_of(pick(chosen.runs(), method, network), out)
-    load = busy()
-    seconds = {stored.run.key: expected_seconds(stored.run, busy=load) for stored in found}
+    beyond = [run for run in chosen.runs_beyond() if method in (None, run.method) and network in (None, run.network)]
+    every = [*(stored.run for stored in found), *beyond]
+    seconds = {run.key: expected_seconds(run, folders=chosen.folders) for run in every}
+    if keep_estimates:
+        told = {key: value for key, value in seconds.items() if value is not None}
+        estimates.keep_estimates(out, told, every)
     left = [seconds[stored.run.key] for stored in found if stored.state is not State.DONE]
     known = [value for value in left if value is not None]
     total = sum(known) if len(known) == len(left) else None
     if json:
         rows = [{"key": stored.run.key, "run": stored.run.title, "state": str(stored.state)} for stored in found]
+        rows += [{"key": run.key, "run": run.title, "state": _BEYOND} for run in beyond]
         print_json({"runs": rows, "estimated_seconds_left": None if total is None else round(total)})
         return
     table = Table(title=chosen.title, title_justify="left")
     for column in ("key", "run", "epochs", "state", "about"):
         table.add_column(column, no_wrap=column != "run")
-    for stored in found:
-        one = stored.run
+    states = {stored.run.key: str(stored.state) for stored in found}
+    for one in every:
         epochs = "" if one.epochs is None else str(one.epochs)
-        table.add_row(one.key[:8], one.title, epochs, str(stored.state), _duration(seconds[one.key]))
+        table.add_row(one.key[:8], one.title, epochs, states.get(one.key, _BEYOND), _duration(seconds[one.key]))
     OUT.print(table)
     unknown = f", and {len(left) - len(known)} runs of data whose size is not known before" if total is None else ""
-    rough = f"about {_duration(float(sum(known)))} on this machine, by a rough estimate{unknown}"
+    rough = f"about {_duration(float(sum(known)))} on this machine without other work, by a rough estimate{unknown}"
     OUT.print(f"{len(found)} runs; what is left takes {rough}", soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """About how long a run takes, by what the entries of its data set and method tell, and by the pace of this machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from abscert_plugin.claim import Claim
@@ -25,20 +26,24 @@ _USUAL: Final = 8.5  # steps of plain training in a step of a method that cannot
 _OVERHEAD: Final = 10.0  # seconds of a run: its process, libraries, export and checks
 
 
-def expected_seconds(run: Run, pace: Pace = plain_pace, busy: float = 1.0) -> float | None:
-    """Return about how many seconds a run takes on this machine, as busy as it is now.
+def expected_seconds(
+    run: Run, pace: Pace = plain_pace, folders: Mapping[str, tuple[int, int]] = MappingProxyType({})
+) -> float | None:
+    """Return about how many seconds a run takes on this machine while it has no other work.
 
     A few steps of plain training of the run's network are timed, once for each network; a method says how many of
-    these one of its steps takes, and is timed itself where it does not. None where the data set's entry does not
-    tell what there is.
+    these one of its steps takes, and is timed itself where it does not. None where it is not known what there is.
 
     Args:
         run: the run.
         pace: times plain training.
-        busy: how many times longer this machine takes than an idle one, for what is not timed (`pace.busy`).
+        folders: number of training and test images of data whose entry does not tell; their images have three
+            channels.
     """
     entry = data_entry(run.data)
     shape, images, tests = entry.image_shape(run.image_size), entry.training_images, entry.test_images
+    if run.data in folders and run.image_size is not None:
+        shape, (images, tests) = (3, run.image_size, run.image_size), folders[run.data]
     if shape is None or images is None or tests is None:
         return None
     tests = min(tests, run.limit or tests, run.ball_limit or tests)
@@ -49,11 +54,11 @@ def expected_seconds(run: Run, pace: Pace = plain_pace, busy: float = 1.0) -> fl
     step = _step(run, shape, plain)
     training = (run.epochs or _EPOCHS) * images * (step + _EVALUATED * plain)
     if "ball" not in run.claims:
-        return training + busy * _OVERHEAD
+        return training + _OVERHEAD
     method = METHODS.named(run.method).create(run.trained_for, run.options)
     share = _CLOSED if method.claim == Claim.BALL else _OPEN
     searching = min(run.timeout, _SEARCH * plain)
-    return training + len(run.certify) * tests * (searching * share + _EACH) + busy * _OVERHEAD
+    return training + len(run.certify) * tests * (searching * share + _EACH) + _OVERHEAD
 
 
 def _step(run: Run, shape: InputShape, plain: float) -> float:

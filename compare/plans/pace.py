@@ -1,6 +1,5 @@
-"""How fast this machine trains a network now: a few steps of plain training, or of a method, on made-up images."""
+"""How fast this machine trains a network: a few steps of plain training, or of a method, on made-up images."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -24,14 +23,6 @@ _SMALL: Final = 4
 _PATIENCE: Final = 0.25  # seconds of a step of a few images past which no larger one is tried
 _LEVELS: Final = 255
 _PLACES: Final = (0.0, 0.25, 0.5, 0.75, 0.99)  # of a training: methods cost more or less as it goes on
-
-
-def busy() -> float:
-    """Return how many processes share a core of this machine by its own account of the last minute; at least 1."""
-    try:
-        return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    except (AttributeError, OSError):  # where the system keeps no account
-        return 1.0
 
 
 @cache
@@ -85,7 +76,7 @@ def method_pace(
                 network, objective.encode(images[:count]), torch.zeros(count, dtype=torch.int64), moment
             )
 
-        return _pace(network, loss)
+        return _pace(network, loss, average=statistics.fmean)  # some cost most in one part of their schedule
     except (AbscertError, RuntimeError):
         return None
 
@@ -95,17 +86,22 @@ def _network(name: str, activation: Activation, shape: InputShape, takes_interva
         return NetworkConfig(name, activation, shape, _CLASSES, takes_intervals).build(0).train()
 
 
-def _pace(network: nn.Module, loss: Callable[[int, float], torch.Tensor]) -> float:
-    """Return the median seconds of an image; batches are as large as training's unless a few images take long."""
+def _pace(
+    network: nn.Module,
+    loss: Callable[[int, float], torch.Tensor],
+    average: Callable[[list[float]], float] = statistics.median,
+) -> float:
+    """Return the average seconds of an image; batches are as large as training's unless a few images take long."""
 
     def seconds(count: int, place: float) -> float:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         network.zero_grad(set_to_none=True)
         torch.autograd.backward(loss(count, place))
-        return (time.perf_counter() - start) / count
+        # where other work takes the cores, this process's own seconds are nearer to those of an idle machine
+        return min(time.perf_counter() - start, time.process_time() - worked) / count
 
     with torch.random.fork_rng(devices=[]):
         seconds(_SMALL, 0.0)  # the first step makes buffers, graphs and threads
         count = _SMALL if _SMALL * seconds(_SMALL, 0.0) > _PATIENCE else _BATCH
         paces = [seconds(count, place) for place in _PLACES]
-    return statistics.median(paces)
+    return average(paces)

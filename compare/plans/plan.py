@@ -14,7 +14,7 @@ from abscert_plugin.claim import Claim, Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import read_text
 from abscert_plugin.wording import plain_words
-from compare.plans.planned_run import Options, Run
+from compare.plans.planned_run import PROTOCOLS, Options, Run
 
 _HERE: Final = __name__.rpartition(".")[0]  # a wheel has this package below ours
 
@@ -26,6 +26,8 @@ class RunGrid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Args:
         options: a method's name to its options.
         cells: number of cells of the methods on cells; the others have none.
+        beyond: whether these runs are left out, since they are beyond the plan's budget: tables name what they would
+            take, where an estimate is kept.
         all others: as in `Run`.
     """
 
@@ -48,6 +50,7 @@ class RunGrid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     limit: int | None = None
     ball_limit: int | None = None
     image_size: int | None = None
+    beyond: bool = False
 
 
 @final
@@ -58,13 +61,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         title: one line.
         grid: its parts.
         include: names of plans whose runs are part of it.
-        protocol: `sound`, or `paper`, whose figures are kept apart from those of the other.
+        protocol: a key of `PROTOCOLS`.
+        folders: number of training and test images of data whose entry does not tell, for estimates of the time.
     """
 
     title: str
     grid: list[RunGrid] = []
     include: list[str] = []
     protocol: str = "sound"
+    folders: dict[str, tuple[int, int]] = {}
 
     def runs(self) -> tuple[Run, ...]:
         """Return the runs in order, each once.
@@ -73,8 +78,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ConfigError: if a value has no meaning, a name is unknown, a method on cells has no number of cells, or
                 cannot train a network that it is paired with.
         """
-        if self.protocol not in ("sound", "paper"):
-            raise ConfigError(f"expected the protocol sound or paper, got {self.protocol!r}")
+        return self._runs(beyond=False)
+
+    def runs_beyond(self) -> tuple[Run, ...]:
+        """Return the runs that the plan names and leaves out.
+
+        Raises:
+            ConfigError: as `runs`.
+        """
+        return self._runs(beyond=True)
+
+    def _runs(self, *, beyond: bool) -> tuple[Run, ...]:
+        if self.protocol not in PROTOCOLS:
+            raise ConfigError(expected_one_of("the protocol", PROTOCOLS, self.protocol))
         from compare.plans.feasibility import check_run  # torch is imported here, not by reading a plan
 
         found: dict[str, Run] = {}
@@ -82,8 +98,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             plan = read_plan(name)
             if plan.include:
                 raise ConfigError(f"the plan {name} includes others: it cannot be included itself")
-            found |= {run.key: run for run in plan.runs()}
-        found |= {run.key: run for part in self.grid for run in _expanded(part, self.protocol)}
+            found |= {run.key: run for run in plan._runs(beyond=beyond)}
+        parts = [part for part in self.grid if part.beyond is beyond]
+        found |= {run.key: run for part in parts for run in _expanded(part, self.protocol)}
         for run in found.values():
             check_run(run)
         return tuple(found.values())

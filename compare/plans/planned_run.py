@@ -12,6 +12,9 @@ from abscert_plugin.claim import Radius, RadiusScale
 
 _KEY_LENGTH: Final = 16
 Options: TypeAlias = dict[str, str]
+PROTOCOLS: Final = ("sound", "paper", "cpu")
+"""`sound`; `paper`, which is the paper's own; `cpu`, the paper's networks and radii in few epochs. Figures of two
+protocols are kept apart."""
 
 
 @final
@@ -36,7 +39,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         limit: only the first so many test images; None takes all.
         ball_limit: the same for the claim `ball` alone.
         image_size: side to resize the images of a folder to; None keeps them.
-        protocol: `sound`, or `paper` for what follows the paper's protocol.
+        protocol: a key of `PROTOCOLS`.
     """
 
     data: str

@@ -11,11 +11,12 @@ from typing import Final
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_packed, write_whole
 from abscert_plugin.records import ROWS_LIMIT
+from compare.results.estimates import ESTIMATES
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
 
 _ROWS: Final = "records.jsonl"
 _OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/run.json", f"{TRAINING}/history.jsonl", "verify-*/run.json")
-_BESIDE_RUNS: Final = ("times/*/*.json", "times/*/*.jsonl", "landscapes/*")
+_BESIDE_RUNS: Final = (ESTIMATES, "times/*/*.json", "times/*/*.jsonl", "landscapes/*")
 _ADVICE: Final = "choose another --into"
 _GREATEST: Final = 2**20  # bytes of a file beside the runs
 

@@ -2,8 +2,9 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -40,6 +41,7 @@ class VerifiedRun:
             history does not say.
         chosen_on_test: whether the epoch was chosen on the images that it is tested on; None where no file says.
         training_device: the machine that trained, in words; empty where no file says.
+        certified_by: number of images that each way to certify has certified, as rows name it.
     """
 
     run: Run
@@ -55,6 +57,7 @@ class VerifiedRun:
     validation_error: float | None
     chosen_on_test: bool | None
     training_device: str
+    certified_by: Mapping[str, int] = field(default_factory=dict)
 
 
 @final
@@ -110,6 +113,7 @@ def _of_run(stored: StoredRun) -> Iterator[VerifiedRun]:
             validation_error=training.validation_error,
             chosen_on_test=tested == training.validation_sha256 if known else None,
             training_device=training.device,
+            certified_by=Counter(row.method for row in records if row.verdict == Verdict.CERTIFIED),
         )
 
 

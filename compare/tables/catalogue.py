@@ -6,6 +6,7 @@ from typing import Final
 
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.errors import ConfigError
+from compare.results.estimates import Estimate, read_estimates
 from compare.results.stored_run import StoredRun
 from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables.error_table import NOT_RUN, Table, require_runs, tables_of
@@ -39,7 +40,8 @@ def select_tables(results: Path, name: str) -> tuple[Table, ...]:
     if name == "all":
         return all_tables(results, found, others, times)
     general = (time_table(times),) if name == _TIMES and times else ()
-    return (*general, *(draft.table for draft in drafts_of(name, found, others, times)))
+    made = drafts_of(name, found, others, times, read_estimates(results))
+    return (*general, *(draft.table for draft in made))
 
 
 def all_tables(
@@ -50,7 +52,8 @@ def all_tables(
     Raises:
         RecordError: as `select_tables`.
     """
-    made = [(name, draft) for name in _NUMBERS for draft in drafts_of(name, found, others, times)]
+    expected = read_estimates(results)
+    made = [(name, draft) for name in _NUMBERS for draft in drafts_of(name, found, others, times, expected)]
     general = tables_of(results, found, others) if found or others else ()
     timed = (time_table(times),) if times else ()
     shown = [draft.table for _, draft in made if not draft.is_empty]
@@ -60,7 +63,11 @@ def all_tables(
 
 
 def drafts_of(
-    name: str, found: Sequence[VerifiedRun], others: Sequence[StoredRun], times: Sequence[TimeSummary]
+    name: str,
+    found: Sequence[VerifiedRun],
+    others: Sequence[StoredRun],
+    times: Sequence[TimeSummary],
+    estimates: Sequence[Estimate] = (),
 ) -> Iterable[PaperTable]:
     """Return the paper's table of a number, for every protocol (every machine, for times) that records are of.
 
@@ -70,4 +77,4 @@ def drafts_of(
     if name == _TIMES:
         return time_drafts(times)
     protocols = sorted({run.protocol for run in (*(one.run for one in found), *(stored.run for stored in others))})
-    return [draft for protocol in protocols for draft in drafts(int(name), Pool.of(found, protocol))]
+    return [draft for protocol in protocols for draft in drafts(int(name), Pool.of(found, protocol, estimates))]

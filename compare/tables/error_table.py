@@ -25,6 +25,8 @@ LINE: Final = "line"
 PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "sound": "Protocol `sound`: one loop and one verifier for all; what is chosen is chosen on a validation split.",
+        "cpu": "Protocol `cpu`: the paper's networks, radii and cells for few epochs, as the heading says, so that two "
+        "cores can train them; one loop and one verifier for all, and a validation split that chooses.",
         "paper": "Protocol `paper`: the paper's epochs and radii; its figures are kept apart from those of `sound`.",
     }
 )
@@ -63,7 +65,8 @@ _READING: Final = (
     "Seconds are of runs that were not timed side by side; Table 3 is made of interleaved timings.",
 )
 _NUMBER: Final = re.compile(
-    r"|-|not run|undefined|[+-]?\d[\d,]*(\.\d+)?(/\d+)?( \([\d./]+\))?|± [\d.]+, \d+ seeds|[\d.]+ to [\d.]+"
+    r"|-|not run(: [\d.,]+ (h|min) by estimate)?|undefined"
+    r"|[+-]?\d[\d,]*(\.\d+)?(/\d+)?( \([\d./]+\))?|± [\d.]+, \d+ seeds|[\d.]+ to [\d.]+"
 )
 
 

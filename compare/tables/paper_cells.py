@@ -24,6 +24,7 @@ class Cell:
         cells: the number of cells that it is of.
         paper: the printed figure.
         difference: ours minus the printed one.
+        bound: the figure by one kind of bounds alone, that of the method's own paper.
         runs: the verifications that it is made of.
     """
 
@@ -32,7 +33,13 @@ class Cell:
     cells: str = ""
     paper: str = ""
     difference: str = ""
+    bound: str = ""
     runs: tuple[VerifiedRun, ...] = ()
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no figure of ours."""
+        return self.ours.startswith(NOT_RUN)
 
 
 @final
@@ -63,7 +70,7 @@ class PaperTable:
     @property
     def is_empty(self) -> bool:
         """Whether it has no figure of ours."""
-        return all(cell.ours == NOT_RUN for block in self.blocks for cell in block.cells)
+        return all(cell.is_missing for block in self.blocks for cell in block.cells)
 
     @property
     def table(self) -> Table:
@@ -89,6 +96,7 @@ _LINES: Final[Mapping[str, Callable[[Cell], str]]] = MappingProxyType(
     {
         _OURS: lambda cell: cell.ours,
         "spread": lambda cell: cell.spread,
+        "bounds alone": lambda cell: cell.bound,
         "cells N": lambda cell: cell.cells,
         "images": _images,
         "paper": lambda cell: cell.paper,
@@ -111,26 +119,41 @@ def gain(ours: float, theirs: float) -> float | None:
     return 100 * (theirs - ours) / theirs if theirs > 0 else None
 
 
-def rate_cell(runs: tuple[VerifiedRun, ...], count: Count, figure: PublishedFigure | None) -> Cell:
+def rate_cell(
+    runs: tuple[VerifiedRun, ...],
+    count: Count,
+    figure: PublishedFigure | None,
+    missing: str = NOT_RUN,
+    bounds: tuple[str, ...] = (),
+) -> Cell:
     """Return the cell of a share of images.
 
     Args:
         runs: one for each seed; none where it was not run.
         count: the images that make the share.
         figure: what the paper prints; None where it has no such cell.
+        missing: what stands there if it was not run.
+        bounds: the bounds of the method's own paper, as rows name them; none where there is nothing to say of them.
     """
     if not runs:
-        return Cell(paper=printed_text(figure))
+        return Cell(ours=missing, paper=printed_text(figure))
     found = rate(runs, count)
     cells = runs[0].run.cells
+    by_bounds = [100 * (1 - sum(run.certified_by.get(name, 0) for name in bounds) / run.summary.images) for run in runs]
     return Cell(
         ours=f"{found.percent:.2f}",
         spread=found.spread,
         cells="" if cells is None else str(cells),
         paper=printed_text(figure),
-        difference=difference_text(found.percent, figure),
+        difference=difference_text(found.percent, figure) if _is_comparable(runs, figure) else "",
+        bound=f"{statistics.mean(by_bounds):.2f}" if bounds else "",
         runs=runs,
     )
+
+
+def _is_comparable(runs: tuple[VerifiedRun, ...], figure: PublishedFigure | None) -> bool:
+    """Return whether ours are of the paper's images."""
+    return figure is not None and all(run.run.data == figure.data for run in runs)
 
 
 def gain_cell(own: tuple[VerifiedRun, ...], theirs: tuple[VerifiedRun, ...], figure: PublishedFigure | None) -> Cell:
@@ -143,10 +166,10 @@ def gain_cell(own: tuple[VerifiedRun, ...], theirs: tuple[VerifiedRun, ...], fig
     return Cell(ours=f"{value:.2f}", paper=printed_text(figure), difference=difference_text(value, figure))
 
 
-def pace_cell(runs: tuple[VerifiedRun, ...], figure: PublishedFigure) -> Cell:
+def pace_cell(runs: tuple[VerifiedRun, ...], figure: PublishedFigure, missing: str = NOT_RUN) -> Cell:
     """Return the cell of the seconds an epoch; other machines differ, so there is no difference."""
     if not runs:
-        return Cell(paper=printed_text(figure))
+        return Cell(ours=missing, paper=printed_text(figure))
     return Cell(ours=f"{statistics.mean(run.epoch_seconds for run in runs):.1f}", paper=printed_text(figure))
 
 

@@ -1,5 +1,6 @@
 """The paper's Tables 1, 2, 4 and 5 out of records, each in the paper's own shape."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -7,24 +8,41 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.claim import Radius
+from compare.results.estimates import Estimate
 from compare.results.verified_run import ACTIVATIONS, VerifiedRun
 from compare.tables.error_table import CLAIMS, LINE, NOT_RUN, PROTOCOLS, SCALES, TableRow, scales
 from compare.tables.paper_cells import Cell, PaperRow, PaperTable, gain_cell, pace_cell, rate_cell
 from compare.tables.published import MISSING, PublishedFigure, Quantity, published
-from compare.tables.selection import OWN, Count, chosen, counts_for, labelled, not_verified
+from compare.tables.selection import OWN, Count, chosen, counts_for, labelled, not_verified, would_count
 
 METHODS: Final[Mapping[str, str]] = MappingProxyType({OWN: "AC", "llm": "LLM", "lbp": "LBP", "adv-ibp": "AIBP"})
 """What the paper's tables call the methods."""
 
+_BESIDE: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({"cpu": {"ibp": "IBP", "crown-ibp": "CROWN-IBP"}})
+"""Methods that a protocol has beside the paper's, in Table 1."""
+_IN_PLACE: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({"cpu": {"imagenet": "folder"}})
+"""Data that a protocol has in place of the paper's."""
+_BOUNDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        **dict.fromkeys(("ibp", "adv-ibp"), ("ibp",)),
+        **dict.fromkeys(("crown-ibp", "llm", "lbp"), ("ibp", "crown-ibp")),
+    }
+)
+_RELU: Final = "relu"
+_ROUND: Final = 10  # hours from which they are whole
 _COUNTS: Final[Mapping[Quantity, Count]] = MappingProxyType(
     {Quantity.VERIFIED_ERROR: not_verified, Quantity.ACCURACY: labelled}
+)
+_VALIDATED: Final = (
+    "Of the cells N that were run (and of several ways to train) a figure is of those with the least validation error "
+    "and the most images tested; the choice does not look at the test images."
 )
 _CHOICE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "paper": "Chosen on the test set: of the cells N that were run (and of several ways to train) a figure is of "
         "those with the least error on these very test images, as in the paper, and with the most images tested.",
-        "sound": "Of the cells N that were run (and of several ways to train) a figure is of those with the least "
-        "validation error and the most images tested; the choice does not look at the test images.",
+        "sound": _VALIDATED,
+        "cpu": _VALIDATED,
     }
 )
 _SWEEP: Final = (
@@ -34,6 +52,13 @@ _SWEEP: Final = (
 _LINES: Final = (
     f"Lines: ours; its spread (95 % of one seed's images, or the standard deviation over seeds); N; the paper's figure "
     f"as printed, `{MISSING}` where it has none; ours minus the paper's. `{NOT_RUN}`: no finished run."
+)
+_ALONE: Final = (
+    "Bounds alone: not certified by the bounds that the method trains with, intervals for IBP and AIBP, CROWN-IBP for "
+    "CROWN-IBP, LLM and LBP (LLM's paper chooses slopes, LBP's carries lines forward: both certify some more)."
+)
+_PLACE: Final = (
+    "Ours are of a folder of smaller images in place of ImageNet's, through the same code: not to be compared."
 )
 _TWO_RADII: Final = (
     "As the paper compares: AC is the claim `cell` (`abstrain`), the others are balls, and one printed epsilon is two "
@@ -50,23 +75,37 @@ _ACCURACY: Final = (
 )
 
 
+_OF_PROTOCOL: Final[Mapping[str, TableRow]] = MappingProxyType({"cpu": (_ALONE,)})
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The verifications of one protocol, by data set, network, activation and method."""
+    """The verifications of one protocol, and the estimates of missing ones, by all that a figure is of."""
 
     protocol: str
     found: Mapping[tuple[str, ...], tuple[VerifiedRun, ...]]
+    expected: Mapping[tuple[str, ...], tuple[Estimate, ...]]
 
     @classmethod
-    def of(cls, found: Iterable[VerifiedRun], protocol: str) -> "Pool":
+    def of(cls, found: Iterable[VerifiedRun], protocol: str, estimates: Iterable[Estimate] = ()) -> "Pool":
         """Return those of a protocol."""
         groups: dict[tuple[str, ...], list[VerifiedRun]] = {}
         for verified in found:
             run = verified.run
             if run.protocol == protocol:
                 groups.setdefault((run.data, run.network, verified.activation, run.method), []).append(verified)
-        return cls(protocol, {key: tuple(group) for key, group in groups.items()})
+        missing: dict[tuple[str, ...], list[Estimate]] = {}
+        for one in estimates:
+            run = one.run
+            if run.protocol == protocol:
+                activation = run.activation or ACTIVATIONS.get(run.method, _RELU)
+                missing.setdefault((run.data, run.network, activation, run.method), []).append(one)
+        return cls(
+            protocol,
+            {key: tuple(group) for key, group in groups.items()},
+            {key: tuple(one) for key, one in missing.items()},
+        )
 
     def runs(self, figure: PublishedFigure, method: str, claim: str, radius: Radius) -> tuple[VerifiedRun, ...]:
         """Return the runs to show of a method where `figure` is, one for each seed; empty where there is none.
@@ -74,9 +113,27 @@ class Pool:
         Raises:
             RecordError: if records of different versions would be averaged.
         """
-        activation = ACTIVATIONS.get(method, figure.activation)
-        group = self.found.get((figure.data, figure.network, activation, method), ())
+        group = self.found.get(self._key(figure, method), ())
         return chosen([verified for verified in group if counts_for(verified, claim, radius)], self.protocol)
+
+    def missing(self, figure: PublishedFigure, method: str, claim: str, radius: Radius) -> str:
+        """Return what stands where there is no such run: that, and what the cheapest one would take, if it is kept."""
+        group = self.expected.get(self._key(figure, method), ())
+        seconds = [one.seconds for one in group if would_count(one.run, claim, radius)]
+        if not seconds:
+            return NOT_RUN
+        least = min(seconds)
+        hours = least / 3600
+        time = f"{hours:,.0f} h" if hours >= _ROUND else f"{hours:.1f} h" if hours >= 1 else f"{least / 60:.0f} min"
+        return f"{NOT_RUN}: {time} by estimate"
+
+    def place(self, data: str) -> str:
+        """Return what a row calls the paper's data set: its name, or what stands in its place."""
+        return _IN_PLACE.get(self.protocol, {}).get(data, data)
+
+    def _key(self, figure: PublishedFigure, method: str) -> tuple[str, ...]:
+        activation = ACTIVATIONS.get(method, figure.activation)
+        return self.place(figure.data), figure.network, activation, method
 
 
 def drafts(number: int, pool: Pool) -> tuple[PaperTable, ...]:
@@ -96,30 +153,33 @@ def _table1(pool: Pool) -> tuple[PaperTable, ...]:
         assert own is not None
         assert other is not None
         labels = (data, network, printed, scales(own.pixel, printed), scales(other.pixel, printed))
-        blocks.append(PaperRow(labels, tuple(_cell(pool, figure) for figure in figures)))
+        beside = [_ball(pool, figures[1], method, other) for method in _BESIDE.get(pool.protocol, {})]
+        blocks.append(PaperRow(labels, (*(_cell(pool, figure) for figure in figures), *beside)))
         columns = tuple(_heading(figure) for figure in figures)
+    columns += tuple(f"{name} (ball)" for name in _BESIDE.get(pool.protocol, {}).values())
     names = ("data", "network", "epsilon", "AC's radius, pixel (training)", "others' radius, pixel (training)", LINE)
-    title = f"Table 1, protocol {pool.protocol}: verified errors (%), compared as the paper does"
+    title = f"Table 1, {_protocol(pool, blocks)}: verified errors (%), compared as the paper does"
     notes = _notes(pool, _TWO_RADII, SCALES, CLAIMS, _SWEEP)
     return PaperTable(title, (*names, *columns), tuple(blocks), notes), _balls_of_table1(pool)
 
 
 def _balls_of_table1(pool: Pool) -> PaperTable:
     blocks = []
-    others = [method for method in METHODS if method != OWN]
+    called = {**METHODS, **_BESIDE.get(pool.protocol, {})}
+    others = [method for method in called if method != OWN]
     for (data, network), figures in _grouped(1, lambda one: (one.data, one.network)):
         radii = {figure.radius.pixel: figure.printed_radius or "" for figure in figures if figure.radius is not None}
         for pixel in sorted(radii):
             radius = Radius(pixel)
             own = pool.runs(figures[0], OWN, "ball", radius)
-            cells = [rate_cell(own, not_verified, None)]
+            cells = [_ball(pool, figures[0], OWN, radius)]
             for method in others:
                 theirs = pool.runs(figures[0], method, "ball", radius)
-                cells.append(rate_cell(theirs, not_verified, _printed(figures, method, pixel)))
+                cells.append(_ball(pool, figures[0], method, radius, _printed(figures, method, pixel)))
                 cells.append(gain_cell(own, theirs, None))
             if any(cell.runs or cell.paper for cell in cells):
                 blocks.append(PaperRow((data, network, scales(pixel, radii[pixel])), tuple(cells)))
-    pairs = [(f"{METHODS[method]} (ball)", f"Impr. over {METHODS[method]}") for method in others]
+    pairs = [(f"{called[method]} (ball)", f"Impr. over {called[method]}") for method in others]
     columns = (
         "data",
         "network",
@@ -128,7 +188,7 @@ def _balls_of_table1(pool: Pool) -> PaperTable:
         "AC (ball)",
         *(name for pair in pairs for name in pair),
     )
-    title = f"Table 1, protocol {pool.protocol}: errors of the claim ball (%), at equal radii"
+    title = f"Table 1, {_protocol(pool, blocks)}: errors of the claim ball (%), at equal radii"
     return PaperTable(title, columns, tuple(blocks), _notes(pool, _EQUAL, SCALES, CLAIMS))
 
 
@@ -138,7 +198,7 @@ def _table2(pool: Pool) -> tuple[PaperTable, ...]:
     for (data, network, printed), figures in _grouped(2, lambda one: (one.data, one.network, one.printed_radius or "")):
         blocks.append(PaperRow((data, network, printed), tuple(_cell(pool, figure) for figure in figures)))
         columns = tuple(METHODS[figure.method] for figure in figures)
-    title = f"Table 2, protocol {pool.protocol}: accuracy (%)"
+    title = f"Table 2, {_protocol(pool, blocks)}: accuracy (%)"
     return (
         PaperTable(
             title, ("data", "network", "epsilon", LINE, *columns), tuple(blocks), _notes(pool, _ACCURACY, _SWEEP)
@@ -186,16 +246,18 @@ def _of_own(
             assert figure.radius is not None
             runs = pool.runs(figure, OWN, claim, figure.radius)
             columns.append(f"{figure.column} ({claim})")
-            cells.append(rate_cell(runs, not_verified, figure if is_cell else None))
+            missing = pool.missing(figure, OWN, claim, figure.radius)
+            cells.append(rate_cell(runs, not_verified, figure if is_cell else None, missing))
             if times and is_cell:
                 columns.append(times[place].column)
-                cells.append(pace_cell(runs, times[place]))
+                cells.append(pace_cell(runs, times[place], missing))
         assert errors[0].radius is not None
-        blocks.append(PaperRow((data, printed, scales(errors[0].radius.pixel, printed)), tuple(cells)))
-    title = f"Table {number}, protocol {pool.protocol}: errors of the claim {claim} (%), {what}"
+        blocks.append(PaperRow((pool.place(data), printed, scales(errors[0].radius.pixel, printed)), tuple(cells)))
+    title = f"Table {number}, {_protocol(pool, blocks)}: errors of the claim {claim} (%), {what}"
     labels = ("data", "epsilon", "radius, pixel (training)", LINE)
     ball = "The paper prints no figure of this claim; epsilon is on the training scale."
-    notes = (note, SCALES, CLAIMS, _SWEEP) if is_cell else (ball, SCALES, CLAIMS)
+    notes: TableRow = (note, SCALES, CLAIMS, _SWEEP) if is_cell else (ball, SCALES, CLAIMS)
+    notes += (_PLACE,) if any(pool.place(data) != data for (data, _), _, _ in rows) else ()
     return PaperTable(title, (*labels, *columns), tuple(blocks), _notes(pool, *notes))
 
 
@@ -232,7 +294,35 @@ def _claim(method: str) -> str:
 
 
 def _notes(pool: Pool, *own: str) -> TableRow:
-    return (PROTOCOLS[pool.protocol], *own, _CHOICE[pool.protocol], _LINES)
+    return (PROTOCOLS[pool.protocol], *own, _CHOICE[pool.protocol], _LINES, *_OF_PROTOCOL.get(pool.protocol, ()))
+
+
+def _protocol(pool: Pool, blocks: Iterable[PaperRow]) -> str:
+    """Return a protocol in the words of a heading: with its epochs and seconds an image where they are its own."""
+    runs = [one for block in blocks for cell in block.cells for one in cell.runs]
+    if pool.protocol not in _BESIDE or not runs:
+        return f"protocol {pool.protocol}"
+    called = {**METHODS, **_BESIDE[pool.protocol]}
+    counts = Counter(one.run.epochs for one in runs)
+    usual = counts.most_common(1)[0][0]
+    others = sorted({(called[one.run.method], one.run.epochs) for one in runs if one.run.epochs != usual})
+    epochs = ", ".join([f"{usual} epochs", *(f"{method} {count}" for method, count in others)])
+    seconds = sorted({one.run.timeout for one in runs if one.summary.claim == "ball"})
+    times = f"; balls: {' or '.join(f'{time:g}' for time in seconds)} s an image" if seconds else ""
+    return f"protocol {pool.protocol} ({epochs}{times})"
+
+
+def _ball(
+    pool: Pool, figure: PublishedFigure, method: str, radius: Radius, printed: PublishedFigure | None = None
+) -> Cell:
+    """Return the cell of a method's error of the claim `ball` at a radius, where `figure` is."""
+    runs = pool.runs(figure, method, "ball", radius)
+    missing = pool.missing(figure, method, "ball", radius)
+    return rate_cell(runs, not_verified, printed, missing, _own_bounds(pool, method))
+
+
+def _own_bounds(pool: Pool, method: str) -> tuple[str, ...]:
+    return _BOUNDS.get(method, ()) if pool.protocol in _BESIDE else ()
 
 
 def _printed(figures: Iterable[PublishedFigure], method: str, pixel: Fraction) -> PublishedFigure | None:
@@ -251,6 +341,8 @@ def _cell(pool: Pool, figure: PublishedFigure) -> Cell:
     assert figure.radius is not None
     runs = pool.runs(figure, figure.method, _claim(figure.method), figure.radius)
     if figure.against is None:
-        return rate_cell(runs, _COUNTS[figure.quantity], figure)
+        missing = pool.missing(figure, figure.method, _claim(figure.method), figure.radius)
+        bounds = _own_bounds(pool, figure.method) if figure.quantity is Quantity.VERIFIED_ERROR else ()
+        return rate_cell(runs, _COUNTS[figure.quantity], figure, missing, bounds)
     assert figure.against_radius is not None
     return gain_cell(runs, pool.runs(figure, figure.against, "ball", figure.against_radius), figure)

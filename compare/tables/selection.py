@@ -92,12 +92,22 @@ def counts_for(verified: VerifiedRun, claim: str, radius: Radius) -> bool:
     Claim `cell`: the cells are admissible. Claim `ball`: it was verified at the radius; a method that trains for a
     radius was trained for the same.
     """
-    run = verified.run
-    if verified.summary.claim != claim:
+    if verified.summary.claim != claim or (claim == "ball" and verified.radius is None):
         return False
+    radii = () if verified.radius is None else (verified.radius,)
+    return _may_count(verified.run, claim, radius, radii)
+
+
+def would_count(run: Run, claim: str, radius: Radius) -> bool:
+    """Return whether a run will have a verification that `counts_for` a claim at a radius, once it is carried out."""
+    certified = [Radius.parse(text, run.radius_scale) for text in run.certify]
+    return claim in run.claims and _may_count(run, claim, radius, certified)
+
+
+def _may_count(run: Run, claim: str, radius: Radius, certified: Sequence[Radius]) -> bool:
     if claim == "cell":
         return run.cells is not None and is_admissible(run.cells, radius)
-    if verified.radius is None or verified.radius.pixel != radius.pixel:
+    if all(one.pixel != radius.pixel for one in certified):
         return False
     return run.method == OWN or run.trained_for.pixel == radius.pixel
 
@@ -107,7 +117,7 @@ def chosen(found: Sequence[VerifiedRun], protocol: str) -> tuple[VerifiedRun, ..
 
     Of several ways to train, those count that were tested on the most images; of these the one is taken that is best by
     the protocol's criterion, of equals the one with fewer cells. In `paper` that is the error on the test images
-    themselves, as the paper does; in `sound` the validation error of the training.
+    themselves, as the paper does; in the others the validation error of the training.
 
     Raises:
         RecordError: if records of different versions would be averaged.
@@ -146,5 +156,5 @@ def _validation_error(verified: VerifiedRun) -> float:
 
 
 _CRITERIA: Final[Mapping[str, Callable[[VerifiedRun], float]]] = MappingProxyType(
-    {"paper": _test_error, "sound": _validation_error}
+    {"paper": _test_error, "sound": _validation_error, "cpu": _validation_error}
 )

@@ -204,7 +204,8 @@ _OWN: Final = _Bound("the bound that its epochs are validated by", 250, _of_vali
 _BOUNDS: Final[Mapping[str, _Bound]] = MappingProxyType(
     {
         **dict.fromkeys(
-            ("ibp", "adv-ibp", "sabr", "mtl-ibp", "reachable"), replace(_OWN, title="one pass of interval bounds")
+            ("ibp", "adv-ibp", "sabr", "mtl-ibp", "taps", "staps", "reachable"),
+            replace(_OWN, title="one pass of interval bounds"),
         ),
         "llm": replace(_OWN, title="CROWN-IBP with chosen slopes, two passes"),
         "crown-ibp": _Bound("one bound of CROWN-IBP", 100, _crown_ibp),

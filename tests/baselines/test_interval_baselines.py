@@ -308,6 +308,8 @@ CASES = [
     ("crown-ibp", {"bounds_end": "1"}),
     ("sabr", {}),
     ("mtl-ibp", {}),
+    ("taps", {}),
+    ("staps", {}),
 ]
 
 
@@ -371,7 +373,7 @@ def test_samples_see_a_radius_of_one_percent_too_little(
     assert not are_sound(name, options, tight_network(), 8)
 
 
-@pytest.mark.parametrize("name", ["ibp", "crown-ibp", "sabr", "mtl-ibp"])
+@pytest.mark.parametrize("name", ["ibp", "crown-ibp", "sabr", "mtl-ibp", "taps", "staps"])
 def test_first_weights_are_shi_et_als_where_the_method_says_so(name: str) -> None:
     made = nn.Sequential(nn.Flatten(), nn.Linear(400, 100), nn.ReLU(), nn.Linear(100, 3))
     before = cast(nn.Linear, made[1]).weight.detach().clone()

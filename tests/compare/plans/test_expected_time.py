@@ -51,7 +51,7 @@ def test_shipped_plans_have_runs_and_an_expected_time(name: str) -> None:
     assert plan.title
     runs = plan.runs()
     assert runs
-    assert all(0 < (expected_seconds(run, made_up) or 0) < 1e9 for run in runs)
+    assert all(0 < (expected_seconds(run, made_up, plan.folders) or 0) < 1e9 for run in runs)
 
 
 def test_more_epochs_and_larger_networks_are_expected_to_take_longer() -> None:

@@ -103,7 +103,7 @@ def test_every_part_of_a_run_is_under_test_above() -> None:
         (("cells = [2, 4]", ""), "expected cells"),
         (('share = "0.3"', 'shar = "0.3"'), "no option 'shar'"),
         (('share = "0.3"', 'share = "3"'), "share from 0 to 1"),
-        (("[[grid]]", "protocol = 'new'\n[[grid]]"), "protocol sound or paper"),
+        (("[[grid]]", "protocol = 'new'\n[[grid]]"), "the protocol of sound, paper, cpu"),
         (("[[grid]]", "[[grid]]\nsolver = 'hope'"), "expected a solver of abscert.*, got 'hope'"),
         (("[[grid]]", "[[grid]"), "cannot be read"),
     ],
