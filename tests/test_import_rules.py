@@ -45,6 +45,7 @@ FLOORS: Final = (
     ("guards", "lirpa"),
     ("training",),
     ("verification", "query"),
+    ("instances",),
     ("report",),
     ("api",),
     ("cli",),
