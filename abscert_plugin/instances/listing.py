@@ -4,12 +4,12 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, final
 
-from abscert_plugin.errors import ConfigError
+from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.files import read_text
 
 LIST: Final = "instances.csv"
@@ -86,16 +86,12 @@ def _lists_in(path: Path) -> list[Path]:
     return found
 
 
-def _read_list(path: Path, limit: int | None, timeout: float | None) -> Iterable[Instance]:
+def _read_list(path: Path, limit: int | None, timeout: float | None) -> Iterator[Instance]:
     category = path.resolve().parent.name
     count = 0
-    for number, row in enumerate(csv.reader(io.StringIO(read_text(path, error=ConfigError))), start=1):
-        words = [word.strip() for word in row]
-        if not any(words):
-            continue
-        if limit is not None and count == limit:
+    for place, words in lines_of(path, ConfigError):
+        if count == limit:
             return
-        place = f"{path}, line {number}"
         if len(words) != _COLUMNS or not words[0] or not words[1]:
             raise ConfigError(f"{place}: expected a network, a query and seconds, got {','.join(words)[:120]!r}")
         seconds = _seconds(words[2], place) if timeout is None else timeout
@@ -104,6 +100,30 @@ def _read_list(path: Path, limit: int | None, timeout: float | None) -> Iterable
         count += 1
     if not count:
         raise ConfigError(f"expected an instance in {path}, found none")
+
+
+def lines_of(path: Path, error: type[AbscertError]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the lines of a file of values that commas separate which are not empty: where each is, and its values.
+
+    Raises:
+        AbscertError: of the type `error`, if it cannot be read, or is no such file.
+    """
+    number = 0
+    try:
+        for number, row in enumerate(csv.reader(io.StringIO(read_text(path, error=error), newline=None)), start=1):
+            words = [word.strip() for word in row]
+            if any(words):
+                yield f"{path}, line {number}", words
+    except csv.Error as fault:
+        raise error(f"{path}, line {number + 1}: {fault}") from fault
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is a file of a name, whatever stands in it."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds what none may
+        return False
 
 
 def _seconds(text: str, place: str) -> float:
@@ -123,7 +143,7 @@ def _check_seconds(value: float, place: str, text: str = "") -> float:
 def _file(folder: Path, name: str, place: str) -> Path:
     """Return a file of a list: as named, or packed, or unpacked."""
     for each in (name, name + PACKED, _unpacked(name)):
-        if (folder / each).is_file():
+        if is_there(folder / each):
             return folder / each
     raise ConfigError(f"{place}: there is no file {folder / _unpacked(name)}, packed by gzip or not")
 

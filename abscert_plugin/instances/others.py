@@ -1,8 +1,6 @@
 """Results of another solver, as the competition publishes them or a run of ours has them, and contradictions."""
 
-import csv
 import glob
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,9 +8,8 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.errors import AbscertError, RecordError
-from abscert_plugin.files import read_text
 from abscert_plugin.instances.bench import RECORDS
-from abscert_plugin.instances.listing import PACKED, Instance
+from abscert_plugin.instances.listing import PACKED, Instance, is_there, lines_of
 from abscert_plugin.instances.rows import RESULTS, Result, Row, read_results
 
 _WORDS: Final[Mapping[str, Result]] = MappingProxyType(
@@ -84,7 +81,7 @@ class Other:
                 file = f"{name}.counterexample{suffix}"
                 places = [self.folder / finding.category / file, *sorted(self.folder.glob(f"*/{glob.escape(file)}"))]
                 for place in places:
-                    if place.is_file() and finding.category in place.parent.name:
+                    if is_there(place) and finding.category in place.parent.name:
                         return place
         return None
 
@@ -171,13 +168,10 @@ def _of_rows(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _of_csv(path: Path) -> Iterator[Finding]:
-    for number, row in enumerate(csv.reader(io.StringIO(read_text(path))), start=1):
-        words = [word.strip() for word in row]
-        if not any(words):
-            continue
+    for place, words in lines_of(path, RecordError):
         if len(words) < _LEAST_COLUMNS:
             raise RecordError(
-                f"{path}, line {number}: expected category, network, query, seconds of preparation, result and "
+                f"{place}: expected category, network, query, seconds of preparation, result and "
                 f"seconds, got {','.join(words)[:120]!r}"
             )
         seconds = _number(words[_SECONDS]) if len(words) > _SECONDS else None

@@ -1,13 +1,17 @@
 """Lists of instances: what they may look like, and what is refused."""
 
 import gzip
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from stand_in import write_list
 
-from abscert_plugin.errors import ConfigError
+from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.instances.listing import read_lists
+from abscert_plugin.instances.others import read_other
 
 
 def test_a_list_a_folder_and_a_folder_of_folders_are_the_same(tmp_path: Path) -> None:
@@ -53,6 +57,9 @@ def test_limit_and_timeout_are_of_each_list(tmp_path: Path) -> None:
         ("other.onnx,a.vnnlib,5\n", r"there is no file .*other\.onnx, packed by gzip or not"),
         ("\n \n", "expected an instance in"),
         ("\0\n", "line 1: expected a network"),
+        ("a\0,b,5\n", "there is no file"),
+        (f"{'a' * 5000},b,5\n", "there is no file"),
+        (f"net.onnx,a.vnnlib,5\n{'a' * 200_000},b,5\n", "line 2: field larger than field limit"),
     ],
 )
 def test_a_line_that_is_no_instance_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -80,3 +87,21 @@ def test_two_lists_of_one_category_are_refused(tmp_path: Path) -> None:
     paths = [write_list(tmp_path / year / "acasxu", ["a"]) for year in ("2022", "2023")]
     with pytest.raises(ConfigError, match="both of the category acasxu"):
         read_lists(paths)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["net.onnx", "a.vnnlib", ",", "5", "\n", "\r", '"', "\0", "..", "é", "1e999", " ", ".gz", "/"]),
+        max_size=12,
+    ).map("".join)
+)
+def test_whatever_stands_in_lists_and_results_is_told_in_words_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    path = write_list(folder, ["a"])
+    path.write_text(text, encoding="utf-8")
+    for read in (lambda: read_lists([path]), lambda: read_other(path)):
+        with suppress(AbscertError):
+            read()
