@@ -127,6 +127,8 @@ def read_other(path: Path) -> Other:
 def contradictions(instances: Sequence[Instance], rows: Sequence[Row], other: Other, out: Path) -> list[Contradiction]:
     """Return the instances of which one says `sat` and the other `unsat`; the counterexample is run again.
 
+    Results name files and do not hold them: the competition has given one name to different queries in different years.
+
     Args:
         instances: what was run.
         rows: what came out, in the same order.
@@ -158,7 +160,7 @@ def _judged(instance: Instance, file: Path | None, whose: str, denied: str) -> t
     except AbscertError as error:
         return f"the counterexample of {whose} cannot be run ({error})", True
     if holds:
-        return f"the counterexample of {whose} satisfies the query: {denied} is wrong", True
+        return f"the counterexample of {whose} satisfies the query here: {denied} is wrong, of these very files", True
     return f"the counterexample of {whose} does not satisfy the query exactly", False
 
 

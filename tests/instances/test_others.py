@@ -106,7 +106,7 @@ def test_a_sat_that_replays_beats_unsat(tmp_path: Path, instances: list[Instance
     rows = [row(each, Result.UNSAT) for each in instances]
     found = contradictions(instances, rows, read_other(folder), tmp_path)
     assert [item.is_one for item in found] == [True, True, False]
-    assert "theirs satisfies the query: our unsat is wrong" in found[0].says
+    assert "theirs satisfies the query here: our unsat is wrong" in found[0].says
     assert "is not there" in found[1].says
     assert "does not satisfy" in found[2].says
 
