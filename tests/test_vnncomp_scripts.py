@@ -110,6 +110,9 @@ def test_a_call_of_another_version_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("broken.vnnlib.part*"))
 
 
-def test_the_scripts_can_be_started() -> None:
-    for name in ("install_tool", "prepare_instance", "run_instance"):
-        assert (SCRIPTS / f"{name}.sh").read_text().startswith("#!/bin/bash\n# VNN-COMP, version 1 of its scripts: ")
+def test_an_abscert_that_is_installed_is_taken(tmp_path: Path) -> None:
+    command = tmp_path / "abscert"
+    command.write_text('#!/bin/sh\necho "said $*"\n')
+    command.chmod(0o755)
+    assert script("install_tool", "v1", command=str(command)).stdout == "said --version\n"
+    assert not (SCRIPTS / ".venv").exists()
