@@ -115,4 +115,3 @@ def test_an_abscert_that_is_installed_is_taken(tmp_path: Path) -> None:
     command.write_text('#!/bin/sh\necho "said $*"\n')
     command.chmod(0o755)
     assert script("install_tool", "v1", command=str(command)).stdout == "said --version\n"
-    assert not (SCRIPTS / ".venv").exists()
