@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Literal, final
+from typing import IO, Any, Final, Literal, TypeVar, final
 
 import msgspec
 
@@ -97,6 +97,7 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 _RUNS: Final = ("forward", "exhaustive")
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Record)
+_Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
 @final
@@ -126,7 +127,7 @@ class RecordWriter:
         except OSError as failure:
             raise RecordError(f"cannot write {self._path}: {failure.strerror}") from failure
 
-    def write(self, records: Iterable[Record]) -> None:
+    def write(self, records: Iterable[msgspec.Struct]) -> None:
         """Append the records and hand them to the operating system.
 
         Raises:
@@ -162,16 +163,25 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         RecordError: if the file is missing, a line is not a record, or its schema is not this version's.
     """
-    return list(_parse_lines(path))
+    return list(_parse_lines(path, _decoder))
 
 
-def _parse_lines(path: Path) -> Iterator[Record]:
+def read_rows(path: Path, kind: type[_Row]) -> list[_Row]:
+    """Return the rows of a file of rows of another kind, as `read_records` does.
+
+    Raises:
+        RecordError: if the file is missing, or a line is not such a row.
+    """
+    return list(_parse_lines(path, msgspec.json.Decoder(kind)))
+
+
+def _parse_lines(path: Path, decoder: msgspec.json.Decoder[_Row]) -> Iterator[_Row]:
     lines = read_packed(path, ROWS_LIMIT).split(b"\n")[
         :-1
     ]  # what follows the last end of line is a half line, or empty
     for number, line in enumerate(lines, start=1):
         try:
-            yield _decoder.decode(line)
+            yield decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             fault = plain_words(error)
             raise RecordError(

@@ -57,6 +57,7 @@ SHIPPED = (
     "requirements.txt",
     "shipping",
     "tests",
+    "vnncomp",
 )
 """What a source distribution holds: all that its tests need."""
 LEFT_OUT = ("__pycache__", "*.pyc", "*.egg-info", "_build", "build", "dist", ".*_cache", ".hypothesis", "PKG-INFO")

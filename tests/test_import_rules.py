@@ -46,6 +46,7 @@ FLOORS: Final = (
     ("guards", "lirpa"),
     ("training",),
     ("verification", "query"),
+    ("instances",),
     ("report",),
     ("api",),
     ("cli",),

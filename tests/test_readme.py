@@ -35,6 +35,7 @@ LONGEST_README: Final = 120
 ONLY_PARSED: Final = {
     "abscert compare run digits-smoke": "tests/compare/test_smoke.py carries it out, in a minute",
     "abscert queries": "images of 224 x 224 make long queries; tests/test_cli_foreign.py carries it out",
+    "abscert bench": "tests/instances carries it out",
     "abscert verify query.vnnlib": "tests/query has queries",
     "abscert check proof.json": "tests/query has proofs",
     "abscert compare times": "times five trainings of Table 3, for hours",

@@ -14,6 +14,7 @@ from abscert_plugin.choices import did_you_mean, expected_one_of
 from abscert_plugin.cli import (
     advise,
     artifact,
+    bench,
     card,
     check,
     data,
@@ -65,7 +66,7 @@ def build_app() -> typer.Typer:
     """
     app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
     app.callback(help=_HELP, epilog=GUIDE)(_options)
-    for module in (demo, data, advise, train, tune, verify, show, check, queries, query, artifact, guard, card):
+    for module in (demo, data, advise, train, tune, verify, show, check, queries, query, bench, artifact, guard, card):
         module.register(app)
     for point, register in registered(ENTRY_POINTS):
         try:

@@ -53,7 +53,7 @@ CURVES: Final = frozenset({"Abs", "Erf", "Exp", "Log", "Pow", "Reciprocal", "Sof
 
 _PICKS: Final = (
     "Abs And Ceil Equal Floor Greater GreaterOrEqual Less LessOrEqual Max Min NonZero Not Or Range ReduceMax ReduceMin "
-    "Round Sign Size Xor"
+    "Relu Round Sign Size Xor"
 )
 PICKS: Final = frozenset(_PICKS.split())
 """Exact on constants that are known exactly, of any type; Range where what it gives are whole numbers."""

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic, functions
-from abscert_plugin.bounds.proof.activations import Function, flushed
+from abscert_plugin.bounds.proof.activations import RELU, Function, flushed
 from abscert_plugin.bounds.proof.affine import Affine, total
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import Matrix, Scale, Weights
@@ -331,6 +331,7 @@ _COMPUTED: Final[Mapping[str, Callable[..., Enclosure]]] = MappingProxyType(
         "Neg": Enclosure.negated,
         "Pow": _power,
         "Reciprocal": _inverse,
+        "Relu": _curve(RELU),
         "Softplus": _curve(functions.SOFTPLUS),
         "Sqrt": _square_root,
         "Sub": _subtract,

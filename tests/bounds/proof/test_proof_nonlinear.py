@@ -290,6 +290,20 @@ def computed_constants(build: Build) -> None:
     build.add("Add", root)
 
 
+def rectified_constants(build: Build) -> None:
+    """Shift by ReLUs of constants: of one that is rounded and near 0, and of one that is known exactly."""
+    start(build)
+    last = build.last
+    build.add("Exp", reads=(build.floats(1),))
+    build.add("Sub", number(build, 1.0))
+    rounded = build.add("Relu")
+    known = build.add("Relu", reads=(build.floats(1),))
+    build.last = last
+    build.shape = build._shape_of(last)
+    build.add("Add", rounded)
+    build.add("Sub", known)
+
+
 def mean_variance(build: Build) -> None:
     graphs.planes(build, channels=3)
     spread(build, 0, 1)
@@ -337,6 +351,7 @@ OPERATORS: dict[str, graphs.Operator] = {
     "Sum": several("Sum"),
     "Comparisons": comparison,
     "Constants": computed_constants,
+    "Constants, rectified": rectified_constants,
     "Where": fixed_choice,
     "MatMul": attention,
     "ArgMax": arg_extreme("ArgMax"),
