@@ -111,7 +111,7 @@ def end_after(process: subprocess.Popen[str], most: float, done: threading.Event
 def ask(options: argparse.Namespace) -> None:
     known = {(item["model"], item["index"]) for item in read(options.out)} if options.out.exists() else set()
     for model in options.models:
-        wanted = [index for index in range(options.start, options.limit) if (str(model), index) not in known]
+        wanted = [index for index in options.images or range(options.limit) if (str(model), index) not in known]
         if wanted:
             ask_about(model, wanted, options)
 
@@ -141,7 +141,7 @@ def ask_about(model: Path, wanted: Sequence[int], options: argparse.Namespace) -
             if "label" not in box:
                 raise SystemExit(f"ours ended at image {index}: {box['reason']}; its last lines are in {log}")
             answers: dict[str, dict[str, Any]] = {}
-            for who in ("ours", "theirs") if index % 2 == 0 else ("theirs", "ours"):
+            for who in WHO if index % 2 == 0 else WHO[::-1]:
                 answers[who] = ours.ask("decide", index=index) if who == "ours" else theirs.ask("decide", box=box)
             points = answers["theirs"].pop("points", None)
             if points is not None:
@@ -234,8 +234,8 @@ def main() -> None:
     asking.add_argument("--radius", default="0.1", help="on the pixel scale")
     asking.add_argument("--data", default="mnist")
     asking.add_argument("--data-dir", type=Path)
-    asking.add_argument("--start", type=int, default=0, help="the first image")
-    asking.add_argument("--limit", type=int, default=200, help="the image after the last")
+    asking.add_argument("--limit", type=int, default=200, help="how many images, from the first")
+    asking.add_argument("--images", type=int, nargs="+", help="these in their place, by their index")
     asking.add_argument("--seconds", type=float, default=10.0, help="CPU time an image")
     asking.add_argument("--attack", choices=("before", "after", "skip"), default="before", help="when theirs attacks")
     asking.add_argument("--python", required=True, help="interpreter with what alpha-beta-CROWN needs")
