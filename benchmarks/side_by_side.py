@@ -2,10 +2,10 @@
 
 Both are asked about one image at a time, on one thread, by a process that stays: opening the files is not counted, and
 the first image is asked about once more before anything is. The clock of both is the CPU time of their process. A
-plain network is the deployed file for both; of a network with cells theirs is asked about the abstract.onnx beside it,
-over the box that `abscert queries` writes, which holds more than the ball: its `sat` counts as falsified where an image
-of the ball next to its point is mislabelled by the file, and as `box alone` elsewhere. Answers that came later than
-the budget count, and are told.
+plain network is the deployed file for both, theirs without the scaling 2 x - 1 of our files, over the scaled box; of a
+network with cells theirs is asked about the abstract.onnx beside it, over the box that `abscert queries` writes, which
+holds more than the ball: its `sat` counts as falsified where an image of the ball next to its point is mislabelled by
+the file, and as `box alone` elsewhere. Answers that came later than the budget count, and are told.
 
 alpha-beta-CROWN runs with its defaults for the CPU (attack before bounds: 30 starts of 100 steps), from its
 checkout, in a Python that has torch, onnx2pytorch, onnxoptimizer, onnxsim, gurobipy, termcolor, psutil, pandas, sympy.

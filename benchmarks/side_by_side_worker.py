@@ -18,6 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+SCALED = "scaled"  # what our plain files make of pixels in [0, 1] first: 2 x - 1
+
 
 def tell_cpu_time() -> None:
     """Make the clocks by which both keep their budgets tell the CPU time of this process."""
@@ -44,6 +46,7 @@ class Ours:
         torch.set_num_threads(1)
         self._np = np
         self._artifact = Artifact.open(Path(options["model"]), Provider.CPU)
+        self._is_scaled = any(SCALED in node.output for node in self._artifact.model.graph.node)
         self._data = load_data(options["data"], Split.TEST, options["data_dir"] and Path(options["data_dir"]))
         self._ball = Ball(Radius.parse(options["radius"]))
         question = BallQuestion(self._artifact, self._data, self._ball, Budget(seconds=options["seconds"]))
@@ -54,10 +57,10 @@ class Ours:
         return {"images": len(self._data), "cells": None if grid is None else grid.cells}
 
     def box(self, index: int) -> dict[str, Any]:
-        """Return an image's label, and the box that `abscert queries` asks about."""
+        """Return an image's label, and the box that `abscert queries` asks about, of a plain file of ours scaled."""
         image, label = self._image(index)
         reach = self._artifact.front.reach(self._ball, image)
-        lower, upper = self._artifact.front.held_ends(reach.lowest, reach.highest)
+        lower, upper = reach.box() if self._is_scaled else self._artifact.front.held_ends(reach.lowest, reach.highest)
         return {
             "label": label,
             "classes": self._artifact.metadata.classes,
@@ -84,6 +87,8 @@ class Ours:
         if self._artifact.grid is not None:
             low, high = self._np.split(given.clip(-1, 1), 2, axis=1)
             given = self._artifact.grid.cell((((low + high) / 2 + 1) / 2).clip(0, 1))
+        elif self._is_scaled:
+            given = (given + 1) / 2
         nearest = self._np.clip(given, reach.lowest, reach.highest)
         logits = self._verifier.run(self._artifact.front.images(nearest))[0]
         others = self._np.delete(logits, label)
@@ -108,7 +113,7 @@ class Theirs:
         )()
         with self._api._config_context(self._config), TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
-            path.write_bytes(with_axes(options["network"]))
+            path.write_bytes(behind_scaling(options["network"]))
             self._network = import_module("load_model").load_model_onnx(str(path))[0].eval()
         if not any("Conv" in type(layer).__name__ for layer in self._network.modules()):
             # `auto` would hand these to Gurobi, which wants a licence
@@ -140,14 +145,15 @@ class Theirs:
         return {"verdict": "certified" if proved else "unknown", "how": result.status}
 
 
-def with_axes(path: str) -> bytes:
-    """Return a file whose scalars have four axes of size 1: auto_LiRPA 0.7 bounds no patches with constants of none."""
+def behind_scaling(path: str) -> bytes:
+    """Return a file without the scaling of pixels in front, which auto_LiRPA 0.7 does not bound with its patches."""
     onnx = import_module("onnx")
     model = onnx.load(path)
-    read = {name for node in model.graph.node if node.op_type in ("Add", "Div", "Mul", "Sub") for name in node.input}
-    for tensor in model.graph.initializer:
-        if not tensor.dims and tensor.name in read:
-            tensor.dims.extend([1, 1, 1, 1])
+    graph, (taken,) = model.graph, model.graph.input
+    places = [place for place, node in enumerate(graph.node) if SCALED in node.output]
+    if places:
+        del graph.node[: places[0] + 1]
+        taken.name = SCALED
     content: bytes = model.SerializeToString()
     return content
 
