@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from abscert_plugin.api.guarding import Answers as Answers
     from abscert_plugin.api.guarding import Guard as Guard
     from abscert_plugin.api.guarding import guard as guard
+    from abscert_plugin.api.modules import torch_module as torch_module
     from abscert_plugin.api.trained import Epoch as Epoch
     from abscert_plugin.api.trained import Trained as Trained
     from abscert_plugin.api.training import train as train
@@ -45,6 +46,7 @@ _LAZY: Final = {
     "export": "abscert_plugin.api.exporting",
     "guard": "abscert_plugin.api.guarding",
     "load_data": "abscert_plugin.api.data",
+    "torch_module": "abscert_plugin.api.modules",
     "train": "abscert_plugin.api.training",
     "tune": "abscert_plugin.api.tuning",
     "verify": "abscert_plugin.api.verifying",
@@ -67,6 +69,7 @@ __all__ = [
     "export",
     "guard",
     "load_data",
+    "torch_module",
     "train",
     "tune",
     "verify",

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,39 @@ def test_a_scikit_learn_classifier_is_wrapped_and_verified(tmp_path: Path) -> No
 def test_every_example_says_how_it_is_run() -> None:
     for path in EXAMPLES.glob("*.py"):
         assert f"python examples/{path.name} " in path.read_text(encoding="utf-8")
+
+
+def skip_without(package: str) -> None:
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed; docs/howto/peers.md has a run")
+
+
+@pytest.mark.slow
+def test_foolbox_attacks_a_deployed_file_and_fools_no_certified_image() -> None:
+    skip_without("foolbox")
+    told = run("attack_by_foolbox", 0.05)
+    found = re.findall(r"^(straight-through|cells): (\d+) fooled, 0 of them certified$", told, re.MULTILINE)
+    assert [kind for kind, _ in found] == ["straight-through", "cells"]
+    certified = re.match(r"(\d+) of 297 images certified", told)
+    assert certified is not None
+    assert all(0 < int(count) <= 297 - int(certified[1]) for _, count in found)
+
+
+@pytest.mark.slow
+def test_verdicts_are_scores_of_a_certified_classifier_of_art() -> None:
+    skip_without("art")
+    clean, attacked, certified = map(float, re.findall(r"accuracy.* (\d+\.\d)%", run("scores_for_art", 0.05)))
+    assert 50 < certified <= attacked <= clean
+
+
+@pytest.mark.slow
+def test_alpha_beta_crown_verifies_a_network_with_cells_by_its_own_solver() -> None:
+    skip_without("abcrown")
+    told = run("inside_abcrown", 0.05)
+    found = re.findall(r"ABCrownSolver says (\w+)-?.*, we say (\w+)$", told, re.MULTILINE)
+    assert len(found) == 10
+    contradictions = {("safe", "falsified"), ("unsafe", "certified")}
+    assert not contradictions & set(found)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import load_lirpa
 
 _DOMAIN: Final = "abscert"
+_SLOPE: Final = 2.0  # the training scale [-1, 1] is twice as wide as the pixel scale
 
 
 @final
@@ -21,7 +22,9 @@ class DeployedClassifier(nn.Module):
     """The deployed classifier, written with operators that auto_LiRPA can bound: wrap it in a `BoundedModule`.
 
     Its input are images on the pixel scale [0, 1], its output logits, bit for bit those of `Abstraction` and then the
-    network. Bounds of it are taken over boxes of images: `PerturbationLpNorm(norm=inf, x_L=..., x_U=...)`.
+    network. Bounds of it are taken over boxes of images: `PerturbationLpNorm(norm=inf, x_L=..., x_U=...)`. Its gradient
+    goes straight through phi, as if both ends of a pixel's cell moved with the pixel. Network and grid of a deployed
+    file are those of `abscert.torch_module`.
 
     Soundness: phi does not fall as a pixel rises, so each end of a pixel's cell lies between its values at the ends
     of the pixel's box. These two constants are the bounds of every method (IBP, CROWN-IBP, CROWN, optimised);
@@ -85,7 +88,10 @@ class _LookUp:
 
 
 def _function(name: str, lookup: _LookUp) -> Any:
-    """Return an autograd function that a trace shows as one node; its gradient is zero, as a step's is."""
+    """Return an autograd function that a trace shows as one node.
+
+    Its own gradient is zero, as a step's is; backward it stands for the scaling of pixels, so that attacks find a way.
+    """
 
     def forward(ctx: Any, images: Tensor) -> Tensor:
         del ctx
@@ -93,7 +99,7 @@ def _function(name: str, lookup: _LookUp) -> Any:
 
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         del ctx
-        return torch.zeros_like(gradient)
+        return _SLOPE * gradient
 
     def symbolic(graph: Any, images: Any) -> Any:
         return graph.op(f"{_DOMAIN}::{name}", images).setType(images.type())

@@ -100,6 +100,14 @@ def test_the_bounded_forward_is_that_of_the_deployed_classifier(mode: str) -> No
     check_bounded_forward(wrapped(module, mode), module, images)
 
 
+def test_the_gradient_goes_straight_through_phi() -> None:
+    network, images = nn.Sequential(tiny_network(0), nn.Tanh()), images_of(3).requires_grad_()
+    interval = Abstraction(UNEVEN)(images.detach()).requires_grad_()
+    (by_pixel,) = torch.autograd.grad(DeployedClassifier(network, UNEVEN)(images)[:, 0].sum(), images)
+    (by_end,) = torch.autograd.grad(network(interval)[:, 0].sum(), interval)
+    torch.testing.assert_close(by_pixel, 2 * by_end[:, :1] + 2 * by_end[:, 1:])
+
+
 def test_two_grids_in_one_process_keep_their_own_edges() -> None:
     net, images = tiny_network(0), images_of(50)
     modules = [DeployedClassifier(net, grid) for grid in (Grid(4), UNEVEN)]
