@@ -13,11 +13,11 @@ from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
-from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import ProgressObserver, progress_bar, working
 from abscert_plugin.cli.watching import PAGE, Watchers
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
+from abscert_plugin.memory import keep_freed_memory
 
 # torch is imported when a command that trains is run: `abscert verify` must start without it.
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from command_line import abscert, refused
 from ray_cluster import Cluster, ray_cluster
 from small_plan import PLAN, outcome
 
+from abscert_plugin.engines import ray_cluster as ray_cluster_engine
 from abscert_plugin.records import read_records
 from compare.plans.plan import read_plan
 from compare.results.stored_run import DONE, FAILURE, RUNS, stored_runs_of
-from compare.running import ray_engine
-from compare.running.worker import LOCK, abscert_command
+from compare.running import engines
+from compare.running.worker import LOCK, AskedRun, abscert_command, carrying_out, packed
 
 CHECKPOINT = "training/checkpoint.json"
 HISTORY = "training/history.jsonl"
@@ -172,7 +173,7 @@ def test_an_address_where_nothing_is_is_refused_at_once(plan: Path, tmp_path: Pa
 def test_what_listens_and_is_no_ray_is_refused_in_the_end(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_ANSWERS_WITHIN", 3.0)
+    monkeypatch.setattr(ray_cluster_engine, "_ANSWERS_WITHIN", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         assert f"no Ray cluster answers at {address}" in refusal(plan, tmp_path, "--address", address)
@@ -192,8 +193,8 @@ def test_auto_without_a_cluster_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--engine", "cloud"), "expected --engine of local, ray, got 'cloud'"),
-        (("--engine", "local", "--cpus", 2), "with --engine ray alone"),
+        (("--engine", "cloud"), "expected --engine of local, processes, ray, got 'cloud'"),
+        (("--engine", "local", "--cpus", 2), "expected --cpus with --engine processes or ray alone"),
         (("--address", "ray://host:10001"), "expected --address auto or HOST:PORT"),
         (("--address", "local"), "expected --address auto or HOST:PORT"),
         (("--address", "host:99999"), "expected --address auto or HOST:PORT"),
@@ -212,17 +213,15 @@ def test_options_without_meaning_are_refused(
 @pytest.mark.slow
 @needs_ray
 def test_a_node_that_does_not_see_the_results_folder_says_so(plan: Path, tmp_path: Path) -> None:
-    from compare.running.ray_driver import _carry_out
-
     run = read_plan(str(plan)).runs()[0]
-    reason = _carry_out(ray_engine.RayTask(run, str(tmp_path / "none" / run.key)), None)
+    reason = carrying_out(b"")(packed(AskedRun(run, str(tmp_path / "none" / run.key), None))).decode()
     assert "every node has to see the results folder" in reason
     assert not (tmp_path / "none").exists()
 
 
 def test_a_run_that_its_node_wrote_elsewhere_is_no_run_that_is_done(plan: Path, tmp_path: Path) -> None:
     place = stored_runs_of(read_plan(str(plan)).runs(), tmp_path)[0]
-    assert "as the same folder" in ray_engine._why_not_seen(place, 0.0)
+    assert "as the same folder" in engines._why_not_seen(place, 0.0)
     place.folder.mkdir(parents=True)
     (place.folder / DONE).write_text("{}")
-    assert ray_engine._why_not_seen(place, 0.0) == ""
+    assert engines._why_not_seen(place, 0.0) == ""
