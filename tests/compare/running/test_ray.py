@@ -11,14 +11,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import abscert, refused
+from msgspec.structs import replace
 from ray_cluster import Cluster, ray_cluster
 from small_plan import PLAN, outcome
 
+import abscert_plugin
+from abscert_plugin.artifact.export import export
+from abscert_plugin.data import Split, load_data
 from abscert_plugin.engines import ray_cluster as ray_cluster_engine
+from abscert_plugin.grid import Grid
+from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.records import read_records
 from compare.plans.plan import read_plan
 from compare.results.stored_run import DONE, FAILURE, RUNS, stored_runs_of
@@ -102,11 +110,46 @@ def test_ctrl_c_stops_every_run_in_one_line(plan: Path, cluster: Cluster, tmp_pa
 @pytest.mark.slow
 @needs_ray
 @needs_proc
+def test_images_of_a_node_that_dies_are_decided_elsewhere_and_rows_are_those_of_one_machine(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Ray sets it for a task with one CPU
+    config = NetworkConfig("fc-3-code", Activation.RELU, (1, 8, 8), 10)
+    probes = np.zeros((1, 1, 8, 8), dtype=np.float32)
+    deploy = export(config.build(3), config, Grid(3), "none", probes, tmp_path / "training").deploy
+    data = load_data("digits", Split.TEST).first(30)
+    asked: dict[str, Any] = {"radius": 0.03, "timeout": 60, "batch_size": 3}
+    _, other = cluster.both()
+    killed: list[str] = []
+
+    def kill_at_work() -> None:
+        while not killed:
+            killed.extend(line for line in other.processes().values() if line.startswith("ray::images"))
+        other.kill()
+
+    killer = Thread(target=kill_at_work)
+    killer.start()
+    engine = ray_cluster_engine.Cluster(cluster.address)
+    abscert_plugin.verify(deploy, data, engine=engine, out=tmp_path / "many", **asked)
+    killer.join()
+    abscert_plugin.verify(deploy, data, out=tmp_path / "one", **asked)
+    many, one = (
+        [replace(row, seconds=0.0) for row in read_records(tmp_path / name / "records.jsonl")]
+        for name in ("many", "one")
+    )
+    assert [row.index for row in many] == data.index.tolist()
+    assert many == one
+    assert {row.verdict for row in many} >= {"certified", "falsified"}
+
+
+@pytest.mark.slow
+@needs_ray
+@needs_proc
 def test_nothing_is_lost_or_done_twice_when_a_node_and_a_process_are_killed(
     plan: Path, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "results"
-    head, other = cluster.nodes
+    head, other = cluster.both()
     with running(plan, "--out", results, "--address", cluster.address) as disturbed:
         wait_for(lambda: is_trained(other.run_folder()), disturbed)
         folder, process = other.run()
