@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, Queue
 from threading import Thread
-from typing import IO, Final, TypeAlias, final
+from typing import Final, TypeAlias, final
 
 import msgspec
 
@@ -104,14 +104,19 @@ class _Worker:
         except OSError as error:
             self._log.close()
             raise EngineError(f"cannot start a worker: {error.strerror}; use fewer --workers") from error
-        assert self._process.stdout is not None
-        Thread(target=self._listen, args=(self._process.stdout, events), daemon=True).start()
-        self._send(job)
+        self._tasks: Queue[Task | None] = Queue()
+        self._talk = Thread(target=self._converse, args=(job, events), daemon=True)
+        self._talk.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
 
     def give(self, task: Task) -> None:
-        """Hand it a task."""
+        """Hand it a task; it has none."""
         self.task = task
-        self._send(task)
+        self._tasks.put(task)
 
     def fate(self) -> str:
         """Return how it ended, once it has."""
@@ -126,21 +131,27 @@ class _Worker:
         """End it: it writes nothing that could be lost."""
         self._process.kill()
         self._process.wait()
+        self._tasks.put(None)
+        self._talk.join()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):  # what was not sent any more
                     pipe.close()
         self._log.close()
 
-    def _send(self, message: Job | Task) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):  # it has ended, which the events tell
-            send(self._process.stdin, message)
-
-    def _listen(self, replies: IO[bytes], events: "Events") -> None:
-        with suppress(OSError, ValueError):  # it is being ended
+    def _converse(self, job: Job, events: "Events") -> None:
+        """Send what it is to do, and pass on what it says to that: a thread of its own, since pipes are narrow."""
+        requests, replies = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert replies is not None
+        with suppress(OSError):  # it has ended, or is being ended
+            send(requests, job)
             for message in messages(replies):
                 events.put((self, _decoder.decode(message)))
+                task = self._tasks.get()
+                if task is None:
+                    return
+                send(requests, task)
         events.put((self, None))
 
 
@@ -173,13 +184,19 @@ class _Crew:
             task = self._again.popleft() if self._again else next(waiting, None)
             if task is None:
                 break
-            worker = self._free.pop() if self._free else self._hired()
+            worker = self._free_one() or _Worker(self._job, self._cpus, self._temporary.name, self._events)
             self._busy.append(worker)
             worker.give(task)
         return bool(self._busy)
 
-    def _hired(self) -> _Worker:
-        return _Worker(self._job, self._cpus, self._temporary.name, self._events)
+    def _free_one(self) -> _Worker | None:
+        """Return a worker that is free and alive; None where there is none."""
+        while self._free:
+            worker = self._free.pop()
+            if worker.is_alive:
+                return worker
+            worker.end()
+        return None
 
     def next_answer(self) -> Answer | None:
         """Wait for the next event, and return the answer that it is; None where it is none.
@@ -192,23 +209,20 @@ class _Crew:
         if isinstance(event, Opened):
             worker.has_opened, self._stillborn = True, 0
             return None
+        self._busy.remove(worker)
         task, worker.task = worker.task, None
-        if task is not None:
-            self._busy.remove(worker)
+        assert task is not None  # a worker says nothing unasked
         if event is not None:
             self._free.append(worker)
-            return self._last(task, event) if task is not None else None
+            return self._last(task, event)
         fate = worker.fate()
         worker.end()
-        if task is None:
-            self._free.remove(worker)
-            return None
         if worker.has_opened:
             return self._last(task, Answer(task.place, loss=fate, is_death=True))
         self._again.append(task)
         self._stillborn += 1
         if self._stillborn >= MOST_DEATHS:
-            raise EngineError(f"no worker can be started: {fate}")
+            raise EngineError(f"no worker can be started: {fate}; use fewer --workers where memory runs out")
         return None
 
     def _last(self, task: Task, answer: Answer) -> Answer | None:

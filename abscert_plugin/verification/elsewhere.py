@@ -101,14 +101,16 @@ class Elsewhere:
         """
         job = Job(self.opens, self.shared(facts(info)))
         lost: list[Batch] = []
-        for decided in self._round(job, data, batches):
-            if isinstance(decided, _Lost):
-                lost.append(decided.batch)
-            else:
-                yield decided
+        with closing(self._round(job, data, batches)) as ends:
+            for end in ends:
+                if isinstance(end, _Lost):
+                    lost.append(end.batch)
+                else:
+                    yield end
         # of a batch whose workers died, one image may be to blame
-        for decided in self._round(job, data, (one for batch in lost for one in _singles(batch))):
-            yield [_unknown(decided, info)] if isinstance(decided, _Lost) else decided
+        with closing(self._round(job, data, (one for batch in lost for one in _singles(batch)))) as ends:
+            for end in ends:
+                yield [_unknown(end, info)] if isinstance(end, _Lost) else end
 
     def _round(
         self, job: Job, data: DataSet, batches: Iterable[Batch]

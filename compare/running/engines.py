@@ -11,12 +11,12 @@ from typing import Final, TypeAlias
 from abscert_plugin.data.request import DATA_VARIABLE
 from abscert_plugin.engines.job import Answer, Engine, Job, Task
 from compare.results.stored_run import State, StoredRun
-from compare.running.worker import LOCK, LOOK_EVERY, AskedRun, packed, run_in_process
+from compare.running.worker import LOCK, LOOK_EVERY, AskedRun, carrying_out, packed, run_in_process
 
 OnProgress: TypeAlias = Callable[[Sequence[StoredRun]], None]
 # each run as it ends, with the reason of its failure or ""
 Endings: TypeAlias = Generator[tuple[StoredRun, str], None, None]
-_OPENS: Final = "compare.running.worker:carrying_out"
+_OPENS: Final = f"{carrying_out.__module__}:{carrying_out.__name__}"  # installed, it is below abscert_plugin
 _SHOWN_WITHIN: Final = 90.0  # seconds until a file that a node has written is seen here: NFS remembers for up to 60
 
 

@@ -71,10 +71,10 @@ def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while not what():
         assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < until, "it did not happen within a minute"
+        assert time.monotonic() < until, "it did not happen within three minutes"
         time.sleep(0.02)
 
 
