@@ -29,16 +29,20 @@ if TYPE_CHECKING:
     from abscert_plugin.api.verdicts import ImageVerdict as ImageVerdict
     from abscert_plugin.api.verdicts import Verdicts as Verdicts
     from abscert_plugin.api.verifying import verify as verify
+    from abscert_plugin.engines.processes import Processes as Processes
+    from abscert_plugin.engines.ray_cluster import Cluster as Cluster
     from abscert_plugin.grid import Grid as Grid
 
 __version__ = "0.1.0"
 
 _LAZY: Final = {
     "Answers": "abscert_plugin.api.guarding",
+    "Cluster": "abscert_plugin.engines.ray_cluster",
     "Epoch": "abscert_plugin.api.trained",
     "Grid": "abscert_plugin.grid",
     "Guard": "abscert_plugin.api.guarding",
     "ImageVerdict": "abscert_plugin.api.verdicts",
+    "Processes": "abscert_plugin.engines.processes",
     "Trained": "abscert_plugin.api.trained",
     "Tuning": "abscert_plugin.api.tuning",
     "Verdicts": "abscert_plugin.api.verdicts",
@@ -57,10 +61,12 @@ _LAZY: Final = {
 __all__ = [
     "AbscertError",
     "Answers",
+    "Cluster",
     "Epoch",
     "Grid",
     "Guard",
     "ImageVerdict",
+    "Processes",
     "Trained",
     "Tuning",
     "Verdicts",

@@ -2,7 +2,6 @@
 
 import ctypes
 import logging
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import onnx
 from jaxtyping import Float32
 
+from abscert_plugin.cores import thread_count
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.nodes import output_name
 
@@ -68,7 +68,7 @@ class BlackBox:
     Args:
         model: path of the ONNX file, or its bytes (without external data).
         provider: where to run it.
-        threads: threads of the CPU provider; all cores of the process where None.
+        threads: threads of the CPU provider; see `thread_count` where None.
         one_by_one: whether each image is run alone, or in a fixed batch of copies of itself.
 
     Raises:
@@ -84,8 +84,8 @@ class BlackBox:
         one_by_one: bool = False,
     ) -> None:
         self.one_by_one = one_by_one
-        self._threads = threads or available_cores()
-        chosen = _choose(provider)
+        self._threads = threads or thread_count()
+        self.chosen = chosen = _choose(provider)
         self._session = _open(model, _PROVIDERS[chosen], self._threads)
         running = self._session.get_providers()[0]
         if running != _PROVIDERS[chosen][0]:
@@ -178,7 +178,7 @@ class Runner:
 
     Args:
         model: path of the ONNX file, or its bytes (without external data).
-        threads: threads; all cores of the process where None.
+        threads: threads; see `thread_count` where None.
         provider: where to run it.
 
     Raises:
@@ -187,7 +187,7 @@ class Runner:
     """
 
     def __init__(self, model: Path | bytes, threads: int | None = None, provider: Provider = Provider.CPU) -> None:
-        self._session = _open(model, _PROVIDERS[_choose(provider)], threads or available_cores())
+        self._session = _open(model, _PROVIDERS[_choose(provider)], threads or thread_count())
         self.inputs = {str(value.name): str(value.type) for value in self._session.get_inputs()}
         """Their types as onnxruntime writes them, such as `tensor(float)`, by their names."""
         self.outputs = {str(value.name): str(value.type) for value in self._session.get_outputs()}
@@ -292,12 +292,6 @@ def _backend_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as backend
 
     return (*others, *(getattr(backend, name) for name in _BACKEND_ERRORS))
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from abscert_plugin.claim import Arithmetic, Verdict
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import read_json, read_packed, write_json
+from abscert_plugin.files import read_json, read_packed, write_json, write_whole
 from abscert_plugin.wording import plain_words
 
 SCHEMA_VERSION: Final = 1
@@ -138,6 +138,15 @@ class RecordWriter:
             self._file.flush()
         except OSError as error:
             raise RecordError(f"cannot write {self._path}: {error.strerror}; the rows before are kept") from error
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a records file anew, whole or not at all.
+
+    Raises:
+        RecordError: if it cannot be written.
+    """
+    write_whole(path, lambda part: part.write_bytes(_encoder.encode_lines(records)))
 
 
 def drop_half_line(path: Path) -> None:

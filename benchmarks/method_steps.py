@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional
 
 from abscert_plugin.claim import Radius
-from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.tracing import bounded_module
+from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.networks import NetworkConfig
 from abscert_plugin.networks.param_ramp import ParamRamp, collecting, ramps_of
 from abscert_plugin.training.methods import METHODS

@@ -25,10 +25,10 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Arithmetic, Claim, Radius, Verdict
-from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.front import Reach
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
+from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.verification.cell import CellDecider, open_cells
 from abscert_plugin.verification.guarding import GuardRun
 from abscert_plugin.verification.proving import Prover

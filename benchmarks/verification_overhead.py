@@ -14,7 +14,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from abscert_plugin.blackbox import Provider, available_cores
+from abscert_plugin.blackbox import Provider
+from abscert_plugin.cores import thread_count
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.verification.run import Artifact, Verification
 
@@ -31,7 +32,7 @@ def main() -> None:
     data = load_data(options.data, Split.TEST, options.data_dir)
     batches = [data.pixels(batch.images) for batch in data.batches(options.batch_size)]
     session_options = onnxruntime.SessionOptions()
-    session_options.intra_op_num_threads = available_cores()
+    session_options.intra_op_num_threads = thread_count()
     session = onnxruntime.InferenceSession(str(options.model), session_options, providers=["CPUExecutionProvider"])
     artifact = Artifact.open(options.model, Provider.CPU)
     verification = Verification(artifact, data, options.batch_size)

@@ -15,7 +15,8 @@ from tiny_networks import SHAPE, export_tiny, run_onnx, tiny_network
 
 from abscert_plugin import blackbox
 from abscert_plugin.artifact.export import export
-from abscert_plugin.blackbox import BlackBox, Provider, available_cores
+from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.cores import thread_count
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
@@ -116,7 +117,7 @@ def test_auto_takes_the_cpu_where_there_is_no_cuda(deploy: Path) -> None:
     box = BlackBox(deploy)
     assert box.provider == "CPUExecutionProvider"
     assert box.settings["provider"] == "CPUExecutionProvider"
-    assert box.settings["threads"] == available_cores() >= 1
+    assert box.settings["threads"] == thread_count() >= 1
 
 
 @pytest.mark.gpu

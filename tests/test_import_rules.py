@@ -30,9 +30,10 @@ LONGEST_FILE: Final = 400
 # The rooms of the core, from the ground up: a room imports itself and those below it.
 FLOORS: Final = (
     ("errors",),
-    ("choices",),
+    ("choices", "cores", "memory"),
     ("plugins", "telling", "wording"),
     ("files",),
+    ("engines",),
     ("grid", "claim"),
     ("records",),
     ("ball", "preprocessing"),

@@ -13,9 +13,11 @@ from numpy.typing import ArrayLike
 from abscert_plugin.api.arrays import Images, as_data_set
 from abscert_plugin.api.guess import ToldByModel, asked_of, told_by
 from abscert_plugin.api.models import Model, as_file, open_model
+from abscert_plugin.api.question import Question
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.scratch import Scratch
+from abscert_plugin.api.sending import elsewhere
 from abscert_plugin.api.verdicts import Verdicts
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.model_file import read_model
@@ -23,80 +25,17 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
-from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Inputs, Radius, RadiusScale
+from abscert_plugin.claim import Arithmetic, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.data import DataSet
 from abscert_plugin.data.arrays import ARRAYS
+from abscert_plugin.engines.job import Engine
 from abscert_plugin.errors import ConfigError, DataError
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import Verification
 
-_OWN: Final = "abscert"  # `solvers.OWN`, which imports torch
 _CELL_BATCH: Final = 250
 _BALL_BATCH: Final = 100
-_ASKABLE: Final = (*PROVABLE, Arithmetic.THIS_RUNTIME)
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What to decide of each image, and how; names as the options of `abscert verify`.
-
-    Args:
-        radius: of the ball; None asks for the claim `cell`.
-        inputs: images of the ball: `float`, or `uint8` for those of 8 bits alone.
-        arithmetic: what verdicts are to hold for; None: any order of the sums where the graph can be read.
-        bound: the one bound to decide by; None: all steps.
-        timeout: seconds an image (claim `ball`).
-        exhaustive: balls of no more combinations of cells are run whole.
-        black_box: whether the model is run alone, without gradients and bounds.
-        checkpoint: folder of the training whose network serves gradients and bounds; None: the model's own.
-        solver: who decides; None: our own verifier.
-        batch_size: images that are decided together; by the claim where None.
-    """
-
-    radius: Radius | None
-    inputs: str = "float"
-    arithmetic: str | None = None
-    bound: str | None = None
-    timeout: float = 10.0
-    exhaustive: int = 256
-    black_box: bool = False
-    checkpoint: Path | None = None
-    solver: str | None = None
-    batch_size: int | None = None
-
-    @property
-    def claim(self) -> Claim:
-        """What is decided."""
-        return Claim.CELL if self.radius is None else Claim.BALL
-
-    @property
-    def other_solver(self) -> str | None:
-        """Another package's solver; None for our own verifier, which has a name too."""
-        return None if self.solver == _OWN else self.solver
-
-    @property
-    def asked_arithmetic(self) -> Arithmetic | None:
-        """What verdicts are to hold for.
-
-        Raises:
-            ConfigError: if it is nothing that can be asked for.
-        """
-        if self.arithmetic not in (None, *_ASKABLE):
-            raise ConfigError(f"expected --arithmetic any-order, wide-sums or this-runtime, got {self.arithmetic!r}")
-        return None if self.arithmetic is None else Arithmetic(self.arithmetic)
-
-    def check(self) -> None:
-        """Refuse options that only the claim `ball` has.
-
-        Raises:
-            ConfigError: if one is given with the claim `cell`.
-        """
-        of_balls = {"checkpoint": self.checkpoint, "bound": self.bound, "solver": self.solver}
-        for option, given in of_balls.items():
-            if given is not None and self.radius is None:
-                raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
 
 
 @final
@@ -106,22 +45,32 @@ class Asked:
 
     Args:
         verification: the model, the images, and what decides.
+        question: what is decided.
         notes: what there is to say, a line each.
     """
 
     verification: Verification
+    question: Question
     notes: tuple[str, ...]
 
     def run(
-        self, folder: Path, on_batch: Callable[[int], None], since: float | None = None, holder: object = None
+        self,
+        folder: Path,
+        on_batch: Callable[[int], None],
+        since: float | None = None,
+        holder: object = None,
+        engine: Engine | None = None,
     ) -> Verdicts:
         """Decide every image, with records in a folder; images that it holds equal records of are not run again.
 
         Raises:
+            EngineError: if the engine's workers cannot be started or reached.
             RecordError: if the folder cannot be written or holds another run.
         """
         verification = self.verification
-        records, info = verification.run(folder, on_batch, since)
+        asked = (verification.artifact, verification.data, self.question)
+        others = None if engine is None else elsewhere(engine, *asked)
+        records, info = verification.run(folder, on_batch, since, others)
         return Verdicts(records, info, verification.data, folder, verification.artifact.path, self.notes, holder)
 
 
@@ -163,7 +112,7 @@ def ask(
     size = size if question.batch_size is None else question.batch_size
     verification = Verification(artifact, images, size, decider)
     verification.check()
-    return Asked(verification, (*notes, *(line for line in (taken, artifact.told) if line)))
+    return Asked(verification, question, (*notes, *(line for line in (taken, artifact.told) if line)))
 
 
 def _decider(artifact: Artifact, images: DataSet, question: Question) -> tuple[Decider, str]:
@@ -221,6 +170,7 @@ def verify(
     provider: str = "auto",
     classes: int | Sequence[str] | None = None,
     progress: Callable[[int, int], object] | None = None,
+    engine: Engine | None = None,
     out: str | PathLike[str] | None = None,
     **reading: Unpack[Reading],
 ) -> Verdicts:
@@ -258,6 +208,8 @@ def verify(
         provider: where the model runs: `auto`, `cpu`, `cuda`.
         classes: names of the classes or their number; needed only of a model that gives labels and no scores.
         progress: called with (images decided, images) after each batch.
+        engine: who decides batches of images in place of this process: `Processes(4)` on this machine, or
+            `Cluster("HOST:PORT")`, a Ray cluster.
         out: folder for the records; a verification that it holds is gone on with. A temporary one where None, see
             `Verdicts.save`.
         **reading: how a model of others reads pixels: `mean`, `std`, `input_range`, `layout`, `output`, `constants`,
@@ -271,6 +223,7 @@ def verify(
         DataError: if images or labels have no meaning or do not fit the model.
         UnsupportedModelError: if the model cannot be read, exported or run, or is no classifier of such images.
         ExportError: if a module's file gives other logits than the module.
+        EngineError: if the engine's workers cannot be started or reached.
         VerifierError, RecordError, CheckpointError: as `abscert verify`.
     """
     start = time.perf_counter()
@@ -305,7 +258,7 @@ def verify(
         if progress is not None:
             progress(done, len(data))
 
-    return asked.run(scratch.path, on_batch, start, scratch)
+    return asked.run(scratch.path, on_batch, start, scratch, engine)
 
 
 def _claimed(

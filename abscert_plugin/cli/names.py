@@ -11,6 +11,8 @@ from typing import Final
 
 from abscert_plugin.claim import PROVABLE, Arithmetic, Inputs
 from abscert_plugin.data import DATA_SETS
+from abscert_plugin.engines import table
+from abscert_plugin.engines.table import LOCAL
 
 _METHODS: Final = ("abstrain", "reachable")
 _NETWORKS: Final = (
@@ -33,6 +35,7 @@ ACTIVATIONS: Final = ("relu", "sigmoid", "tanh", "param-ramp")
 BOUNDS: Final = ("ibp", "crown-ibp", "crown-lbp", "crown", "optimised")
 EDGES: Final = ("uniform", "quantile", "sparse")
 INPUTS: Final = tuple(map(str, Inputs))
+ENGINES: Final = (LOCAL, *table.ENGINES)
 ARITHMETICS: Final = (*map(str, PROVABLE), str(Arithmetic.THIS_RUNTIME))
 
 
@@ -69,6 +72,7 @@ IN_HELP: Final[Mapping[str, Callable[[], tuple[str, ...]]]] = MappingProxyType(
         "{activations}": lambda: ACTIVATIONS,
         "{bounds}": lambda: BOUNDS,
         "{data}": data_sets,
+        "{engines}": lambda: ENGINES,
     }
 )
 """What help has in place of these words."""

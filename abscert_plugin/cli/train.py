@@ -11,9 +11,9 @@ from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
-from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import ProgressObserver, progress_bar, working
 from abscert_plugin.cli.watching import Watchers
+from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.report.training_page import claim_of
 
 # torch is imported when a command that trains is run: `abscert verify` must start without it.

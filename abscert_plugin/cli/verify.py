@@ -3,32 +3,34 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from abscert_plugin.api.guess import asked_of, told_by
 from abscert_plugin.api.looking import model_in
+from abscert_plugin.api.question import Question
 from abscert_plugin.api.verdicts import refuse_other
-from abscert_plugin.api.verifying import Question, ask, folder_name
+from abscert_plugin.api.verifying import ask, folder_name
 from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Radius, RadiusScale
-from abscert_plugin.cli import completion, foreign, manual, options
+from abscert_plugin.cli import completion, engines, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
-from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import set_aside
+from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.query.naming import is_query
 from abscert_plugin.records import RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
 from abscert_plugin.verification.run import RECORDS
 from abscert_plugin.verification.summary import Summary
 
+_AGAIN: Final = "the same command goes on with it"
 _EXAMPLE = "abscert verify runs/ball --data mnist --claim ball --radius 0.1 --timeout 10"
 
 
@@ -79,6 +81,11 @@ def verify(  # one parameter per option
     limit: options.Limit = None,
     batch_size: options.DecidedTogether = None,
     provider: options.ProviderName = Provider.AUTO,
+    engine: engines.Name = engines.LOCAL,
+    workers: engines.Workers = None,
+    address: engines.Address = None,
+    cpus: engines.Cpus = None,
+    gpus: engines.Gpus = None,
     out: options.RecordsOut = None,
     certificate: options.CertificateOut = None,
     fresh: options.Fresh = False,
@@ -114,8 +121,16 @@ def verify(  # one parameter per option
     """Decide a claim for every test image by running the ONNX file, or a VNN-LIB query about a network."""
     start = time.perf_counter()
     if is_query(model):
-        others = {"data": data, "radius": radius, "bound": bound, "out": out, "certificate": certificate}
-        for option, given in {**others, "solver": solver, "arithmetic": arithmetic, "json": json or None}.items():
+        others: dict[str, Any] = {
+            "data": data,
+            "radius": radius,
+            "bound": bound,
+            "out": out,
+            "certificate": certificate,
+        }
+        others |= {"solver": solver, "arithmetic": arithmetic, "json": json or None}
+        others |= {"engine": None if engine == engines.LOCAL else engine, "workers": workers, "address": address}
+        for option, given in others.items():
             if given is not None:
                 raise ConfigError(f"expected no --{option} with a VNN-LIB query")
         verify_query(model, network or [], timeout, serialise_assignments, unsat_proofs)
@@ -146,13 +161,17 @@ def verify(  # one parameter per option
     )
     if certificate is not None:
         refuse_other(question.other_solver)
+    hands = engines.chosen(engine, workers, address, cpus, gpus)
     keep_freed_memory()
     asked = ask(artifact, images, question, tell=say)
     folder = out or model.parent / folder_name(model, data, question, radius)
     notes = [found, asked_for.note, artifact.told]
+    if hands is not None:
+        hands.check()
+        notes.append(engines.few_batches(len(images), asked.verification.batch_size))
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
-    with progress_bar() as bar, interruptible("the same command goes on with it"):
+    with progress_bar() as bar, interruptible(_AGAIN), engines.going_on(_AGAIN):
         task = bar.add_task(f"verifying {data}", total=len(images), note="")
 
         def on_batch(count: int) -> None:
@@ -160,7 +179,7 @@ def verify(  # one parameter per option
                 say(notes.pop(0))
             bar.update(task, advance=count)
 
-        verdicts = asked.run(folder, on_batch, start)
+        verdicts = asked.run(folder, on_batch, start, engine=hands)
     if certificate is not None:
         verdicts.write_certificate(certificate)
     if json:

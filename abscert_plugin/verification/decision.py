@@ -1,8 +1,8 @@
 """What decides a claim, to the code that runs it over a data set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, final, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, final, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -28,6 +28,10 @@ class Decided:
     record: Record
     counterexample: Float32[np.ndarray, "channels height width"] | None = None
     evidence: Evidence | None = None
+
+
+Decisions: TypeAlias = Generator[Sequence[Decided], None, None]
+"""Rows of whole batches, as they are decided."""
 
 
 @runtime_checkable

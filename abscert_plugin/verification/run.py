@@ -3,8 +3,10 @@
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -13,13 +15,14 @@ import numpy as np
 import abscert_plugin
 from abscert_plugin.artifact.foreign import PREPROCESSING
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.data import DataSet
+from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.files import alone_in, write_array
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import Record, RecordWriter, RunInfo, differences, read_records
+from abscert_plugin.records import Record, RecordWriter, RunInfo, differences, read_records, write_records
 from abscert_plugin.verification.cell import CellDecider
-from abscert_plugin.verification.decision import ITSELF, Decider
+from abscert_plugin.verification.decision import ITSELF, Decided, Decider, Decisions
+from abscert_plugin.verification.elsewhere import Elsewhere
 from abscert_plugin.verification.evidence import evidence_name, write_evidence
 
 __all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts"]
@@ -47,6 +50,11 @@ class Verification:
     batch_size: int = 250
     decider: Decider | None = None
 
+    @property
+    def chosen(self) -> Decider:
+        """What decides."""
+        return self.decider or CellDecider(self.artifact)
+
     def check(self) -> None:
         """Refuse what cannot be verified, before anything is written.
 
@@ -61,7 +69,11 @@ class Verification:
             self.artifact.cells  # noqa: B018 - raises where it has none
 
     def run(
-        self, out: Path, on_batch: Callable[[int], None], since: float | None = None
+        self,
+        out: Path,
+        on_batch: Callable[[int], None],
+        since: float | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> tuple[list[Record], RunInfo]:
         """Decide every image, appending records to `out`, and return all of them.
 
@@ -72,38 +84,41 @@ class Verification:
             on_batch: told how many images have been decided since it was last told.
             since: when the run began, by `time.perf_counter`: what opening the file took is the run's time, and no
                 image's. Now, where None.
+            elsewhere: who decides in place of this process; None where it does so itself.
+
+        Returns:
+            the rows, in the order of the data set, and what run.json says.
 
         Raises:
+            EngineError: if those who decide elsewhere cannot be started or reached.
             RecordError: if the folder cannot be written, holds another run, or another process is at work in it.
             DataError: if the data do not fit the file.
         """
         self.check()
-        decider = self.decider or CellDecider(self.artifact)
         with alone_in(out):
-            return self._decide_all(decider, out, on_batch, time.perf_counter() if since is None else since)
+            start = time.perf_counter() if since is None else since
+            return self._decide_all(out, on_batch, start, elsewhere)
 
     def _decide_all(
-        self, decider: Decider, out: Path, on_batch: Callable[[int], None], start: float
+        self, out: Path, on_batch: Callable[[int], None], start: float, elsewhere: Elsewhere | None
     ) -> tuple[list[Record], RunInfo]:
-        info = self._info(decider)
+        info = self.info
+        decide = partial(_in_turn, self.chosen, self.data)
+        if elsewhere is not None:
+            info, decide = elsewhere.described(info), partial(elsewhere.decided, info, self.data)
         done = _stored(out, info)
         records = list(done)
         on_batch(len(done))
         info.write(out / RUN)
-        with RecordWriter(out / RECORDS) as writer:
-            for batch in self._remaining({record.index for record in done}).batches(self.batch_size):
-                images = self.data.pixels(batch.images)
-                decided = decider.decide(images, batch.labels, batch.index)
-                for item in decided:
-                    name = item.record.counterexample
-                    if item.counterexample is not None and name not in (None, ITSELF):
-                        write_array(out / str(name), item.counterexample)
-                    if item.evidence is not None:
-                        write_evidence(out / evidence_name(item.record.index), item.evidence)
+        remaining = self._remaining({record.index for record in done})
+        with RecordWriter(out / RECORDS) as writer, closing(decide(remaining.batches(self.batch_size))) as batches:
+            for decided in batches:
+                _write_files(decided, out)
                 rows = [item.record for item in decided]
                 writer.write(rows)
                 records += rows
                 on_batch(len(rows))
+        records = _in_order(records, self.data, out / RECORDS)
         finished = replace(info, seconds=time.perf_counter() - start + sum(record.seconds for record in done))
         finished.write(out / RUN)
         return records, finished
@@ -112,8 +127,10 @@ class Verification:
         todo = np.array([place not in done for place in self.data.index.tolist()], dtype=bool)
         return replace(self.data, labels=self.data.labels[todo], index=self.data.index[todo])
 
-    def _info(self, decider: Decider) -> RunInfo:
-        artifact, data = self.artifact, self.data
+    @property
+    def info(self) -> RunInfo:
+        """What a run says of itself before it begins."""
+        artifact, data, decider = self.artifact, self.data, self.chosen
         return RunInfo(
             command="verify",
             configuration={
@@ -133,6 +150,31 @@ class Verification:
             data={"name": data.name, "split": data.split.value, "images": len(data), "sha256": data.sha256},
             model=model_facts(artifact),
         )
+
+
+def _in_turn(decider: Decider, data: DataSet, batches: Iterable[Batch]) -> Decisions:
+    """Decide batches in this process, one after another."""
+    for batch in batches:
+        yield decider.decide(data.pixels(batch.images), batch.labels, batch.index)
+
+
+def _write_files(decided: Sequence[Decided], out: Path) -> None:
+    """Write counterexamples and evidence of some rows, before the rows that name them."""
+    for item in decided:
+        name = item.record.counterexample
+        if item.counterexample is not None and name not in (None, ITSELF):
+            write_array(out / str(name), item.counterexample)
+        if item.evidence is not None:
+            write_evidence(out / evidence_name(item.record.index), item.evidence)
+
+
+def _in_order(records: list[Record], data: DataSet, path: Path) -> list[Record]:
+    """Return rows in the order of the data set, and give the file that order: those of many workers come as they do."""
+    place_of = {index: place for place, index in enumerate(data.index.tolist())}
+    ordered = sorted(records, key=lambda record: place_of.get(record.index, len(place_of)))
+    if ordered != records:
+        write_records(path, ordered)
+    return ordered
 
 
 def model_facts(artifact: Artifact) -> dict[str, Any]:

@@ -33,5 +33,4 @@ def register(app: typer.Typer) -> None:
     for command in (*commands, *made):
         group.command(command.__name__, epilog=_EXAMPLES[command.__name__])(command)
     group.command("work", hidden=True)(runs.work)
-    group.command("ray-driver", hidden=True)(runs.ray_driver)
     app.add_typer(group, name="compare", rich_help_panel=manual.COMPARE)

@@ -1,20 +1,19 @@
 """`abscert compare plans|plan|run|status`: what a plan holds, carrying it out, and how far it is; and `work`."""
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
 
-from abscert_plugin.cli import completion, manual, options
+from abscert_plugin.cli import completion, engines, manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
-from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.memory import keep_freed_memory
 from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name
 from compare.cli.progress import plan_progress
 from compare.plans.plan import read_plan, shipped_plans
@@ -125,32 +124,11 @@ def run(
     data_dir: options.DataDir = None,
     method: Method = None,
     network: Network = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            "--engine",
-            help="local: here, one at a time. ray: on a Ray cluster whose nodes all see --out.",
-            metavar="NAME",
-            rich_help_panel=manual.RUNNING,
-        ),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            help="Ray: HOST:PORT of the head node.  [default: auto]",
-            metavar="HOST:PORT",
-            rich_help_panel=manual.RUNNING,
-        ),
-    ] = None,
-    cpus: Annotated[
-        int | None,
-        typer.Option("--cpus", help="Ray: CPU cores of a run.  [default: 1]", rich_help_panel=manual.RUNNING),
-    ] = None,
-    gpus: Annotated[
-        float | None,
-        typer.Option("--gpus", help="Ray: GPUs of a run.  [default: 0]", rich_help_panel=manual.RUNNING),
-    ] = None,
+    engine: engines.Name = engines.LOCAL,
+    workers: engines.Workers = None,
+    address: engines.Address = None,
+    cpus: engines.Cpus = None,
+    gpus: engines.Gpus = None,
     json: options.Json = False,
 ) -> None:
     """Carry out a plan's runs; what is done stays, and after a kill the same command goes on.
@@ -158,22 +136,19 @@ def run(
     A run that fails is recorded with its reason, which `abscert compare status` shows, and the others go on; the status
     is then 1.
 
-    With --engine ray, this machine is a node of the cluster, and every node has abscert-plugin, and sees the results
-    folder and the data by the same paths. The runs of a node that dies go on elsewhere.
+    With --engine processes, several runs are carried out at once. With --engine ray, this machine is a node of the
+    cluster, and every node has abscert-plugin, and sees the results folder and the data by the same paths. The runs of
+    a node that dies go on elsewhere.
     """
     from compare.results.stored_run import State, stored_runs_of
-    from compare.running.engines import Resources, engine_of
-    from compare.running.ray_engine import Cluster
     from compare.running.runner import carry_out, held, pick
 
-    asked: dict[str, Any] = {"address": address, "cpus": cpus, "gpus": gpus}
-    given = {key: value for key, value in asked.items() if value is not None}
-    resources = Resources(data_dir, Cluster(**given) if given else None)
-    chosen = engine_of(engine)
+    chosen = engines.chosen(engine, workers, address, cpus, gpus)
     found = stored_runs_of(pick(read_plan(name).runs(), method, network), out)
     _name_costly([stored.run for stored in found if stored.state is not State.DONE])
-    with held(out), interruptible("the same command goes on with the plan"), plan_progress(len(found)) as progress:
-        carry_out(found, chosen, resources, progress.on_progress, progress.on_end)
+    again = "the same command goes on with the plan"
+    with held(out), interruptible(again), engines.going_on(again), plan_progress(len(found)) as progress:
+        carry_out(found, chosen, data_dir, progress.on_progress, progress.on_end)
     counts = Counter(str(stored.state) for stored in found)
     if json:
         failures = {stored.run.key: stored.reason for stored in found if stored.state is State.FAILED}
@@ -218,17 +193,6 @@ def work(
     if with_parent:
         worker.when_stdin_ends(lambda: os._exit(_ABANDONED))
     worker.work(folder, data_dir)
-
-
-def ray_driver() -> None:
-    """Send the runs of a job on stdin to Ray, and tell on stdout how each ends: what `--engine ray` starts."""
-    import msgspec
-
-    from compare.running.ray_driver import drive
-    from compare.running.ray_engine import RayJob
-
-    job = msgspec.json.decode(sys.stdin.readline(), type=RayJob)
-    drive(job, lambda event: typer.echo(msgspec.json.encode(event)))
 
 
 def _name_costly(left: Sequence[Run]) -> None:

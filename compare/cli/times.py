@@ -9,8 +9,8 @@ from rich.table import Table
 
 from abscert_plugin.cli import manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
-from abscert_plugin.cli.memory import keep_freed_memory
 from abscert_plugin.cli.progress import progress_bar
+from abscert_plugin.memory import keep_freed_memory
 from compare.cli.paths import DEFAULT_RESULTS, Results
 from compare.cli.runs import PlanName
 

@@ -1,63 +1,87 @@
 """Engines: how the runs that are not done are carried out, one at a time here or many at once on a cluster."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, TypeAlias, final
+from typing import Final, TypeAlias
 
-from abscert_plugin.choices import expected_one_of
-from abscert_plugin.errors import ConfigError
-from compare.results.stored_run import StoredRun
-from compare.running import ray_engine
-from compare.running.ray_engine import Cluster
-from compare.running.worker import run_in_process
+from abscert_plugin.data.request import DATA_VARIABLE
+from abscert_plugin.engines.job import Answer, Engine, Job, Task
+from compare.results.stored_run import State, StoredRun
+from compare.running.worker import LOCK, LOOK_EVERY, AskedRun, carrying_out, packed, run_in_process
 
 OnProgress: TypeAlias = Callable[[Sequence[StoredRun]], None]
+# each run as it ends, with the reason of its failure or ""
+Endings: TypeAlias = Generator[tuple[StoredRun, str], None, None]
+_OPENS: Final = f"{carrying_out.__module__}:{carrying_out.__name__}"  # installed, it is below abscert_plugin
+_SHOWN_WITHIN: Final = 90.0  # seconds until a file that a node has written is seen here: NFS remembers for up to 60
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What an engine carries runs out with.
+def endings(
+    todo: Sequence[StoredRun], engine: Engine | None, data_dir: Path | None, on_progress: OnProgress
+) -> Endings:
+    """Carry runs out; yield each as it ends, with the reason of its failure or "".
+
+    With an engine, every machine has abscert-plugin and sees the results folder by one path, as over NFS. A run's
+    process is the one that is started without an engine too. A run whose process or machine is killed goes on from its
+    last checkpoint, elsewhere if need be; the lock in its folder keeps two processes out of it (`files.locked` says on
+    which file systems).
 
     Args:
-        data_dir: where the data sets' files are; `$ABSCERT_DATA` where None.
-        cluster: of the engine `ray`; None takes the cluster that this machine is a node of.
-    """
-
-    data_dir: Path | None = None
-    cluster: Cluster | None = None
-
-
-# takes runs, tells every second which are at work, and yields each as it ends, with the reason of its failure or ""
-Endings: TypeAlias = Generator[tuple[StoredRun, str], None, None]
-Engine: TypeAlias = Callable[[Sequence[StoredRun], Resources, OnProgress], Endings]
-
-
-def _local(todo: Sequence[StoredRun], resources: Resources, on_progress: OnProgress) -> Endings:
-    """Carry the runs out on this machine, one process at a time."""
-    if resources.cluster is not None:
-        raise ConfigError("expected --address, --cpus and --gpus with --engine ray alone")
-    for stored in todo:
-        yield stored, run_in_process(stored, resources.data_dir, partial(on_progress, (stored,))).reason
-
-
-def _ray(todo: Sequence[StoredRun], resources: Resources, on_progress: OnProgress) -> Endings:
-    """Send the runs to a Ray cluster."""
-    return ray_engine.carry_out(todo, resources.data_dir, resources.cluster or Cluster(), on_progress)
-
-
-ENGINES: Final[Mapping[str, Engine]] = MappingProxyType({"local": _local, "ray": _ray})
-
-
-def engine_of(name: str) -> Engine:
-    """Return the engine of this name.
+        todo: the runs; the folder that theirs lie in is there.
+        engine: who carries them out; None: one process here at a time.
+        data_dir: where the data sets' files are, on every machine; `$ABSCERT_DATA` where None.
+        on_progress: told every second of the runs that are at work.
 
     Raises:
-        ConfigError: if there is none.
+        EngineError: if workers cannot be started or reached.
+        ConfigError: if a package is missing.
     """
-    if name not in ENGINES:
-        raise ConfigError(expected_one_of("--engine", ENGINES, name))
-    return ENGINES[name]
+    if engine is None:
+        for stored in todo:
+            yield stored, run_in_process(stored, data_dir, partial(on_progress, (stored,))).reason
+        return
+    data = data_dir or os.environ.get(DATA_VARIABLE)
+    where = str(Path(data).expanduser().absolute()) if data else None
+    tasks = [
+        Task(place, packed(AskedRun(stored.run, str(stored.folder.absolute()), where)), stored.run.title)
+        for place, stored in enumerate(todo)
+    ]
+    left = dict(enumerate(todo))
+    before = {place: _begun(stored) for place, stored in left.items()}
+
+    def look() -> None:
+        on_progress([stored for place, stored in left.items() if _begun(stored) != before[place]])
+
+    with closing(engine.hand_out(Job(_OPENS), tasks, look)) as answers:
+        for answer in answers:
+            stored = left.pop(answer.place)
+            yield stored, _reason(answer) or _why_not_seen(stored, _SHOWN_WITHIN)
+
+
+def _reason(answer: Answer) -> str:
+    """Return why a run failed; empty where it did not."""
+    return answer.loss or answer.refusal or answer.content.decode()
+
+
+def _begun(stored: StoredRun) -> int:
+    """Return when a process last began to work on a run; 0 where none has."""
+    try:
+        return (stored.folder / LOCK).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _why_not_seen(stored: StoredRun, within: float) -> str:
+    """Return why a run that ended well on its node is not done here; empty where it is."""
+    until = time.monotonic() + within
+    while stored.state is not State.DONE:
+        if time.monotonic() >= until:
+            return f"its node wrote it elsewhere: every node has to see {stored.folder.parent} as the same folder"
+        time.sleep(LOOK_EVERY)
+        with suppress(OSError):
+            os.listdir(stored.folder)  # noqa: PTH208 - so that an NFS client looks again
+    return ""

@@ -5,18 +5,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from abscert_plugin.choices import did_you_mean
+from abscert_plugin.engines.job import Engine
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import locked, write_json
 from compare.plans.planned_run import Run
 from compare.results.stored_run import FAILURE, RUNS, State, StoredRun
-from compare.running.engines import Engine, OnProgress, Resources
+from compare.running.engines import OnProgress, endings
 from compare.running.worker import prepare
 
 
 def carry_out(
     todo: Sequence[StoredRun],
-    engine: Engine,
-    resources: Resources,
+    engine: Engine | None,
+    data_dir: Path | None,
     on_progress: OnProgress,
     on_end: Callable[[StoredRun], None],
 ) -> None:
@@ -24,8 +25,8 @@ def carry_out(
 
     Args:
         todo: the runs.
-        engine: how they are carried out.
-        resources: what the engine carries them out with.
+        engine: who carries them out; None: one process here at a time.
+        data_dir: where the data sets' files are, on every machine; `$ABSCERT_DATA` where None.
         on_progress: told every second of the runs in progress.
         on_end: told of every run when it has ended, or is found done.
 
@@ -39,8 +40,8 @@ def carry_out(
             on_end(stored)
         else:
             left.append(stored)
-    with closing(engine(left, resources, on_progress)) as endings:
-        for stored, reason in endings:
+    with closing(endings(left, engine, data_dir, on_progress)) as found:
+        for stored, reason in found:
             if reason:
                 prepare(stored)  # a node may have found no folder to write in
                 write_json(stored.folder / FAILURE, {"key": stored.run.key, "reason": reason})

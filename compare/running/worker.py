@@ -1,6 +1,7 @@
 """A run's process: what starts it, what it does alone in its folder, and how its failure reaches whoever started it."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -12,15 +13,27 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Final, final
 
+import msgspec
+
+from abscert_plugin.engines.job import KilledError, Work
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import locked, write_json
-from compare.plans.planned_run import as_mapping
+from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, FAILURE, State, StoredRun, stored_run
 
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a process
 LOCK: Final = ".lock"
 _COMMAND: Final = "from abscert_plugin.cli import main; main()"  # `abscert`, of this very interpreter
 _PATIENCE: Final = 600.0  # seconds for a process that is cut off to end, or for an NFS server to give up its lock
+
+
+@final
+class AskedRun(msgspec.Struct, frozen=True):
+    """What a worker of an engine is asked for: a run, its folder as every machine sees it, and where the data are."""
+
+    run: Run
+    folder: str
+    data_dir: str | None
 
 
 @final
@@ -86,6 +99,29 @@ def run_in_process(stored: StoredRun, data_dir: Path | None, on_look: Callable[[
             worker.wait()
             raise
         return _ending(worker.returncode, errors)
+
+
+def packed(asked: AskedRun) -> bytes:
+    """Return what a worker is asked for as it is sent."""
+    return msgspec.msgpack.encode(asked)
+
+
+def carrying_out(_: bytes) -> Work:
+    """Return what carries out a run that is asked for, on a worker of an engine; it answers why the run failed."""
+    return _carry_out
+
+
+def _carry_out(content: bytes) -> bytes:
+    asked = msgspec.msgpack.decode(content, type=AskedRun)
+    stored = StoredRun(asked.run, Path(asked.folder))
+    if not stored.folder.parent.is_dir():
+        where = stored.folder.parent
+        reason = f"the node {platform.node()} has no {where}: every node has to see the results folder there"
+        return reason.encode()
+    ending = run_in_process(stored, Path(asked.data_dir) if asked.data_dir else None, lambda: None)
+    if ending.was_killed:
+        raise KilledError(ending.reason)
+    return ending.reason.encode()
 
 
 def work(folder: Path, data_dir: Path | None) -> None:

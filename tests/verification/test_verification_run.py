@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tiny_networks import constant_network, export_tiny, run_onnx, tiny_data, tiny_network
 
-from abscert_plugin.blackbox import Provider, available_cores
+from abscert_plugin.blackbox import Provider
+from abscert_plugin.cores import thread_count
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
 from abscert_plugin.files import set_aside
@@ -137,7 +138,7 @@ def test_one_folder_never_holds_two_runs(tmp_path: Path, deploy: Path, data: Dat
         "data": verification(deploy, tiny_data(COUNT, seed=1)),
         "data ": verification(deploy, data.first(3)),
         "configuration": verification(deploy, data, BATCH + 1),
-        "configuration ": Verification(Artifact.open(deploy, Provider.CPU, threads=available_cores() + 1), data, BATCH),
+        "configuration ": Verification(Artifact.open(deploy, Provider.CPU, threads=thread_count() + 1), data, BATCH),
     }
     for different, run in runs.items():
         with pytest.raises(RecordError, match=rf"another run \(.*{different.strip()}\..*: there .*\); use --fresh"):

@@ -9,7 +9,7 @@ import pytest
 _STEPS = """
 import resource
 import torch
-from abscert_plugin.cli.memory import keep_freed_memory
+from abscert_plugin.memory import keep_freed_memory
 if {keeps}:
     keep_freed_memory()
 def step():
