@@ -34,6 +34,8 @@ from abscert_plugin.verification.run import Verification
 _OWN: Final = "abscert"  # `solvers.OWN`, which imports torch
 _CELL_BATCH: Final = 250
 _BALL_BATCH: Final = 100
+THEN_SECONDS: Final = 60.0
+"""What a second solver may take for an image: the larger ones need ten to start."""
 _ASKABLE: Final = (*PROVABLE, Arithmetic.THIS_RUNTIME)
 
 
@@ -53,6 +55,8 @@ class Question:
         checkpoint: folder of the training whose network serves gradients and bounds; None: the model's own.
         solver: who decides; None: our own verifier.
         batch_size: images that are decided together; by the claim where None.
+        then: who is asked about what stays open, see `following.open_follower`; nobody where None.
+        then_timeout: seconds an image for that one.
     """
 
     radius: Radius | None
@@ -65,6 +69,8 @@ class Question:
     checkpoint: Path | None = None
     solver: str | None = None
     batch_size: int | None = None
+    then: str | None = None
+    then_timeout: float = THEN_SECONDS
 
     @property
     def claim(self) -> Claim:
@@ -93,7 +99,7 @@ class Question:
         Raises:
             ConfigError: if one is given with the claim `cell`.
         """
-        of_balls = {"checkpoint": self.checkpoint, "bound": self.bound, "solver": self.solver}
+        of_balls = {"checkpoint": self.checkpoint, "bound": self.bound, "solver": self.solver, "then": self.then}
         for option, given in of_balls.items():
             if given is not None and self.radius is None:
                 raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")
@@ -181,7 +187,13 @@ def _decider(artifact: Artifact, images: DataSet, question: Question) -> tuple[D
     only = None if question.bound is None else member(BoundMethod, "bound", question.bound)
     budget = Budget(seconds=question.timeout, exhaustive=question.exhaustive, only=only)
     choice = NetworkChoice(question.black_box, question.checkpoint)
-    return open_solver(question.other_solver or OWN, BallQuestion(artifact, images, ball, budget, choice, asked))
+    of_balls = BallQuestion(artifact, images, ball, budget, choice, asked)
+    decider, closed = open_solver(question.other_solver or OWN, of_balls)
+    if question.then is None:
+        return decider, closed
+    from abscert_plugin.verification.following import open_follower
+
+    return open_follower(question.then, question.then_timeout, decider, of_balls), closed
 
 
 def folder_name(model: Path, data: str, question: Question, radius: str | None) -> str:
@@ -196,7 +208,8 @@ def folder_name(model: Path, data: str, question: Question, radius: str | None) 
     name = f"verify-{model.stem}-{data}-{question.claim}"
     if question.radius is not None:
         name += f"-{radius}-{question.radius.scale}-{question.inputs}"
-    chosen = (question.bound, question.other_solver, question.arithmetic)
+    then = None if question.then is None else f"then-{Path(question.then).name}"
+    chosen = (question.bound, question.other_solver, question.arithmetic, then)
     return (name + "".join(f"-{given}" for given in chosen if given is not None)).replace("/", "_")
 
 
@@ -217,6 +230,8 @@ def verify(
     black_box: bool = False,
     checkpoint: str | PathLike[str] | None = None,
     solver: str | None = None,
+    then: str | None = None,
+    then_timeout: int | float = THEN_SECONDS,
     batch_size: int | None = None,
     provider: str = "auto",
     classes: int | Sequence[str] | None = None,
@@ -254,6 +269,10 @@ def verify(
         black_box: run the model alone: no gradients, no bounds.
         checkpoint: a training's folder, whose network serves gradients and bounds in place of the model's own.
         solver: another package's solver in place of our own.
+        then: a second solver for images that stay `unknown`: `vibecheck`, `marabou`, `alpha-beta-CROWN`, an entry
+            point of `abscert.solvers`, a folder of competition scripts, or a program with the command line of the
+            VNN-LIB standard. What it certifies holds for real numbers alone, and its rows say so.
+        then_timeout: seconds an image for the second solver.
         batch_size: images that are decided together.
         provider: where the model runs: `auto`, `cpu`, `cuda`.
         classes: names of the classes or their number; needed only of a model that gives labels and no scores.
@@ -293,6 +312,8 @@ def verify(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         solver=solver,
         batch_size=batch_size,
+        then=then,
+        then_timeout=float(then_timeout),
     )
     artifact = open_model(model, path, opening, member(Provider, "provider", provider), data.shape, known, read)
     check_labels(artifact, data)

@@ -9,7 +9,20 @@ from onnx import TensorProto, helper, numpy_helper
 from abscert_plugin.artifact.front_graph import FrontGraph, put_in_front
 from abscert_plugin.artifact.metadata import IMAGE, SCALED
 
+_PER_IMAGE: Final = (1, 1, 1, 1)
 SCALING: Final = FrontGraph(
+    (
+        helper.make_node("Mul", [IMAGE, "scaling/two"], ["scaling/doubled"], "scaling/doubled"),
+        helper.make_node("Add", ["scaling/doubled", "scaling/minus_one"], [SCALED], SCALED),
+    ),
+    (
+        numpy_helper.from_array(np.full(_PER_IMAGE, 2, dtype=np.float32), "scaling/two"),
+        numpy_helper.from_array(np.full(_PER_IMAGE, -1, dtype=np.float32), "scaling/minus_one"),
+    ),
+)
+"""As it is written: auto_LiRPA's patches want constants of the images' rank, and Marabou subtracts no smaller ones."""
+
+FORMER: Final = FrontGraph(
     (
         helper.make_node("Mul", [IMAGE, "scaling/two"], ["scaling/doubled"], "scaling/doubled"),
         helper.make_node("Sub", ["scaling/doubled", "scaling/one"], [SCALED], SCALED),
@@ -19,6 +32,13 @@ SCALING: Final = FrontGraph(
         numpy_helper.from_array(np.array(1, dtype=np.float32), "scaling/one"),
     ),
 )
+"""As it was written before; it gives the same bits."""
+
+
+def scaling_of(graph: onnx.GraphProto) -> FrontGraph:
+    """Return the scaling that a graph is to be held against: the former one where it has that one's constant."""
+    names = {tensor.name for tensor in graph.initializer}
+    return FORMER if "scaling/one" in names else SCALING
 
 
 def prepend_scaling(graph: onnx.GraphProto, image_shape: tuple[int, int, int]) -> None:

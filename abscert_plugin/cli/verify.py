@@ -10,7 +10,7 @@ import typer
 from abscert_plugin.api.guess import asked_of, told_by
 from abscert_plugin.api.looking import model_in
 from abscert_plugin.api.verdicts import refuse_other
-from abscert_plugin.api.verifying import Question, ask, folder_name
+from abscert_plugin.api.verifying import THEN_SECONDS, Question, ask, folder_name
 from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.blackbox import Provider
@@ -69,6 +69,22 @@ def verify(  # one parameter per option
             autocompletion=completion.solver,
         ),
     ] = None,
+    then: Annotated[
+        str | None,
+        typer.Option(
+            "--then",
+            help="Who is asked about images that stay open: vibecheck, marabou, alpha-beta-CROWN (each also NAME=WHERE "
+            "it is), a folder with run_instance.sh, a program that decides VNN-LIB queries, or a solver of another "
+            "package.  [default: nobody]",
+            metavar="SOLVER",
+            rich_help_panel=manual.ADVANCED,
+            autocompletion=completion.follower,
+        ),
+    ] = None,
+    then_timeout: Annotated[
+        float,
+        typer.Option("--then-timeout", help="Seconds an image for --then.", rich_help_panel=manual.ADVANCED),
+    ] = THEN_SECONDS,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
     input_range: foreign.InputRange = None,
@@ -115,7 +131,13 @@ def verify(  # one parameter per option
     start = time.perf_counter()
     if is_query(model):
         others = {"data": data, "radius": radius, "bound": bound, "out": out, "certificate": certificate}
-        for option, given in {**others, "solver": solver, "arithmetic": arithmetic, "json": json or None}.items():
+        for option, given in {
+            **others,
+            "solver": solver,
+            "then": then,
+            "arithmetic": arithmetic,
+            "json": json or None,
+        }.items():
             if given is not None:
                 raise ConfigError(f"expected no --{option} with a VNN-LIB query")
         verify_query(model, network or [], timeout, serialise_assignments, unsat_proofs)
@@ -143,6 +165,8 @@ def verify(  # one parameter per option
         checkpoint=checkpoint,
         solver=solver,
         batch_size=batch_size,
+        then=then,
+        then_timeout=then_timeout,
     )
     if certificate is not None:
         refuse_other(question.other_solver)

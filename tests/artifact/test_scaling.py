@@ -103,6 +103,30 @@ def test_what_is_scaled_lies_in_the_training_domain(deploy: Path) -> None:
     assert (scaled.min(), scaled.max()) == (-1, 1)
 
 
+def test_the_scaling_has_the_form_that_verifiers_read(deploy: Path) -> None:
+    graph = load(deploy).graph
+    given = {item.name: item for item in graph.initializer}
+    front = [item for item in graph.node if item.output[0] in (SCALED, "scaling/doubled")]
+    assert [item.op_type for item in front] == ["Mul", "Add"]  # Marabou has no Sub of a smaller constant
+    assert [list(given[item.input[1]].dims) for item in front] == [[1, 1, 1, 1]] * 2  # auto_LiRPA's patches want these
+
+
+def with_former_scaling(path: Path, folder: Path) -> Path:
+    """Return a copy of a file with the scaling as it was written before."""
+    model = load(path)
+    tensor(model, "scaling/two").CopyFrom(numpy_helper.from_array(np.array(2, dtype=np.float32), "scaling/two"))
+    tensor(model, "scaling/minus_one").CopyFrom(numpy_helper.from_array(np.array(1, dtype=np.float32), "scaling/one"))
+    last = node(model, SCALED)
+    last.op_type, last.input[1] = "Sub", "scaling/one"
+    return graphs.save(model, folder)
+
+
+def test_a_former_file_still_opens_and_gives_the_same_bits(deploy: Path, tmp_path: Path) -> None:
+    former = with_former_scaling(deploy, tmp_path)
+    assert check_artifact(load(former), former) == check_artifact(load(deploy), deploy)
+    assert np.array_equal(run_onnx(former, PROBES)[0], run_onnx(deploy, PROBES)[0])
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +139,9 @@ def node(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
 
 
 def constant(name: str, value: float, kind: type = np.float32) -> Edit:
-    return lambda model: tensor(model, name).CopyFrom(numpy_helper.from_array(np.array(value, dtype=kind), name))
+    return lambda model: tensor(model, name).CopyFrom(
+        numpy_helper.from_array(np.full((1, 1, 1, 1), value, dtype=kind), name)
+    )
 
 
 def add(*nodes: onnx.NodeProto) -> Edit:
@@ -136,7 +162,7 @@ def sparse(model: onnx.ModelProto) -> None:
 
 
 def swap(model: onnx.ModelProto) -> None:
-    node(model, SCALED).input[:] = ["scaling/one", "scaling/doubled"]
+    node(model, SCALED).input[:] = ["scaling/minus_one", "scaling/doubled"]
 
 
 def drop_node(model: onnx.ModelProto) -> None:
@@ -146,19 +172,27 @@ def drop_node(model: onnx.ModelProto) -> None:
 
 
 def drop_constant(model: onnx.ModelProto) -> None:
-    model.graph.initializer.remove(tensor(model, "scaling/one"))
+    model.graph.initializer.remove(tensor(model, "scaling/minus_one"))
+
+
+def add_former(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.float32), "scaling/one"))
 
 
 REFUSED: dict[str, Edit] = {
     "another factor": constant("scaling/two", 3),
     "a factor that is one ulp away": constant("scaling/two", np.nextafter(np.float32(2), np.float32(3))),
-    "another offset": constant("scaling/one", 0),
-    "a constant of another type": constant("scaling/one", 1, np.float64),
+    "another offset": constant("scaling/minus_one", 0),
+    "a constant of another type": constant("scaling/minus_one", -1, np.float64),
+    "a constant of another rank": lambda model: tensor(model, "scaling/two").CopyFrom(
+        numpy_helper.from_array(np.array(2, dtype=np.float32), "scaling/two")
+    ),
+    "the former offset beside the factor of today": add_former,
     "a constant that is missing": drop_constant,
     "a constant that stands twice": lambda model: model.graph.initializer.append(tensor(model, "scaling/two")),
     "a constant that is sparse too": sparse,
     "a constant that is an input too": lambda model: model.graph.input.append(graphs.value("scaling/two", [])),
-    "another operator": lambda model: setattr(node(model, SCALED), "op_type", "Add"),
+    "another operator": lambda model: setattr(node(model, SCALED), "op_type", "Sub"),
     "an operator of another domain": lambda model: setattr(node(model, SCALED), "domain", "com.example"),
     "swapped operands": swap,
     "a node that is missing": drop_node,
