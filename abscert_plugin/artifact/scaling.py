@@ -9,18 +9,15 @@ from onnx import TensorProto, helper, numpy_helper
 from abscert_plugin.artifact.front_graph import FrontGraph, put_in_front
 from abscert_plugin.artifact.metadata import IMAGE, SCALED
 
-_PER_IMAGE: Final = (1, 1, 1, 1)
 SCALING: Final = FrontGraph(
     (
-        helper.make_node("Mul", [IMAGE, "scaling/two"], ["scaling/doubled"], "scaling/doubled"),
+        helper.make_node("Add", [IMAGE, IMAGE], ["scaling/doubled"], "scaling/doubled"),
         helper.make_node("Add", ["scaling/doubled", "scaling/minus_one"], [SCALED], SCALED),
     ),
-    (
-        numpy_helper.from_array(np.full(_PER_IMAGE, 2, dtype=np.float32), "scaling/two"),
-        numpy_helper.from_array(np.full(_PER_IMAGE, -1, dtype=np.float32), "scaling/minus_one"),
-    ),
+    (numpy_helper.from_array(np.full((1, 1, 1, 1), -1, dtype=np.float32), "scaling/minus_one"),),
 )
-"""As it is written: auto_LiRPA's patches want constants of the images' rank, and Marabou subtracts no smaller ones."""
+"""As it is written: auto_LiRPA's patches take no factor but one for each channel, and no summand of another rank;
+Marabou takes no factor but a single one, and subtracts nothing that is smaller than the image."""
 
 FORMER: Final = FrontGraph(
     (

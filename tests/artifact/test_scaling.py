@@ -107,14 +107,17 @@ def test_the_scaling_has_the_form_that_verifiers_read(deploy: Path) -> None:
     graph = load(deploy).graph
     given = {item.name: item for item in graph.initializer}
     front = [item for item in graph.node if item.output[0] in (SCALED, "scaling/doubled")]
-    assert [item.op_type for item in front] == ["Mul", "Add"]  # Marabou has no Sub of a smaller constant
-    assert [list(given[item.input[1]].dims) for item in front] == [[1, 1, 1, 1]] * 2  # auto_LiRPA's patches want these
+    assert [item.op_type for item in front] == ["Add", "Add"]  # Marabou has no Sub of a smaller constant
+    assert list(front[0].input) == [IMAGE, IMAGE]  # auto_LiRPA's patches have no Mul by one factor for all channels
+    assert list(given[front[1].input[1]].dims) == [1, 1, 1, 1]
 
 
 def with_former_scaling(path: Path, folder: Path) -> Path:
     """Return a copy of a file with the scaling as it was written before."""
     model = load(path)
-    tensor(model, "scaling/two").CopyFrom(numpy_helper.from_array(np.array(2, dtype=np.float32), "scaling/two"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2, dtype=np.float32), "scaling/two"))
+    first = node(model, "scaling/doubled")
+    first.op_type, first.input[1] = "Mul", "scaling/two"
     tensor(model, "scaling/minus_one").CopyFrom(numpy_helper.from_array(np.array(1, dtype=np.float32), "scaling/one"))
     last = node(model, SCALED)
     last.op_type, last.input[1] = "Sub", "scaling/one"
@@ -158,7 +161,7 @@ def branch(model: onnx.ModelProto) -> None:
 
 def sparse(model: onnx.ModelProto) -> None:
     stored = model.graph.sparse_initializer.add()
-    stored.values.CopyFrom(numpy_helper.from_array(np.array([3], dtype=np.float32), "scaling/two"))
+    stored.values.CopyFrom(numpy_helper.from_array(np.array([3], dtype=np.float32), "scaling/minus_one"))
 
 
 def swap(model: onnx.ModelProto) -> None:
@@ -180,18 +183,18 @@ def add_former(model: onnx.ModelProto) -> None:
 
 
 REFUSED: dict[str, Edit] = {
-    "another factor": constant("scaling/two", 3),
-    "a factor that is one ulp away": constant("scaling/two", np.nextafter(np.float32(2), np.float32(3))),
+    "another summand": lambda model: node(model, "scaling/doubled").input.__setitem__(1, "scaling/minus_one"),
+    "an offset that is one ulp away": constant("scaling/minus_one", np.nextafter(np.float32(-1), np.float32(0))),
     "another offset": constant("scaling/minus_one", 0),
     "a constant of another type": constant("scaling/minus_one", -1, np.float64),
-    "a constant of another rank": lambda model: tensor(model, "scaling/two").CopyFrom(
-        numpy_helper.from_array(np.array(2, dtype=np.float32), "scaling/two")
+    "a constant of another rank": lambda model: tensor(model, "scaling/minus_one").CopyFrom(
+        numpy_helper.from_array(np.array(-1, dtype=np.float32), "scaling/minus_one")
     ),
-    "the former offset beside the factor of today": add_former,
+    "the former offset beside that of today": add_former,
     "a constant that is missing": drop_constant,
-    "a constant that stands twice": lambda model: model.graph.initializer.append(tensor(model, "scaling/two")),
+    "a constant that stands twice": lambda model: model.graph.initializer.append(tensor(model, "scaling/minus_one")),
     "a constant that is sparse too": sparse,
-    "a constant that is an input too": lambda model: model.graph.input.append(graphs.value("scaling/two", [])),
+    "a constant that is an input too": lambda model: model.graph.input.append(graphs.value("scaling/minus_one", [])),
     "another operator": lambda model: setattr(node(model, SCALED), "op_type", "Sub"),
     "an operator of another domain": lambda model: setattr(node(model, SCALED), "domain", "com.example"),
     "swapped operands": swap,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 from tiny_networks import SHAPE, export_tiny
@@ -24,11 +25,15 @@ from abscert_plugin.errors import ConfigError, VerifierError
 from abscert_plugin.records import Record
 from abscert_plugin.verification.answers import Word, read_answer
 from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.certificate import UNPROVEN_HERE, read_certificate, write_certificate
 from abscert_plugin.verification.child_process import run_within
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.following import Followed, open_follower
 from abscert_plugin.verification.opening import BallQuestion, NetworkChoice, open_verifier
+from abscert_plugin.verification.replay import check_origin
+from abscert_plugin.verification.run import Verification, model_facts
 from abscert_plugin.verification.solvers import SOLVERS, SolverEntry
+from abscert_plugin.verification.summary import summarise
 
 BALL = Ball(Radius.parse("0.2"))
 
@@ -69,7 +74,7 @@ class Case:
 
 def case(folder: Path, at: float) -> Case:
     artifact = Artifact.open(export_tiny(network(at), 3, folder).deploy, Provider.CPU)
-    images = np.full((1, *SHAPE), 153, dtype=np.uint8)  # 0.6, in the second cell; its ball reaches the third
+    images = np.full((8, *SHAPE), 153, dtype=np.uint8)  # 0.6, in the second cell; its ball reaches the third
     data = DataSet(
         name="tiny",
         split=Split.TEST,
@@ -82,7 +87,7 @@ def case(folder: Path, at: float) -> Case:
         sha256="0" * 64,
     )
     asked = BallQuestion(artifact, data, BALL, Budget(seconds=0.0), NetworkChoice(black_box=True))
-    return Case(asked, data.pixels(images), folder)
+    return Case(asked, data.pixels(images[7:]), folder)
 
 
 @pytest.fixture
@@ -126,6 +131,27 @@ def test_what_is_unsat_holds_for_real_numbers_and_names_solver_and_version(safe:
         "timeout_seconds": 5.0,
     }
     assert followed.versions["solver"] == "1.2"
+
+
+def test_a_certificate_does_not_count_what_is_certified_for_real_numbers(safe: Case, tmp_path: Path) -> None:
+    asked = safe.asked
+    followed = safe.followed(safe.program("echo unsat"))
+    verification = Verification(asked.artifact, asked.data, 1, followed)
+    records, run = verification.run(tmp_path / "run", lambda _: None)
+    assert [(record.verdict, record.holds_for) for record in records] == [("certified", "real")]
+    assert summarise(records).holds_for == "real"
+    path = tmp_path / "certificate.json"
+    write_certificate(path, tmp_path / "run", records, run, asked.data)
+    certificate, _ = read_certificate(path)
+    (row,) = certificate.rows
+    assert (row.record.verdict, row.record.arithmetic) == ("unknown", None)
+    assert row.record.reason == f"certified by the solver solver 1.2 {UNPROVEN_HERE}"
+    checks = list(check_origin(certificate, True, model_facts(asked.artifact), asked.data, False))
+    (said,) = [check for check in checks if check.name == "images left to another solver"]
+    assert said.detail.startswith("1 are unknown here")
+    forged = msgspec.structs.replace(certificate, rows=(msgspec.structs.replace(row, record=records[0]),))
+    faults = [check.detail for check in check_origin(forged, True, model_facts(asked.artifact), asked.data, False)]
+    assert any("is said to hold for real, which its method cannot show" in fault for fault in faults)
 
 
 def test_a_program_is_called_as_the_standard_says(safe: Case) -> None:
