@@ -123,14 +123,16 @@ class Preprocessing:
         self, slopes: Float32[np.ndarray, "batch *input"]
     ) -> Float32[np.ndarray, "batch channels height width"]:
         """Return the slopes by pixels of a function with these slopes by what the classifier reads."""
-        channels, height, width = self.image_shape
         low, high = self.scale.input_range
         _, std = self._per_pixel()
-        if self.is_channels_last:
-            arranged = slopes.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-        else:
-            arranged = slopes.reshape(-1, channels, height, width)
-        return (arranged * ((high - low) / std)).astype(np.float32)
+        return (self._as_images(slopes) * ((high - low) / std)).astype(np.float32)
+
+    def images(self, values: Float64[np.ndarray, "batch *input"]) -> Float32[np.ndarray, "batch channels height width"]:
+        """Return the images in [0, 1] of which the classifier reads these values, or values near them."""
+        low, high = self.scale.input_range
+        mean, std = self._per_pixel()
+        pixels = (self._as_images(values) * std + mean - low) / (high - low)
+        return pixels.clip(0, 1).astype(np.float32)
 
     def facts(self) -> dict[str, Any]:
         """Return what a record says of it."""
@@ -174,6 +176,13 @@ class Preprocessing:
     def is_whole(self) -> bool:
         """Whether the classifier reads integers."""
         return self.element.startswith(("int", "uint"))
+
+    def _as_images(self, values: np.ndarray) -> np.ndarray:
+        """Undo `_arranged`."""
+        channels, height, width = self.image_shape
+        if self.is_channels_last:
+            return values.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
+        return values.reshape(-1, channels, height, width)
 
     def _arranged(self, values: np.ndarray) -> np.ndarray:
         if self.is_channels_last:

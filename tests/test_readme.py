@@ -37,6 +37,7 @@ ONLY_PARSED: Final = {
     "abscert queries": "images of 224 x 224 make long queries; tests/test_cli_foreign.py carries it out",
     "abscert bench": "tests/instances carries it out",
     "abscert verify query.vnnlib": "tests/query has queries",
+    "abscert verify deploy.onnx --then": "vibecheck is not here; tests/verification/test_following.py has programs",
     "abscert check proof.json": "tests/query has proofs",
     "abscert compare times": "times five trainings of Table 3, for hours",
     "abscert compare landscape": "needs weights, which the records do not keep; tests/compare/landscape has some",

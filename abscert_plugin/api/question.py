@@ -7,6 +7,9 @@ from typing import Final, final
 from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Radius
 from abscert_plugin.errors import ConfigError
 
+THEN_SECONDS: Final = 60.0
+"""What a second solver may take for an image: the larger ones need ten to start."""
+
 _OWN: Final = "abscert"  # `solvers.OWN`, which imports torch
 _ASKABLE: Final = (*PROVABLE, Arithmetic.THIS_RUNTIME)
 
@@ -27,6 +30,8 @@ class Question:
         checkpoint: folder of the training whose network serves gradients and bounds; None: the model's own.
         solver: who decides; None: our own verifier.
         batch_size: images that are decided together; by the claim where None.
+        then: who is asked about what stays open, see `following.open_follower`; nobody where None.
+        then_timeout: seconds an image for that one.
     """
 
     radius: Radius | None
@@ -39,6 +44,8 @@ class Question:
     checkpoint: Path | None = None
     solver: str | None = None
     batch_size: int | None = None
+    then: str | None = None
+    then_timeout: float = THEN_SECONDS
 
     @property
     def claim(self) -> Claim:
@@ -67,7 +74,7 @@ class Question:
         Raises:
             ConfigError: if one is given with the claim `cell`.
         """
-        of_balls = {"checkpoint": self.checkpoint, "bound": self.bound, "solver": self.solver}
+        of_balls = {"checkpoint": self.checkpoint, "bound": self.bound, "solver": self.solver, "then": self.then}
         for option, given in of_balls.items():
             if given is not None and self.radius is None:
                 raise ConfigError(f"expected --{option} with --claim ball: the claim cell is decided by the file alone")

@@ -130,7 +130,13 @@ def _decider(artifact: Artifact, images: DataSet, question: Question) -> tuple[D
     only = None if question.bound is None else member(BoundMethod, "bound", question.bound)
     budget = Budget(seconds=question.timeout, exhaustive=question.exhaustive, only=only)
     choice = NetworkChoice(question.black_box, question.checkpoint)
-    return open_solver(question.other_solver or OWN, BallQuestion(artifact, images, ball, budget, choice, asked))
+    of_balls = BallQuestion(artifact, images, ball, budget, choice, asked)
+    decider, closed = open_solver(question.other_solver or OWN, of_balls)
+    if question.then is None:
+        return decider, closed
+    from abscert_plugin.verification.following import open_follower
+
+    return open_follower(question.then, question.then_timeout, decider, of_balls), closed
 
 
 def folder_name(model: Path, data: str, question: Question, radius: str | None) -> str:
@@ -145,7 +151,8 @@ def folder_name(model: Path, data: str, question: Question, radius: str | None) 
     name = f"verify-{model.stem}-{data}-{question.claim}"
     if question.radius is not None:
         name += f"-{radius}-{question.radius.scale}-{question.inputs}"
-    chosen = (question.bound, question.other_solver, question.arithmetic)
+    then = None if question.then is None else f"then-{Path(question.then).name}"
+    chosen = (question.bound, question.other_solver, question.arithmetic, then)
     return (name + "".join(f"-{given}" for given in chosen if given is not None)).replace("/", "_")
 
 
@@ -166,6 +173,8 @@ def verify(
     black_box: bool = False,
     checkpoint: str | PathLike[str] | None = None,
     solver: str | None = None,
+    then: str | None = None,
+    then_timeout: int | float = THEN_SECONDS,
     batch_size: int | None = None,
     provider: str = "auto",
     classes: int | Sequence[str] | None = None,
@@ -204,6 +213,10 @@ def verify(
         black_box: run the model alone: no gradients, no bounds.
         checkpoint: a training's folder, whose network serves gradients and bounds in place of the model's own.
         solver: another package's solver in place of our own.
+        then: a second solver for images that stay `unknown`: `vibecheck`, `marabou`, `alpha-beta-CROWN`, an entry
+            point of `abscert.solvers`, a folder of competition scripts, or a program with the command line of the
+            VNN-LIB standard. What it certifies holds for real numbers alone, and its rows say so.
+        then_timeout: seconds an image for the second solver.
         batch_size: images that are decided together.
         provider: where the model runs: `auto`, `cpu`, `cuda`.
         classes: names of the classes or their number; needed only of a model that gives labels and no scores.
@@ -246,6 +259,8 @@ def verify(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         solver=solver,
         batch_size=batch_size,
+        then=then,
+        then_timeout=float(then_timeout),
     )
     artifact = open_model(model, path, opening, member(Provider, "provider", provider), data.shape, known, read)
     check_labels(artifact, data)

@@ -7,7 +7,7 @@ import onnx
 from abscert_plugin.artifact.front_graph import check_front
 from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, SCALED, Metadata, read_metadata, refuse_guard
 from abscert_plugin.artifact.phi import phi_graph
-from abscert_plugin.artifact.scaling import SCALING
+from abscert_plugin.artifact.scaling import scaling_of
 from abscert_plugin.errors import UnsupportedModelError
 
 
@@ -35,7 +35,7 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
         raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
     if grid is None:
         refusal = f"{path}: the part between `{IMAGE}` and `{SCALED}` is not 2 x - 1; export the training again"
-        check_front(model.graph, SCALING, SCALED, refusal)
+        check_front(model.graph, scaling_of(model.graph), SCALED, refusal)
     elif inputs == [IMAGE]:
         refusal = (
             f"{path}: the part between `{IMAGE}` and `{INTERVAL}` is not the abstraction that its metadata name, "

@@ -114,11 +114,26 @@ def traced(network: nn.Module, input_name: str, shape: tuple[int, ...], classes:
             dynamic_axes={input_name: {0: "batch"}, LOGITS: {0: "batch"}},
         )
         model = onnx.load_model(str(path))
+    _spell_out(model.graph)
     model.producer_name = "abscert-plugin"
     model.graph.name = "abstract" if input_name == INTERVAL else "deploy"
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["batch", classes]))
     return model
+
+
+def _spell_out(graph: onnx.GraphProto) -> None:
+    """Give each node its own copy of a weight that torch's exporter wrote once, behind Identity nodes.
+
+    onnx2pytorch, by which verifiers read ONNX, takes weights and biases from the tensors of the file alone.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in tensors]:
+        copy = graph.initializer.add()
+        copy.CopyFrom(tensors[node.input[0]])
+        copy.name = node.output[0]
+        tensors[copy.name] = copy
+        graph.node.remove(node)
 
 
 def _compare(

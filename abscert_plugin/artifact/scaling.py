@@ -11,6 +11,16 @@ from abscert_plugin.artifact.metadata import IMAGE, SCALED
 
 SCALING: Final = FrontGraph(
     (
+        helper.make_node("Add", [IMAGE, IMAGE], ["scaling/doubled"], "scaling/doubled"),
+        helper.make_node("Add", ["scaling/doubled", "scaling/minus_one"], [SCALED], SCALED),
+    ),
+    (numpy_helper.from_array(np.full((1, 1, 1, 1), -1, dtype=np.float32), "scaling/minus_one"),),
+)
+"""As it is written: auto_LiRPA's patches take no factor but one for each channel, and no summand of another rank;
+Marabou takes no factor but a single one, and subtracts nothing that is smaller than the image."""
+
+FORMER: Final = FrontGraph(
+    (
         helper.make_node("Mul", [IMAGE, "scaling/two"], ["scaling/doubled"], "scaling/doubled"),
         helper.make_node("Sub", ["scaling/doubled", "scaling/one"], [SCALED], SCALED),
     ),
@@ -19,6 +29,13 @@ SCALING: Final = FrontGraph(
         numpy_helper.from_array(np.array(1, dtype=np.float32), "scaling/one"),
     ),
 )
+"""As it was written before; it gives the same bits."""
+
+
+def scaling_of(graph: onnx.GraphProto) -> FrontGraph:
+    """Return the scaling that a graph is to be held against: the former one where it has that one's constant."""
+    names = {tensor.name for tensor in graph.initializer}
+    return FORMER if "scaling/one" in names else SCALING
 
 
 def prepend_scaling(graph: onnx.GraphProto, image_shape: tuple[int, int, int]) -> None:

@@ -33,6 +33,7 @@ _NETWORKS: Final = (
 )
 ACTIVATIONS: Final = ("relu", "sigmoid", "tanh", "param-ramp")
 BOUNDS: Final = ("ibp", "crown-ibp", "crown-lbp", "crown", "optimised")
+_FOLLOWERS: Final = ("vibecheck", "marabou", "alpha-beta-CROWN")
 EDGES: Final = ("uniform", "quantile", "sparse")
 INPUTS: Final = tuple(map(str, Inputs))
 ENGINES: Final = (LOCAL, *table.ENGINES)
@@ -63,6 +64,11 @@ def data_sets() -> tuple[str, ...]:
 def solvers() -> tuple[str, ...]:
     """Return the names of the solvers."""
     return _with_registered(("abscert",), "abscert.solvers")
+
+
+def followers() -> tuple[str, ...]:
+    """Return the names of the solvers that may be asked about what stays open."""
+    return _with_registered(_FOLLOWERS, "abscert.solvers")
 
 
 IN_HELP: Final[Mapping[str, Callable[[], tuple[str, ...]]]] = MappingProxyType(

@@ -9,10 +9,10 @@ from rich.table import Table
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import manual, options, train
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
-from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.cli.progress import ProgressObserver, progress_bar, working
 from abscert_plugin.cli.watching import watching_tuning
 from abscert_plugin.grid import Grid
+from abscert_plugin.memory import keep_freed_memory
 
 # torch is imported when a command that trains is run: `abscert verify` must start without it.
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 
 from abscert_plugin.api.guess import asked_of, told_by
 from abscert_plugin.api.looking import model_in
-from abscert_plugin.api.question import Question
+from abscert_plugin.api.question import THEN_SECONDS, Question
 from abscert_plugin.api.verdicts import refuse_other
 from abscert_plugin.api.verifying import ask, folder_name
 from abscert_plugin.artifact.foreign import open_classifier
@@ -71,6 +71,22 @@ def verify(  # one parameter per option
             autocompletion=completion.solver,
         ),
     ] = None,
+    then: Annotated[
+        str | None,
+        typer.Option(
+            "--then",
+            help="Who is asked about images that stay open: vibecheck, marabou, alpha-beta-CROWN (each also NAME=WHERE "
+            "it is), a folder with run_instance.sh, a program that decides VNN-LIB queries, or a solver of another "
+            "package.  [default: nobody]",
+            metavar="SOLVER",
+            rich_help_panel=manual.ADVANCED,
+            autocompletion=completion.follower,
+        ),
+    ] = None,
+    then_timeout: Annotated[
+        float,
+        typer.Option("--then-timeout", help="Seconds an image for --then.", rich_help_panel=manual.ADVANCED),
+    ] = THEN_SECONDS,
     image_shape: foreign.ImageShape = None,
     layout: foreign.LayoutName = None,
     input_range: foreign.InputRange = None,
@@ -128,7 +144,7 @@ def verify(  # one parameter per option
             "out": out,
             "certificate": certificate,
         }
-        others |= {"solver": solver, "arithmetic": arithmetic, "json": json or None}
+        others |= {"solver": solver, "then": then, "arithmetic": arithmetic, "json": json or None}
         others |= {"engine": None if engine == engines.LOCAL else engine, "workers": workers, "address": address}
         for option, given in others.items():
             if given is not None:
@@ -158,6 +174,8 @@ def verify(  # one parameter per option
         checkpoint=checkpoint,
         solver=solver,
         batch_size=batch_size,
+        then=then,
+        then_timeout=then_timeout,
     )
     if certificate is not None:
         refuse_other(question.other_solver)

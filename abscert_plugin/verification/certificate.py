@@ -23,6 +23,9 @@ from abscert_plugin.verification.evidence import Evidence, evidence_name, read_e
 from abscert_plugin.wording import plain_words
 
 SCHEMA: Final = 4
+UNPROVEN_HERE: Final = "for real numbers, which this certificate does not prove"
+"""How the reason ends of a row that another solver alone certifies: it is `unknown` here."""
+
 _AT_ONCE: Final = 50  # images in memory
 _ANY_ORDER: Final = (
     "`any-order`: every evaluation of the file's graph in binary32, rounded to nearest, with sums of products in any "
@@ -175,7 +178,7 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
     claim = Claim(run.configuration["claim"])
     rows = [
         msgspec.to_builtins(Row(record, _packed(folder, record), read_evidence(folder / evidence_name(record.index))))
-        for record in records
+        for record in map(_proven, records)
     ]
     content = {
         "schema": SCHEMA,
@@ -253,6 +256,14 @@ def _check_row(row: Row, claim: str, path: Path) -> None:
         raise RecordError(f"{path}: image {record.index} is {record.verdict}, which its counterexample contradicts")
     if (row.image is not None) != (record.counterexample not in (None, ITSELF)):
         raise RecordError(f"{path}: image {record.index} names a counterexample that is not there")
+
+
+def _proven(record: Record) -> Record:
+    """Return a row as a certificate states it: what another solver alone certifies is unknown to whoever checks it."""
+    if record.arithmetic != Arithmetic.REAL:
+        return record
+    reason = f"{record.reason} {UNPROVEN_HERE}"
+    return msgspec.structs.replace(record, verdict=Verdict.UNKNOWN, arithmetic=None, reason=reason)
 
 
 def _packed(folder: Path, record: Record) -> str | None:

@@ -83,7 +83,7 @@ def write_queries(
         raise RecordError("every image of the run is decided; ask for all of them with --all")
     if out.is_dir() and any(out.iterdir()):
         raise RecordError(f"{out} holds files already; choose another --out")
-    network, shape = _network(artifact), artifact.front.input_shape(artifact.metadata.image_shape)
+    network, shape = asked_network(artifact), artifact.front.input_shape(artifact.metadata.image_shape)
     classes = artifact.metadata.classes
     name = f"{_NETWORKS}/{network.name}"
     write_whole(out / name, lambda part: shutil.copyfile(network, part))
@@ -154,8 +154,12 @@ def _asked(artifact: Artifact, ball: Ball, records: Sequence[Record], data: Data
             yield Asked(record.index, record.label, lower[place], upper[place])
 
 
-def _network(artifact: Artifact) -> Path:
-    """Return the file that holds the network that is asked about."""
+def asked_network(artifact: Artifact) -> Path:
+    """Return the file that holds the network that is asked about.
+
+    Raises:
+        UnsupportedModelError: as `write_queries`.
+    """
     if artifact.opening:
         if not gives_scores(artifact.model):
             raise UnsupportedModelError(f"{artifact.path}: expected a score for each class, for a query to compare")

@@ -19,6 +19,7 @@ from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.records import Record
 from abscert_plugin.verification.certificate import (
     FLOATING_POINT,
+    UNPROVEN_HERE,
     Certificate,
     Row,
     batches_of,
@@ -121,6 +122,10 @@ def check_origin(
     yield _check("grid", "" if is_same else "the file has other cells", shown)
     others = [name for name in _OF_FILE if name in certificate.model and certificate.model[name] != model.get(name)]
     yield _check("network", f"the file says another {', '.join(others)}" if others else "", "as the file says")
+    left_out = sum(row.record.reason.endswith(UNPROVEN_HERE) for row in certificate.rows)
+    if "then" in certificate.configuration:
+        told = "unknown here: another solver certifies them for real numbers, and nothing here proves that"
+        yield _check("images left to another solver", "", f"{left_out} are {told}")
     name, split, sha256 = (certificate.data.get(key) for key in ("name", "split", "sha256"))
     # arrays have no name but that of the file that holds them now
     is_same = name in (data.name, ARRAYS) and (split, sha256) == (data.split.value, data.sha256)

@@ -12,7 +12,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.data import DataSet
-from abscert_plugin.errors import AbscertError, ConfigError
+from abscert_plugin.errors import AbscertError, ConfigError, VerifierError
 from abscert_plugin.plugins import Registry
 from abscert_plugin.records import Record
 from abscert_plugin.verification.batch import BallBatch, Rows
@@ -73,11 +73,41 @@ def open_solver(name: str, asked: BallQuestion) -> tuple[Decider, str]:
         )
     check_inputs(asked.data, asked.ball)
     deployed = Deployed(asked.artifact)
+
+    def opened() -> Decider:
+        return entry.open(asked.artifact, asked.data, asked.ball, asked.budget)
+
+    return checked(name, opened, deployed, asked.ball, asked.budget), ""
+
+
+def checked(
+    name: str,
+    opened: Callable[[], Decider],
+    deployed: Deployed,
+    ball: Ball,
+    budget: Budget,
+    on_fault: Callable[[str], object] = lambda _: None,
+) -> "CheckedSolver":
+    """Return a solver whose answers are checked.
+
+    Args:
+        name: what it is called.
+        opened: opens it.
+        deployed: the deployed classifier.
+        ball: radius and kind of images.
+        budget: what may be spent on an image.
+        on_fault: told why an answer counts for nothing.
+
+    Raises:
+        ConfigError: if it cannot be opened.
+        AbscertError: whatever of these it raises.
+    """
     try:
-        decider = entry.open(asked.artifact, asked.data, asked.ball, asked.budget)
+        decider = opened()
         # as run.json will hold them, so that a run is gone on with where they are the same
         said = json.dumps([dict(decider.configuration), dict(decider.versions)], allow_nan=False)
-        return CheckedSolver(name, decider, deployed, asked.ball, asked.budget, *json.loads(said)), ""
+        options, versions = json.loads(said)
+        return CheckedSolver(name, decider, deployed, ball, budget, options, versions, on_fault)
     except AbscertError:
         raise
     except Exception as error:  # whatever another package's code raises
@@ -102,6 +132,7 @@ class CheckedSolver:
         budget: what may be spent on an image.
         options: what the solver says its verdicts depend on.
         versions: the versions of its libraries.
+        on_fault: told why an answer counts for nothing.
     """
 
     name: str
@@ -111,6 +142,7 @@ class CheckedSolver:
     budget: Budget
     options: Mapping[str, Any]
     versions: Mapping[str, str]
+    on_fault: Callable[[str], object] = lambda _: None
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -151,7 +183,9 @@ class CheckedSolver:
                 raise ValueError(f"expected {len(rows)} answers, got {len(answers)}")
             faults = [self._fault(batch, *pair) for pair in zip(rows.tolist(), answers, strict=True)]
         except Exception as error:  # noqa: BLE001 - whatever another package's code raises: the images stay unknown
-            batch.end(rows, Verdict.UNKNOWN, f"the solver {self.name} failed: {_one_line(error)}", self.name)
+            failure = f"the solver {self.name} failed: {_one_line(error)}"
+            self.on_fault(failure)
+            batch.end(rows, Verdict.UNKNOWN, failure, self.name)
             return
         certified, unmeasured = {}, []
         for row, answer, fault in zip(rows.tolist(), answers, faults, strict=True):
@@ -162,6 +196,8 @@ class CheckedSolver:
             elif not fault and record.verdict == Verdict.CERTIFIED:
                 certified[row] = self.deployed.floor if record.margin is None else float(record.margin)
                 unmeasured += [row] if record.margin is None else []
+            if fault:
+                self.on_fault(f"the solver {self.name} is wrong: {fault}")
             if batch.is_open[row] and row not in certified:
                 batch.end([row], Verdict.UNKNOWN, fault or str(record.reason), self.name)
         # another solver bounds real numbers, whatever its own rounding does to that
@@ -191,4 +227,5 @@ class CheckedSolver:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    said = str(error) if isinstance(error, VerifierError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())[:300]

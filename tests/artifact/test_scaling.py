@@ -103,6 +103,33 @@ def test_what_is_scaled_lies_in_the_training_domain(deploy: Path) -> None:
     assert (scaled.min(), scaled.max()) == (-1, 1)
 
 
+def test_the_scaling_has_the_form_that_verifiers_read(deploy: Path) -> None:
+    graph = load(deploy).graph
+    given = {item.name: item for item in graph.initializer}
+    front = [item for item in graph.node if item.output[0] in (SCALED, "scaling/doubled")]
+    assert [item.op_type for item in front] == ["Add", "Add"]  # Marabou has no Sub of a smaller constant
+    assert list(front[0].input) == [IMAGE, IMAGE]  # auto_LiRPA's patches have no Mul by one factor for all channels
+    assert list(given[front[1].input[1]].dims) == [1, 1, 1, 1]
+
+
+def with_former_scaling(path: Path, folder: Path) -> Path:
+    """Return a copy of a file with the scaling as it was written before."""
+    model = load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2, dtype=np.float32), "scaling/two"))
+    first = node(model, "scaling/doubled")
+    first.op_type, first.input[1] = "Mul", "scaling/two"
+    tensor(model, "scaling/minus_one").CopyFrom(numpy_helper.from_array(np.array(1, dtype=np.float32), "scaling/one"))
+    last = node(model, SCALED)
+    last.op_type, last.input[1] = "Sub", "scaling/one"
+    return graphs.save(model, folder)
+
+
+def test_a_former_file_still_opens_and_gives_the_same_bits(deploy: Path, tmp_path: Path) -> None:
+    former = with_former_scaling(deploy, tmp_path)
+    assert check_artifact(load(former), former) == check_artifact(load(deploy), deploy)
+    assert np.array_equal(run_onnx(former, PROBES)[0], run_onnx(deploy, PROBES)[0])
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +142,9 @@ def node(model: onnx.ModelProto, output: str) -> onnx.NodeProto:
 
 
 def constant(name: str, value: float, kind: type = np.float32) -> Edit:
-    return lambda model: tensor(model, name).CopyFrom(numpy_helper.from_array(np.array(value, dtype=kind), name))
+    return lambda model: tensor(model, name).CopyFrom(
+        numpy_helper.from_array(np.full((1, 1, 1, 1), value, dtype=kind), name)
+    )
 
 
 def add(*nodes: onnx.NodeProto) -> Edit:
@@ -132,11 +161,11 @@ def branch(model: onnx.ModelProto) -> None:
 
 def sparse(model: onnx.ModelProto) -> None:
     stored = model.graph.sparse_initializer.add()
-    stored.values.CopyFrom(numpy_helper.from_array(np.array([3], dtype=np.float32), "scaling/two"))
+    stored.values.CopyFrom(numpy_helper.from_array(np.array([3], dtype=np.float32), "scaling/minus_one"))
 
 
 def swap(model: onnx.ModelProto) -> None:
-    node(model, SCALED).input[:] = ["scaling/one", "scaling/doubled"]
+    node(model, SCALED).input[:] = ["scaling/minus_one", "scaling/doubled"]
 
 
 def drop_node(model: onnx.ModelProto) -> None:
@@ -146,19 +175,27 @@ def drop_node(model: onnx.ModelProto) -> None:
 
 
 def drop_constant(model: onnx.ModelProto) -> None:
-    model.graph.initializer.remove(tensor(model, "scaling/one"))
+    model.graph.initializer.remove(tensor(model, "scaling/minus_one"))
+
+
+def add_former(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1, dtype=np.float32), "scaling/one"))
 
 
 REFUSED: dict[str, Edit] = {
-    "another factor": constant("scaling/two", 3),
-    "a factor that is one ulp away": constant("scaling/two", np.nextafter(np.float32(2), np.float32(3))),
-    "another offset": constant("scaling/one", 0),
-    "a constant of another type": constant("scaling/one", 1, np.float64),
+    "another summand": lambda model: node(model, "scaling/doubled").input.__setitem__(1, "scaling/minus_one"),
+    "an offset that is one ulp away": constant("scaling/minus_one", np.nextafter(np.float32(-1), np.float32(0))),
+    "another offset": constant("scaling/minus_one", 0),
+    "a constant of another type": constant("scaling/minus_one", -1, np.float64),
+    "a constant of another rank": lambda model: tensor(model, "scaling/minus_one").CopyFrom(
+        numpy_helper.from_array(np.array(-1, dtype=np.float32), "scaling/minus_one")
+    ),
+    "the former offset beside that of today": add_former,
     "a constant that is missing": drop_constant,
-    "a constant that stands twice": lambda model: model.graph.initializer.append(tensor(model, "scaling/two")),
+    "a constant that stands twice": lambda model: model.graph.initializer.append(tensor(model, "scaling/minus_one")),
     "a constant that is sparse too": sparse,
-    "a constant that is an input too": lambda model: model.graph.input.append(graphs.value("scaling/two", [])),
-    "another operator": lambda model: setattr(node(model, SCALED), "op_type", "Add"),
+    "a constant that is an input too": lambda model: model.graph.input.append(graphs.value("scaling/minus_one", [])),
+    "another operator": lambda model: setattr(node(model, SCALED), "op_type", "Sub"),
     "an operator of another domain": lambda model: setattr(node(model, SCALED), "domain", "com.example"),
     "swapped operands": swap,
     "a node that is missing": drop_node,
