@@ -15,7 +15,8 @@ from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.guide import Guide, guides
 from abscert_plugin.verification.strong_attack import StrongAttack
 
-_SHARE: Final = 0.25  # of the time that an image has left
+_CORNER_SHARE: Final = 0.25  # of the time that an image has left
+_STRONG_SHARE: Final = 0.05  # the first start finds nearly all, and the branch and bound may be done soon
 
 
 @final
@@ -53,21 +54,22 @@ class Refuting:
 
     def from_corners(self, rows: Rows) -> None:
         """Refute what one start towards each open class does: most of what is found, and less time than CROWN."""
-        self._walk(rows, range(1))
+        self._walk(rows, range(1), _CORNER_SHARE)
 
     def strongly(self, rows: Rows) -> None:
         """Refute what many starts do, of what no bound decided, in a part of the time that is left."""
-        self._walk(rows, range(1, self._budget.strong_restarts))
+        self._walk(rows, range(1, self._budget.strong_restarts), _STRONG_SHARE)
 
-    def _walk(self, rows: Rows, numbers: range) -> None:
+    def _walk(self, rows: Rows, numbers: range, share: float) -> None:
         batch = self._batch
         if self._white_box is None or not len(numbers):
             return
         reach, labels = batch.reach.take(rows), batch.labels[rows]
-        with batch.timed(rows):
-            unknown = np.flatnonzero([row not in self._guides for row in rows.tolist()])
-            found = guides(self._white_box.network, self._white_box.bounder, reach.take(unknown), labels[unknown])
-            self._guides |= dict(zip(rows[unknown].tolist(), found, strict=True))
+        unknown = np.flatnonzero([row not in self._guides for row in rows.tolist()])
+        if len(unknown):
+            with batch.timed(rows[unknown]):
+                found = guides(self._white_box.network, self._white_box.bounder, reach.take(unknown), labels[unknown])
+                self._guides |= dict(zip(rows[unknown].tolist(), found, strict=True))
         attack = StrongAttack(
             self._white_box.network,
             reach,
@@ -78,7 +80,7 @@ class Refuting:
         )
         left = (self._budget.seconds - batch.seconds[rows]).clip(min=0)
         try:
-            attack.run(numbers, _SHARE * left, partial(self._refutes, rows))
+            attack.run(numbers, share * left, partial(self._refutes, rows))
         finally:
             batch.seconds[rows] += attack.spent
 
