@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from abscert_plugin.api.arrays import Images, as_data_set
 from abscert_plugin.api.guess import ToldByModel, asked_of, told_by
 from abscert_plugin.api.models import Model, as_file, open_model
-from abscert_plugin.api.question import Question
+from abscert_plugin.api.question import THEN_SECONDS, Question
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.scratch import Scratch

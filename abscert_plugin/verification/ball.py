@@ -1,7 +1,6 @@
 """The claim `ball`: every image within the radius gets the label from the deployed classifier. The steps, in order."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, final
@@ -16,7 +15,6 @@ from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.front import Cells, Images
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.whitebox import WhiteBox
-from abscert_plugin.verification.attack import gradient_attack, score_attack
 from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.bounding import Bounding
 from abscert_plugin.verification.budget import Budget
@@ -25,6 +23,7 @@ from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.enumeration import enumerate_cells
 from abscert_plugin.verification.guarding import GuardRun
+from abscert_plugin.verification.refuting import Refuting
 from abscert_plugin.verification.search import Cut, Problem, Search
 from abscert_plugin.verification.sign_cut import SignCut
 
@@ -136,14 +135,19 @@ class BallVerifier:
             return [partial(bounding.bound, batch, method=method) for method in methods] if bounding is not None else []
 
         first = [method for method in self._budget.bounds if method is BoundMethod.IBP]
-        # the search for signs begins with the same lines
-        later = (BoundMethod.IBP, *(() if self._counts_cells else (BoundMethod.OPTIMISED,)))
-        linear = [method for method in self._budget.bounds if method not in later]
+        quick = [method for method in self._budget.bounds if method is BoundMethod.CROWN_IBP]
+        # the search for signs begins with optimised lines
+        later = (*first, *quick, *(() if self._counts_cells else (BoundMethod.OPTIMISED,)))
+        slow = [method for method in self._budget.bounds if method not in later]
+        refuting = Refuting(self._deployed, self._white_box, self._budget, batch) if self._budget.attacks else None
         return [
             *bound(first),
             lambda rows: self._run_small(batch, rows),
-            *([lambda rows: self._attack(batch, rows)] if self._budget.attacks else []),
-            *bound(linear),
+            *([refuting.cheaply] if refuting is not None else []),
+            *bound(quick),
+            *([refuting.from_corners] if refuting is not None else []),
+            *bound(slow),
+            *([refuting.strongly] if refuting is not None else []),
             self._last(batch),
         ]
 
@@ -184,19 +188,6 @@ class BallVerifier:
                 batch.end([row], Verdict.UNKNOWN, reason, method)
             else:
                 batch.affirm(row, reason, method, self._deployed.arithmetic)
-
-    def _attack(self, batch: BallBatch, rows: Rows) -> None:
-        reach, labels, index = batch.reach.take(rows), batch.labels[rows], batch.index[rows]
-        with batch.timed(rows):
-            until = time.perf_counter() + batch.left(rows)
-            if self._white_box is not None:
-                method, network = "gradient attack", self._white_box.network
-                found = gradient_attack(network, reach, labels, index, self._budget.restarts, until)
-            else:
-                method = "score attack"
-                found = score_attack(self._deployed, reach, labels, index, self._budget.queries, until)
-            for place in np.flatnonzero(found.margins < 0):
-                batch.refute(int(rows[place]), found.points[place], method)
 
     def _search_some(self, batch: BallBatch, rows: Rows, size: int) -> None:
         """Search a few problems at once: each keeps what is known of all its tensors."""

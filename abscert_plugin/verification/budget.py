@@ -20,7 +20,8 @@ class Budget:
         seconds: time from which no further step begins; the time of a call is shared by the images in it. 0 leaves
             the clean forward pass alone.
         exhaustive: balls of no more combinations of cells than this are run whole before anything else is tried.
-        restarts: starts of the gradient attack.
+        restarts: starts of the cheap gradient attack, before linear bounds.
+        strong_restarts: starts of the strong one towards each class that bounds leave open.
         queries: forward passes of the black-box attack.
         bounds_at_once: boxes that are bounded in one call.
         only: the one bound that may be computed, once, besides a forward pass: what papers report of a method. None:
@@ -38,6 +39,7 @@ class Budget:
     seconds: float = 10.0
     exhaustive: int = 256
     restarts: int = 2
+    strong_restarts: int = 30
     queries: int = 100
     bounds_at_once: int = 128
     only: BoundMethod | None = None
@@ -50,7 +52,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not (self.seconds >= 0 and math.isfinite(self.seconds)):
             raise ConfigError(f"expected a time-out of at least 0 seconds, got {self.seconds}")
-        for name in ("exhaustive", "restarts", "bounds_at_once", "leaf", "branches_at_once"):
+        for name in ("exhaustive", "restarts", "strong_restarts", "bounds_at_once", "leaf", "branches_at_once"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} of at least 1, got {getattr(self, name)}")
         if self.queries < 2:
@@ -59,7 +61,8 @@ class Budget:
     def described(self, counts_cells: bool) -> Mapping[str, object]:
         """Return what run.json says of it: of cells also what is run whole, and `bound` where one alone decides.
 
-        The last six stand at their defaults in every run that the command line makes, and are left out.
+        The strong attack's starts and the last six stand at their defaults in every run of the command line, and are
+        left out.
         """
         return {
             "timeout_seconds": self.seconds,

@@ -24,7 +24,7 @@ from abscert_plugin.front import Cells, Reach
 from abscert_plugin.grid import Grid, float32_within
 from abscert_plugin.lirpa.bounds import LirpaBounder
 from abscert_plugin.lirpa.whitebox import open_white_box
-from abscert_plugin.verification import ball as ball_module
+from abscert_plugin.verification import refuting
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
@@ -297,7 +297,7 @@ def test_a_counterexample_that_is_not_replayed_is_seen(monkeypatch: pytest.Monke
     def mistaken(network: object, reach: Reach, labels: np.ndarray, *_: object) -> Candidates:
         return Candidates(reach.highest, np.full(len(reach), -1, dtype=np.float32))
 
-    monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
+    monkeypatch.setattr(refuting, "gradient_attack", mistaken)
     check(case, BALL, GRAY, np.array([0]), budget)
 
     def believed(self: BallBatch, row: int, cells: np.ndarray, method: str) -> bool:

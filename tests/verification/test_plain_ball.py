@@ -33,7 +33,7 @@ from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import BoundDefectError, GridError, VerifierError
 from abscert_plugin.front import Reach
 from abscert_plugin.lirpa.bounds import LirpaBounder
-from abscert_plugin.verification import ball as ball_module
+from abscert_plugin.verification import refuting
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
@@ -94,7 +94,6 @@ def test_with_time_most_balls_are_decided_and_by_each_step() -> None:
     assert min(kinds["certified"], kinds["falsified"]) > 0.2  # of hundreds
     assert {("certified", "forward"), ("falsified", "forward"), ("falsified", "gradient attack")} <= set(total)
     assert {("certified", "ibp"), ("certified", "crown-ibp"), ("certified", "branch and bound")} <= set(total)
-    assert ("falsified", "branch and bound") in total
 
 
 @pytest.mark.parametrize("inputs", list(Inputs))
@@ -248,7 +247,7 @@ def test_an_attack_that_is_believed_is_seen(monkeypatch: pytest.MonkeyPatch, bal
     def mistaken(network: object, reach: Reach, *_: object) -> Candidates:
         return Candidates(np.ones_like(reach.images), np.full(len(reach), -1, dtype=np.float32))
 
-    monkeypatch.setattr(ball_module, "gradient_attack", mistaken)
+    monkeypatch.setattr(refuting, "gradient_attack", mistaken)
     assert on_gray(case, ball, budget) == {("certified", "branch and bound"): 1}
 
     def believed(self: BallBatch, row: int, point: np.ndarray, method: str) -> bool:
