@@ -1,0 +1,154 @@
+"""Bounds of parts of a box, by lines and multipliers of every kind, against points whose hidden values fit the signs."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.part import LEVELS, Part
+from abscert_plugin.bounds.parts import PartBounds
+from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof.descent import Descent
+from abscert_plugin.bounds.proof.draft import Draft, Drafted
+from abscert_plugin.bounds.proof.proof import margin_rows
+from abscert_plugin.graph.nodes import read_graph
+
+FEATURES, WIDTH, CLASSES = 3, 5, 3
+RELUS = 2 * WIDTH
+POINTS = 3000
+
+
+class Case:
+    """A network of two hidden layers with a way around the second one, a box, and a part of it."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random = np.random.default_rng(seed)
+        shapes = (FEATURES, WIDTH), (WIDTH,), (WIDTH, WIDTH), (WIDTH,), (WIDTH, CLASSES), (CLASSES,)
+        self.weights = [random.standard_normal(shape).astype(np.float32) for shape in shapes]
+        self.proof = Proof(read_graph(self._model(), Path("net.onnx")), "x", (FEATURES,), CLASSES)
+        center, width = random.standard_normal(FEATURES), random.choice([0.1, 0.5, 2.0])
+        self.lower, self.upper = (
+            torch.from_numpy((center + sign * width)[None].astype(np.float32)) for sign in (-1, 1)
+        )
+        values = self.proof.intervals(self.lower, self.upper, refined=True)
+        self.bounds = PartBounds(self.proof, values, margin_rows(torch.tensor([0]), CLASSES)[0])
+
+    def _model(self) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Gemm", ["x", "w0", "w1"], ["z0"]),
+            helper.make_node("Relu", ["z0"], ["h0"]),
+            helper.make_node("Gemm", ["h0", "w2", "w3"], ["z1"]),
+            helper.make_node("Relu", ["z1"], ["h1"]),
+            helper.make_node("Add", ["h0", "h1"], ["sum"]),
+            helper.make_node("Gemm", ["sum", "w4", "w5"], ["y"]),
+        ]
+        tensors = [numpy_helper.from_array(array, f"w{place}") for place, array in enumerate(self.weights)]
+        ends = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+            for name, size in (("x", FEATURES), ("y", CLASSES))
+        ]
+        graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+
+    def part(self) -> Part:
+        """Return a part of signs that some point has, with lines drawn by chance."""
+        bent = self.bounds.bent
+        known = self.random.permutation(bent)[: self.random.integers(0, len(bent) + 1)]
+        point = self._hidden(self.lower.numpy() + self.random.random((1, FEATURES)) * (self.upper - self.lower).numpy())
+        signs = {int(place): bool(point[0][0, place] >= 0) for place in known}
+        slopes = self.random.integers(0, LEVELS + 1, (CLASSES - 1, len(bent))).astype(np.uint8)
+        sizes = self.random.choice([0.0, 0.1, 1.0, 30.0], (CLASSES - 1, len(signs)))
+        return Part(slopes, signs, (sizes * self.random.random(sizes.shape)).astype(np.float32))
+
+    def _hidden(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what ReLUs read, and the margins of class 0, in float64."""
+        w = [array.astype(np.float64) for array in self.weights]
+        first = points @ w[0] + w[1]
+        second = first.clip(min=0) @ w[2] + w[3]
+        logits = (first.clip(min=0) + second.clip(min=0)) @ w[4] + w[5]
+        return np.concatenate([first, second], axis=1), logits[:, :1] - logits[:, 1:]
+
+    def least(self, part: Part) -> np.ndarray:
+        """Return the least margins seen at points of the box whose hidden values have the part's signs."""
+        share = self.random.random((POINTS, FEATURES))
+        share[: POINTS // 2] = share[: POINTS // 2].round()
+        read, margins = self._hidden(self.lower.numpy() + share * (self.upper - self.lower).numpy())
+        has = np.ones(POINTS, dtype=bool)
+        for place, is_positive in part.signs.items():
+            has &= (read[:, place] >= 0) == is_positive
+        return np.where(has[:, None], margins, np.inf).min(axis=0)
+
+    def fault(self) -> bool:
+        """Return whether a proven bound lies above a margin that was seen, by drawn lines and by those of steps."""
+        part = self.part()
+        better = self.bounds.improved([part], np.ones((1, CLASSES - 1), dtype=bool), 5).parts
+        return bool((self.bounds.proven([part, *better]) > self.least(part)).any())
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_margin_of_a_part_lies_below_its_bound(seed: int) -> None:
+    assert not Case(seed).fault()
+
+
+def test_multipliers_and_slopes_without_meaning_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied = Descent.multiplied
+    monkeypatch.setattr(Descent, "multiplied", lambda self, name, rows: 2 * rows - multiplied(self, name, rows))
+    assert any(Case(seed).fault() for seed in range(40)), "multipliers of the wrong sign are not seen"
+
+
+def test_a_sign_that_is_taken_for_the_other_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = PartBounds._ends
+    monkeypatch.setattr(
+        PartBounds,
+        "_ends",
+        lambda self, lines, dtype: {name: (-high, -low) for name, (low, high) in ends(self, lines, dtype).items()},
+    )
+    assert any(Case(seed).fault() for seed in range(40))
+
+
+def test_steps_make_bounds_better_and_drafts_say_what_is_proven() -> None:
+    gains = []
+    for seed in range(20):
+        case = Case(seed)
+        whole = case.bounds.whole()
+        wanted = np.ones((1, CLASSES - 1), dtype=bool)
+        before, after = (case.bounds.improved([whole], wanted, steps) for steps in (0, 20))
+        assert (after.bounds >= before.bounds - 1e-5).all(), "the lines of CROWN are among those that are tried"
+        gains.append(float((after.bounds - before.bounds).max()))
+        for drafts in (before, after):
+            proven = case.bounds.proven(drafts.parts)
+            assert (drafts.bounds <= proven + 1e-3 * (1 + np.abs(proven))).all(), "intervals may be better alone"
+        every = margin_rows(torch.tensor([0]), CLASSES)
+        values = case.proof.intervals(case.lower, case.upper, refined=True)
+        crown = case.proof.lower_bounds(values, every, BoundMethod.CROWN).numpy()
+        assert (case.bounds.proven(before.parts) >= crown - 1e-9).all()
+    assert max(gains) > 0.1
+
+
+def test_memory_that_ends_makes_groups_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(3)
+    parts = [case.bounds.whole()] * 5
+    wanted = np.ones((5, CLASSES - 1), dtype=bool)
+    plenty = case.bounds.improved(parts, wanted, 2)
+    drafted, sizes = Draft.bounds, []
+
+    def scarce(self: Draft, rows: torch.Tensor, *rest: object) -> Drafted:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise MemoryError
+        return drafted(self, rows, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Draft, "bounds", scarce)
+    again = case.bounds.improved(parts, wanted, 2)
+    np.testing.assert_allclose(again.bounds, plenty.bounds, rtol=1e-4)
+    assert max(sizes) == 10
+    monkeypatch.setattr(Draft, "bounds", lambda *arguments: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        case.bounds.improved(parts[:1], wanted[:1], 2)
