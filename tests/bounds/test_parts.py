@@ -1,4 +1,4 @@
-"""Bounds of parts of a box, by lines and multipliers of every kind, against points whose hidden values fit the signs."""
+"""Bounds of parts of a box, whatever their lines and multipliers, against points whose hidden values fit the signs."""
 
 from pathlib import Path
 
