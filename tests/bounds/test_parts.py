@@ -16,6 +16,7 @@ from abscert_plugin.bounds.parts import PartBounds
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.descent import Descent
 from abscert_plugin.bounds.proof.draft import Draft, Drafted
+from abscert_plugin.bounds.proof.enclosure import held
 from abscert_plugin.bounds.proof.proof import margin_rows
 from abscert_plugin.graph.nodes import read_graph
 
@@ -101,6 +102,14 @@ def test_multipliers_and_slopes_without_meaning_are_seen(monkeypatch: pytest.Mon
     multiplied = Descent.multiplied
     monkeypatch.setattr(Descent, "multiplied", lambda self, name, rows: 2 * rows - multiplied(self, name, rows))
     assert any(Case(seed).fault() for seed in range(40)), "multipliers of the wrong sign are not seen"
+
+
+def test_what_rows_were_rounded_by_is_taken_off_though_they_cancel() -> None:
+    ends = torch.full((1, 1), 1e6, dtype=torch.float64)
+    rows = torch.ones((1, 1, 1), dtype=torch.float64)
+    descent = Descent({"z": held(-ends, ends)}, {}, multipliers={"z": torch.ones((1, 1), dtype=torch.float64)})
+    descent.send("z", descent.multiplied("z", rows))
+    assert float(descent.run([], "z", torch.zeros_like(rows), {"z"})) <= -(2.0**-53) * 1e6
 
 
 def test_a_sign_that_is_taken_for_the_other_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,11 @@ class Descent:
     def multiplied(self, name: str, rows: Tensor) -> Tensor:
         """Return rows over computed values less the multipliers of their known signs."""
         known = self._multipliers.get(name)
-        return rows if known is None else rows - known.unsqueeze(1)
+        if known is None:
+            return rows
+        # rows were rounded in shares of what they are here, which may cancel
+        self.account(rows, self.values[name].size())
+        return rows - known.unsqueeze(1)
 
     def send(self, name: str, rows: Tensor) -> None:
         """Hand rows over ideal values on."""
