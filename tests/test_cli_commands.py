@@ -260,7 +260,7 @@ def test_show_goes_without_pictures_where_the_images_are_not_those_of_the_run(ve
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "records.jsonl").write_bytes((verified / "deploy" / "records.jsonl").read_bytes())
     run = json.loads((verified / "deploy" / "run.json").read_text())
-    for name, note in (("[/no]", "expected data in [/no]"), ("digits", "these are not the images")):
+    for name, note in (("[/no]", "[/no], got no such file"), ("digits", "these are not the images")):
         run["data"] = {**run["data"], "name": name, "sha256": "0"}
         (tmp_path / "run" / "run.json").write_text(json.dumps(run))
         result = abscert("show", tmp_path / "run", "--html", tmp_path / "page.html")

@@ -230,7 +230,9 @@ def test_auto_without_a_cluster_is_refused_in_one_line(
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     monkeypatch.setenv("RAY_ADDRESS", f"nonsense-{port}")  # what Ray takes for `auto`: other clusters may be here
-    assert "Ray cannot connect this machine to the cluster auto" in refusal(plan, tmp_path)
+    told = refusal(plan, tmp_path)
+    # a machine that is busy may not have Ray's own words in time
+    assert "Ray cannot connect this machine to the cluster auto" in told or "no Ray cluster answers at auto" in told
 
 
 @pytest.mark.parametrize(
