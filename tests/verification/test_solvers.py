@@ -355,7 +355,7 @@ def test_one_that_cannot_be_opened_is_one_line(right: Tiny, monkeypatch: pytest.
 
     with pytest.raises(ConfigError, match="the solver other cannot be opened: RuntimeError: no licence"):
         opened(right, monkeypatch, fail)
-    with pytest.raises(ConfigError, match="cannot be opened: (AttributeError|TypeCheckError)"):
+    with pytest.raises(ConfigError, match=r"cannot be opened: (AttributeError|TypeCheckError)"):
         opened(right, monkeypatch, lambda *_: object())
     with pytest.raises(ConfigError, match="cannot be opened: TypeError: Object of type set is not JSON serializable"):
         opened(right, monkeypatch, lambda *_: Says(fails, {"depth": {1}}, {}))
