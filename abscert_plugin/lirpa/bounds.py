@@ -141,7 +141,6 @@ class LirpaBounder:
         labels: Tensor,
         method: BoundMethod,
         with_slopes: bool,
-        hidden: HiddenBounds | None = None,
     ) -> tuple[Tensor, Any]:
         lower, upper, labels = lower.to(self._device), upper.to(self._device), labels.to(self._device)
         if not lower.numel():
@@ -151,7 +150,7 @@ class LirpaBounder:
             if self._bounded is None:
                 self._bounded = self._trace()
             with full_precision(self._device), quiet():
-                bounds, slopes = self._call(lower, upper, self._margin_rows[labels], method, with_slopes, hidden)
+                bounds, slopes = self._call(lower, upper, self._margin_rows[labels], method, with_slopes)
         except LIRPA_FAILURES as error:
             failure = _as_verifier_error(error, method, len(lower))
         else:
@@ -167,10 +166,9 @@ class LirpaBounder:
         rows: Tensor,
         method: BoundMethod,
         with_slopes: bool,
-        hidden: HiddenBounds | None,
     ) -> tuple[Tensor, Any]:
         if method != BoundMethod.OPTIMISED:
-            return self._run(lower, upper, rows, method, with_slopes, hidden)
+            return self._run(lower, upper, rows, method, with_slopes)
         bounds, slopes = self._run(lower, upper, rows, BoundMethod.CROWN, with_slopes)
         if bool((bounds > 0).all()) or not self._bounded.optimizable_activations:
             return bounds, slopes
