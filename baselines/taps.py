@@ -58,6 +58,7 @@ from abscert_plugin.training.options import NOT_NEGATIVE, PART, POSITIVE, UNIT
 from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss, RobustObjective, small_box
 from baselines.pixels import PixelBalls
 from baselines.robust import RobustBaseline
+from baselines.sabr import Sabr
 
 _WHOLE: Final = 1 - 1e-9  # a smoothed rise ends a rounding below 1
 
@@ -190,17 +191,7 @@ class Staps(_LatentBaseline):
 
     def config(self) -> RobustConfig:
         """Return the options of SABR."""
-        return RobustConfig(
-            self.radius,
-            loss=RobustLoss.SABR,
-            share=self.share,
-            natural_start=0.0,
-            start=self.start,
-            ramp=self.ramp,
-            smooth=True,
-            attack_steps=self.attack_steps,
-            initialisation=Initialisation.IBP,
-        )
+        return Sabr(self.radius, self.share, self.attack_steps, self.start, self.ramp).config()
 
 
 Points: TypeAlias = Float[Tensor, "others batch *feature"]
