@@ -55,6 +55,7 @@ class PartBounds:
         values: enclosures of the whole box, in a batch of one.
         rows: what is to be bounded from below.
         bent: the ReLUs whose slopes parts have, by their places; those that are unstable in the whole box where None.
+        limits: of the rows, which are taken off their bounds; 0 where None.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class PartBounds:
         values: Mapping[str, Enclosure],
         rows: Float64[Tensor, "row classes"],
         bent: Int64[np.ndarray, "bent"] | None = None,
+        limits: Float64[Tensor, "row"] | None = None,
     ) -> None:
         self._proof, self._values, self._rows = proof, values, rows
+        self._limits = torch.zeros(len(rows), dtype=torch.float64) if limits is None else limits
         self._draft = proof.draft(values)
         ends = [values[name].computed() for name in proof.relus]
         none = torch.zeros(0, dtype=torch.float64)
@@ -109,7 +112,8 @@ class PartBounds:
             ends, rows = self._ends(lines, torch.float64), self._rows[group[:, 1]].unsqueeze(1)
             slopes, multipliers = self._spread(lines, torch.float64)
             crown = BoundMethod.CROWN
-            return self._proof.lower_bounds(self._values, rows, crown, slopes, ends, multipliers)[:, 0].numpy()
+            bounds = self._proof.lower_bounds(self._values, rows, crown, slopes, ends, multipliers)[:, 0]
+            return (bounds - self._limits[group[:, 1]]).numpy()
 
         _, found = self._in_groups(np.argwhere(np.ones((len(parts), len(self._rows)), dtype=bool)), of_group)
         return np.concatenate([np.zeros(0), *found]).reshape(len(parts), len(self._rows))
@@ -133,7 +137,7 @@ class PartBounds:
         return groups, found
 
     def _optimised(self, lines: "_Lines", group: np.ndarray, steps: int) -> "_Best":
-        rows = self._rows[group[:, 1]].float().unsqueeze(1)
+        rows, limits = self._rows[group[:, 1]].float().unsqueeze(1), self._limits[group[:, 1]].float()
         chords = self._draft.chords(self._ends(lines, torch.float32))
         best, waited = lines, 0
         bounds = torch.full((len(group),), -torch.inf)
@@ -142,7 +146,7 @@ class PartBounds:
             lines = lines.free()
             adam = torch.optim.Adam([lines.slopes, lines.multipliers], lr=_RATE)
         for _ in range(steps):
-            found = self._draft.bounds(rows, chords, *self._spread(lines, torch.float32)).bounds[:, 0]
+            found = self._draft.bounds(rows, chords, *self._spread(lines, torch.float32)).bounds[:, 0] - limits
             gain = (found.detach() - bounds).clamp(min=0) > _WORTH * bounds.abs()
             best, bounds = best.better(lines, found.detach() > bounds), torch.maximum(bounds, found.detach())
             waited = 0 if bool((gain & (bounds <= 0)).any()) else waited + 1
@@ -161,7 +165,7 @@ class PartBounds:
             for given, shape in zip(self._proof.relu_outputs.values(), self._proof.relus.values(), strict=True)
         ]
         pulls = torch.cat([torch.zeros(len(group), 0), *of_layers], 1)
-        return _Best(last.bounds[:, 0], best, pulls, last.seen[self._proof.source][:, 0])
+        return _Best(last.bounds[:, 0] - limits, best, pulls, last.seen[self._proof.source][:, 0])
 
     def _ends(self, lines: "_Lines", dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
         """Return what the signs of parts say of the ends of what ReLUs read."""

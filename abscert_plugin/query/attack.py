@@ -65,13 +65,27 @@ class Attack:
         constraint has to hold of all that an enclosure of the output holds, which the exact output is in.
         """
         outputs = self._network.run(point)
-        if not np.isfinite(outputs).all():
+        if not np.isfinite(outputs).all() or not self._may_hold(point, outputs):
             return None
         if self._query.is_real:
             values = exactly(point), exactly(outputs)
             is_near = all(_nearly(formula, values) for formula in self._query.assertions)
             return Answer(point, outputs) if is_near and self._holds_for_reals(point) else None
         return Answer(point, outputs) if self._query.holds(exactly(point), exactly(outputs)) else None
+
+    def _may_hold(self, point: np.ndarray, outputs: np.ndarray) -> bool:
+        """Return whether a point satisfies the query but for what rounding may do; this takes far less than to be sure.
+
+        Of a query about real numbers, outputs are another's that are near those of the file.
+        """
+        given, found = (np.stack([values, values]).astype(np.float64)[:, None] for values in (point, outputs))
+        room = _NEAR * (1 + np.abs(found[0])) if self._query.is_real else 0.0
+        inputs, results = (given[0], given[1]), (found[0] - room, found[1] + room)
+        return any(
+            not any(bool(atom.fails_between(inputs, results).any()) for atom in (*case.inputs, *conjunction))
+            for case in self._query.cases
+            for conjunction in case.outputs
+        )
 
     def _holds_for_reals(self, point: np.ndarray) -> bool:
         outputs = exact_output(self._network.graph, point.reshape(self._network.input_shape))

@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Final, TypeAlias, final
 
 import numpy as np
+from jaxtyping import Bool
 
 from abscert_plugin.errors import QueryError
-from abscert_plugin.query.terms import Term, Values, Variable
+from abscert_plugin.query.terms import Ends, Term, Values, Variable
 
 MOST_DISJUNCTS: Final = 100_000
 """A query that stands for more is refused."""
@@ -48,6 +49,12 @@ class Atom:
             return self.holds(none, False)
         left, right = self.left.single(none), self.right.single(none)
         return bool(left < right) if self.is_strict else bool(left <= right)
+
+    def fails_between(self, inputs: Ends, outputs: Ends) -> Bool[np.ndarray, "batch"]:
+        """Return where it holds for nothing between ends, [batch, entries] each, however it is read."""
+        least, _ = self.left.between(inputs, outputs)
+        _, most = self.right.between(inputs, outputs)
+        return np.asarray(least >= most if self.is_strict else least > most, dtype=bool)
 
     def variables(self) -> Iterator[Variable]:
         """Yield the entries that it reads."""

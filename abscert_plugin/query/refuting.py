@@ -84,6 +84,16 @@ class Refuter:
         return bool(len(self.rows))
 
     @property
+    def conjunctions(self) -> int:
+        """How many conjunctions there are."""
+        return len(self._linear)
+
+    @property
+    def limits(self) -> int:
+        """How many linear constraints there are in all conjunctions."""
+        return len(self._places)
+
+    @property
     def combinable(self) -> int:
         """How many linear constraints a sum of them may have: 0 where there is more than one conjunction, or none."""
         return len(self._places) if len(self._linear) == 1 and len(self._places) > 1 else 0
@@ -114,7 +124,11 @@ class Refuter:
 
     def room(self, values: Mapping[str, Enclosure], bounds: Tensor) -> Float64[Tensor, "batch limit"]:
         """Return by how much the bounds pass each limit: above 0, no output satisfies the constraint."""
-        return bounds[:, self._places] - _loosened(self._bounds, self._slack, values[self._proof.output])
+        return bounds[:, self._places] - self.most(values)
+
+    def most(self, values: Mapping[str, Enclosure]) -> Float64[Tensor, "batch limit"]:
+        """Return the most that the row of each limit may be where an output of the boxes satisfies its constraint."""
+        return _loosened(self._bounds, self._slack, values[self._proof.output])
 
     def combined(
         self, values: Mapping[str, Enclosure], weights: Float64[Tensor, "batch limit"], part: Part | None = None
@@ -153,8 +167,10 @@ class Refuter:
             if linear:
                 found[:, place] = passed[:, linear].any(dim=1)
             for atom in others:
-                ends = ends or tuple(end.numpy() for end in values[self._proof.output].computed())
-                found[:, place] |= torch.from_numpy(_refuted_between(atom, ends, ends))
+                if ends is None:
+                    low, high = values[self._proof.output].computed()
+                    ends = low.numpy(), high.numpy()
+                found[:, place] |= torch.from_numpy(atom.fails_between(ends, ends))
         return found
 
     def refuted_inputs(self, lower: Tensor, upper: Tensor) -> Bool[Tensor, "batch"]:
@@ -162,7 +178,7 @@ class Refuter:
         ends = lower.numpy(), upper.numpy()
         found = np.zeros(len(lower), dtype=bool)
         for atom in self._inputs:
-            found |= _refuted_between(atom, ends, ends)
+            found |= atom.fails_between(ends, ends)
         return torch.from_numpy(found)
 
     def worst(self, room: Tensor, refuted: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,12 +287,3 @@ def _absolute(term: Term) -> Linear:
         else:
             first = first.times(other.constant) if not other.coefficients else other.times(first.constant)
     return first
-
-
-def _refuted_between(atom: Atom, inputs: tuple[np.ndarray, ...], outputs: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Return where an atom holds for nothing between ends."""
-    given = (inputs[0], inputs[1]), (outputs[0], outputs[1])
-    least, _ = atom.left.between(*given)
-    _, most = atom.right.between(*given)
-    found = least >= most if atom.is_strict else least > most
-    return np.asarray(found, dtype=bool)

@@ -19,7 +19,7 @@ _log: Final = logging.getLogger(__name__)
 _POINTS: Final = 64  # of each case, at first
 _MORE_POINTS: Final = 2048  # of each case, where nothing can be proven
 _REAL_POINTS: Final = 256  # the same of real numbers, where each is checked in rationals
-_SHARE: Final = 0.2  # of the time left, for following gradients
+_SHARES: Final = (0.03, 0.2)  # of the time left, for following gradients: before bounds, and of what they leave open
 _TRYING: Final = "cases in which points are tried"
 _FOLLOWING: Final = "cases in which gradients are followed"
 _BOUNDING: Final = "cases that are bounded"
@@ -93,7 +93,7 @@ def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
     is_quick = network.module is not None  # gradients of a proof take longer than bounds of a whole box
     for number, case in enumerate(query.cases if is_quick else ()):
         tell(_FOLLOWING, number, count)
-        answer = attack.descend(case, _share_of(until, count))
+        answer = attack.descend(case, _part_of(until, _SHARES[0] / count))
         if answer is not None:
             return Outcome(Verdict.SAT, answer)
     for number, case in enumerate(query.cases):
@@ -104,17 +104,16 @@ def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
         groups += found
         closed = {place for group in found for place in group.conjunctions}
         left = [place for place in range(len(case.outputs)) if place not in closed]
-        if left and not is_quick:
+        if left:
             still = replace(case, outputs=tuple(case.outputs[place] for place in left))
-            answer = attack.descend(still, _share_of(until, count))
+            answer = attack.descend(still, _part_of(until, _SHARES[1] / count))
             if answer is not None:
                 return Outcome(Verdict.SAT, answer)
         for place in left:
             conjunction = case.outputs[place]
-            group = Group(number, (place,), Node())
-            groups.append(group)
             alone = replace(case, outputs=(conjunction,))
-            searches.append(Search(proof, group, alone, query.is_real, attack, values))
+            searches.append(Search(proof, Group(number, (place,), Node()), alone, query.is_real, attack, values))
+            groups.append(searches[-1].group)
             answer = searches[-1].start(until)
             if answer is not None:
                 return Outcome(Verdict.SAT, answer)
@@ -124,7 +123,7 @@ def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
         rounds += 1
         for search in searches:
             if time.monotonic() > until:
-                return _late()
+                return _late(f", with {sum(search.share for search in searches) / len(searches):.2g} of the tree open")
             answer = search.step(until) if search.is_open else None
             if answer is not None:
                 return Outcome(Verdict.SAT, answer)
@@ -134,9 +133,9 @@ def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
     return Outcome(Verdict.UNSAT, groups=tuple(groups))
 
 
-def _share_of(until: float, cases: int) -> float:
-    """Return until when gradients are followed in one of some cases."""
-    return time.monotonic() + _SHARE * max(0.0, until - time.monotonic()) / cases
+def _part_of(until: float, share: float) -> float:
+    """Return when a share of the time left will be over."""
+    return time.monotonic() + share * max(0.0, until - time.monotonic())
 
 
 def _attacked(query: Query, attack: Attack, until: float, reason: str, tell: Tell) -> Outcome:
@@ -152,5 +151,5 @@ def _attacked(query: Query, attack: Attack, until: float, reason: str, tell: Tel
     return Outcome(Verdict.UNKNOWN, reason=reason)
 
 
-def _late() -> Outcome:
-    return Outcome(Verdict.TIMED_OUT, reason="the time was up before it was decided")
+def _late(note: str = "") -> Outcome:
+    return Outcome(Verdict.TIMED_OUT, reason=f"the time was up before it was decided{note}")

@@ -1,18 +1,23 @@
 """The tree of a proof that nothing satisfies a case: boxes that are cut, signs that are fixed, what closes parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, final
 
 import numpy as np
 
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.part import Part, Signs
 from abscert_plugin.errors import RecordError
 
 INPUTS: Final = "inputs"
 """What closes a part in which no input satisfies the constraints on inputs."""
 
-CLOSING: Final = (INPUTS, *(str(name) for name in (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)))
+OPTIMISED: Final = str(BoundMethod.OPTIMISED)
+"""What closes a part by lines and multipliers that are kept beside the tree."""
+
+_METHODS: Final = BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN, BoundMethod.OPTIMISED
+CLOSING: Final = (INPUTS, *(str(name) for name in _METHODS))
 COMBINED: Final = "combined"
 """What closes a part in which a sum of constraints on outputs is not satisfied; their weights are told beside it."""
 
@@ -20,9 +25,6 @@ CUT: Final = "cut"
 SIGN: Final = "sign"
 MOST_NODES: Final = 2**22
 _LARGEST: Final = 2**1023  # near the largest float64: JSON has whole numbers of any size
-
-Signs: TypeAlias = Mapping[int, bool]
-"""ReLUs whose sign is given, by their place among all: True where what they read is at least 0."""
 
 
 @final
@@ -36,6 +38,7 @@ class Node:
         value: the largest value of the lower half of a cut.
         halves: the lower and the upper half; the part where a ReLU reads at most 0, and at least 0.
         weights: of the constraints whose sum closes it.
+        lines: those that close it, where it is closed by optimised ones.
     """
 
     kind: str = ""
@@ -43,6 +46,7 @@ class Node:
     value: float = 0.0
     halves: "tuple[Node, Node] | None" = None
     weights: tuple[float, ...] = ()
+    lines: Part | None = None
 
     def split(self, kind: str, place: int, value: float = 0.0) -> "tuple[Node, Node]":
         """Cut it, and return its halves."""
@@ -52,7 +56,7 @@ class Node:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Part:
+class Region:
     """A part of a case.
 
     Args:
@@ -66,7 +70,7 @@ class Part:
     signs: Signs = field(default_factory=dict)
     weights: tuple[float, ...] = ()
 
-    def cut(self, place: int, value: float, in_float32: bool) -> "tuple[Part, Part]":
+    def cut(self, place: int, value: float, in_float32: bool) -> "tuple[Region, Region]":
         """Return its halves: values of an input up to one, and those above it.
 
         The upper half begins at the value itself where inputs are real, and else at the next float32.
@@ -74,37 +78,43 @@ class Part:
         below, above = self.upper.copy(), self.lower.copy()
         below[place] = value
         above[place] = float(np.nextafter(np.float32(value), np.float32(np.inf))) if in_float32 else value
-        return Part(self.lower, below, self.signs), Part(above, self.upper, self.signs)
+        return Region(self.lower, below, self.signs), Region(above, self.upper, self.signs)
 
-    def sign(self, place: int) -> "tuple[Part, Part]":
+    def sign(self, place: int) -> "tuple[Region, Region]":
         """Return the parts in which a ReLU reads at most 0, and at least 0."""
         return (
-            Part(self.lower, self.upper, {**self.signs, place: False}),
-            Part(self.lower, self.upper, {**self.signs, place: True}),
+            Region(self.lower, self.upper, {**self.signs, place: False}),
+            Region(self.lower, self.upper, {**self.signs, place: True}),
         )
+
+
+def nodes_of(root: Node) -> Iterator[Node]:
+    """Yield the nodes of a tree: each before its lower and then its upper half."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += reversed(node.halves or ())
 
 
 def listed(root: Node) -> list[list[Any]]:
     """Return a tree as a list: a node before its lower and then its upper half."""
     found: list[list[Any]] = []
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
+    for node in nodes_of(root):
         if node.halves is None:
             found.append([node.kind, list(node.weights)] if node.kind == COMBINED else [node.kind])
-            continue
-        found.append([node.kind, node.place, node.value] if node.kind == CUT else [node.kind, node.place])
-        waiting += reversed(node.halves)
+        else:
+            found.append([node.kind, node.place, node.value] if node.kind == CUT else [node.kind, node.place])
     return found
 
 
-def closed_parts(nodes: Sequence[Any], whole: Part, in_float32: bool, relus: int) -> dict[str, list[Part]]:
+def closed_parts(nodes: Sequence[Any], whole: Region, in_float32: bool, relus: int) -> dict[str, list[Region]]:
     """Return the parts of a tree by what closes them.
 
     Raises:
         RecordError: if the list is no tree of closed parts that cover the whole.
     """
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[Region]] = {}
     waiting = [whole]
     for node in nodes:
         if not isinstance(node, list) or not node or not waiting:
@@ -134,7 +144,7 @@ def _are_weights(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) in (int, float) and 0 <= value <= 1 for value in values)
 
 
-def _check_cut(part: Part, place: Any, value: Any, in_float32: bool) -> None:
+def _check_cut(part: Region, place: Any, value: Any, in_float32: bool) -> None:
     if type(place) is not int or not 0 <= place < len(part.lower) or type(value) not in (int, float):
         raise RecordError("its tree cuts at what is no input")
     if part.signs:

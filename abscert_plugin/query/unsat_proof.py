@@ -14,17 +14,19 @@ import torch
 
 import abscert_plugin
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.part_lines import PartLines
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import RecordError, UnsupportedModelError, VerifierError
 from abscert_plugin.files import read_json, write_json
+from abscert_plugin.query.by_signs import bounds_of, sign_ends
 from abscert_plugin.query.network import Network
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.reading import QueryFile
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.search import Group, sign_ends
-from abscert_plugin.query.tree import COMBINED, INPUTS, MOST_NODES, Part, closed_parts, listed
+from abscert_plugin.query.search import Group
+from abscert_plugin.query.tree import COMBINED, INPUTS, MOST_NODES, OPTIMISED, Region, closed_parts, listed, nodes_of
 from abscert_plugin.wording import plain_words
 
 KIND: Final = "abscert unsat proof"
@@ -39,18 +41,20 @@ _AT_ONCE: Final = 128  # parts
 
 
 @final
-class StoredGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoredGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What refutes some conjunctions of a case.
 
     Args:
         case: the place of the case, a box, among those of the query.
         conjunctions: their places in the case.
         tree: what refutes them.
+        lines: those that close parts of it as `optimised`; their rows are the conjunction's linear constraints.
     """
 
     case: int
     conjunctions: list[int]
     tree: list[Any]
+    lines: PartLines | None = None
 
 
 @final
@@ -85,7 +89,7 @@ def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Se
     """Write what refutes a query.
 
     Raises:
-        RecordError: if the file cannot be written.
+        RecordError: if the file cannot be written, or would be too long to be read.
     """
     content = {
         "kind": KIND,
@@ -94,16 +98,23 @@ def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Se
         "arithmetic": Arithmetic.ANY_ORDER.value,
         "query": {"name": query.path.name, "version": query.query.version, "sha256": query.sha256},
         "model": {"name": network.file.path.name, "sha256": network.file.sha256},
-        "groups": [
-            {"case": group.case, "conjunctions": list(group.conjunctions), "tree": listed(group.root)}
-            for group in groups
-        ],
+        "groups": [msgspec.to_builtins(_stored(group)) for group in groups],
         "versions": {
             "abscert-plugin": abscert_plugin.__version__,
             **{name: version(name) for name in ("torch", "numpy")},
         },
     }
     write_json(path, {**content, "digest": _digest(content)}, option="--unsat-proofs")
+
+
+def _stored(group: Group) -> StoredGroup:
+    parts = [node.lines for node in nodes_of(group.root) if node.lines is not None]
+    lines = None
+    if parts:
+        lines = PartLines.of(parts, np.arange(len(parts[0].slopes)), group.bent)
+        if lines is None:
+            raise RecordError(f"the proof has the lines of {len(parts):,} parts, more than a file of it can keep")
+    return StoredGroup(group.case, list(group.conjunctions), listed(group.root), lines)
 
 
 def read_unsat_proof(path: Path) -> UnsatProof:
@@ -153,7 +164,7 @@ def fault_of(
         for group in stored.groups:
             case = cases[group.case]
             alone = replace(case, outputs=tuple(case.outputs[place] for place in group.conjunctions))
-            fault = _fault_of_case(proof, group.tree, alone, query.query.is_real, advance)
+            fault = _fault_of_case(proof, group, alone, query.query.is_real, advance)
             if fault:
                 return f"box {group.case}: {fault}"
     except (RecordError, UnsupportedModelError, VerifierError) as error:
@@ -162,12 +173,16 @@ def fault_of(
 
 
 def _fault_of_case(
-    proof: Proof, nodes: Sequence[Any], case: Case, is_real: bool, advance: Callable[[int], object]
+    proof: Proof, stored: StoredGroup, case: Case, is_real: bool, advance: Callable[[int], object]
 ) -> str:
     refuter = Refuter(proof, case, is_real)
     relus = sum(int(np.prod(shape)) for shape in proof.relus.values())
-    whole = Part(case.lower, case.upper)
-    for kind, parts in closed_parts(nodes, whole, not is_real, relus).items():
+    whole = Region(case.lower, case.upper)
+    closed = closed_parts(stored.tree, whole, not is_real, relus)
+    optimised = closed.pop(OPTIMISED, [])
+    if optimised and not _refutes_by_lines(proof, refuter, stored.lines, optimised, relus, advance):
+        return f"a part of its tree is not refuted by {OPTIMISED}"
+    for kind, parts in closed.items():
         parts = sorted(parts, key=lambda part: bool(part.signs))
         boxes: dict[bytes, dict[str, Enclosure]] = {}
         for start in range(0, len(parts), _AT_ONCE):
@@ -180,12 +195,38 @@ def _fault_of_case(
     return ""
 
 
+def _refutes_by_lines(
+    proof: Proof,
+    refuter: Refuter,
+    lines: PartLines | None,
+    parts: Sequence[Region],
+    relus: int,
+    advance: Callable[[int], object],
+) -> bool:
+    """Return whether the lines that are kept refute parts of one box, in the tree's order."""
+    box = {(part.lower.tobytes(), part.upper.tobytes()) for part in parts}
+    if lines is None or len(box) != 1 or not proof.relus or refuter.conjunctions != 1:
+        return False
+    rows, bent = lines.of_margins(refuter.limits, relus)
+    if not len(rows):
+        return False
+    lower, upper = (torch.from_numpy(end).unsqueeze(0) for end in (parts[0].lower, parts[0].upper))
+    bounds = bounds_of(proof, refuter, refuter.intervals(lower, upper, refined=True), bent, rows)
+    kept = lines.parts([part.signs for part in parts], len(rows), len(bent))
+    for start in range(0, len(kept), _AT_ONCE):
+        some = kept[start : start + _AT_ONCE]
+        if not (bounds.proven(some).max(axis=1) > 0).all():
+            return False
+        advance(len(some))
+    return True
+
+
 def _refutes(
     proof: Proof,
     refuter: Refuter,
     kind: str,
-    parts: Sequence[Part],
-    whole: Part,
+    parts: Sequence[Region],
+    whole: Region,
     boxes: dict[bytes, dict[str, Enclosure]],
 ) -> bool:
     """Return whether a method refutes parts, with signs or without; `boxes` keeps enclosures of boxes with signs.
@@ -215,9 +256,10 @@ def _refutes(
             boxes[key] = refuter.intervals(lower[row : row + 1], upper[row : row + 1], refined=True)
     names = boxes[keys[0]]
     values = {name: Enclosure.joined([boxes[key][name] for key in keys]) for name in names}
+    ends = sign_ends(proof, [part.signs for part in parts])
     if kind == COMBINED:
-        return bool(refuter.combined(values, weights, sign_ends(proof, parts)).all())
-    linear, _ = refuter.explained(values, sign_ends(proof, parts))
+        return bool(refuter.combined(values, weights, ends).all())
+    linear, _ = refuter.explained(values, ends)
     bounds = torch.maximum(refuter.bounds(values, BoundMethod.IBP), linear)
     return bool(refuter.refuted(values, bounds).all())
 

@@ -1,8 +1,6 @@
 """What proves a certified image besides the name of its method: optimised slopes, or the tree of a search."""
 
-import base64
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -12,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.part_lines import PartLines, numbers, packed, unpacked
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
 from abscert_plugin.wording import plain_words
@@ -30,7 +29,6 @@ LEVELS: Final = 15
 """A stored slope is one of 0, 1/15, ..., 1; any slope is sound."""
 
 _LONGEST: Final = 2**20  # characters that are kept of an image
-_MOST_BYTES: Final = 2**27  # that they may unpack to
 
 
 @final
@@ -66,61 +64,6 @@ def listed(root: Node) -> Iterator[Node]:
 
 
 @final
-class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The lines that close parts of a tree of signs, in its order.
-
-    Args:
-        rows: the other classes that are bounded in each part, by their order without the label; int32, packed.
-        bent: the ReLUs that have slopes; int32, packed.
-        slopes: of these, of each part and row, in shares of 255; bytes, packed.
-        multipliers: of each part and row, one of each of its signs; float32, packed.
-    """
-
-    rows: str
-    bent: str
-    slopes: str
-    multipliers: str
-
-    def of_margins(self, others: int, relus: int) -> tuple[Int64[np.ndarray, "row"], Int64[np.ndarray, "bent"]]:
-        """Return `rows` and `bent`.
-
-        Args:
-            others: number of margins.
-            relus: number of ReLUs.
-
-        Raises:
-            RecordError: if they name other ones, or one twice.
-        """
-        found = []
-        for text, most, what in ((self.rows, others, "classes"), (self.bent, relus, "ReLUs")):
-            places = _numbers(text, "<i4").astype(np.int64)
-            if len(np.unique(places)) != len(places) or not ((places >= 0) & (places < most)).all():
-                raise RecordError(f"its lines are of {what} that the file does not have")
-            found.append(places)
-        return found[0], found[1]
-
-    def parts(self, signs: Sequence[Mapping[int, bool]], rows: int, bent: int) -> list[Part]:
-        """Return parts with the lines that are kept.
-
-        Args:
-            signs: those of each part, in the tree's order.
-            rows: number of rows.
-            bent: number of ReLUs that have slopes.
-
-        Raises:
-            RecordError: if the lines are of other parts.
-        """
-        slopes, multipliers = _numbers(self.slopes, "u1"), _numbers(self.multipliers, "<f4").astype(np.float32)
-        ends = np.cumsum([0, *(rows * len(some) for some in signs)])
-        if len(slopes) != len(signs) * rows * bent or len(multipliers) != ends[-1]:
-            raise RecordError("its lines are not those of its tree's parts")
-        if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
-            raise RecordError("its lines have a multiplier below 0, or one that is not finite")
-        of_parts = zip(slopes.reshape(len(signs), rows, bent), signs, ends[:-1], ends[1:], strict=True)
-        return [Part(slope, some, multipliers[a:b].reshape(rows, len(some))) for slope, some, a, b in of_parts]
-
-
-@final
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a check needs to prove an image again without a search.
 
@@ -133,13 +76,13 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     tree: str | None = None
     slopes: tuple[str, ...] | None = None
-    lines: "PartLines | None" = None
+    lines: PartLines | None = None
 
     @classmethod
     def of_tree(cls, root: Node) -> "Evidence | None":
         """Return the evidence that a tree is; None where it is too long to keep."""
-        numbers = [node.place if node.halves else -1 - CLOSING.index(node.closed_by) for node in listed(root)]
-        return _if_short(cls(tree=_packed(np.array(numbers, dtype="<i4"))))
+        places = [node.place if node.halves else -1 - CLOSING.index(node.closed_by) for node in listed(root)]
+        return _if_short(cls(tree=packed(np.array(places, dtype="<i4"))))
 
     @classmethod
     def of_parts(cls, root: Node, rows: Int64[np.ndarray, "row"], bent: Int64[np.ndarray, "bent"]) -> "Evidence | None":
@@ -154,13 +97,8 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         parts = [node.part for node in listed(root) if node.part is not None]
         if made is None or not parts:
             return made
-        lines = PartLines(
-            _packed(rows.astype("<i4")),
-            _packed(bent.astype("<i4")),
-            _packed(np.stack([part.slopes for part in parts])),
-            _packed(np.concatenate([part.multipliers.reshape(-1) for part in parts]).astype("<f4")),
-        )
-        return _if_short(msgspec.structs.replace(made, lines=lines))
+        lines = PartLines.of(parts, rows, bent)
+        return None if lines is None else _if_short(msgspec.structs.replace(made, lines=lines))
 
     @classmethod
     def of_slopes(cls, slopes: Sequence[Float[np.ndarray, "others ..."]]) -> "Evidence | None":
@@ -169,7 +107,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         They are kept as `storable` gives them.
         """
         levels = [np.rint(slope.clip(0, 1) * LEVELS).astype(np.uint8) for slope in slopes]
-        return _if_short(cls(slopes=tuple(_packed(level) for level in levels)))
+        return _if_short(cls(slopes=tuple(packed(level) for level in levels)))
 
     def nodes(self) -> list[int]:
         """Return the numbers of the tree.
@@ -177,8 +115,8 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         Raises:
             RecordError: if it is no tree that was packed.
         """
-        numbers: list[int] = _numbers(self.tree or "", "<i4").tolist()
-        return numbers
+        found: list[int] = numbers(self.tree or "", "<i4").tolist()
+        return found
 
     def lower_slopes(self, others: int, sizes: Sequence[int]) -> list[Float[np.ndarray, "others _"]]:
         """Return the slopes.
@@ -195,7 +133,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             raise RecordError(f"expected slopes of {len(sizes)} layers, got {len(stored)}")
         found = []
         for text, size in zip(stored, sizes, strict=True):
-            content = _unpacked(text)
+            content = unpacked(text)
             if len(content) != others * size:
                 raise RecordError(f"expected {others * size} slopes of a layer, got {len(content)}")
             found.append((np.frombuffer(content, dtype=np.uint8) / LEVELS).reshape(others, size))
@@ -237,28 +175,6 @@ def read_evidence(path: Path) -> Evidence | None:
 
 
 def _if_short(evidence: Evidence) -> Evidence | None:
-    lines = () if evidence.lines is None else msgspec.structs.astuple(evidence.lines)
-    length = sum(map(len, (evidence.tree or "", *(evidence.slopes or ()), *lines)))
+    lines = 0 if evidence.lines is None else evidence.lines.length
+    length = lines + sum(map(len, (evidence.tree or "", *(evidence.slopes or ()))))
     return evidence if length <= _LONGEST else None
-
-
-def _packed(values: np.ndarray) -> str:
-    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode("ascii")
-
-
-def _numbers(text: str, kind: str) -> np.ndarray:
-    content = _unpacked(text)
-    if len(content) % np.dtype(kind).itemsize:
-        raise RecordError("expected packed numbers, got half of one")
-    return np.frombuffer(content, dtype=kind)
-
-
-def _unpacked(text: str) -> bytes:
-    try:
-        unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
-    except (ValueError, zlib.error) as error:
-        raise RecordError("expected what was packed with zlib, in base64") from error
-    if not unpacker.eof or unpacker.unused_data:
-        raise RecordError(f"expected at most {_MOST_BYTES} bytes that were packed whole")
-    return content

@@ -1,7 +1,5 @@
 """Branch and bound: cut what is open into two parts, bound both, until none is left, one is refuted, or time is up."""
 
-import heapq
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +7,7 @@ from typing import Any, Protocol, TypeAlias, final, runtime_checkable
 
 from abscert_plugin.bounds.bounder import BoundMemoryError
 from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.waiting import Waiting
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Point, Points
 from abscert_plugin.verification.budget import Budget
@@ -151,56 +150,17 @@ class Outcome:
 
 
 @final
-@dataclass(order=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Open:
-    """A branch that waits to be cut; the one with the least bound comes first."""
+    """A branch that waits to be cut."""
 
     bound: float
-    order: int
-    place: int = field(compare=False)
-    halves: Callable[[], tuple[State, State]] = field(compare=False)
-    node: Node = field(compare=False)
-    share: float = field(compare=False)
-    bytes: int = field(compare=False)
+    place: int
+    halves: Callable[[], tuple[State, State]]
+    node: Node
 
 
-@final
-class _Waiting:
-    """The branches of a problem that wait to be cut: the worst first, and depth-first where memory ends."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._bytes = 0
-        self._worst_first: list[_Open] = []
-        self._last_first: list[_Open] = []
-
-    def __len__(self) -> int:
-        return len(self._worst_first) + len(self._last_first)
-
-    @property
-    def share(self) -> float:
-        """How much of the problem's tree they are."""
-        return sum(branch.share for branch in (*self._worst_first, *self._last_first))
-
-    def add(self, branch: _Open) -> None:
-        """Keep a branch."""
-        self._bytes += branch.bytes
-        if self._bytes > self._most_bytes:
-            self._last_first.append(branch)
-        else:
-            heapq.heappush(self._worst_first, branch)
-
-    def take(self) -> _Open:
-        """Return the branch that is next, which waits no more."""
-        branch = self._last_first.pop() if self._last_first else heapq.heappop(self._worst_first)
-        self._bytes -= branch.bytes
-        return branch
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._worst_first.clear()
-        self._last_first.clear()
-        self._bytes = 0
+_Waiting: TypeAlias = Waiting[_Open]
 
 
 @final
@@ -221,7 +181,6 @@ class Search:
         self._refutes = refutes
         self._most_bytes = budget.search_bytes
         self._at_once = budget.branches_at_once
-        self._order = itertools.count()
 
     def run(self, problems: Mapping[int, Problem]) -> dict[int, Outcome]:
         """Return how the search ended for each problem, by its number; one that was refuted is not certified."""
@@ -263,9 +222,9 @@ class Search:
         children = []
         for number in active[: max(1, self._at_once // 2)]:
             for _ in range(min(share, len(waiting[number]))):
-                branch = waiting[number].take()
+                branch, share_of_branch = waiting[number].take()
                 pairs = zip(branch.halves(), branch.node.cut(branch.place), strict=True)
-                problem, share_of_half = problems[number], branch.share / 2
+                problem, share_of_half = problems[number], share_of_branch / 2
                 children += [Branch(number, problem, half, node, branch.bound, share_of_half) for half, node in pairs]
         return children
 
@@ -315,7 +274,5 @@ class Search:
             outcome.saw(bounded.bound)
             outcome.stuck = bounded.reason
         else:
-            order = next(self._order)
             bound = max(bounded.bound, branch.bound)
-            what = bounded.place, bounded.halves, branch.node, branch.share, bounded.bytes
-            waiting.add(_Open(bound, order, *what))
+            waiting.add(_Open(bound, bounded.place, bounded.halves, branch.node), bound, branch.share, bounded.bytes)

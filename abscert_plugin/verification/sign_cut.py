@@ -6,12 +6,11 @@ from itertools import groupby
 from typing import Final, final
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.part import Part
-from abscert_plugin.bounds.parts import Drafts, PartBounds
+from abscert_plugin.bounds.parts import Drafts
+from abscert_plugin.bounds.sign_choice import chosen_signs
 from abscert_plugin.front import Points
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import Evidence, Node
@@ -20,9 +19,6 @@ from abscert_plugin.verification.proving import Prover, in_memory
 from abscert_plugin.verification.search import Bounded, Branch, Problem
 
 _STEPS: Final = (30, 12)  # that make lines better: those of the whole box, and of its parts
-_TRIED: Final = 3  # cuts whose halves are bounded before one is chosen
-_LOWER_LINE: Final = 0.1  # how much the lower line of a ReLU counts beside the upper one in choosing a cut
-_OTHER_HALF: Final = 0.2  # how much the better half counts beside the worse one
 _NONE_LEFT: Final = "no ReLU is left to split, and the bounds do not decide it"
 
 
@@ -37,8 +33,7 @@ class SignCut:
         prover: proves margins of parts.
         deployed: the classifier, for the corners that may be mislabelled.
 
-    Source: Bunel et al. 2020 (branch and bound, and the score of a split); De Palma et al. 2021 (the few best splits
-    are bounded before one is chosen); Wang et al. 2021 (lines and multipliers that children inherit).
+    Source: Bunel et al. 2020 (branch and bound); Wang et al. 2021 (lines and multipliers that children inherit).
     """
 
     def __init__(self, prover: Prover, deployed: Deployed) -> None:
@@ -97,7 +92,8 @@ class SignCut:
             bounds[likely] = margins.proven([drafts.parts[row] for row in likely])
         still = np.flatnonzero(~(bounds > 0))
         suspects = self._suspects(problem, drafts, still)
-        places = dict(zip(still.tolist(), _chosen(margins.bounds, drafts, still), strict=True))
+        chosen = chosen_signs(margins.bounds, drafts, ~(drafts.bounds > 0), still.tolist())
+        places = dict(zip(still.tolist(), chosen, strict=True))
         return [
             self._cut(float(bounds[row]), drafts.parts[row], places[row], suspects[row])
             if row in places
@@ -123,39 +119,3 @@ class SignCut:
         if place is None:
             return Bounded(bound, suspects=suspects, reason=_NONE_LEFT)
         return Bounded(bound, "", suspects, place, partial(part.halves, place), bytes=part.bytes)
-
-
-def _chosen(bounds: PartBounds, drafts: Drafts, rows: np.ndarray) -> list[int | None]:
-    """Return the ReLU by which each of some parts is to be cut; None where every sign is known."""
-    candidates = [_candidates(bounds, drafts.pulls[row], drafts.parts[row]) for row in rows]
-    halves, wanted = [], []
-    for row, places in zip(rows, candidates, strict=True):
-        for place in places if len(places) > 1 else []:
-            halves += drafts.parts[row].halves(place)
-            wanted += [~(drafts.bounds[row] > 0)] * 2
-    least: list[float] = []
-    if halves:
-        which = np.stack(wanted)
-        which[~which.any(axis=1)] = True
-        found = bounds.improved(halves, which, 0).bounds
-        least = np.where(which, found, np.inf).min(axis=1).clip(max=0).tolist()
-    chosen: list[int | None] = []
-    for places in candidates:
-        scores = []
-        for _ in places if len(places) > 1 else []:
-            first, second = sorted((least.pop(0), least.pop(0)))
-            scores.append(first + _OTHER_HALF * second)
-        chosen.append(places[int(np.argmax(scores))] if scores else next(iter(places), None))
-    return chosen
-
-
-def _candidates(bounds: PartBounds, pull: Tensor, part: Part) -> list[int]:
-    """Return the ReLUs whose lines cost the bound most, the dearest first."""
-    low, high = bounds.lower.float(), bounds.upper.float()
-    is_open = (low < 0) & (high > 0)
-    is_open[list(part.signs)] = False
-    above = (-pull).clamp(min=0) * (-low * high / (high - low).clamp(min=1e-12))
-    below = pull.clamp(min=0) * torch.minimum(-low, high)
-    scores = torch.where(is_open, above + _LOWER_LINE * below + 1e-12, 0.0)
-    best = scores.topk(min(_TRIED, len(scores)))
-    return [int(place) for score, place in zip(best.values, best.indices, strict=True) if score > 0]

@@ -190,16 +190,16 @@ def wrong(seed: int, folder: Path) -> bool:
 @pytest.mark.parametrize("fault", ["room", "cut", "conjunction"])
 def test_a_fault_in_refuting_is_seen(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(wrong(seed, tmp_path) for seed in range(2))
-    room, cut, refuted = refuting.Refuter.room, tree.Part.cut, refuting.Refuter.refuted
+    room, cut, refuted = refuting.Refuter.room, tree.Region.cut, refuting.Refuter.refuted
     if fault == "room":
         monkeypatch.setattr(refuting.Refuter, "room", lambda self, *given: room(self, *given) + 1.0)
     elif fault == "cut":
 
-        def lossy(self: tree.Part, place: int, value: float, in_float32: bool) -> tuple[tree.Part, tree.Part]:
+        def lossy(self: tree.Region, place: int, value: float, in_float32: bool) -> tuple[tree.Region, tree.Region]:
             low, _ = cut(self, place, value, in_float32)
             return low, low
 
-        monkeypatch.setattr(tree.Part, "cut", lossy)
+        monkeypatch.setattr(tree.Region, "cut", lossy)
     else:
         monkeypatch.setattr(refuting.Refuter, "refuted", lambda self, *given: refuted(self, *given) | True)
     assert any(wrong(seed, tmp_path) for seed in range(8))

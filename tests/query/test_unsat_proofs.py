@@ -15,12 +15,13 @@ from mutations import json_values
 from query_texts import box_texts, query_text
 from small_nets import Net
 
+from abscert_plugin.bounds.part_lines import numbers, packed
 from abscert_plugin.errors import RecordError
 from abscert_plugin.query import unsat_proof
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
 from abscert_plugin.query.solve import Verdict, solve
-from abscert_plugin.query.tree import CUT, SIGN, Node, Part, closed_parts, listed
+from abscert_plugin.query.tree import CUT, SIGN, Node, Region, closed_parts, listed
 from abscert_plugin.query.unsat_proof import _digest, fault_of, read_unsat_proof, write_unsat_proof
 
 pytest.importorskip("vnnlib")
@@ -89,6 +90,15 @@ def move_cuts(value: dict[str, Any]) -> None:
     node[2] = 0.9990234375 if node[2] < 0.5 else -0.9990234375
 
 
+def lines(**changes: str) -> Change:
+    return lambda value: value["groups"][0]["lines"].update(changes)
+
+
+def negative_multipliers(value: dict[str, Any]) -> None:
+    stored = value["groups"][0]["lines"]
+    stored["multipliers"] = packed(-1 - numbers(stored["multipliers"], "<f4"))
+
+
 FORGED: list[tuple[str, Change, str]] = [
     ("cuts", lambda value: value["groups"][0].__setitem__("tree", [["crown"]]), "not refuted by crown"),
     ("cuts", lambda value: value["groups"][0].__setitem__("tree", [["ibp"]]), "not refuted by ibp"),
@@ -125,12 +135,41 @@ FORGED: list[tuple[str, Change, str]] = [
         lambda value: value["groups"][0].__setitem__("tree", [["sign", 0], ["sign", 0], *[["crown"]] * 3]),
         "twice",
     ),
+    ("signs", lambda value: value["groups"][0].__setitem__("tree", [["optimised"]]), "not those of its tree's parts"),
+    ("signs", lambda value: value["groups"][0].pop("lines"), "not refuted by optimised"),
+    ("signs", lines(slopes=packed(np.array([7], "u1"))), "not those of its tree's parts"),
+    ("signs", lines(rows=packed(np.array([], "<i4"))), "not refuted by optimised"),
+    ("signs", lines(rows=packed(np.array([1], "<i4"))), "does not have"),
+    ("signs", lines(bent=packed(np.array([10**6], "<i4"))), "does not have"),
+    ("signs", lines(multipliers="AAAA"), "packed with zlib"),
+    ("signs", negative_multipliers, "below 0"),
+    ("cuts", put(-1, ["optimised"]), "not refuted by optimised"),
 ]
 
 
 @pytest.mark.parametrize(("name", "change", "reason"), FORGED)
 def test_no_forgery_holds(proven: Path, name: str, change: Change, reason: str) -> None:
     assert re.search(reason, fault(proven, name, change))
+
+
+def test_lines_of_other_parts_prove_nothing_wrong(proven: Path) -> None:
+    """Any slopes and multipliers are sound, so that those of another part at worst prove too little."""
+
+    def swapped(value: dict[str, Any]) -> None:
+        stored = value["groups"][0]["lines"]
+        stored["slopes"] = packed(255 - numbers(stored["slopes"], "u1"))
+        stored["multipliers"] = packed(1e3 * numbers(stored["multipliers"], "<f4"))
+
+    assert fault(proven, "signs", swapped) in ("", "box 0: a part of its tree is not refuted by optimised")
+
+
+def test_a_former_proof_of_signs_holds() -> None:
+    """Of the commit 872621a, which closed parts by the lines of CROWN alone."""
+    folder = Path(__file__).resolve().parents[1] / "fixtures" / "verified" / "unsat"
+    question = read_query(folder / "query.vnnlib")
+    stored = read_unsat_proof(folder / "proof.json")
+    assert ["sign", 3] in stored.groups[0].tree
+    assert fault_of(stored, question, open_network(folder / "net.onnx", question.query)) == ""
 
 
 def test_a_proof_is_about_its_query_and_its_file_alone(proven: Path) -> None:
@@ -167,7 +206,7 @@ def test_the_parts_of_a_tree_cover_every_float32() -> None:
     low.kind = "ibp"
     below, above = high.split(CUT, 1, 0.25)
     below.kind = above.kind = "crown"
-    whole = Part(np.zeros(2), np.ones(2))
+    whole = Region(np.zeros(2), np.ones(2))
     parts = closed_parts(listed(root), whole, in_float32=True, relus=0)
     ends = sorted((*part.lower.tolist(), *part.upper.tolist()) for found in parts.values() for part in found)
     after = float(np.nextafter(np.float32(0.5), np.float32(1)))

@@ -13,6 +13,7 @@ from torch import nn
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.part_lines import packed
 from abscert_plugin.claim import Arithmetic, Radius
 from abscert_plugin.errors import RecordError
 from abscert_plugin.lirpa.bounds import LirpaBounder
@@ -20,7 +21,7 @@ from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, Node, _packed
+from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, Node
 from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.reproof import Reproof
 
@@ -39,7 +40,7 @@ class Proven:
         item, image = self.rows[row]
         evidence = item.evidence
         if tree is not None:
-            evidence = Evidence(tree=_packed(np.array(tree, dtype="<i4")))
+            evidence = Evidence(tree=packed(np.array(tree, dtype="<i4")))
         if "slopes" in changes:
             evidence = Evidence(slopes=changes.pop("slopes"))
         return self.reproof.fault(msgspec.structs.replace(item.record, **changes), image, evidence)
@@ -137,16 +138,16 @@ def test_another_label_fails_and_nothing_kept_is_searched_for(cells: Proven, sig
         assert case.reproof.fault(msgspec.structs.replace(item.record, method="magic"), image, None) == RESEARCH
 
 
-@pytest.mark.parametrize("text", ["", "AAAA", "\N{SNOWMAN}", _packed(np.zeros(3, dtype=np.uint8)) + "A" * 4])
+@pytest.mark.parametrize("text", ["", "AAAA", "\N{SNOWMAN}", packed(np.zeros(3, dtype=np.uint8)) + "A" * 4])
 def test_what_was_not_packed_is_no_tree(signs: Proven, text: str) -> None:
     item, image = signs.rows[0]
     assert signs.reproof.fault(item.record, image, Evidence(tree=text)) not in ("", RESEARCH)
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abscert_plugin.verification.evidence._MOST_BYTES", 1000)
+    monkeypatch.setattr("abscert_plugin.bounds.part_lines._MOST_BYTES", 1000)
     with pytest.raises(RecordError, match="at most 1000 bytes"):
-        Evidence(tree=_packed(np.zeros(10_000, dtype="<i4"))).nodes()
+        Evidence(tree=packed(np.zeros(10_000, dtype="<i4"))).nodes()
 
 
 def test_what_crown_suffices_for_is_proven_again_without_a_search() -> None:
@@ -174,7 +175,7 @@ def test_optimised_slopes_prove_again_and_need_not_be_good() -> None:
         assert stored is not None
         assert stored.slopes is not None
         assert "expected" in case.fault(row, slopes=stored.slopes[:-1])
-        short = tuple(_packed(np.zeros(1, dtype=np.uint8)) for _ in stored.slopes)
+        short = tuple(packed(np.zeros(1, dtype=np.uint8)) for _ in stored.slopes)
         assert "expected" in case.fault(row, slopes=short)
 
 
