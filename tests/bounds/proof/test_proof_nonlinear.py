@@ -12,6 +12,7 @@ from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_no_runtime_leaves_the_enclosures(name: str, tmp_path: Path) -> None:
     seed = len(name)

@@ -85,6 +85,7 @@ SAMPLED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLED.split())
 def test_no_bound_of_a_function_exceeds_a_margin_that_onnxruntime_gives(name: str, tmp_path: Path) -> None:
     operator, opset = CLASSIFIERS.get(f"{name}, random") or CLASSIFIERS[name]
