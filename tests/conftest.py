@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from array_checks import check_arrays_alone
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: workers that each use every core slow each other down
@@ -11,6 +12,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: workers that 
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     # a worker inherits the width that xdist wrote there; the console of `abscert` would keep it for the whole process
     os.environ.pop("COLUMNS", None)
+
+check_arrays_alone()
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")  # --hypothesis-profile chooses another

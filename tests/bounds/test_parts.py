@@ -92,6 +92,7 @@ class Case:
         return bool((self.bounds.proven([part, *better]) > self.least(part)).any())
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_no_margin_of_a_part_lies_below_its_bound(seed: int) -> None:

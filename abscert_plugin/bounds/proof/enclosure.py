@@ -89,8 +89,8 @@ class Enclosure:
         """Whether it is known without any error."""
         return not self.roundings and not bool(self.underflow.any()) and torch.equal(self.lower, self.upper)
 
-    def error(self) -> Float64[Tensor, "*shape"] | None:
-        """Return by how much the computed value may differ from the ideal one, None of a held value."""
+    def error(self) -> Tensor | None:
+        """Return by how much the computed value may differ from the ideal one, [*shape]; None of a held value."""
         if not self.roundings:
             return None
         size = arithmetic.gamma(self.roundings) * (1 + arithmetic.own_gamma(8)) + arithmetic.own_gamma(8)
@@ -124,8 +124,8 @@ class Enclosure:
         """Return the enclosure of -x, which is exact."""
         return replace(self, lower=-self.upper, upper=-self.lower)
 
-    def size(self) -> Float64[Tensor, "*shape"]:
-        """Return a bound of the absolute value that the file may compute."""
+    def size(self) -> Tensor:
+        """Return a bound of the absolute value that the file may compute, [*shape]."""
         error = self.error()
         return self.magnitude if error is None else (self.magnitude + error) * (1 + arithmetic.own_gamma(2))
 

@@ -59,6 +59,7 @@ def escapes(layers: Sequence[Layer], center: np.ndarray, radius: float, seed: in
     return outside
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.01, 0.3]), st.booleans(), st.sampled_from([1.0, 0.01]))
 def test_every_evaluation_lies_within_its_enclosure(seed: int, radius: float, wide_sums: bool, size: float) -> None:
@@ -130,6 +131,7 @@ def test_no_error_of_float16_may_be_left_out(monkeypatch: pytest.MonkeyPatch, le
     assert found() != []
 
 
+@pytest.mark.slow
 def test_each_reader_of_a_value_rounds_it_as_it_will(monkeypatch: pytest.MonkeyPatch) -> None:
     def found() -> list[str]:
         points = [np.random.default_rng(seed).uniform(0.5, 1, INPUTS).astype(np.float32) for seed in range(6)]

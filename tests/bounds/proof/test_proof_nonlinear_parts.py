@@ -10,8 +10,8 @@ import onnxruntime
 import operator_graphs as graphs
 import pytest
 import torch
+from nonlinear_graphs import OPERATORS, OPSET, number
 from operator_graphs import Build
-from test_proof_nonlinear import OPERATORS, OPSET, number
 from test_proof_operators import excess
 
 from abscert_plugin.artifact.metadata import SCALED

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import moving_graphs as moving
+import nonlinear_graphs as nonlinear
 import numpy as np
 import operator_graphs as graphs
 import pytest
 import summing_graphs as summing
-import test_proof_nonlinear as nonlinear
 import test_proof_operators as simple
 import torch
 from bound_samples import excesses
@@ -85,6 +85,7 @@ SAMPLED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLED.split())
 def test_no_bound_of_a_function_exceeds_a_margin_that_onnxruntime_gives(name: str, tmp_path: Path) -> None:
     operator, opset = CLASSIFIERS.get(f"{name}, random") or CLASSIFIERS[name]
