@@ -19,8 +19,9 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.loop import Observer, SilentObserver
 from abscert_plugin.training.run import RunSpec, TrainingData, prepare_folder, run_training, write_run
-from abscert_plugin.training.tuning import FILE_NAME, TuningConfig, TuningStep, step_folder
+from abscert_plugin.training.tuning import TuningConfig
 from abscert_plugin.training.tuning import tune as run_tuning
+from abscert_plugin.training.tuning_step import TUNING, TuningStep, step_folder
 
 
 @final
@@ -57,7 +58,7 @@ def prepare_tuning(out: Path, resume: bool) -> None:
         RecordError: if the folder cannot be written.
     """
     prepare_folder(out, resume)
-    if (out / FILE_NAME).exists() and not resume:
+    if (out / TUNING).exists() and not resume:
         raise ConfigError(f"{out} already holds a tuning; add --resume to go on with it, or choose another --out")
 
 

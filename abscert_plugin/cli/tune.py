@@ -18,7 +18,7 @@ from abscert_plugin.memory import keep_freed_memory
 if TYPE_CHECKING:
     from abscert_plugin.api.tuning import Tuning
     from abscert_plugin.training.loop import Observer
-    from abscert_plugin.training.tuning import TuningStep
+    from abscert_plugin.training.tuning_step import TuningStep
 
 _EXAMPLE: Final = "abscert tune --data mnist --radius 0.05 --out runs/tuned"
 
@@ -70,7 +70,8 @@ def tune(
     """Tune the number of cells (Algorithm 3): from coarse to fine, until the ends' gradients say stop."""
     from abscert_plugin.api.tuning import carry_out_tuning, prepare_tuning
     from abscert_plugin.training.run import TrainingData, make_spec
-    from abscert_plugin.training.tuning import FILE_NAME, TuningConfig
+    from abscert_plugin.training.tuning import TuningConfig
+    from abscert_plugin.training.tuning_step import TUNING
 
     chosen = {
         "epochs": epochs,
@@ -84,7 +85,7 @@ def tune(
     tuning = TuningConfig(float(Radius.parse(radius, radius_scale).pixel), coarsest, least_step, steps)
     spec = make_spec(data, data_dir, image_size, network, activation, Grid(coarsest), device, chosen)
     prepare_tuning(out, resume)
-    train.say_what_is_resumed(out / FILE_NAME, resume)
+    train.say_what_is_resumed(out / TUNING, resume)
     with working(f"reading {data}"):
         loaded = TrainingData.load(spec)
     keep_freed_memory()

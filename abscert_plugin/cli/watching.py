@@ -10,7 +10,8 @@ from abscert_plugin.cli.console import say
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.files import write_text
 from abscert_plugin.report.training_page import PAGE, TrainingContent, is_training, render_training
-from abscert_plugin.report.tuning_page import TUNING_PAGE, TuningContent, folder_of, render_tuning
+from abscert_plugin.report.tuning_page import TUNING_PAGE, TuningContent, render_tuning
+from abscert_plugin.training.tuning_step import step_folder
 
 if TYPE_CHECKING:
     from abscert_plugin.training.loggers import LoggerEntry
@@ -123,13 +124,13 @@ class TuningWatcher:
 
         if not self._page:
             return first
-        step = PageObserver(self._folder / folder_of(cells))
+        step = PageObserver(step_folder(self._folder, cells))
         return ObserverGroup(first, step, PageObserver(self._folder, write_tuning_page))
 
     def on_step(self, cells: int) -> None:
         """Write the page of a training that has ended, and the tuning's."""
         if self._page:
-            write_training_page(self._folder / folder_of(cells), None)
+            write_training_page(step_folder(self._folder, cells), None)
             write_tuning_page(self._folder, _REFRESH)
 
 

@@ -13,37 +13,13 @@ from abscert_plugin.files import read_json
 from abscert_plugin.report import line_plot
 from abscert_plugin.report.templates import environment
 from abscert_plugin.report.training_page import PAGE, TrainingContent, details_of, is_training
+from abscert_plugin.training.tuning_step import TUNING, TuningStep, step_folder
 from abscert_plugin.wording import plain_words
 
-TUNING: Final = "tune.json"
 TUNING_PAGE: Final = "tuning.html"
 """The page that `abscert tune --watch` writes into the folder of a tuning."""
 
 _STEPS: Final = "cells-*"
-
-
-@final
-class Step(msgspec.Struct, frozen=True):
-    """A step of a tuning, as its file tells it.
-
-    Args:
-        cells: number of cells; `granularity` is the paper's d.
-        validation_error: cell error on the validation split, 0 to 1.
-        best_epoch, epochs: the epoch that is kept, and how many were run.
-        lower_gradient, upper_gradient: mean gradient of the loss at the lower and at the upper ends.
-        seconds: time of the training.
-        stops: whether the gradients end the tuning here.
-    """
-
-    cells: int
-    granularity: float
-    validation_error: float
-    best_epoch: int
-    epochs: int
-    lower_gradient: float
-    upper_gradient: float
-    seconds: float
-    stops: bool
 
 
 @final
@@ -61,7 +37,7 @@ class TuningContent:
 
     name: str
     description: Mapping[str, Any]
-    steps: tuple[Step, ...]
+    steps: tuple[TuningStep, ...]
     pages: frozenset[str]
     current: TrainingContent | None
 
@@ -75,14 +51,14 @@ class TuningContent:
         path = folder / TUNING
         said = read_json(path) if path.is_file() else {}
         try:
-            steps = msgspec.convert(said.get("steps", []), tuple[Step, ...])
+            steps = msgspec.convert(said.get("steps", []), tuple[TuningStep, ...])
         except msgspec.ValidationError as error:
             raise RecordError(f"{path} is no file of a tuning: {plain_words(error)}") from error
         description = said.get("description")
         trainings = sorted(place for place in folder.glob(_STEPS) if is_training(place))
         pages = frozenset(place.name for place in trainings if (place / PAGE).is_file())
-        ended = {folder_of(step.cells) for step in steps}
-        open_ones = [place for place in trainings if place.name not in ended]
+        ended = {step_folder(folder, step.cells) for step in steps}
+        open_ones = [place for place in trainings if place not in ended]
         return cls(
             folder.resolve().name,
             description if isinstance(description, Mapping) else {},
@@ -92,14 +68,9 @@ class TuningContent:
         )
 
     @property
-    def best(self) -> Step | None:
+    def best(self) -> TuningStep | None:
         """The least validation error, the coarser of equals; None before the first step."""
         return min(self.steps, key=lambda step: step.validation_error, default=None)
-
-
-def folder_of(cells: int) -> str:
-    """Return the name of the folder of the step with so many cells."""
-    return f"cells-{cells:03d}"
 
 
 def is_tuning(folder: Path) -> bool:
@@ -127,7 +98,7 @@ def render_tuning(content: TuningContent, refresh: int | None = None) -> str:
             content=content,
             best=best,
             plot=plot,
-            folder_of=folder_of,
+            folder_of=lambda cells: step_folder(Path(), cells).name,
             page=PAGE,
             size=line_plot,
             details=details_of(content.description),

@@ -19,9 +19,9 @@ from abscert_plugin.training.checkpoint import check_same
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, run_training
+from abscert_plugin.training.tuning_step import TUNING, TuningStep, step_folder
 from abscert_plugin.wording import plain_words
 
-FILE_NAME: Final = "tune.json"
 _BATCH: Final = 500
 _MOST_CELLS: Final = 255  # that the search goes up to: 8-bit images have no more to tell apart
 
@@ -73,31 +73,6 @@ class TuningConfig:
             if 2 / counts[-1] - 2 / cells >= self.least_step * (1 - 1e-12) or cells == self.finest:
                 counts.append(cells)
         return counts[: self.most_steps]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TuningStep:
-    """One row of the tuning's table.
-
-    Args:
-        cells: number of cells; `granularity` is the paper's d.
-        validation_error: cell error on the validation split, 0 to 1.
-        best_epoch, epochs: the epoch chosen, and how many were run.
-        lower_gradient, upper_gradient: mean gradient of the loss at the lower and at the upper ends.
-        seconds: time of the training.
-        stops: whether the gradients end the tuning here.
-    """
-
-    cells: int
-    granularity: float
-    validation_error: float
-    best_epoch: int
-    epochs: int
-    lower_gradient: float
-    upper_gradient: float
-    seconds: float
-    stops: bool
 
 
 @final
@@ -155,14 +130,9 @@ def tune(
                 break
             run = run_training(replace(spec, grid=Grid(cells)), data, step_folder(out, cells), observer(cells))
             steps.append(_row(run, data.training))
-            write_json(out / FILE_NAME, {"description": description, "steps": [asdict(step) for step in steps]})
+            write_json(out / TUNING, {"description": description, "steps": msgspec.to_builtins(steps)})
             on_step(steps[-1])
     return Tuned(tuple(steps))
-
-
-def step_folder(out: Path, cells: int) -> Path:
-    """Return where the step with so many cells keeps its files."""
-    return out / f"cells-{cells:03d}"
 
 
 def mean_gradients(run: TrainedRun, data: DataSet) -> tuple[float, float]:
@@ -219,9 +189,9 @@ def _with_none(stored: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]:
-    if not (out / FILE_NAME).exists():
+    if not (out / TUNING).exists():
         return []
-    value = read_json(out / FILE_NAME)
+    value = read_json(out / TUNING)
     try:
         if not isinstance(value["description"], dict):
             raise TypeError("expected a description of names and values")
@@ -229,5 +199,5 @@ def _stored_steps(out: Path, description: Mapping[str, Any]) -> list[TuningStep]
         return msgspec.convert(value["steps"], list[TuningStep])
     except (KeyError, AttributeError, TypeError, msgspec.ValidationError) as error:
         raise CheckpointError(
-            f"{out / FILE_NAME} is not a tuning's file: {plain_words(error)}; choose another --out"
+            f"{out / TUNING} is not a tuning's file: {plain_words(error)}; choose another --out"
         ) from error

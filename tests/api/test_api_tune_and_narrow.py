@@ -13,7 +13,7 @@ import abscert_plugin as abscert
 from abscert_plugin.api import tuning
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import CheckpointError, ConfigError, DataError
-from abscert_plugin.training.tuning import TuningStep
+from abscert_plugin.training.tuning_step import TuningStep
 
 
 def build(channels: int) -> nn.Module:

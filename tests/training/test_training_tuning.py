@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -23,14 +24,8 @@ from abscert_plugin.training import tuning
 from abscert_plugin.training.abstrain import Abstrain
 from abscert_plugin.training.loop import SilentObserver
 from abscert_plugin.training.run import TrainedRun, run_training
-from abscert_plugin.training.tuning import (
-    FILE_NAME,
-    Tuned,
-    TuningConfig,
-    TuningStep,
-    mean_gradients,
-    tune,
-)
+from abscert_plugin.training.tuning import Tuned, TuningConfig, mean_gradients, tune
+from abscert_plugin.training.tuning_step import TUNING, TuningStep
 
 CLASSES = 3
 MOST_CELLS = 255
@@ -249,12 +244,14 @@ def test_steps_say_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         TuningStep(3, 2 / 3, 0.125, 1, 2, -1.0, 1.0, 1.0, False),
     )
     assert tuned.best == tuned.steps[1]
-    assert {path.name for path in tmp_path.iterdir()} == {FILE_NAME}  # a step's folder is its training's
+    assert {path.name for path in tmp_path.iterdir()} == {TUNING}  # a step's folder is its training's
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=6))
 def test_best_is_the_least_validation_error_and_the_coarser_of_equals(errors: list[float]) -> None:
-    steps = tuple(replace(STEP, cells=cells, validation_error=error) for cells, error in enumerate(errors, 2))
+    steps = tuple(
+        msgspec.structs.replace(STEP, cells=cells, validation_error=error) for cells, error in enumerate(errors, 2)
+    )
     best = Tuned(steps).best
     for step in steps:
         assert best.validation_error <= step.validation_error

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tiny_trainings import Watcher, digits_data, digits_spec
 
@@ -16,7 +17,8 @@ from abscert_plugin.training import tuning
 from abscert_plugin.training.checkpoint import read_checkpoint
 from abscert_plugin.training.loop import SilentObserver
 from abscert_plugin.training.run import TrainedRun
-from abscert_plugin.training.tuning import FILE_NAME, Tuned, TuningConfig, TuningStep, mean_gradients, step_folder, tune
+from abscert_plugin.training.tuning import Tuned, TuningConfig, mean_gradients, tune
+from abscert_plugin.training.tuning_step import TUNING, TuningStep, step_folder
 
 CONFIG = TuningConfig(0.1, most_steps=3)
 DATA = digits_data(24, 24)
@@ -48,7 +50,9 @@ def run_tuning(
 
 
 def table(tuned: Tuned) -> list[dict[str, Any]]:
-    return [{key: value for key, value in asdict(step).items() if key != "seconds"} for step in tuned.steps]
+    return [
+        {key: value for key, value in msgspec.to_builtins(step).items() if key != "seconds"} for step in tuned.steps
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +63,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, never_stops: None) -> 
 def assert_ends_as(undisturbed: list[dict[str, Any]], folder: Path) -> None:
     tuned = run_tuning(folder)
     assert table(tuned) == undisturbed
-    stored = json.loads((folder / FILE_NAME).read_text())
-    assert stored["steps"] == [asdict(step) for step in tuned.steps]
+    stored = json.loads((folder / TUNING).read_text())
+    assert stored["steps"] == [msgspec.to_builtins(step) for step in tuned.steps]
     for step in tuned.steps:
         assert read_checkpoint(step_folder(folder, step.cells)).description["cells"] == step.cells
 
@@ -79,7 +83,7 @@ def test_between_two_steps(tmp_path: Path, undisturbed: list[dict[str, Any]], af
 
     with pytest.raises(KeyboardInterrupt):
         run_tuning(tmp_path, on_step=stop)
-    assert len(json.loads((tmp_path / FILE_NAME).read_text())["steps"]) == after
+    assert len(json.loads((tmp_path / TUNING).read_text())["steps"]) == after
     trained: list[int] = []
 
     def observer(cells: int) -> SilentObserver:
@@ -96,7 +100,7 @@ def test_between_two_steps(tmp_path: Path, undisturbed: list[dict[str, Any]], af
 def test_inside_a_step(tmp_path: Path, undisturbed: list[dict[str, Any]], watcher: dict[str, Any], cells: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_tuning(tmp_path, lambda count: Watcher(**watcher) if count == cells else SilentObserver())
-    assert (tmp_path / FILE_NAME).exists() == (cells > 2)
+    assert (tmp_path / TUNING).exists() == (cells > 2)
     assert_ends_as(undisturbed, tmp_path)
 
 
@@ -111,7 +115,7 @@ def test_between_a_training_and_its_row(
         with pytest.raises(KeyboardInterrupt):
             run_tuning(tmp_path)
     assert read_checkpoint(step_folder(tmp_path, 2)).finished
-    assert not (tmp_path / FILE_NAME).exists()
+    assert not (tmp_path / TUNING).exists()
     assert_ends_as(undisturbed, tmp_path)
 
 
@@ -148,19 +152,19 @@ def _stop_at_once(step: TuningStep) -> None:
     ["", "[]", "{}", '{"description": 1, "steps": []}', '{"description": {}, "steps": []}', '{"steps": 3}', "\xff"],
 )
 def test_a_file_that_is_no_tuning_is_named_and_left_alone(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE_NAME).write_text(content, encoding="latin-1")
-    with pytest.raises(AbscertError, match=FILE_NAME.replace(".", r"\.") + "|holds another training"):
+    (tmp_path / TUNING).write_text(content, encoding="latin-1")
+    with pytest.raises(AbscertError, match=TUNING.replace(".", r"\.") + "|holds another training"):
         run_tuning(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
-    assert (tmp_path / FILE_NAME).read_text(encoding="latin-1") == content
+    assert [path.name for path in tmp_path.iterdir()] == [TUNING]
+    assert (tmp_path / TUNING).read_text(encoding="latin-1") == content
 
 
 def test_steps_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_tuning(tmp_path, on_step=_stop_at_once)
-    stored = json.loads((tmp_path / FILE_NAME).read_text())
+    stored = json.loads((tmp_path / TUNING).read_text())
     del stored["steps"][0]["upper_gradient"]
-    (tmp_path / FILE_NAME).write_text(json.dumps(stored))
+    (tmp_path / TUNING).write_text(json.dumps(stored))
     with pytest.raises(CheckpointError, match="not a tuning's file"):
         run_tuning(tmp_path)
 
@@ -169,7 +173,7 @@ def test_what_is_not_given_is_null_and_files_with_the_word_none_are_read(
     tmp_path: Path, undisturbed: list[dict[str, Any]]
 ) -> None:
     run_tuning(tmp_path)
-    path = tmp_path / FILE_NAME
+    path = tmp_path / TUNING
     text = path.read_text()
     assert ": null" in text
     assert '"None"' not in text
