@@ -144,10 +144,10 @@ def answered(options: argparse.Namespace, network: Path, query: Path) -> str:
             )
         except subprocess.TimeoutExpired:
             return "no answer in time"
-        said = results.read_text().split() if results.exists() else []
+        said = re.split(r"[\s,]+", results.read_text().strip()) if results.exists() else []
     said += [line.split()[1] for line in done.stdout.splitlines() if line.startswith("answer ")]
-    if said and said[0].strip(",") in ("sat", "unsat"):
-        return said[0].strip(",")
+    if said and said[0] in ("sat", "unsat"):
+        return said[0]
     lines = [line.strip() for text in (done.stdout, done.stderr) for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)] or lines
     return f"{' '.join(said[:1])} {lines[-1][:160] if lines else done.returncode}".strip()

@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 KEPT = HERE / "records"
 PAGES = HERE / "pages"
 FRONT = "RESULTS"
+VERDICTS = ("certified", "falsified")
 INTO = HERE.parent / "docs"
 
 
@@ -166,6 +167,32 @@ def _with_notes(tables: Sequence[Table]) -> str:
     return "\n\n".join(map(narrow, tables))
 
 
+def followers() -> list[dict]:
+    """Return what second solvers made of the images that our verifier had left open, by network and solver."""
+    found = []
+    for path in sorted((KEPT / "then").glob("*/records.jsonl")):
+        rows, run = read_records(path), RunInfo.read(path.with_name("run.json"))
+        then = run.configuration["then"]
+        network = path.parent.name.removesuffix(f"-{then['program']}")
+        certified, falsified = ([row.index for row in rows if row.verdict == verdict] for verdict in VERDICTS)
+        open_ = [row for row in rows if row.index not in (*certified, *falsified)]
+        found.append(
+            {
+                "network": network,
+                "solver": then["solver"],
+                "images": run.data["images"],
+                "seconds": run.configuration["timeout_seconds"],
+                "asked": len(rows),
+                "certified": len(certified),
+                "falsified": len(falsified),
+                "open": len(open_),
+                "faults": sum("failed" in row.reason for row in open_),
+                "median": statistics.median(row.seconds for row in rows),
+            }
+        )
+    return found
+
+
 def landscapes(pattern: str) -> list[dict]:
     """Return the landscapes of a name, with the curvature of each network."""
     return [json.loads(path.read_text()) for path in sorted((KEPT / "landscapes").glob(f"{pattern}.json"))]
@@ -213,6 +240,7 @@ def render() -> dict[str, str]:
         "landscapes": landscapes,
         "benchmarks": benchmarks,
         "balls": balls,
+        "followers": followers,
         "best": best,
         "side_by_side": side_by_side,
         "time_summaries": read_times(KEPT),

@@ -144,6 +144,37 @@ def test_without_verification_it_says_so_and_has_no_figure(run: Path) -> None:
     assert "## Guard" not in body
 
 
+def test_a_second_solver_is_asked_again_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    linear_model(tmp_path / "model.onnx")
+    (tmp_path / "entries" / "one").mkdir(parents=True)
+    (tmp_path / "entries" / "one" / "run_instance.sh").write_text(
+        'echo "$2 $6" >> "$(dirname "$0")/asked"; echo unknown > "$5"'
+    )
+    monkeypatch.chdir(tmp_path / "entries")
+    options = (
+        "--data",
+        "digits",
+        "--claim",
+        "ball",
+        "--radius",
+        "0.01",
+        "--limit",
+        12,
+        "--black-box",
+        "--timeout",
+        0.1,
+    )
+    abscert("verify", tmp_path / "model.onnx", *options, "--then", "one=of mine", "--then-timeout", 7)
+    asked = (tmp_path / "entries" / "one" / "asked").read_text()
+    assert asked.splitlines()[0] == "of mine 7"
+    abscert("card", tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"```sh\n(.*)\n```", (tmp_path / "README.md").read_text())
+    assert "--timeout 0.1" in line
+    abscert(*shlex.split(line)[1:])
+    assert (tmp_path / "entries" / "one" / "asked").read_text() == asked * 2
+
+
 def test_a_file_of_others_is_told_of_by_its_verification_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     linear_model(tmp_path / "model.onnx")
     options = ("--data", "digits", "--claim", "ball", "--radius", "0.01", "--limit", 5, "--mean", "0.5", "--std", "0.5")

@@ -16,7 +16,8 @@ from abscert_plugin.data import DATA_SETS
 from abscert_plugin.networks import NETWORKS, Activation
 from abscert_plugin.training.edges import EdgeChoice
 from abscert_plugin.training.methods import METHODS
-from abscert_plugin.verification.solvers import SOLVERS
+from abscert_plugin.verification.query_solvers import SHIPPED
+from abscert_plugin.verification.solvers import OWN, SOLVERS
 
 ROOT: Any = get_command(app.build_app())
 
@@ -98,6 +99,7 @@ def test_the_names_that_are_read_without_torch_are_those_of_the_tables() -> None
     assert names.networks() == tuple(NETWORKS)
     assert names.data_sets() == tuple(DATA_SETS)
     assert names.solvers() == tuple(SOLVERS)
+    assert names.followers() == (*SHIPPED, *(name for name in SOLVERS if name != OWN))
     assert tuple(Activation) == names.ACTIVATIONS
     assert tuple(BoundMethod) == names.BOUNDS
     assert tuple(EdgeChoice) == names.EDGES

@@ -19,6 +19,7 @@ from abscert_plugin.artifact import export as export_module
 from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.metadata import read_metadata
+from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.errors import ExportError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import NETWORKS, Activation, NetworkConfig
@@ -105,6 +106,21 @@ def test_files_use_standard_operators_of_an_opset_that_verifiers_read(exported: 
         assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
         assert not model.functions
         onnx.checker.check_model(str(path), full_check=True)
+
+
+@pytest.mark.parametrize("name", ["fc-5", "dm-medium"])  # biases of one size, all 0, which torch's exporter writes once
+def test_files_hold_nothing_that_other_verifiers_refuse(tmp_path: Path, name: str) -> None:
+    shape = (1, 8, 8)
+    cells, plain = (NetworkConfig(name, Activation.RELU, shape, 10, takes_intervals=way) for way in (True, False))
+    files = [
+        export(cells.build(0), cells, Grid(10), "none", probes(shape, 1), tmp_path).abstract,
+        export_plain(plain.build(0), plain, "none", probes(shape, 1), tmp_path / "plain").deploy,
+    ]
+    for file in files:
+        graph = onnx.load_model(str(file)).graph
+        assert "Identity" not in {node.op_type for node in graph.node}
+        constants = [node.attribute[0].t for node in graph.node if node.op_type == "Constant"]
+        assert [tensor.name for tensor in (*graph.initializer, *constants) if not tensor.dims] == []
 
 
 def test_files_carry_the_metadata_of_the_contract(exported: Exported) -> None:

@@ -6,6 +6,7 @@ from typing import Final, final
 
 from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Radius
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.verification.query_solvers import from_anywhere
 
 THEN_SECONDS: Final = 60.0
 """What a second solver may take for an image: the larger ones need ten to start."""
@@ -81,4 +82,5 @@ class Question:
 
     def anywhere(self) -> "Question":
         """Return the question as it can be asked from another folder."""
-        return self if self.checkpoint is None else replace(self, checkpoint=self.checkpoint.absolute())
+        checkpoint = None if self.checkpoint is None else self.checkpoint.absolute()
+        return replace(self, checkpoint=checkpoint, then=None if self.then is None else from_anywhere(self.then))

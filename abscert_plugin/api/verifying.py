@@ -135,8 +135,9 @@ def _decider(artifact: Artifact, images: DataSet, question: Question) -> tuple[D
     if question.then is None:
         return decider, closed
     from abscert_plugin.verification.following import open_follower
+    from abscert_plugin.verification.query_solvers import from_anywhere
 
-    return open_follower(question.then, question.then_timeout, decider, of_balls), closed
+    return open_follower(from_anywhere(question.then), question.then_timeout, decider, of_balls), closed
 
 
 def folder_name(model: Path, data: str, question: Question, radius: str | None) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from abscert_plugin.cli import manual, options
+from abscert_plugin.cli import engines, manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
@@ -19,6 +19,7 @@ from abscert_plugin.report.bench_page import BenchContent, render_bench
 from abscert_plugin.report.bench_tables import beside_table, contradiction_table, count_table
 
 _EXAMPLE: Final = "abscert bench benchmarks/acasxu/instances.csv --timeout 30 --out runs/acasxu"
+_AGAIN: Final = "the same command goes on with it"
 _PAGE: Final = "bench.html"
 _CONTRADICTED: Final = 1
 _GIB: Final = 2**30
@@ -75,10 +76,15 @@ def bench(
         float | None,
         typer.Option(
             "--memory",
-            help="GiB of memory for each instance.  [default: nine tenths of what is free]",
+            help="GiB of memory for each instance.  [default: nine tenths of what is free when it starts]",
             rich_help_panel=manual.RUNNING,
         ),
     ] = None,
+    engine: engines.Name = engines.LOCAL,
+    workers: engines.Workers = None,
+    address: engines.Address = None,
+    cpus: engines.Cpus = None,
+    gpus: engines.Gpus = None,
     fresh: options.Fresh = False,
     json: options.Json = False,
 ) -> None:
@@ -91,10 +97,13 @@ def bench(
         raise ConfigError(f"expected --memory above 0 GiB, got {memory}")
     listed = read_lists(instances, limit, timeout)
     other = None if against is None else read_other(against)
+    hands = engines.chosen(engine, workers, address, cpus, gpus)
+    if hands is not None:
+        hands.check()
     if fresh and (former := set_aside(out)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
-    asked = Bench(listed, None if memory is None else int(memory * _GIB))
-    with progress_bar() as bar, interruptible("the same command goes on with it"):
+    asked = Bench(listed, None if memory is None else int(memory * _GIB), engine=hands)
+    with progress_bar() as bar, interruptible(_AGAIN), engines.going_on(_AGAIN):
         task = bar.add_task("instances", total=len(listed), note="")
         counts = dict.fromkeys(Result, 0)
 

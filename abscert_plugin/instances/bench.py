@@ -3,18 +3,18 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, final
 
 import msgspec
 
-import abscert_plugin
+from abscert_plugin.engines.job import Engine
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import alone_in, write_text
+from abscert_plugin.instances.elsewhere import Asked, decided_elsewhere, own_versions
 from abscert_plugin.instances.listing import Instance
 from abscert_plugin.instances.rows import RESULTS, Row, read_results, write_results
 from abscert_plugin.instances.running import COMMAND, Ran, run_instance
@@ -24,7 +24,6 @@ RECORDS: Final = "records.jsonl"
 RUN: Final = "run.json"
 _SAME: Final = ("command", "configuration", "versions")
 """What two runs must say alike, so that one goes on with the other."""
-_LIBRARIES: Final = ("numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 
 @final
@@ -36,11 +35,13 @@ class Bench:
         instances: in the order in which they are run.
         memory: bytes that the process of one may take; None for what is free.
         command: what stands in front of `verify`.
+        engine: whose workers run them, each one at a time; None for this process.
     """
 
     instances: Sequence[Instance]
     memory: int | None = None
     command: Sequence[str] = COMMAND
+    engine: Engine | None = None
 
     def run(self, out: Path, on_row: Callable[[Row, bool], None]) -> tuple[list[Row], RunInfo]:
         """Run every instance that a folder has no row of, and return the rows of all.
@@ -51,6 +52,8 @@ class Bench:
 
         Raises:
             RecordError: if the folder cannot be written, holds another run, or another process is at work in it.
+            EngineError: if workers cannot be started or reached.
+            ConfigError: if a worker is not as this process is.
         """
         with alone_in(out):
             return self._run(out, on_row)
@@ -70,11 +73,10 @@ class Bench:
         info.write(out / RUN)
         for row in rows.values():
             on_row(row, True)
-        with RecordWriter(out / RECORDS) as writer:
-            for instance in self.instances:
-                if instance.key in rows:
-                    continue
-                row = _kept(run_instance(instance, self.memory, self.command), instance, out)
+        left = [instance for instance in self.instances if instance.key not in rows]
+        with RecordWriter(out / RECORDS) as writer, closing(self._decided(left, info.versions)) as decided:
+            for instance, ran in decided:
+                row = _kept(ran, instance, out)
                 writer.write([row])
                 rows[row.key] = row
                 on_row(row, False)
@@ -85,16 +87,23 @@ class Bench:
         finished.write(out / RUN)
         return found, finished
 
+    def _decided(
+        self, instances: Sequence[Instance], versions: Mapping[str, str]
+    ) -> Generator[tuple[Instance, Ran], None, None]:
+        """Yield what comes out of each instance, in any order where others decide."""
+        if self.engine is not None:
+            yield from decided_elsewhere(self.engine, Asked(versions, self.memory, self.command), instances)
+            return
+        for instance in instances:
+            yield instance, run_instance(instance, self.memory, self.command)
+
     def _info(self) -> RunInfo:
-        versions = {"abscert-plugin": abscert_plugin.__version__, "python": platform.python_version()}
-        for name in _LIBRARIES:
-            with suppress(PackageNotFoundError):
-                versions[name] = version(name)
+        device = f"{platform.machine()}, {os.cpu_count()} cores"
         return RunInfo(
             command="bench",
             configuration={"memory": self.memory},
-            versions=versions,
-            device=f"{platform.machine()}, {os.cpu_count()} cores",
+            versions=own_versions(),
+            device=device if self.engine is None else f"{device}; {self.engine}, threads each: {self.engine.cpus}",
             provider=None,
             data=None,
             model=None,

@@ -19,8 +19,9 @@ from abscert_plugin.files import open_file
 from abscert_plugin.instances.listing import PACKED, Instance
 from abscert_plugin.instances.rows import OF_VERDICTS, Result, Row
 
-COMMAND: Final = (sys.executable, "-P", "-c", "from abscert_plugin.cli import main; main()")
-"""`abscert`, of this very interpreter."""
+_HELD: Final = "from abscert_plugin.engines.leash import end_with_parent; end_with_parent()"
+COMMAND: Final = (sys.executable, "-P", "-c", f"{_HELD}; from abscert_plugin.cli import main; main()")
+"""`abscert`, of this very interpreter, which ends with the process that runs it, however that one ends."""
 GRACE: Final = 5.0
 """Seconds beyond its time-out after which a process is ended."""
 _LOOK_EVERY: Final = 0.05  # seconds between two looks at a process
@@ -61,7 +62,7 @@ def run_instance(instance: Instance, memory: int | None = None, command: Sequenc
     `timeout` or `error`. An answer that comes after the time is no answer.
 
     Args:
-        instance: the instance.
+        instance: what is decided.
         memory: bytes that the process may take; None for nine tenths of what is free when it starts.
         command: what stands in front of `verify`.
     """
@@ -121,7 +122,7 @@ def _run(command: Sequence[str], seconds: float, memory: int | None) -> _Ending:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         # the command is this interpreter with words of ours, or what a caller chose: S603 is about others
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=out, stderr=err, start_new_session=True
         )
         try:
             _offer_first(process.pid)
@@ -154,6 +155,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         else:
             process.kill()
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _cpu_of_children() -> float | None:

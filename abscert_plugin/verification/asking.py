@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Final, final
@@ -17,7 +17,7 @@ from abscert_plugin.errors import VerifierError
 from abscert_plugin.files import read_packed
 from abscert_plugin.front import Cells, Images, Point, Reach
 from abscert_plugin.records import SCHEMA_VERSION, Record
-from abscert_plugin.verification.answers import Word
+from abscert_plugin.verification.answers import Answer, Word
 from abscert_plugin.verification.batch import counterexample_name
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.queries import Asked, asked_network, version_1, version_2
@@ -32,8 +32,9 @@ _SAID: Final = {Word.UNKNOWN: "it answered unknown", Word.TIMED_OUT: "its time w
 class AskedSolver:
     """A `Decider` of the claim `ball` that asks a program about one image after another.
 
-    `certified` is its word `unsat`; `falsified` is `sat` with an image of the ball, which nobody has run yet
-    (`CheckedSolver` does).
+    `certified` is its word `unsat`, where it does not say so too of what the image itself satisfies: a solver that
+    misreads a file may find nothing in any box. `falsified` is `sat` with an image of the ball, which nobody has run
+    yet (`CheckedSolver` does).
 
     Args:
         solver: the program.
@@ -74,17 +75,21 @@ class AskedSolver:
         """Return its verdicts, in order.
 
         Raises:
-            VerifierError: if it fails, gives no answer, or names an input that no image of the ball is near.
+            VerifierError: if it fails, gives no answer, names an input that no image of the ball is near, or misreads
+                the file.
         """
         reach = self.artifact.front.reach(self.ball, images)
-        rows = zip(labels.tolist(), index.tolist(), strict=True)
+        least = self.artifact.run_images(images).argmin(axis=1)
+        rows = zip(labels.tolist(), index.tolist(), least.tolist(), strict=True)
         return [self._decide_one(reach.take(np.array([place])), *row) for place, row in enumerate(rows)]
 
-    def _decide_one(self, reach: Reach, label: int, index: int) -> Decided:
+    def _decide_one(self, reach: Reach, label: int, index: int, least: int) -> Decided:
         lower, upper = reach.front.held_ends(reach.lowest, reach.highest)
         asked = Asked(index, label, lower[0], upper[0])
-        with tempfile.TemporaryDirectory(prefix="abscert-then-", ignore_cleanup_errors=True) as folder:
-            answer = self.solver.ask(self._task(asked, Path(folder)))
+        answer = self._answer(asked)
+        # of its least likely class the image itself is a counterexample
+        if answer.word is Word.UNSAT and self._answer(replace(asked, label=least)).word is Word.UNSAT:
+            raise VerifierError("it answers unsat even to what the image itself satisfies: it misreads the file")
         image = None if answer.point is None else image_at(reach, answer.point.reshape(lower.shape))
         if answer.word is Word.SAT and image is None:
             raise VerifierError("it answered sat with an input that is that of no image of the ball")
@@ -108,6 +113,10 @@ class AskedSolver:
             schema=SCHEMA_VERSION,
         )
         return Decided(record, image)
+
+    def _answer(self, asked: Asked) -> Answer:
+        with tempfile.TemporaryDirectory(prefix="abscert-then-", ignore_cleanup_errors=True) as folder:
+            return self.solver.ask(self._task(asked, Path(folder)))
 
     def _task(self, asked: Asked, folder: Path) -> Task:
         """Write what is asked into an empty folder."""

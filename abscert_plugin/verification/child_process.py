@@ -1,6 +1,7 @@
 """Running another program for a limited time: what it started ends with it."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,7 +17,9 @@ from abscert_plugin.wording import plain_words
 MOST_BYTES: Final = 2**26
 """That a program may print: an input of an ImageNet network takes 5 MB."""
 
+_ERROR: Final = re.compile(r"[\w.]+(Error|Exception)\b")  # where a Python traceback ends; some have no words
 _LOOK_EVERY: Final = 0.02  # seconds
+_SHOWN: Final = 200  # characters of what it printed last
 
 
 @final
@@ -30,9 +33,14 @@ class Ended:
 
     @property
     def last_words(self) -> str:
-        """The last line that it printed, on stderr if there is one there, cut short."""
-        lines = [line.strip() for text in (self.errors, self.out) for line in text.splitlines()[::-1] if line.strip()]
-        return lines[0][:200] if lines else "it printed nothing"
+        """What it said last of an error, or its last line, on stderr if there is one there, cut short."""
+        lines = [line.strip() for text in (self.errors, self.out) for line in text.splitlines()[::-1]]
+        lines = [line for line in lines if line.strip("^~ ")]
+        if not lines:
+            return "it printed nothing"
+        place = next((place for place, line in enumerate(lines) if _ERROR.match(line)), 0)
+        is_bare = _ERROR.fullmatch(lines[place]) and place + 1 < len(lines)
+        return f"{lines[place]} at {lines[place + 1]}"[:_SHOWN] if is_bare else lines[place][:_SHOWN]
 
 
 def run_within(command: Sequence[str], folder: Path, seconds: float) -> Ended:

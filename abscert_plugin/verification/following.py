@@ -40,11 +40,13 @@ class Followed:
     Args:
         first: the verifier.
         then: the second solver, with checks; its name has its version.
+        option: how it was named.
         on_fault: told why an answer of the second counts for nothing.
     """
 
     first: Decider
     then: CheckedSolver
+    option: str
     on_fault: Callable[[str], object]
 
     @property
@@ -53,6 +55,7 @@ class Followed:
         follower = {
             **self.then.options,
             "solver": self.then.name,
+            "option": self.option,
             "arithmetic": str(Arithmetic.REAL),
             "timeout_seconds": self.then.budget.seconds,
         }
@@ -127,7 +130,8 @@ def open_follower(named: str, seconds: float, first: Decider, asked: BallQuestio
     title, opened = _named(named, asked, budget)
     # of the same arithmetic as the first, so that an image that it alone leaves open stays open
     deployed = Deployed(asked.artifact, asked.arithmetic, asked.choice.black_box)
-    return Followed(first, checked(title, opened, deployed, asked.ball, budget, faults.tell), faults.tell)
+    then = checked(title, opened, deployed, asked.ball, budget, faults.tell)
+    return Followed(first, then, named, faults.tell)
 
 
 def _named(named: str, asked: BallQuestion, budget: Budget) -> tuple[str, Callable[[], Decider]]:

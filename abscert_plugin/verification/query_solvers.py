@@ -1,6 +1,8 @@
 """Solvers that are other programs: how each is found, asked a VNN-LIB query about a network, and read."""
 
 import hashlib
+import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,6 +22,8 @@ GRACE: Final = 30.0
 _VERSION_SECONDS: Final = 60.0  # for saying which version it is
 _SCRIPT: Final = "run_instance.sh"
 _PREPARATION: Final = "prepare_instance.sh"
+_SHELL: Final = "bash"
+_ENDS_OTHERS: Final = re.compile(r"^(?!\s*#).*?\b((?:killall|pkill)\b[^;|&#\n]*)", re.MULTILINE)
 _CATEGORY: Final = "abscert"
 _UNKNOWN: Final = "of unknown version"
 
@@ -85,7 +89,8 @@ class QuerySolver:
         for command in before:
             ended = run_within(command, folder, limit)
             if ended.status:
-                raise VerifierError(f"{Path(command[0]).name} ended with status {ended.status}: {ended.last_words}")
+                name = Path(command[1] if command[0] == _SHELL else command[0]).name
+                raise VerifierError(f"{name} ended with status {ended.status}: {ended.last_words}")
         ended = run_within(last, folder, limit)
         text = ended.out if self.is_printed else _content(task.results)
         if not text.strip():
@@ -114,16 +119,28 @@ def standard_solver(program: str) -> QuerySolver:
 
 
 def competition_solver(folder: Path, category: str) -> QuerySolver:
-    """Return the scripts of a competition entry, interface v1; the version is the checksum of the one that decides."""
-    script, preparation = (folder.resolve() / name for name in (_SCRIPT, _PREPARATION))
+    """Return the scripts of a competition entry, interface v1; the version is the checksum of the one that decides.
+
+    Raises:
+        ConfigError: if a script ends programs by their names, which may be this one, or another user's work.
+    """
+    folder = folder.resolve()
+    script, preparation = (folder / name for name in (_SCRIPT, _PREPARATION))
+    for path in (script, preparation):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if (found := _ENDS_OTHERS.search(text)) is not None:
+            raise ConfigError(
+                f"{path} ends every program of a name on this machine ({' '.join(found[1].split())}), which is for a "
+                f"machine of its own; name a folder with a copy of {_SCRIPT} without that"
+            )
 
     def commands(task: Task) -> Sequence[Sequence[str]]:
         about = ["v1", category, str(task.network), str(task.version_1)]
-        prepared = [["bash", str(preparation), *about]] if preparation.is_file() else []
-        return [*prepared, ["bash", str(script), *about, str(task.results), task.whole_seconds]]
+        prepared = [[_SHELL, str(preparation), *about]] if preparation.is_file() else []
+        return [*prepared, [_SHELL, str(script), *about, str(task.results), task.whole_seconds]]
 
     version = f"({_SCRIPT} {hashlib.sha256(script.read_bytes()).hexdigest()[:12]})"
-    return QuerySolver(folder.resolve().name, version, commands, is_printed=False)
+    return QuerySolver("/".join(folder.parts[-2:]), version, commands, is_printed=False)
 
 
 # --- programs of their own ----------------------------------------------------------------------------------------
@@ -235,6 +252,16 @@ def found_solver(named: str) -> QuerySolver | None:
         return competition_solver(Path(name), where)
     program = shutil.which(named)
     return None if program is None else standard_solver(str(Path(program).absolute()))
+
+
+def from_anywhere(named: str) -> str:
+    """Return what names the same program in any folder: paths, of which the first of our names is none, absolute."""
+    first, sign, where = named.partition("=")
+    if first not in SHIPPED and (os.sep in first or (Path(first) / _SCRIPT).is_file()):
+        first = str(Path(first).absolute())
+    if os.sep in where:
+        where = str(Path(where).absolute())
+    return f"{first}{sign}{where}"
 
 
 def _version(command: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from abscert_plugin.cli import completion, engines, manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
+from abscert_plugin.engines.leash import when_stdin_ends
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.memory import keep_freed_memory
 from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name
@@ -191,7 +192,7 @@ def work(
 
     keep_freed_memory()
     if with_parent:
-        worker.when_stdin_ends(lambda: os._exit(_ABANDONED))
+        when_stdin_ends(lambda: os._exit(_ABANDONED))
     worker.work(folder, data_dir)
 
 

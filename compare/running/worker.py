@@ -1,6 +1,5 @@
 """A run's process: what starts it, what it does alone in its folder, and how its failure reaches whoever started it."""
 
-import os
 import platform
 import signal
 import subprocess
@@ -10,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import IO, Final, final
 
 import msgspec
@@ -142,17 +140,6 @@ def work(folder: Path, data_dir: Path | None) -> None:
             return
         (folder / FAILURE).unlink(missing_ok=True)
         execute(stored.run, stored.folder, data_dir, SilentObserver(), lambda _: None)
-
-
-def when_stdin_ends(act: Callable[[], object]) -> None:
-    """Act once the process at the other end of stdin has ended or closed it, on a thread of its own."""
-
-    def watch() -> None:
-        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
-            pass
-        act()
-
-    Thread(target=watch, daemon=True).start()
 
 
 def _ending(status: int, errors: IO[str]) -> Ending:

@@ -107,18 +107,26 @@ def sat(value: float) -> str:
     return "\n".join(["echo sat", "echo 'X float32 [1,2,2,2]'", *[f"echo {value}"] * 8, "echo 'Y float32 [1,3]'"])
 
 
+UNSAT = "grep -q 'of class 0:' \"$2\" && echo unsat || echo unknown"  # and not of what the image itself satisfies
 BAD = {
     "crash": ("echo 'out of luck' >&2; exit 3", "ended with status 3 and no answer: out of luck"),
+    "crash before others": ("echo 'a.b.SomeError: why' >&2; echo 'warn(it)' >&2; exit 1", "answer: a.b.SomeError: why"),
+    "crash without words": (
+        "echo '    assert x in shapes' >&2; echo '       ^^^^^' >&2; echo AssertionError >&2; exit 1",
+        "no answer: AssertionError at assert x in shapes",
+    ),
     "garbage": ("echo 'all is well'", "expected sat, unsat, unknown or timed-out on its first line"),
     "a word in a sentence": ("echo 'unsat core not found'", "expected sat, unsat, unknown or timed-out"),
     "sat without an input": ("echo sat", "answered sat without a value for each of 8 inputs"),
+    "unsat of whatever is asked": ("echo unsat", "unsat even to what the image itself satisfies: it misreads the file"),
     "sat that does not replay": (sat(-1.0), "not mislabelled by more than the floor"),
     "sat of no number": (sat(float("nan")), "answered sat without a value"),
 }
 
 
 def test_what_is_unsat_holds_for_real_numbers_and_names_solver_and_version(safe: Case) -> None:
-    followed = safe.followed(safe.program("echo unsat"))
+    program = safe.program(UNSAT)
+    followed = safe.followed(program)
     (item,) = followed.decide(safe.image, np.array([0]), np.array([7]))
     record = item.record
     assert (record.verdict, record.arithmetic, record.method) == ("certified", "real", "then solver 1.2")
@@ -127,6 +135,7 @@ def test_what_is_unsat_holds_for_real_numbers_and_names_solver_and_version(safe:
         "program": "solver",
         "version": "1.2",
         "solver": "solver 1.2",
+        "option": program,
         "arithmetic": "real",
         "timeout_seconds": 5.0,
     }
@@ -135,7 +144,7 @@ def test_what_is_unsat_holds_for_real_numbers_and_names_solver_and_version(safe:
 
 def test_a_certificate_does_not_count_what_is_certified_for_real_numbers(safe: Case, tmp_path: Path) -> None:
     asked = safe.asked
-    followed = safe.followed(safe.program("echo unsat"))
+    followed = safe.followed(safe.program(UNSAT))
     verification = Verification(asked.artifact, asked.data, 1, followed)
     records, run = verification.run(tmp_path / "run", lambda _: None)
     assert [(record.verdict, record.holds_for) for record in records] == [("certified", "real")]
@@ -155,7 +164,7 @@ def test_a_certificate_does_not_count_what_is_certified_for_real_numbers(safe: C
 
 
 def test_a_program_is_called_as_the_standard_says(safe: Case) -> None:
-    body = 'echo "$@" > "$(dirname "$0")/called"; cp "$2" "$(dirname "$0")/query"; echo unsat'
+    body = 'echo "$@" > "$(dirname "$0")/called"; cp "$2" "$(dirname "$0")/query"; echo unknown'
     safe.decided(safe.program(body), seconds=7.5)
     words = (safe.folder / "called").read_text().split()
     assert [words[0], words[2], *words[4:]] == ["verify", "--network", "--timeout", "7"]
@@ -191,7 +200,7 @@ def test_unsat_that_the_file_contradicts_is_one_line_and_not_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = case(tmp_path, -1.0)  # the image itself is right, most of its ball is not
-    item = wrong.decided(wrong.program("echo unsat"))
+    item = wrong.decided(wrong.program(UNSAT))
     assert item.record.verdict == "unknown"
     assert "is wrong" in item.record.reason
     assert len(caplog.messages) == 1
@@ -243,13 +252,25 @@ def test_scripts_of_a_competition_are_prepared_and_run(unsafe: Case) -> None:
     (folder / "run_instance.sh").write_text(f'echo "$@" > {folder}/called; printf "sat\\n({pairs})\\n" > "$5"')
     record = unsafe.decided(f"{folder}=mnist", seconds=9.0).record
     assert record.verdict == "falsified"
-    assert record.method.startswith("then entry (run_instance.sh ")
+    assert record.method.startswith(f"then {folder.parent.name}/entry (run_instance.sh ")
     assert (folder / "prepared").read_text().split()[:2] == ["v1", "mnist"]
     called = (folder / "called").read_text().split()
     assert (called[:2], called[5], len(called)) == (["v1", "mnist"], "9", 6)
     (folder / "prepare_instance.sh").write_text("exit 1")
     assert "prepare_instance.sh" not in record.reason
-    assert "bash ended with status 1" in unsafe.decided(str(folder)).record.reason
+    assert "prepare_instance.sh ended with status 1" in unsafe.decided(str(folder)).record.reason
+
+
+def test_a_script_that_ends_programs_of_others_is_refused_before_it_runs(safe: Case) -> None:
+    folder = safe.folder / "entry"
+    folder.mkdir()
+    (folder / "run_instance.sh").write_text(f"touch {folder}/called")
+    (folder / "prepare_instance.sh").write_text(f"touch {folder}/called\n  sudo killall -q  -9 nothing-of-this-name\n")
+    with pytest.raises(ConfigError, match=r"prepare_instance.sh ends every .*\(killall -q -9 nothing-of-this-name\)"):
+        safe.followed(str(folder))
+    (folder / "prepare_instance.sh").write_text("# killall is not for us\n")
+    safe.followed(str(folder))
+    assert not (folder / "called").exists()
 
 
 class Lying:

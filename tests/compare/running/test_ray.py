@@ -26,6 +26,9 @@ from abscert_plugin.artifact.export import export
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.engines import ray_cluster as ray_cluster_engine
 from abscert_plugin.grid import Grid
+from abscert_plugin.instances.bench import Bench
+from abscert_plugin.instances.listing import read_lists
+from abscert_plugin.instances.rows import read_results
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.records import read_records
 from compare.plans.plan import read_plan
@@ -140,6 +143,34 @@ def test_images_of_a_node_that_dies_are_decided_elsewhere_and_rows_are_those_of_
     assert [row.index for row in many] == data.index.tolist()
     assert many == one
     assert {row.verdict for row in many} >= {"certified", "falsified"}
+
+
+@pytest.mark.slow
+@needs_ray
+@needs_proc
+def test_instances_of_a_node_that_dies_are_decided_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
+    names = [f"q{place}" for place in range(8)]
+    for name in ("net.onnx", *(f"{name}.vnnlib" for name in names)):
+        (tmp_path / name).touch()
+    (tmp_path / "instances.csv").write_text("".join(f"net.onnx,{name}.vnnlib,60\n" for name in names))
+    instances = read_lists([tmp_path])
+    command = (sys.executable, "-c", "import time; time.sleep(0.5); print('unsat')")
+    _, other = cluster.both()
+    killed: list[str] = []
+
+    def kill_at_work() -> None:
+        while not killed:
+            killed.extend(line for line in other.processes().values() if line.startswith("ray::net_q"))
+        other.kill()
+
+    killer = Thread(target=kill_at_work)
+    killer.start()
+    engine = ray_cluster_engine.Cluster(cluster.address)
+    rows, info = Bench(instances, command=command, engine=engine).run(tmp_path / "out", lambda *_: None)
+    killer.join()
+    assert [(row.query, row.result) for row in rows] == [(f"{name}.vnnlib", "unsat") for name in names]
+    assert len(read_results(tmp_path / "out" / "records.jsonl")) == len(names)
+    assert info.device.endswith("; a Ray cluster, threads each: 1")
 
 
 @pytest.mark.slow
