@@ -101,6 +101,7 @@ def worst_of(model: onnx.ModelProto, chance: np.random.Generator, count: int, wa
     return max(excesses), gain
 
 
+@pytest.mark.slow
 def test_no_evaluation_keeps_less_than_the_margins_of_a_backward_pass() -> None:
     found = [worst(seed) for seed in range(16)]
     assert max(excess for excess, _ in found) <= 0
@@ -108,6 +109,7 @@ def test_no_evaluation_keeps_less_than_the_margins_of_a_backward_pass() -> None:
     assert sum(gain > 1e-3 for _, gain in found) > 4  # than intervals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["tau", "ends"])
 def test_a_loss_left_out_is_seen(part: str, monkeypatch: Patch) -> None:
     less = backward.Pass.less
@@ -177,6 +179,7 @@ def no_share(way: backward.Pass, rows: str, losses: str, entries: int, power: in
     del way, rows, losses, entries, power, share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [cancelling, many_rows])
 def test_what_rounding_takes_is_taken_off(case: Callable[[int], float], monkeypatch: Patch) -> None:
     assert max(case(seed) for seed in range(4)) <= 0

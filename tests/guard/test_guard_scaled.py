@@ -62,6 +62,7 @@ def test_nothing_lies_outside_the_ends_of_scaled_pixels(seed: int) -> None:
     assert worst <= 0
 
 
+@pytest.mark.slow
 def test_terms_that_cancel_are_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(pixels: Pixels, *given: Any) -> Pixels:
         made = kept(pixels, *given)

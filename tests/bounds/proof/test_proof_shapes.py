@@ -1,6 +1,7 @@
 """Operators that move entries, are affine, pool or round: enclosures and margins against onnxruntime."""
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def of_steep_lines() -> float:
 
 def test_coordinates_without_their_rounding_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert of_steep_lines() <= 0
-    monkeypatch.setattr(resizing, "_ERROR", 0)
+    monkeypatch.setattr(resizing, "_ERROR", Fraction(0))
     assert of_steep_lines() > 1e-6
 
 
