@@ -89,8 +89,9 @@ def _claim(verified: Verified) -> list[str]:
         words += [f"--{option}", str(told[key])] if key in told else []
     words += ["--solver", str(told["solver"])] if "solver" in told else []
     then = told.get("then")
-    if isinstance(then, Mapping):
-        words += ["--then", str(then.get("option")), "--then-timeout", str(then.get("timeout_seconds"))]
+    if isinstance(then, Mapping):  # former runs tell the name and version alone
+        named = str(then.get("option") or str(then.get("solver")).split(" ")[0])
+        words += ["--then", named, "--then-timeout", str(then.get("timeout_seconds"))]
     is_black_box = told.get("white_box") is False and told.get("proofs") is False
     return [*words, "--black-box"] if is_black_box else words
 
