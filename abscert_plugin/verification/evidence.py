@@ -2,7 +2,7 @@
 
 import base64
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int64
 
-from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.part import Cuts, Part
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
 from abscert_plugin.wording import plain_words
@@ -39,7 +39,7 @@ class Node:
     """A part of a search's tree: cut in two, closed, or still open.
 
     Args:
-        place: where it is cut: a pixel, or a ReLU among all; -1 where it is not.
+        place: where it is cut: a pixel, or an activation among all; -1 where it is not.
         halves: its two parts, the lower one first.
         closed_by: one of `CLOSING`; empty where it is cut or open.
         part: the lines that close it, where it is closed by optimised ones.
@@ -67,13 +67,13 @@ def listed(root: Node) -> Iterator[Node]:
 
 @final
 class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The lines that close parts of a tree of signs, in its order.
+    """The lines that close parts of a tree of hidden values, in its order.
 
     Args:
         rows: the other classes that are bounded in each part, by their order without the label; int32, packed.
-        bent: the ReLUs that have slopes; int32, packed.
-        slopes: of these, of each part and row, in shares of 255; bytes, packed.
-        multipliers: of each part and row, one of each of its signs; float32, packed.
+        bent: the activations whose lines are chosen; int32, packed.
+        slopes: shares that choose them, of each part and row, in shares of 255; bytes, packed.
+        multipliers: of each part and row, one of each activation that is cut in it; float32, packed.
     """
 
     rows: str
@@ -81,42 +81,42 @@ class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slopes: str
     multipliers: str
 
-    def of_margins(self, others: int, relus: int) -> tuple[Int64[np.ndarray, "row"], Int64[np.ndarray, "bent"]]:
+    def of_margins(self, others: int, activations: int) -> tuple[Int64[np.ndarray, "row"], Int64[np.ndarray, "bent"]]:
         """Return `rows` and `bent`.
 
         Args:
             others: number of margins.
-            relus: number of ReLUs.
+            activations: number of those whose lines can be chosen.
 
         Raises:
             RecordError: if they name other ones, or one twice.
         """
         found = []
-        for text, most, what in ((self.rows, others, "classes"), (self.bent, relus, "ReLUs")):
+        for text, most, what in ((self.rows, others, "classes"), (self.bent, activations, "activations")):
             places = _numbers(text, "<i4").astype(np.int64)
             if len(np.unique(places)) != len(places) or not ((places >= 0) & (places < most)).all():
                 raise RecordError(f"its lines are of {what} that the file does not have")
             found.append(places)
         return found[0], found[1]
 
-    def parts(self, signs: Sequence[Mapping[int, bool]], rows: int, bent: int) -> list[Part]:
+    def parts(self, cuts: Sequence[Cuts], rows: int, bent: int) -> list[Part]:
         """Return parts with the lines that are kept.
 
         Args:
-            signs: those of each part, in the tree's order.
+            cuts: those of each part, in the tree's order.
             rows: number of rows.
-            bent: number of ReLUs that have slopes.
+            bent: number of activations whose lines are chosen.
 
         Raises:
             RecordError: if the lines are of other parts.
         """
         slopes, multipliers = _numbers(self.slopes, "u1"), _numbers(self.multipliers, "<f4").astype(np.float32)
-        ends = np.cumsum([0, *(rows * len(some) for some in signs)])
-        if len(slopes) != len(signs) * rows * bent or len(multipliers) != ends[-1]:
+        ends = np.cumsum([0, *(rows * len(some) for some in cuts)])
+        if len(slopes) != len(cuts) * rows * bent or len(multipliers) != ends[-1]:
             raise RecordError("its lines are not those of its tree's parts")
         if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
             raise RecordError("its lines have a multiplier below 0, or one that is not finite")
-        of_parts = zip(slopes.reshape(len(signs), rows, bent), signs, ends[:-1], ends[1:], strict=True)
+        of_parts = zip(slopes.reshape(len(cuts), rows, bent), cuts, ends[:-1], ends[1:], strict=True)
         return [Part(slope, some, multipliers[a:b].reshape(rows, len(some))) for slope, some, a, b in of_parts]
 
 
@@ -128,12 +128,14 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         tree: the tree of a branch and bound from its root, a node before its lower and then its upper half: the place
             of a cut, or -1 - k where the k-th of `CLOSING` closes it; int32, packed.
         slopes: lower slopes of the file's ReLUs, of all margins, in fifteenths; bytes, packed.
-        lines: what closes parts of a tree of signs by optimised lines.
+        lines: what closes parts of a tree of hidden values by optimised lines.
+        loose: names of the hidden tensors that these left to intervals.
     """
 
     tree: str | None = None
     slopes: tuple[str, ...] | None = None
     lines: "PartLines | None" = None
+    loose: tuple[str, ...] = ()
 
     @classmethod
     def of_tree(cls, root: Node) -> "Evidence | None":
@@ -142,18 +144,28 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return _if_short(cls(tree=_packed(np.array(numbers, dtype="<i4"))))
 
     @classmethod
-    def of_parts(cls, root: Node, rows: Int64[np.ndarray, "row"], bent: Int64[np.ndarray, "bent"]) -> "Evidence | None":
+    def of_parts(
+        cls,
+        root: Node,
+        rows: Int64[np.ndarray, "row"],
+        bent: Int64[np.ndarray, "bent"],
+        loose: Sequence[str] = (),
+    ) -> "Evidence | None":
         """Return the evidence that a tree is whose parts have lines; None where it is too long to keep.
 
         Args:
             root: the tree.
             rows: the other classes that are bounded in each part, as `PartMargins` has them.
-            bent: the ReLUs whose slopes parts have.
+            bent: the activations whose lines are chosen.
+            loose: the hidden tensors that were left to intervals.
         """
         made = cls.of_tree(root)
         parts = [node.part for node in listed(root) if node.part is not None]
-        if made is None or not parts:
-            return made
+        if made is None:
+            return None
+        made = msgspec.structs.replace(made, loose=tuple(loose))
+        if not parts:
+            return _if_short(made)
         lines = PartLines(
             _packed(rows.astype("<i4")),
             _packed(bent.astype("<i4")),
@@ -238,7 +250,7 @@ def read_evidence(path: Path) -> Evidence | None:
 
 def _if_short(evidence: Evidence) -> Evidence | None:
     lines = () if evidence.lines is None else msgspec.structs.astuple(evidence.lines)
-    length = sum(map(len, (evidence.tree or "", *(evidence.slopes or ()), *lines)))
+    length = sum(map(len, (evidence.tree or "", *(evidence.slopes or ()), *lines, *evidence.loose)))
     return evidence if length <= _LONGEST else None
 
 

@@ -1,12 +1,11 @@
-"""Cutting by the sign of what enters a ReLU: at most 0, or at least 0."""
+"""Cutting by what enters an activation: ReLUs at 0, sigmoids and tanh in the middle of what they may read."""
 
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundMethod
@@ -21,17 +20,20 @@ from abscert_plugin.verification.search import Bounded, Branch, Problem
 
 _STEPS: Final = (30, 12)  # that make lines better: those of the whole box, and of its parts
 _TRIED: Final = 3  # cuts whose halves are bounded before one is chosen
-_LOWER_LINE: Final = 0.1  # how much the lower line of a ReLU counts beside the upper one in choosing a cut
 _OTHER_HALF: Final = 0.2  # how much the better half counts beside the worse one
-_NONE_LEFT: Final = "no ReLU is left to split, and the bounds do not decide it"
+_NONE_LEFT: Final = "no ReLU or sigmoid is left to split, and the bounds do not decide it"
+
+
+Cut: TypeAlias = tuple[int, float]
+"""An activation among all, and a value of what it reads."""
 
 
 @final
 class SignCut:
-    """Cuts by signs of hidden values; the box of inputs stays whole.
+    """Cuts by hidden values; the box of inputs stays whole.
 
-    Sound: a ReLU's input is at most 0 or at least 0, and a part is closed by a proof alone. A problem may end with no
-    ReLU left and undecided, since its lines and multipliers are those that some steps have found.
+    Sound: what an activation reads is at most a value or at least it, and a part is closed by a proof alone. A problem
+    may end with no ReLU left and undecided, since its lines and multipliers are those that some steps have found.
 
     Args:
         prover: proves margins of parts.
@@ -63,7 +65,7 @@ class SignCut:
     def evidence(self, number: int, tree: Node) -> Evidence | None:
         """Return what proves a problem again."""
         margins = self._margins[number]
-        return Evidence.of_parts(tree, margins.rows, margins.bounds.bent)
+        return Evidence.of_parts(tree, margins.rows, margins.bounds.bent, margins.loose)
 
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
         """Bound branches by lines and multipliers that a few steps make better.
@@ -97,10 +99,10 @@ class SignCut:
             bounds[likely] = margins.proven([drafts.parts[row] for row in likely])
         still = np.flatnonzero(~(bounds > 0))
         suspects = self._suspects(problem, drafts, still)
-        places = dict(zip(still.tolist(), _chosen(margins.bounds, drafts, still), strict=True))
+        cuts = dict(zip(still.tolist(), _chosen(margins.bounds, drafts, still), strict=True))
         return [
-            self._cut(float(bounds[row]), drafts.parts[row], places[row], suspects[row])
-            if row in places
+            self._cut(float(bounds[row]), drafts.parts[row], cuts[row], suspects[row])
+            if row in cuts
             else Bounded(float(bounds[row]), str(BoundMethod.OPTIMISED), part=drafts.parts[row])
             for row in range(len(parts))
         ]
@@ -119,19 +121,19 @@ class SignCut:
         return {row: corners[place : place + 1] if is_wrong[place] else () for place, row in enumerate(rows.tolist())}
 
     @staticmethod
-    def _cut(bound: float, part: Part, place: int | None, suspects: Points | tuple[()]) -> Bounded:
-        if place is None:
+    def _cut(bound: float, part: Part, cut: Cut | None, suspects: Points | tuple[()]) -> Bounded:
+        if cut is None:
             return Bounded(bound, suspects=suspects, reason=_NONE_LEFT)
-        return Bounded(bound, "", suspects, place, partial(part.halves, place), bytes=part.bytes)
+        return Bounded(bound, "", suspects, cut[0], partial(part.halves, *cut), bytes=part.bytes)
 
 
-def _chosen(bounds: PartBounds, drafts: Drafts, rows: np.ndarray) -> list[int | None]:
-    """Return the ReLU by which each of some parts is to be cut; None where every sign is known."""
+def _chosen(bounds: PartBounds, drafts: Drafts, rows: np.ndarray) -> list[Cut | None]:
+    """Return the activation by which each of some parts is to be cut, and where; None where none can be."""
     candidates = [_candidates(bounds, drafts.pulls[row], drafts.parts[row]) for row in rows]
     halves, wanted = [], []
-    for row, places in zip(rows, candidates, strict=True):
-        for place in places if len(places) > 1 else []:
-            halves += drafts.parts[row].halves(place)
+    for row, cuts in zip(rows, candidates, strict=True):
+        for cut in cuts if len(cuts) > 1 else []:
+            halves += drafts.parts[row].halves(*cut)
             wanted += [~(drafts.bounds[row] > 0)] * 2
     least: list[float] = []
     if halves:
@@ -139,23 +141,21 @@ def _chosen(bounds: PartBounds, drafts: Drafts, rows: np.ndarray) -> list[int | 
         which[~which.any(axis=1)] = True
         found = bounds.improved(halves, which, 0).bounds
         least = np.where(which, found, np.inf).min(axis=1).clip(max=0).tolist()
-    chosen: list[int | None] = []
-    for places in candidates:
+    chosen: list[Cut | None] = []
+    for cuts in candidates:
         scores = []
-        for _ in places if len(places) > 1 else []:
+        for _ in cuts if len(cuts) > 1 else []:
             first, second = sorted((least.pop(0), least.pop(0)))
             scores.append(first + _OTHER_HALF * second)
-        chosen.append(places[int(np.argmax(scores))] if scores else next(iter(places), None))
+        chosen.append(cuts[int(np.argmax(scores))] if scores else next(iter(cuts), None))
     return chosen
 
 
-def _candidates(bounds: PartBounds, pull: Tensor, part: Part) -> list[int]:
-    """Return the ReLUs whose lines cost the bound most, the dearest first."""
-    low, high = bounds.lower.float(), bounds.upper.float()
-    is_open = (low < 0) & (high > 0)
-    is_open[list(part.signs)] = False
-    above = (-pull).clamp(min=0) * (-low * high / (high - low).clamp(min=1e-12))
-    below = pull.clamp(min=0) * torch.minimum(-low, high)
-    scores = torch.where(is_open, above + _LOWER_LINE * below + 1e-12, 0.0)
+def _candidates(bounds: PartBounds, pull: Tensor, part: Part) -> list[Cut]:
+    """Return where to cut the activations whose lines cost the bound most, the dearest first."""
+    below, above = bounds.gaps(part.cuts)
+    scores = (-pull).clamp(min=0) * above + pull.clamp(min=0) * below
     best = scores.topk(min(_TRIED, len(scores)))
-    return [int(place) for score, place in zip(best.values, best.indices, strict=True) if score > 0]
+    places = [int(place) for score, place in zip(best.values, best.indices, strict=True) if score > 0]
+    cuts = [(place, bounds.where_to_cut(part.cuts, place)) for place in places]
+    return [(place, value) for place, value in cuts if value is not None]

@@ -184,9 +184,9 @@ def test_a_half_that_is_dropped_is_seen(
     check(network, box, search(network, box, believe=False)[0])
     splits: list[int] = []
 
-    def one_half(self: Part, place: int) -> tuple[Part, Part]:
+    def one_half(self: Part, place: int, value: float) -> tuple[Part, Part]:
         splits.append(place)
-        return (halves(self, place)[kept],) * 2
+        return (halves(self, place, value)[kept],) * 2
 
     monkeypatch.setattr(Part, "halves", one_half)
     outcomes, _ = search(network, box, believe=False)
@@ -226,4 +226,4 @@ def test_multipliers_of_the_wrong_sign_are_seen(monkeypatch: pytest.MonkeyPatch)
 
 def wrong_sign(self: Descent, name: str, rows: torch.Tensor) -> torch.Tensor:
     known = self._multipliers.get(name)
-    return rows if known is None else rows + known.unsqueeze(1)
+    return rows if known is None else rows + known[0].unsqueeze(1)
