@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from abscert_plugin.bounds.ascent import Ascent
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.bounds.part import LEVELS, Cuts, Known, Part
 from abscert_plugin.bounds.proof import Proof
@@ -22,8 +23,6 @@ from abscert_plugin.bounds.proof.activations import Function
 from abscert_plugin.bounds.proof.descent import Multipliers
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 
-_RATE: Final = 0.1
-_DECAY: Final = 0.97
 _ENTRIES: Final = 2**24  # of all tensors, in one pass
 _PATIENCE: Final = 5  # steps without a gain that is worth them
 _WORTH: Final = 1e-3  # of what is missing
@@ -184,7 +183,7 @@ class PartBounds:
         steps = steps if lines.slopes.numel() + lines.multipliers.numel() else 0
         if steps:
             lines = lines.free()
-            adam = torch.optim.Adam([lines.slopes, lines.multipliers], lr=_RATE)
+            ascent = Ascent([lines.slopes, lines.multipliers])
         for _ in range(steps):
             found = self._draft.bounds(rows, chords, *self._spread(lines, torch.float32)).bounds[:, 0]
             gain = (found.detach() - bounds).clamp(min=0) > _WORTH * bounds.abs()
@@ -192,10 +191,7 @@ class PartBounds:
             waited = 0 if bool((gain & (bounds <= 0)).any()) else waited + 1
             if waited >= _PATIENCE or bool((bounds > 0).all()):
                 break
-            adam.zero_grad()
-            (-found.sum()).backward()
-            adam.step()
-            adam.param_groups[0]["lr"] *= _DECAY
+            ascent.step(found.sum())
             lines.clamp()
         best = best.stored()
         with torch.no_grad():

@@ -130,12 +130,14 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         slopes: lower slopes of the file's ReLUs, of all margins, in fifteenths; bytes, packed.
         lines: what closes parts of a tree of hidden values by optimised lines.
         loose: names of the hidden tensors that these left to intervals.
+        by_hidden: whether the tree is one of hidden values; of a file without cells every tree is.
     """
 
     tree: str | None = None
     slopes: tuple[str, ...] | None = None
     lines: "PartLines | None" = None
     loose: tuple[str, ...] = ()
+    by_hidden: bool = False
 
     @classmethod
     def of_tree(cls, root: Node) -> "Evidence | None":
@@ -163,7 +165,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         parts = [node.part for node in listed(root) if node.part is not None]
         if made is None:
             return None
-        made = msgspec.structs.replace(made, loose=tuple(loose))
+        made = msgspec.structs.replace(made, loose=tuple(loose), by_hidden=True)
         if not parts:
             return _if_short(made)
         lines = PartLines(

@@ -78,7 +78,7 @@ class Reproof:
         if method == "branch and bound":
             if evidence is None or evidence.tree is None:
                 return None
-            if isinstance(self._deployed.front, Cells):
+            if isinstance(self._deployed.front, Cells) and not evidence.by_hidden:
                 return self._cells(prover, evidence.nodes(), lowest, highest, record.label)
             return _hidden(prover, evidence, lowest, highest, record.label)
         if method not in list(BoundMethod) or (evidence is None and method == BoundMethod.OPTIMISED):
