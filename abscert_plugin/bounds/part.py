@@ -24,11 +24,6 @@ class Known(NamedTuple):
     high: float
     is_above: bool
 
-    @property
-    def end(self) -> float:
-        """The end that the last cut made."""
-        return self.low if self.is_above else self.high
-
 
 Cuts: TypeAlias = Mapping[int, Known]
 """What is known of activations, by their place among all."""
@@ -49,7 +44,8 @@ class Part:
         slopes: shares that choose lines of the activations that have a choice in the whole box, of each row, in shares
             of `LEVELS`; of a ReLU it is the slope of its lower line.
         cuts: what is known in it of what activations read.
-        multipliers: one of each of these, in their order, of each row.
+        multipliers: one of each of these, in their order, of each row: at least 0 where it is of the end that the last
+            cut made, at most 0 where it is of the other one.
     """
 
     slopes: UInt8[np.ndarray, "row bent"]
@@ -71,9 +67,9 @@ class Part:
         return Part(self.slopes, below, self._for(below)), Part(self.slopes, above, self._for(above))
 
     def _for(self, cuts: Cuts) -> Float32[np.ndarray, "row cut"]:
-        """Return multipliers after one more cut: 0 where it is of another side than the last one."""
+        """Return multipliers after one more cut: each stays with the side that it is of."""
         made = np.zeros((len(self.slopes), len(cuts)), dtype=np.float32)
         for column, (place, known) in enumerate(self.cuts.items()):
-            if cuts[place].is_above == known.is_above:
-                made[:, column] = self.multipliers[:, column]
+            sign = 1 if cuts[place].is_above == known.is_above else -1
+            made[:, column] = sign * self.multipliers[:, column]
         return made

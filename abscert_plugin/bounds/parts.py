@@ -2,7 +2,7 @@
 
 A bound is differentiable in the shares that choose lines, the lower slopes of unstable ReLUs (alpha-CROWN, Xu et al.
 2021) and the places of tangents of sigmoids and tanh, and in the multipliers of what is known (beta-CROWN, Wang et al.
-2021; Shi et al. 2024 for cuts at any value). Any shares from 0 to 1 and any multipliers of at least 0 are sound, so
+2021; Shi et al. 2024 for cuts at any value). Any shares from 0 to 1 and any multipliers are sound, so
 parts begin with those of the part that they were cut out of. Drafts in float32 find them; a proof in float64 decides.
 """
 
@@ -219,7 +219,8 @@ class PartBounds:
         none = torch.zeros((len(lines.places), len(self.lower)), dtype=dtype)
         slopes = none.index_copy(1, torch.from_numpy(self.bent), lines.slopes.to(dtype))
         signed = lines.multipliers.to(dtype) * lines.signs.to(dtype)
-        end = torch.where(lines.signs > 0, lines.low, torch.where(lines.signs < 0, lines.high, 0.0)).to(dtype)
+        is_low = torch.where(signed == 0, lines.signs, signed) > 0
+        end = torch.where(is_low, lines.low, lines.high).where(lines.signs != 0, 0.0).to(dtype)
         spread, ends = (self._layers(none.scatter_add(1, lines.places, each)) for each in (signed, end))
         return self._layers(slopes), {name: (spread[name], ends[name]) for name in spread}
 
@@ -236,7 +237,8 @@ class _Lines:
 
     Args:
         slopes: shares of the bent activations, from 0 to 1.
-        multipliers: of cuts, at least 0; parts have different numbers of cuts, and the rest are 0.
+        multipliers: of cuts, at least 0 of the end that the last one made, and at most 0 of the other one where that is
+            known; parts have different numbers of cuts, and the rest are 0.
         places: the activations that are cut.
         signs: 1 where it reads at least the end that the last cut made, -1 where at most, 0 where nothing is known.
         low, high: the ends that are known of it.
@@ -276,7 +278,8 @@ class _Lines:
     def clamp(self) -> None:
         """Put what a step has moved too far back to what is sound."""
         self.slopes.clamp_(0, 1)
-        self.multipliers.clamp_(min=0)
+        other = torch.where(self.signs > 0, self.high, self.low)
+        self.multipliers.clamp_(min=torch.where(other.isfinite(), -torch.inf, 0.0))
 
     def better(self, other: "_Lines", is_better: Bool[Tensor, "pair"]) -> "_Lines":
         """Return the lines of another where these are better."""

@@ -114,8 +114,8 @@ class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ends = np.cumsum([0, *(rows * len(some) for some in cuts)])
         if len(slopes) != len(cuts) * rows * bent or len(multipliers) != ends[-1]:
             raise RecordError("its lines are not those of its tree's parts")
-        if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
-            raise RecordError("its lines have a multiplier below 0, or one that is not finite")
+        if not np.isfinite(multipliers).all():
+            raise RecordError("its lines have a multiplier that is not finite")
         of_parts = zip(slopes.reshape(len(cuts), rows, bent), cuts, ends[:-1], ends[1:], strict=True)
         return [Part(slope, some, multipliers[a:b].reshape(rows, len(some))) for slope, some, a, b in of_parts]
 

@@ -20,6 +20,7 @@ from abscert_plugin.verification.search import Bounded, Branch, Problem
 
 _STEPS: Final = (30, 12)  # that make lines better: those of the whole box, and of its parts
 _TRIED: Final = 3  # cuts whose halves are bounded before one is chosen
+_NEGLIGIBLE: Final = 0.01  # what costs the bound less than this share of what costs it most is not cut
 _OTHER_HALF: Final = 0.2  # how much the better half counts beside the worse one
 _NONE_LEFT: Final = "no ReLU or sigmoid is left to split, and the bounds do not decide it"
 
@@ -156,6 +157,7 @@ def _candidates(bounds: PartBounds, pull: Tensor, part: Part) -> list[Cut]:
     below, above = bounds.gaps(part.cuts)
     scores = (-pull).clamp(min=0) * above + pull.clamp(min=0) * below
     best = scores.topk(min(_TRIED, len(scores)))
-    places = [int(place) for score, place in zip(best.values, best.indices, strict=True) if score > 0]
+    least = _NEGLIGIBLE * float(best.values[0]) if len(scores) else 0.0
+    places = [int(place) for score, place in zip(best.values, best.indices, strict=True) if score > least]
     cuts = [(place, bounds.where_to_cut(part.cuts, place)) for place in places]
     return [(place, value) for place, value in cuts if value is not None]

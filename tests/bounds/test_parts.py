@@ -79,7 +79,9 @@ class Case:
                 cuts = cut(cuts, place, value)[int(point[0][0, self.order[place]] >= value)]
         slopes = self.random.integers(0, LEVELS + 1, (CLASSES - 1, len(bent))).astype(np.uint8)
         sizes = self.random.choice([0.0, 0.1, 1.0, 30.0], (CLASSES - 1, len(cuts)))
-        return Part(slopes, cuts, (sizes * self.random.random(sizes.shape)).astype(np.float32))
+        both = [np.isfinite(known.low) and np.isfinite(known.high) for known in cuts.values()]
+        signs = np.where(both, self.random.choice([-1.0, 1.0], sizes.shape), 1.0)
+        return Part(slopes, cuts, (signs * sizes * self.random.random(sizes.shape)).astype(np.float32))
 
     @property
     def order(self) -> np.ndarray:
@@ -114,7 +116,7 @@ class Case:
         return bool((self.bounds.proven([part, *better]) > self.least(part)).any())
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), activations=st.sampled_from(KINDS))
 def test_no_margin_of_a_part_lies_below_its_bound(seed: int, activations: tuple[str, str]) -> None:
     assert not Case(seed, *activations).fault()
@@ -170,7 +172,7 @@ def test_a_sign_that_is_taken_for_the_other_is_seen(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("activations", [("Relu", "Relu"), ("Tanh", "Sigmoid")])
 def test_steps_make_bounds_better_and_drafts_say_what_is_proven(activations: tuple[str, str]) -> None:
     gains = []
-    for seed in range(20):
+    for seed in range(10):
         case = Case(seed, *activations)
         whole = case.bounds.whole()
         wanted = np.ones((1, CLASSES - 1), dtype=bool)
