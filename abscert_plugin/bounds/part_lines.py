@@ -2,14 +2,14 @@
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, final
 
 import msgspec
 import numpy as np
 from jaxtyping import Int64
 
-from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.part import Cuts, Part
 from abscert_plugin.errors import RecordError
 
 _MOST_BYTES: Final = 2**27  # that a text may unpack to
@@ -17,14 +17,14 @@ _MOST_BYTES: Final = 2**27  # that a text may unpack to
 
 @final
 class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The lines that close parts of a tree of signs, in its order.
+    """The lines that close parts of a tree of hidden values, in its order.
 
     Args:
         rows: what is bounded in each part: the other classes, by their order without the label, or the constraints of
             a conjunction; int32, packed.
-        bent: the ReLUs that have slopes; int32, packed.
-        slopes: of these, of each part and row, in shares of 255; bytes, packed.
-        multipliers: of each part and row, one of each of its signs; float32, packed.
+        bent: the activations whose lines are chosen; int32, packed.
+        slopes: shares that choose them, of each part and row, in shares of 255; bytes, packed.
+        multipliers: of each part and row, one of each activation that is cut in it; float32, packed.
     """
 
     rows: str
@@ -46,42 +46,42 @@ class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             packed(np.concatenate([part.multipliers.reshape(-1) for part in parts]).astype("<f4")),
         )
 
-    def of_margins(self, others: int, relus: int) -> tuple[Int64[np.ndarray, "row"], Int64[np.ndarray, "bent"]]:
+    def of_margins(self, others: int, activations: int) -> tuple[Int64[np.ndarray, "row"], Int64[np.ndarray, "bent"]]:
         """Return `rows` and `bent`.
 
         Args:
             others: number of rows that there are.
-            relus: number of ReLUs.
+            activations: number of those whose lines can be chosen.
 
         Raises:
             RecordError: if they name other ones, or one twice.
         """
         found = []
-        for text, most, what in ((self.rows, others, "classes"), (self.bent, relus, "ReLUs")):
+        for text, most, what in ((self.rows, others, "classes"), (self.bent, activations, "activations")):
             places = numbers(text, "<i4").astype(np.int64)
             if len(np.unique(places)) != len(places) or not ((places >= 0) & (places < most)).all():
                 raise RecordError(f"its lines are of {what} that the file does not have")
             found.append(places)
         return found[0], found[1]
 
-    def parts(self, signs: Sequence[Mapping[int, bool]], rows: int, bent: int) -> list[Part]:
+    def parts(self, cuts: Sequence[Cuts], rows: int, bent: int) -> list[Part]:
         """Return parts with the lines that are kept.
 
         Args:
-            signs: those of each part, in the tree's order.
+            cuts: those of each part, in the tree's order.
             rows: number of rows.
-            bent: number of ReLUs that have slopes.
+            bent: number of activations whose lines are chosen.
 
         Raises:
             RecordError: if the lines are of other parts.
         """
         slopes, multipliers = numbers(self.slopes, "u1"), numbers(self.multipliers, "<f4").astype(np.float32)
-        ends = np.cumsum([0, *(rows * len(some) for some in signs)])
-        if len(slopes) != len(signs) * rows * bent or len(multipliers) != ends[-1]:
+        ends = np.cumsum([0, *(rows * len(some) for some in cuts)])
+        if len(slopes) != len(cuts) * rows * bent or len(multipliers) != ends[-1]:
             raise RecordError("its lines are not those of its tree's parts")
-        if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
-            raise RecordError("its lines have a multiplier below 0, or one that is not finite")
-        of_parts = zip(slopes.reshape(len(signs), rows, bent), signs, ends[:-1], ends[1:], strict=True)
+        if not np.isfinite(multipliers).all():
+            raise RecordError("its lines have a multiplier that is not finite")
+        of_parts = zip(slopes.reshape(len(cuts), rows, bent), cuts, ends[:-1], ends[1:], strict=True)
         return [Part(slope, some, multipliers[a:b].reshape(rows, len(some))) for slope, some, a, b in of_parts]
 
     @property

@@ -1,8 +1,9 @@
-"""Linear bounds of parts of a box, in which ReLUs have known signs, by lines that steps make better.
+"""Linear bounds of parts of a box, in which more is known of what activations read, by lines that steps make better.
 
-A bound is differentiable in the lower slopes of unstable ReLUs (alpha-CROWN, Xu et al. 2021) and in the multipliers of
-known signs (beta-CROWN, Wang et al. 2021). Any slopes from 0 to 1 and any multipliers of at least 0 are sound, so parts
-begin with those of the part that they were cut out of. Drafts in float32 find them; a proof in float64 decides.
+A bound is differentiable in the shares that choose lines, the lower slopes of unstable ReLUs (alpha-CROWN, Xu et al.
+2021) and the places of tangents of sigmoids and tanh, and in the multipliers of what is known (beta-CROWN, Wang et al.
+2021; Shi et al. 2024 for cuts at any value). Any shares from 0 to 1 and any multipliers are sound, so
+parts begin with those of the part that they were cut out of. Drafts in float32 find them; a proof in float64 decides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +15,14 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from abscert_plugin.bounds.ascent import Ascent
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
-from abscert_plugin.bounds.part import LEVELS, Part
+from abscert_plugin.bounds.part import LEVELS, Cuts, Known, Part
 from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof.activations import Function
+from abscert_plugin.bounds.proof.descent import Multipliers
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 
-_RATE: Final = 0.1
-_DECAY: Final = 0.97
 _ENTRIES: Final = 2**24  # of all tensors, in one pass
 _PATIENCE: Final = 5  # steps without a gain that is worth them
 _WORTH: Final = 1e-3  # of what is missing
@@ -36,13 +38,13 @@ class Drafts:
     Args:
         bounds: of the rows of each part; -inf of rows that were not wanted.
         parts: the parts with the lines that gave these.
-        pulls: how the bound of each part's worst row depends on what each ReLU gives, in order.
+        pulls: how the bound of each part's worst row depends on what each activation gives, in order.
         at_source: and on each entry of the box.
     """
 
     bounds: Float32[np.ndarray, "part row"]
     parts: list[Part]
-    pulls: Float32[Tensor, "part relu"]
+    pulls: Float32[Tensor, "part entry"]
     at_source: Float32[Tensor, "part *shape"]
 
 
@@ -54,7 +56,8 @@ class PartBounds:
         proof: of the network.
         values: enclosures of the whole box, in a batch of one.
         rows: what is to be bounded from below.
-        bent: the ReLUs whose slopes parts have, by their places; those that are unstable in the whole box where None.
+        bent: the activations that have shares in parts, by their places; those with a choice in the whole box where
+            None. Places count the entries of `Proof.free`.
         limits: of the rows, which are taken off their bounds; 0 where None.
     """
 
@@ -69,20 +72,60 @@ class PartBounds:
         self._proof, self._values, self._rows = proof, values, rows
         self._limits = torch.zeros(len(rows), dtype=torch.float64) if limits is None else limits
         self._draft = proof.draft(values)
-        ends = [values[name].computed() for name in proof.relus]
+        self._shapes = {read: proof.shapes[read] for read in proof.free}
+        ends = [(step.function, *values[read].computed()) for read, step in proof.free.items()]
         none = torch.zeros(0, dtype=torch.float64)
-        self.lower = torch.cat([none, *(low.flatten() for low, _ in ends)])
-        """Of what each ReLU reads in the whole box, in order."""
-        self.upper = torch.cat([none, *(high.flatten() for _, high in ends)])
-        is_bent = (self.lower < 0) & (self.upper > 0)
+
+        def joined(of: Callable[[Function, Tensor, Tensor], Tensor]) -> Tensor:
+            return torch.cat([none, *(of(*one).flatten() for one in ends)])
+
+        self.lower = joined(lambda _, low, __: low)
+        """Of what each activation reads in the whole box, in order."""
+        self.upper = joined(lambda _, __, high: high)
+        is_bent = joined(lambda function, low, high: function.is_bent(low, high)) > 0
         self.bent = is_bent.nonzero().flatten().numpy() if bent is None else bent
+        self._first = joined(lambda function, low, high: function.first_share(low, high))
+        self._gaps = [joined(lambda function, *ends, side=side: function.gaps(*ends)[side]) for side in (0, 1)]
+        self._functions = [step.function for step in proof.free.values()]
+        self._starts = np.cumsum([0, *(int(np.prod(shape)) for shape in self._shapes.values())])
         self._most = max(1, _ENTRIES // max(1, proof.entries))
 
     def whole(self) -> Part:
-        """Return the whole box, with the slopes of CROWN."""
-        is_steep = (self.upper > -self.lower).numpy()[self.bent]
-        slopes = np.where(is_steep, LEVELS, 0).astype(np.uint8)
-        return Part(np.tile(slopes, (len(self._rows), 1)), {}, np.zeros((len(self._rows), 0), dtype=np.float32))
+        """Return the whole box, with the lines of CROWN."""
+        shares = (self._first * LEVELS).round().byte().numpy()[self.bent]
+        return Part(np.tile(shares, (len(self._rows), 1)), {}, np.zeros((len(self._rows), 0), dtype=np.float32))
+
+    def known(self, cuts: Cuts, place: int) -> tuple[float, float]:
+        """Return ends of what an activation reads in a part."""
+        low, high, _ = cuts.get(place, Known(-np.inf, np.inf, False))
+        return max(low, float(self.lower[place])), min(high, float(self.upper[place]))
+
+    def where_to_cut(self, cuts: Cuts, place: int) -> float | None:
+        """Return the value at which a part is cut by what an activation reads; None where it cannot be.
+
+        What has a kink is cut there, once, and others in the middle. Any value is sound.
+        """
+        kink = self._function(place).kink
+        if kink is not None:
+            return None if place in cuts else kink
+        low, high = self.known(cuts, place)
+        middle = float(np.float32(low / 2 + high / 2))
+        return middle if low < middle < high else None
+
+    def gaps(self, cuts: Cuts) -> tuple[Float64[Tensor, "entry"], Float64[Tensor, "entry"]]:
+        """Return about how far lines lie below activations in a part, and above them; 0 where no cut helps."""
+        below, above = (gaps.clone() for gaps in self._gaps)
+        for place in cuts:
+            function = self._function(place)
+            if function.kink is None:
+                low, high = (torch.tensor([[end]], dtype=torch.float64) for end in self.known(cuts, place))
+                below[place], above[place] = (gap[0, 0] for gap in function.gaps(low, high))
+            else:
+                below[place] = above[place] = 0.0
+        return below, above
+
+    def _function(self, place: int) -> Function:
+        return self._functions[int(np.searchsorted(self._starts, place, side="right")) - 1]
 
     def improved(self, parts: Sequence[Part], wanted: Bool[np.ndarray, "part row"], steps: int) -> Drafts:
         """Return drafts of parts after some steps that make the lines of the wanted rows better.
@@ -144,7 +187,7 @@ class PartBounds:
         steps = steps if lines.slopes.numel() + lines.multipliers.numel() else 0
         if steps:
             lines = lines.free()
-            adam = torch.optim.Adam([lines.slopes, lines.multipliers], lr=_RATE)
+            ascent = Ascent([lines.slopes, lines.multipliers])
         for _ in range(steps):
             found = self._draft.bounds(rows, chords, *self._spread(lines, torch.float32)).bounds[:, 0] - limits
             gain = (found.detach() - bounds).clamp(min=0) > _WORTH * bounds.abs()
@@ -152,41 +195,42 @@ class PartBounds:
             waited = 0 if bool((gain & (bounds <= 0)).any()) else waited + 1
             if waited >= _PATIENCE or bool((bounds > 0).all()):
                 break
-            adam.zero_grad()
-            (-found.sum()).backward()
-            adam.step()
-            adam.param_groups[0]["lr"] *= _DECAY
+            ascent.step(found.sum())
             lines.clamp()
         best = best.stored()
         with torch.no_grad():
             last = self._draft.bounds(rows, chords, *self._spread(best, torch.float32))
         of_layers = [
-            last.seen[given].flatten(1) if given in last.seen else torch.zeros(len(group), int(np.prod(shape)))
-            for given, shape in zip(self._proof.relu_outputs.values(), self._proof.relus.values(), strict=True)
+            last.seen[step.output].flatten(1)
+            if step.output in last.seen
+            else torch.zeros(len(group), int(np.prod(self._shapes[read])))
+            for read, step in self._proof.free.items()
         ]
         pulls = torch.cat([torch.zeros(len(group), 0), *of_layers], 1)
         return _Best(last.bounds[:, 0] - limits, best, pulls, last.seen[self._proof.source][:, 0])
 
     def _ends(self, lines: "_Lines", dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return what the signs of parts say of the ends of what ReLUs read."""
+        """Return what the cuts of parts say of the ends of what activations read."""
         least = torch.full((len(lines.places), len(self.lower)), -torch.inf, dtype=dtype)
         most = torch.full_like(least, torch.inf)
-        for ends, sign in ((least, 1.0), (most, -1.0)):
-            pair, place = (lines.signs == sign).nonzero(as_tuple=True)
-            ends[pair, lines.places[pair, place]] = 0.0
+        least.scatter_reduce_(1, lines.places, lines.low.to(dtype), "amax")
+        most.scatter_reduce_(1, lines.places, lines.high.to(dtype), "amin")
         below, above = self._layers(least), self._layers(most)
         return {name: (below[name], above[name]) for name in below}
 
-    def _spread(self, lines: "_Lines", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the slopes of all ReLUs, and the multipliers of their signs, by the names of what they read."""
+    def _spread(self, lines: "_Lines", dtype: torch.dtype) -> tuple[dict[str, Tensor], Multipliers]:
+        """Return the shares of all activations, and the multipliers of cuts, by the names of what they read."""
         none = torch.zeros((len(lines.places), len(self.lower)), dtype=dtype)
         slopes = none.index_copy(1, torch.from_numpy(self.bent), lines.slopes.to(dtype))
         signed = lines.multipliers.to(dtype) * lines.signs.to(dtype)
-        return self._layers(slopes), self._layers(none.scatter_add(1, lines.places, signed))
+        is_low = torch.where(signed == 0, lines.signs, signed) > 0
+        end = torch.where(is_low, lines.low, lines.high).where(lines.signs != 0, 0.0).to(dtype)
+        spread, ends = (self._layers(none.scatter_add(1, lines.places, each)) for each in (signed, end))
+        return self._layers(slopes), {name: (spread[name], ends[name]) for name in spread}
 
     def _layers(self, flat: Tensor) -> dict[str, Tensor]:
-        sizes = [int(np.prod(shape)) for shape in self._proof.relus.values()]
-        parts = zip(self._proof.relus.items(), flat.split(sizes, dim=1), strict=True)
+        sizes = [int(np.prod(shape)) for shape in self._shapes.values()]
+        parts = zip(self._shapes.items(), flat.split(sizes, dim=1), strict=True)
         return {name: of_layer.reshape(len(flat), *shape) for (name, shape), of_layer in parts}
 
 
@@ -196,35 +240,37 @@ class _Lines:
     """Lines of pairs of a part and a row.
 
     Args:
-        slopes: of the bent ReLUs, from 0 to 1.
-        multipliers: of known signs, at least 0; parts know different numbers of signs, and the rest are 0.
-        places: the ReLUs of these signs.
-        signs: 1 where it reads at least 0, -1 where at most 0, 0 where nothing is known.
+        slopes: shares of the bent activations, from 0 to 1.
+        multipliers: of cuts, at least 0 of the end that the last one made, and at most 0 of the other one where that is
+            known; parts have different numbers of cuts, and the rest are 0.
+        places: the activations that are cut.
+        signs: 1 where it reads at least the end that the last cut made, -1 where at most, 0 where nothing is known.
+        low, high: the ends that are known of it.
     """
 
     slopes: Float32[Tensor, "pair bent"]
-    multipliers: Float32[Tensor, "pair sign"]
-    places: Int64[Tensor, "pair sign"]
-    signs: Float32[Tensor, "pair sign"]
+    multipliers: Float32[Tensor, "pair cut"]
+    places: Int64[Tensor, "pair cut"]
+    signs: Float32[Tensor, "pair cut"]
+    low: Float32[Tensor, "pair cut"]
+    high: Float32[Tensor, "pair cut"]
 
     @classmethod
     def of(cls, parts: Sequence[Part], pairs: np.ndarray) -> "_Lines":
-        most = max(len(part.signs) for part in parts)
-        known = [
-            np.pad(
-                np.array([[*part.signs], [1.0 if sign else -1.0 for sign in part.signs.values()]], dtype=np.float64),
-                ((0, 0), (0, most - len(part.signs))),
-            )
-            for part in parts
-        ]
-        places, signs = (torch.from_numpy(np.stack([one[side] for one in known])[pairs[:, 0]]) for side in (0, 1))
+        most = max(len(part.cuts) for part in parts)
+        known = np.zeros((len(parts), 4, most))
+        known[:, 2], known[:, 3] = -np.inf, np.inf
+        for row, part in enumerate(parts):
+            for column, (place, (low, high, is_above)) in enumerate(part.cuts.items()):
+                known[row, :, column] = place, 1.0 if is_above else -1.0, low, high
+        places, *rest = torch.from_numpy(known[pairs[:, 0]]).unbind(1)
         slopes = np.stack([parts[part].slopes[row] for part, row in pairs])
-        multipliers = [np.pad(parts[part].multipliers[row], (0, most - len(parts[part].signs))) for part, row in pairs]
+        multipliers = [np.pad(parts[part].multipliers[row], (0, most - len(parts[part].cuts))) for part, row in pairs]
         return cls(
             torch.from_numpy(slopes).float() / LEVELS,
             torch.from_numpy(np.stack(multipliers)),
             places.long(),
-            signs.float(),
+            *(each.float() for each in rest),
         )
 
     def free(self) -> "_Lines":
@@ -236,7 +282,8 @@ class _Lines:
     def clamp(self) -> None:
         """Put what a step has moved too far back to what is sound."""
         self.slopes.clamp_(0, 1)
-        self.multipliers.clamp_(min=0)
+        other = torch.where(self.signs > 0, self.high, self.low)
+        self.multipliers.clamp_(min=torch.where(other.isfinite(), -torch.inf, 0.0))
 
     def better(self, other: "_Lines", is_better: Bool[Tensor, "pair"]) -> "_Lines":
         """Return the lines of another where these are better."""
@@ -256,8 +303,8 @@ class _Lines:
         multipliers = self.multipliers.numpy()
         for place, (part, row) in enumerate(pairs.tolist()):
             old = parts[part]
-            lines = Part(old.slopes.copy(), old.signs, old.multipliers.copy())
-            lines.slopes[row], lines.multipliers[row] = slopes[place], multipliers[place, : len(old.signs)]
+            lines = Part(old.slopes.copy(), old.cuts, old.multipliers.copy())
+            lines.slopes[row], lines.multipliers[row] = slopes[place], multipliers[place, : len(old.cuts)]
             parts[part] = lines
 
 
@@ -268,5 +315,5 @@ class _Best:
 
     bounds: Float32[Tensor, "pair"]
     lines: _Lines
-    pulls: Float32[Tensor, "pair relu"]
+    pulls: Float32[Tensor, "pair entry"]
     at_source: Float32[Tensor, "pair *shape"]

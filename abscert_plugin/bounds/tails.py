@@ -29,8 +29,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR, TANH_ERROR
 from abscert_plugin.bounds.proof.functions import EXP_ERROR, LOG_ERROR
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID_ERROR, TANH_ERROR
 from abscert_plugin.graph.tail import Tail
 
 BY_PLACE: Final = (Tail.SIGMOID, Tail.TANH)

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 
 from abscert_plugin.bounds.proof import functions
-from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR, TANH_ERROR, Function
+from abscert_plugin.bounds.proof.activations import Function
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID_ERROR, TANH_ERROR
 from abscert_plugin.bounds.proof.smooth import Error, Smooth
 from abscert_plugin.graph.walk import need
 from abscert_plugin.guards import layers

@@ -1,4 +1,4 @@
-"""Branch and bound of one conjunction: parts are cut at inputs, or by signs of hidden values, until each is refuted."""
+"""Branch and bound of one conjunction: parts are cut at inputs, or at hidden values, until each is refuted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +12,14 @@ from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.waiting import Waiting
 from abscert_plugin.query.attack import Answer, Attack
+from abscert_plugin.query.by_hidden import ByHidden
 from abscert_plugin.query.by_inputs import ByInputs, ends_of
-from abscert_plugin.query.by_signs import BySigns
 from abscert_plugin.query.look import Cut, Cutter, Look, State
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.refuting import METHODS, Refuter
 from abscert_plugin.query.tree import INPUTS, Node, Region
 
-_MOST_FREE: Final = 20  # inputs that are cut; where more are free, signs are
+_MOST_FREE: Final = 20  # inputs that are cut; where more are free, hidden values are
 _MOST_AT_ONCE: Final = 128  # parts
 _STEPS: Final = 8
 _FOLLOW_EVERY: Final = 4  # rounds of cutting
@@ -37,7 +37,7 @@ class Group:
         case: the place of the case in its query.
         conjunctions: their places in the case.
         root: the tree.
-        bent: the ReLUs whose slopes the lines of its parts have.
+        bent: the activations whose lines its parts choose.
     """
 
     case: int
@@ -100,10 +100,10 @@ class Search:
         self._rounds = 0
         refuter = Refuter(proof, case, is_real)
         free = int((case.lower < case.upper).sum())
-        by_signs = free > _MOST_FREE and bool(proof.relus) and refuter.is_linear and not case.inputs
+        by_hidden = free > _MOST_FREE and bool(proof.free) and refuter.is_linear and not case.inputs
         self._cutter: Cutter
-        if by_signs:
-            self._cutter = cutter = BySigns(proof, refuter, case, values)
+        if by_hidden:
+            self._cutter = cutter = ByHidden(proof, refuter, case, values)
             self.group = replace(group, bent=cutter.bounds.bent)
         else:
             self._cutter = ByInputs(proof, refuter, case, is_real)

@@ -7,7 +7,8 @@ from typing import Any, Final, final
 import numpy as np
 
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.part import Part, Signs
+from abscert_plugin.bounds.part import Cuts, Part
+from abscert_plugin.bounds.part import cut as cut_hidden
 from abscert_plugin.errors import RecordError
 
 INPUTS: Final = "inputs"
@@ -23,7 +24,11 @@ COMBINED: Final = "combined"
 
 CUT: Final = "cut"
 SIGN: Final = "sign"
+VALUE: Final = "value"
+"""Cuts of what an activation reads: at 0, and at another value."""
+
 MOST_NODES: Final = 2**22
+_LARGEST_SINGLE: Final = float(np.finfo(np.float32).max)
 _LARGEST: Final = 2**1023  # near the largest float64: JSON has whole numbers of any size
 
 
@@ -33,10 +38,10 @@ class Node:
     """A part: cut in two, closed, or still open.
 
     Args:
-        kind: `cut`, `sign`, `combined`, one of `CLOSING`, or empty while it is open.
-        place: the input that is cut, or the ReLU whose sign is fixed.
-        value: the largest value of the lower half of a cut.
-        halves: the lower and the upper half; the part where a ReLU reads at most 0, and at least 0.
+        kind: `cut`, `sign`, `value`, `combined`, one of `CLOSING`, or empty while it is open.
+        place: the input that is cut, or the activation among all, ReLUs first.
+        value: the largest value of the lower half.
+        halves: the lower and the upper half.
         weights: of the constraints whose sum closes it.
         lines: those that close it, where it is closed by optimised ones.
     """
@@ -61,13 +66,13 @@ class Region:
 
     Args:
         lower, upper: its box.
-        signs: the signs that are fixed in it.
+        cuts: what is known in it of what activations read.
         weights: of the constraints whose sum closes it, where one does.
     """
 
     lower: np.ndarray
     upper: np.ndarray
-    signs: Signs = field(default_factory=dict)
+    cuts: Cuts = field(default_factory=dict)
     weights: tuple[float, ...] = ()
 
     def cut(self, place: int, value: float, in_float32: bool) -> "tuple[Region, Region]":
@@ -78,14 +83,12 @@ class Region:
         below, above = self.upper.copy(), self.lower.copy()
         below[place] = value
         above[place] = float(np.nextafter(np.float32(value), np.float32(np.inf))) if in_float32 else value
-        return Region(self.lower, below, self.signs), Region(above, self.upper, self.signs)
+        return Region(self.lower, below, self.cuts), Region(above, self.upper, self.cuts)
 
-    def sign(self, place: int) -> "tuple[Region, Region]":
-        """Return the parts in which a ReLU reads at most 0, and at least 0."""
-        return (
-            Region(self.lower, self.upper, {**self.signs, place: False}),
-            Region(self.lower, self.upper, {**self.signs, place: True}),
-        )
+    def cut_hidden(self, place: int, value: float) -> "tuple[Region, Region]":
+        """Return the parts in which an activation reads at most a value, and at least it."""
+        below, above = cut_hidden(self.cuts, place, value)
+        return Region(self.lower, self.upper, below), Region(self.lower, self.upper, above)
 
 
 def nodes_of(root: Node) -> Iterator[Node]:
@@ -104,11 +107,11 @@ def listed(root: Node) -> list[list[Any]]:
         if node.halves is None:
             found.append([node.kind, list(node.weights)] if node.kind == COMBINED else [node.kind])
         else:
-            found.append([node.kind, node.place, node.value] if node.kind == CUT else [node.kind, node.place])
+            found.append([node.kind, node.place] if node.kind == SIGN else [node.kind, node.place, node.value])
     return found
 
 
-def closed_parts(nodes: Sequence[Any], whole: Region, in_float32: bool, relus: int) -> dict[str, list[Region]]:
+def closed_parts(nodes: Sequence[Any], whole: Region, in_float32: bool, activations: int) -> dict[str, list[Region]]:
     """Return the parts of a tree by what closes them.
 
     Raises:
@@ -129,10 +132,12 @@ def closed_parts(nodes: Sequence[Any], whole: Region, in_float32: bool, relus: i
             place, value = rest
             _check_cut(part, place, value, in_float32)
             waiting += reversed(part.cut(place, float(value), in_float32))
-        elif kind == SIGN and len(rest) == 1 and type(rest[0]) is int and 0 <= rest[0] < relus:
-            if rest[0] in part.signs:
+        elif kind == SIGN and len(rest) == 1 and _is_place(rest[0], activations):
+            if rest[0] in part.cuts:
                 raise RecordError("its tree fixes a sign twice")
-            waiting += reversed(part.sign(rest[0]))
+            waiting += reversed(part.cut_hidden(rest[0], 0.0))
+        elif kind == VALUE and len(rest) == 2 and _is_place(rest[0], activations) and _is_single(rest[1]):
+            waiting += reversed(part.cut_hidden(rest[0], float(rest[1])))
         else:
             raise RecordError(f"its tree has a node {str(node)[:60]!r}, which is none")
     if waiting:
@@ -144,11 +149,22 @@ def _are_weights(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) in (int, float) and 0 <= value <= 1 for value in values)
 
 
+def _is_place(value: Any, count: int) -> bool:
+    return type(value) is int and 0 <= value < count
+
+
+def _is_single(value: Any) -> bool:
+    """Return whether a value is a finite number of float32, as ends of hidden values are."""
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST_SINGLE:
+        return False
+    return float(np.float32(value)) == value
+
+
 def _check_cut(part: Region, place: Any, value: Any, in_float32: bool) -> None:
     if type(place) is not int or not 0 <= place < len(part.lower) or type(value) not in (int, float):
         raise RecordError("its tree cuts at what is no input")
-    if part.signs:
-        raise RecordError("its tree cuts inputs below a sign")
+    if part.cuts:
+        raise RecordError("its tree cuts inputs below a hidden value")
     is_inside = abs(value) <= _LARGEST and part.lower[place] <= value < part.upper[place]
     if not is_inside or (in_float32 and float(np.float32(value)) != value):
         raise RecordError(f"its tree cuts input {place} at {str(value)[:30]}, which is not inside its part")

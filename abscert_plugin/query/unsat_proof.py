@@ -20,7 +20,7 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import RecordError, UnsupportedModelError, VerifierError
 from abscert_plugin.files import read_json, write_json
-from abscert_plugin.query.by_signs import bounds_of, sign_ends
+from abscert_plugin.query.by_hidden import bounds_of, ends_of_cuts
 from abscert_plugin.query.network import Network
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.reading import QueryFile
@@ -68,7 +68,8 @@ class UnsatProof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         query: name, version and sha256 of the text.
         model: name and sha256 of the ONNX file.
         groups: what refutes the conjunctions of constraints on outputs, of all boxes of the query: each its tree, a
-            node before its lower and its upper half; `["cut", input, value]`, `["sign", relu]`, or what closes a part:
+            node before its lower and its upper half; `["cut", input, value]`, `["sign", activation]`,
+            `["value", activation, value]`, or what closes a part:
             a method, or `["combined", weights]` of a conjunction's linear constraints.
         versions: of this package and of libraries.
         digest: sha256 of all else. It finds accidents; proving the parts again is what finds all else.
@@ -176,19 +177,19 @@ def _fault_of_case(
     proof: Proof, stored: StoredGroup, case: Case, is_real: bool, advance: Callable[[int], object]
 ) -> str:
     refuter = Refuter(proof, case, is_real)
-    relus = sum(int(np.prod(shape)) for shape in proof.relus.values())
+    activations = sum(int(np.prod(proof.shapes[name])) for name in proof.free)
     whole = Region(case.lower, case.upper)
-    closed = closed_parts(stored.tree, whole, not is_real, relus)
+    closed = closed_parts(stored.tree, whole, not is_real, activations)
     optimised = closed.pop(OPTIMISED, [])
-    if optimised and not _refutes_by_lines(proof, refuter, stored.lines, optimised, relus, advance):
+    if optimised and not _refutes_by_lines(proof, refuter, stored.lines, optimised, activations, advance):
         return f"a part of its tree is not refuted by {OPTIMISED}"
     for kind, parts in closed.items():
-        parts = sorted(parts, key=lambda part: bool(part.signs))
+        parts = sorted(parts, key=lambda part: bool(part.cuts))
         boxes: dict[bytes, dict[str, Enclosure]] = {}
         for start in range(0, len(parts), _AT_ONCE):
             some = parts[start : start + _AT_ONCE]
-            for with_signs in (False, True):
-                same = [part for part in some if bool(part.signs) == with_signs]
+            for is_hidden in (False, True):
+                same = [part for part in some if bool(part.cuts) == is_hidden]
                 if same and not _refutes(proof, refuter, kind, same, whole, boxes):
                     return f"a part of its tree is not refuted by {kind}"
             advance(len(some))
@@ -200,19 +201,19 @@ def _refutes_by_lines(
     refuter: Refuter,
     lines: PartLines | None,
     parts: Sequence[Region],
-    relus: int,
+    activations: int,
     advance: Callable[[int], object],
 ) -> bool:
     """Return whether the lines that are kept refute parts of one box, in the tree's order."""
     box = {(part.lower.tobytes(), part.upper.tobytes()) for part in parts}
-    if lines is None or len(box) != 1 or not proof.relus or refuter.conjunctions != 1:
+    if lines is None or len(box) != 1 or not proof.free or refuter.conjunctions != 1:
         return False
-    rows, bent = lines.of_margins(refuter.limits, relus)
+    rows, bent = lines.of_margins(refuter.limits, activations)
     if not len(rows):
         return False
     lower, upper = (torch.from_numpy(end).unsqueeze(0) for end in (parts[0].lower, parts[0].upper))
     bounds = bounds_of(proof, refuter, refuter.intervals(lower, upper, refined=True), bent, rows)
-    kept = lines.parts([part.signs for part in parts], len(rows), len(bent))
+    kept = lines.parts([part.cuts for part in parts], len(rows), len(bent))
     for start in range(0, len(kept), _AT_ONCE):
         some = kept[start : start + _AT_ONCE]
         if not (bounds.proven(some).max(axis=1) > 0).all():
@@ -229,7 +230,7 @@ def _refutes(
     whole: Region,
     boxes: dict[bytes, dict[str, Enclosure]],
 ) -> bool:
-    """Return whether a method refutes parts, with signs or without; `boxes` keeps enclosures of boxes with signs.
+    """Return whether a method refutes parts, cut at hidden values or not; `boxes` keeps enclosures of those boxes.
 
     How many hidden values are bounded by backward passes is that of the box of the batch in which most are open. So
     the whole box goes along: then no part is bounded less closely than it was in the batch in which it was refuted.
@@ -240,7 +241,7 @@ def _refutes(
     if kind == COMBINED and (not refuter.combinable or {len(part.weights) for part in parts} != {refuter.combinable}):
         return False
     weights = torch.tensor([part.weights for part in parts], dtype=torch.float64)
-    if not parts[0].signs:
+    if not parts[0].cuts:
         least, most = (torch.from_numpy(end).unsqueeze(0) for end in (whole.lower, whole.upper))
         is_refined = kind in (BoundMethod.CROWN, COMBINED)
         together = refuter.intervals(torch.cat([lower, least]), torch.cat([upper, most]), is_refined)
@@ -256,7 +257,7 @@ def _refutes(
             boxes[key] = refuter.intervals(lower[row : row + 1], upper[row : row + 1], refined=True)
     names = boxes[keys[0]]
     values = {name: Enclosure.joined([boxes[key][name] for key in keys]) for name in names}
-    ends = sign_ends(proof, [part.signs for part in parts])
+    ends = ends_of_cuts(proof, [part.cuts for part in parts])
     if kind == COMBINED:
         return bool(refuter.combined(values, weights, ends).all())
     linear, _ = refuter.explained(values, ends)

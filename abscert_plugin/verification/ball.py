@@ -28,6 +28,7 @@ from abscert_plugin.verification.search import Cut, Problem, Search
 from abscert_plugin.verification.sign_cut import SignCut
 
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
+_SHARE_OF_HIDDEN: Final = 0.25  # of the time that is left, before cells are cut
 _ENTRIES: Final = 2**24  # of all tensors, over the problems that are searched at once
 _NO_NETWORK: Final = "no proof was found, and running a plain classifier alone certifies nothing"
 
@@ -136,9 +137,8 @@ class BallVerifier:
 
         first = [method for method in self._budget.bounds if method is BoundMethod.IBP]
         quick = [method for method in self._budget.bounds if method is BoundMethod.CROWN_IBP]
-        # the search for signs begins with optimised lines
-        later = (*first, *quick, *(() if self._counts_cells else (BoundMethod.OPTIMISED,)))
-        slow = [method for method in self._budget.bounds if method not in later]
+        # the search by hidden values begins with optimised lines
+        slow = [method for method in self._budget.bounds if method not in (*first, *quick, BoundMethod.OPTIMISED)]
         refuting = Refuting(self._deployed, self._white_box, self._budget, batch) if self._budget.attacks else None
         return [
             *bound(first),
@@ -195,9 +195,27 @@ class BallVerifier:
             self._search(batch, rows[start : start + size])
 
     def _search(self, batch: BallBatch, rows: Rows) -> None:
+        """Search by hidden values; cells, where the front has them, take over what that leaves open in its time."""
+        prover = self._deployed.prover
+        assert prover is not None
+        hidden = SignCut(prover, self._deployed)
+        if not self._counts_cells:
+            self._search_by(hidden, batch, rows, 1.0)
+            return
+        assert self._white_box is not None
+        self._search_by(hidden, batch, rows, _SHARE_OF_HIDDEN)
+        rows = batch.in_time(rows)
+        # the tighter of the two; intervals alone are tighter still on networks that were trained by them
+        methods = {
+            row: max(_LINEAR, key=lambda kind: batch.bounds.get((row, kind), -math.inf)) for row in rows.tolist()
+        }
+        cells = CellCut(self._white_box.bounder, prover, self._deployed, self._budget.leaf, methods)
+        self._search_by(cells, batch, rows, 1.0)
+
+    def _search_by(self, cut: Cut, batch: BallBatch, rows: Rows, share: float) -> None:
+        """Search by cuts of one kind, in a share of the time that is left; where it is all, what stays open ends."""
         method = "branch and bound"
-        problems = {row: self._problem(batch, row) for row in rows.tolist()}
-        cut = self._cut(batch, rows)
+        problems = {row: self._problem(batch, row, share) for row in rows.tolist()}
         search = Search(cut, lambda row, point: batch.refute(row, point, method), self._budget)
         outcomes = search.run(problems)
         certified, unbounded = {}, []
@@ -205,31 +223,20 @@ class BallVerifier:
             batch.seconds[row] += outcome.seconds
             if not batch.is_open[row]:
                 continue
-            if outcome.is_unbounded and self._counts_cells:  # what cannot be bounded can still be run
-                unbounded.append(row)
-            elif outcome.certified:
+            if outcome.certified:
                 certified[row] = outcome.margin
                 batch.evidence[row] = cut.evidence(row, outcome.tree)
+            elif share < 1:
+                continue
+            elif outcome.is_unbounded and self._counts_cells:  # what cannot be bounded can still be run
+                unbounded.append(row)
             else:
                 batch.margin[row] = outcome.margin
                 batch.end([row], Verdict.UNKNOWN, outcome.failure, method)
         batch.certify(certified, "every branch was proven or run", method, self._deployed.arithmetic)
         self._enumerate(batch, np.array(unbounded, dtype=np.int64))
 
-    def _cut(self, batch: BallBatch, rows: Rows) -> Cut:
-        """Return how the search cuts: cells, or signs of hidden values where the front has no cells."""
-        prover, white_box = self._deployed.prover, self._white_box
-        assert prover is not None
-        if not self._counts_cells:
-            return SignCut(prover, self._deployed)
-        assert white_box is not None
-        # the tighter of the two; intervals alone are tighter still on networks that were trained by them
-        methods = {
-            row: max(_LINEAR, key=lambda kind: batch.bounds.get((row, kind), -math.inf)) for row in rows.tolist()
-        }
-        return CellCut(white_box.bounder, prover, self._deployed, self._budget.leaf, methods)
-
-    def _problem(self, batch: BallBatch, row: int) -> Problem:
-        """Return what is left to decide of a row, and the time that is left for it."""
-        seconds = self._budget.seconds - float(batch.seconds[row])
+    def _problem(self, batch: BallBatch, row: int, share: float = 1.0) -> Problem:
+        """Return what is left to decide of a row, and a share of the time that is left for it."""
+        seconds = share * (self._budget.seconds - float(batch.seconds[row]))
         return Problem(batch.reach.lowest[row], batch.reach.highest[row], int(batch.labels[row]), seconds)

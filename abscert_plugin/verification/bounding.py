@@ -1,7 +1,5 @@
 """The step that bounds balls, from fast and loose to slow and tight: float32 bounds tell what is worth a proof."""
 
-import math
-import time
 from collections.abc import Sequence
 from typing import Final, final
 
@@ -19,7 +17,6 @@ from abscert_plugin.verification.evidence import Evidence, storable
 from abscert_plugin.verification.guarding import GuardRun
 from abscert_plugin.verification.proving import Prover
 
-_OPTIMISED_COST: Final = 60  # of one CROWN bound: 20 steps forth and back
 _CERTIFIES: Final = "a proof bounds every margin above 0"
 
 
@@ -41,7 +38,6 @@ class Bounding:
         self._guard = guard
         self._bounder = bounder
         self._budget = budget
-        self._pace: dict[BoundMethod, float] = {}  # seconds a box that each method last took
 
     def bound(self, batch: BallBatch, rows: Rows, method: BoundMethod) -> None:
         """Certify the rows of which a proof bounds all margins above 0.
@@ -51,10 +47,6 @@ class Bounding:
         Raises:
             BoundDefectError: if the file contradicts a proof.
         """
-        if method is BoundMethod.OPTIMISED:
-            # its steps each cost about three of CROWN: only where half of the time left suffices, the search is better
-            likely = self._pace.get(method, _OPTIMISED_COST * self._pace.get(BoundMethod.CROWN, math.inf))
-            rows = rows[likely <= (self._budget.seconds - batch.seconds[rows]) / 2]
         self._bound(batch, rows, method, self._budget.bounds_at_once)
 
     def alone(self, batch: BallBatch, rows: Rows, method: BoundMethod) -> None:
@@ -83,7 +75,6 @@ class Bounding:
 
     def _bound_part(self, batch: BallBatch, part: Rows, method: BoundMethod) -> bool:
         """Bound rows in one call; return whether memory sufficed for it."""
-        began = time.perf_counter()
         reach, labels = batch.reach.take(part), batch.labels[part]
         try:
             seen, slopes = self._seen(reach, labels, method)
@@ -98,7 +89,6 @@ class Bounding:
             return False
         except VerifierError:
             return True
-        self._pace[method] = (time.perf_counter() - began) / len(part)
         seen[likely] = proven
         batch.bounds |= {(row, method): bound for row, bound in zip(part.tolist(), seen.tolist(), strict=True)}
         certified = {int(part[place]): float(seen[place]) for place in likely if seen[place] > 0}

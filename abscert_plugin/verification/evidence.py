@@ -37,7 +37,7 @@ class Node:
     """A part of a search's tree: cut in two, closed, or still open.
 
     Args:
-        place: where it is cut: a pixel, or a ReLU among all; -1 where it is not.
+        place: where it is cut: a pixel, or an activation among all; -1 where it is not.
         halves: its two parts, the lower one first.
         closed_by: one of `CLOSING`; empty where it is cut or open.
         part: the lines that close it, where it is closed by optimised ones.
@@ -71,12 +71,16 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         tree: the tree of a branch and bound from its root, a node before its lower and then its upper half: the place
             of a cut, or -1 - k where the k-th of `CLOSING` closes it; int32, packed.
         slopes: lower slopes of the file's ReLUs, of all margins, in fifteenths; bytes, packed.
-        lines: what closes parts of a tree of signs by optimised lines.
+        lines: what closes parts of a tree of hidden values by optimised lines.
+        loose: names of the hidden tensors that these left to intervals.
+        by_hidden: whether the tree is one of hidden values; of a file without cells every tree is.
     """
 
     tree: str | None = None
     slopes: tuple[str, ...] | None = None
     lines: PartLines | None = None
+    loose: tuple[str, ...] = ()
+    by_hidden: bool = False
 
     @classmethod
     def of_tree(cls, root: Node) -> "Evidence | None":
@@ -85,18 +89,28 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return _if_short(cls(tree=packed(np.array(places, dtype="<i4"))))
 
     @classmethod
-    def of_parts(cls, root: Node, rows: Int64[np.ndarray, "row"], bent: Int64[np.ndarray, "bent"]) -> "Evidence | None":
+    def of_parts(
+        cls,
+        root: Node,
+        rows: Int64[np.ndarray, "row"],
+        bent: Int64[np.ndarray, "bent"],
+        loose: Sequence[str] = (),
+    ) -> "Evidence | None":
         """Return the evidence that a tree is whose parts have lines; None where it is too long to keep.
 
         Args:
             root: the tree.
             rows: the other classes that are bounded in each part, as `PartMargins` has them.
-            bent: the ReLUs whose slopes parts have.
+            bent: the activations whose lines are chosen.
+            loose: the hidden tensors that were left to intervals.
         """
         made = cls.of_tree(root)
         parts = [node.part for node in listed(root) if node.part is not None]
-        if made is None or not parts:
-            return made
+        if made is None:
+            return None
+        made = msgspec.structs.replace(made, loose=tuple(loose), by_hidden=True)
+        if not parts:
+            return _if_short(made)
         lines = PartLines.of(parts, rows, bent)
         return None if lines is None else _if_short(msgspec.structs.replace(made, lines=lines))
 
@@ -176,5 +190,5 @@ def read_evidence(path: Path) -> Evidence | None:
 
 def _if_short(evidence: Evidence) -> Evidence | None:
     lines = 0 if evidence.lines is None else evidence.lines.length
-    length = lines + sum(map(len, (evidence.tree or "", *(evidence.slopes or ()))))
+    length = lines + sum(map(len, (evidence.tree or "", *(evidence.slopes or ()), *evidence.loose)))
     return evidence if length <= _LONGEST else None

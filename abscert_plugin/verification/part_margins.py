@@ -1,6 +1,6 @@
-"""Margins of a label over parts of a box, in which ReLUs have known signs."""
+"""Margins of a label over parts of a box, in which more is known of what activations read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeAlias, final
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.hidden import Hidden
 from abscert_plugin.bounds.part import Part
 from abscert_plugin.bounds.parts import PartBounds
 from abscert_plugin.bounds.proof import Proof
@@ -34,10 +35,12 @@ class PartMargins:
         kept: what is left of margins behind the file's tail.
         rows: which of the other classes, by their order without the label, are bounded in each part; those that are not
             well above 0 where None.
-        bent: the ReLUs whose slopes parts have; those that are unstable in the whole box where None.
+        bent: the activations that have shares in parts; those with a choice in the whole box where None.
+        loose: names of the tensors that are left to intervals; those that CROWN does not tighten where None.
 
     Attributes:
         rows: the same.
+        loose: the same.
         bounds: what bounds the margins of these.
         whole: the bounds of all margins over the whole box.
 
@@ -54,8 +57,11 @@ class PartMargins:
         kept: Callable[[Tensor], Tensor],
         rows: Int64[np.ndarray, "row"] | None = None,
         bent: Int64[np.ndarray, "bent"] | None = None,
+        loose: Collection[str] | None = None,
     ) -> None:
-        values = proof.intervals(lower, upper, refined=True)
+        hidden = Hidden(proof, loose)
+        values = proof.intervals(lower, upper, True, hidden.refine)
+        self.loose = hidden.loose
         every = margin_rows(torch.tensor([label]), proof.classes)
         self.whole = proof.lower_bounds(values, every, BoundMethod.CROWN)
         if rows is None:

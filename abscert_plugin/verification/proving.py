@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar, final
 
 import numpy as np
@@ -84,6 +84,8 @@ class Prover:
         self.classes = classes
         self.sizes = tuple(math.prod(shape) for shape in self._proof.relus.values())
         """How many ReLUs each layer of them has, in order."""
+        self.activations = sum(math.prod(self._proof.shapes[name]) for name in self._proof.free)
+        """How many activations there are whose lines can be chosen, and by which a search may cut."""
         self.entries = self._proof.entries
         """How many entries all tensors of one input have together."""
         self._need_agreement(artifact)
@@ -243,8 +245,9 @@ class Prover:
         label: int,
         rows: Int64[np.ndarray, "row"] | None = None,
         bent: Int64[np.ndarray, "bent"] | None = None,
+        loose: Collection[str] | None = None,
     ) -> PartMargins:
-        """Return what bounds the margins of a label over parts of all points between two, `rows` and `bent` as there.
+        """Return what bounds the margins of a label over parts of all points between two, with the rest as there.
 
         Raises:
             BoundMemoryError: if memory did not suffice.
@@ -252,7 +255,7 @@ class Prover:
         lower, upper = self._ends(lowest[None], highest[None])
 
         def opened() -> PartMargins:
-            return PartMargins(self._proof, lower, upper, label, kept, rows, bent)
+            return PartMargins(self._proof, lower, upper, label, kept, rows, bent, loose)
 
         def kept(margins: Tensor) -> Tensor:
             values = self._proof.intervals(lower, upper) if self.tail in BY_PLACE else {}

@@ -8,6 +8,7 @@ from jaxtyping import Float32
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.part import Cuts, cut
 from abscert_plugin.claim import PROVABLE
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.front import Cells, Point, combinations
@@ -77,9 +78,9 @@ class Reproof:
         if method == "branch and bound":
             if evidence is None or evidence.tree is None:
                 return None
-            if isinstance(self._deployed.front, Cells):
+            if isinstance(self._deployed.front, Cells) and not evidence.by_hidden:
                 return self._cells(prover, evidence.nodes(), lowest, highest, record.label)
-            return _signs(prover, evidence, lowest, highest, record.label)
+            return _hidden(prover, evidence, lowest, highest, record.label)
         if method not in list(BoundMethod) or (evidence is None and method == BoundMethod.OPTIMISED):
             return None
         return _bound(prover, record, lowest, highest, evidence)
@@ -157,30 +158,31 @@ def _is_within(said: float | None, proven: float) -> bool:
     return said is not None and said <= proven + _TOLERANCE * max(1.0, proven)
 
 
-def _signs(prover: Prover, evidence: Evidence, lowest: Point, highest: Point, label: int) -> float:
-    """Prove the parts of a tree of signs of hidden values."""
-    closed: dict[str, list[dict[int, bool]]] = {str(BoundMethod.CROWN): [], str(BoundMethod.OPTIMISED): []}
-    relus, waiting = sum(prover.sizes), [dict[int, bool]()]
+def _hidden(prover: Prover, evidence: Evidence, lowest: Point, highest: Point, label: int) -> float:
+    """Prove the parts of a tree of hidden values."""
+    rows = bent = None
+    if evidence.lines is not None:
+        rows, bent = evidence.lines.of_margins(prover.classes - 1, prover.activations)
+    margins = prover.part_margins(lowest, highest, label, rows, bent, evidence.loose)
+    closed: dict[str, list[Cuts]] = {str(BoundMethod.CROWN): [], str(BoundMethod.OPTIMISED): []}
+    waiting: list[Cuts] = [{}]
     for number in _checked(evidence.nodes()):
         if not waiting:
             raise RecordError("its tree has more nodes than parts")
-        signs = waiting.pop()
+        cuts = waiting.pop()
         if number < 0:
             if CLOSING[-1 - number] not in closed:
-                raise RecordError("a part of its tree of signs is closed by something else than linear bounds")
-            closed[CLOSING[-1 - number]].append(signs)
-        elif number >= relus or number in signs:
-            raise RecordError("its tree cuts a ReLU that the file does not have, or one twice")
-        else:
-            waiting += [{**signs, number: True}, {**signs, number: False}]
+                raise RecordError("a part of its tree of hidden values is closed by something else than linear bounds")
+            closed[CLOSING[-1 - number]].append(cuts)
+            continue
+        value = margins.bounds.where_to_cut(cuts, number) if number < prover.activations else None
+        if value is None:
+            raise RecordError("its tree cuts an activation that the file does not have, or one once too often")
+        waiting += reversed(cut(cuts, number, value))
     if waiting:
         raise RecordError("its tree leaves parts open")
     plain, optimised = closed.values()
-    rows = bent = None
-    if evidence.lines is not None:
-        rows, bent = evidence.lines.of_margins(prover.classes - 1, relus)
-    margins = prover.part_margins(lowest, highest, label, rows, bent)
-    parts = [margins.bounds.whole().with_signs(signs) for signs in plain]
+    parts = [margins.bounds.whole().with_cuts(cuts) for cuts in plain]
     if evidence.lines is not None and rows is not None and bent is not None:
         parts += evidence.lines.parts(optimised, len(rows), len(bent))
     elif optimised:

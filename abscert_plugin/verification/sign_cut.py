@@ -1,4 +1,4 @@
-"""Cutting by the sign of what enters a ReLU: at most 0, or at least 0."""
+"""Cutting by what enters an activation: ReLUs at 0, sigmoids and tanh in the middle of what they may read."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,9 +8,9 @@ from typing import Final, final
 import numpy as np
 
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.cut_choice import Cut, chosen_cuts
 from abscert_plugin.bounds.part import Part
 from abscert_plugin.bounds.parts import Drafts
-from abscert_plugin.bounds.sign_choice import chosen_signs
 from abscert_plugin.front import Points
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import Evidence, Node
@@ -19,15 +19,15 @@ from abscert_plugin.verification.proving import Prover, in_memory
 from abscert_plugin.verification.search import Bounded, Branch, Problem
 
 _STEPS: Final = (30, 12)  # that make lines better: those of the whole box, and of its parts
-_NONE_LEFT: Final = "no ReLU is left to split, and the bounds do not decide it"
+_NONE_LEFT: Final = "no ReLU or sigmoid is left to split, and the bounds do not decide it"
 
 
 @final
 class SignCut:
-    """Cuts by signs of hidden values; the box of inputs stays whole.
+    """Cuts by hidden values; the box of inputs stays whole.
 
-    Sound: a ReLU's input is at most 0 or at least 0, and a part is closed by a proof alone. A problem may end with no
-    ReLU left and undecided, since its lines and multipliers are those that some steps have found.
+    Sound: what an activation reads is at most a value or at least it, and a part is closed by a proof alone. A problem
+    may end with no ReLU left and undecided, since its lines and multipliers are those that some steps have found.
 
     Args:
         prover: proves margins of parts.
@@ -58,7 +58,7 @@ class SignCut:
     def evidence(self, number: int, tree: Node) -> Evidence | None:
         """Return what proves a problem again."""
         margins = self._margins[number]
-        return Evidence.of_parts(tree, margins.rows, margins.bounds.bent)
+        return Evidence.of_parts(tree, margins.rows, margins.bounds.bent, margins.loose)
 
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
         """Bound branches by lines and multipliers that a few steps make better.
@@ -92,11 +92,11 @@ class SignCut:
             bounds[likely] = margins.proven([drafts.parts[row] for row in likely])
         still = np.flatnonzero(~(bounds > 0))
         suspects = self._suspects(problem, drafts, still)
-        chosen = chosen_signs(margins.bounds, drafts, ~(drafts.bounds > 0), still.tolist())
-        places = dict(zip(still.tolist(), chosen, strict=True))
+        chosen = chosen_cuts(margins.bounds, drafts, ~(drafts.bounds > 0), still.tolist())
+        cuts = dict(zip(still.tolist(), chosen, strict=True))
         return [
-            self._cut(float(bounds[row]), drafts.parts[row], places[row], suspects[row])
-            if row in places
+            self._cut(float(bounds[row]), drafts.parts[row], cuts[row], suspects[row])
+            if row in cuts
             else Bounded(float(bounds[row]), str(BoundMethod.OPTIMISED), part=drafts.parts[row])
             for row in range(len(parts))
         ]
@@ -115,7 +115,7 @@ class SignCut:
         return {row: corners[place : place + 1] if is_wrong[place] else () for place, row in enumerate(rows.tolist())}
 
     @staticmethod
-    def _cut(bound: float, part: Part, place: int | None, suspects: Points | tuple[()]) -> Bounded:
-        if place is None:
+    def _cut(bound: float, part: Part, cut: Cut | None, suspects: Points | tuple[()]) -> Bounded:
+        if cut is None:
             return Bounded(bound, suspects=suspects, reason=_NONE_LEFT)
-        return Bounded(bound, "", suspects, place, partial(part.halves, place), bytes=part.bytes)
+        return Bounded(bound, "", suspects, cut[0], partial(part.halves, *cut), bytes=part.bytes)

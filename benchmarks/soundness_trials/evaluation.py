@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR, TANH_ERROR
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID_ERROR, TANH_ERROR
 from abscert_plugin.graph.nodes import Graph, Node
 
 Array: TypeAlias = np.ndarray[Any, Any]

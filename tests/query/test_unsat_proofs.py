@@ -94,9 +94,9 @@ def lines(**changes: str) -> Change:
     return lambda value: value["groups"][0]["lines"].update(changes)
 
 
-def negative_multipliers(value: dict[str, Any]) -> None:
+def infinite_multipliers(value: dict[str, Any]) -> None:
     stored = value["groups"][0]["lines"]
-    stored["multipliers"] = packed(-1 - numbers(stored["multipliers"], "<f4"))
+    stored["multipliers"] = packed(np.float32(np.inf) + numbers(stored["multipliers"], "<f4"))
 
 
 FORGED: list[tuple[str, Change, str]] = [
@@ -124,6 +124,10 @@ FORGED: list[tuple[str, Change, str]] = [
     ("cuts", lambda value: value.update(arithmetic="this-runtime"), "something else"),
     ("cuts", lambda value: value.update(says="All is well."), "something else"),
     ("signs", put(0, ["sign", 10**6]), "which is none"),
+    ("signs", put(0, ["value", 10**6, 0.5]), "which is none"),
+    ("signs", put(0, ["value", 0, 0.1]), "which is none"),
+    ("signs", put(0, ["value", 0, 10**400]), "which is none"),
+    ("signs", put(0, ["value", 0, None]), "which is none"),
     ("signs", lambda value: value["groups"][0].__setitem__("tree", [["crown"]]), "not refuted by crown"),
     (
         "signs",
@@ -142,7 +146,7 @@ FORGED: list[tuple[str, Change, str]] = [
     ("signs", lines(rows=packed(np.array([1], "<i4"))), "does not have"),
     ("signs", lines(bent=packed(np.array([10**6], "<i4"))), "does not have"),
     ("signs", lines(multipliers="AAAA"), "packed with zlib"),
-    ("signs", negative_multipliers, "below 0"),
+    ("signs", infinite_multipliers, "not finite"),
     ("cuts", put(-1, ["optimised"]), "not refuted by optimised"),
 ]
 
@@ -160,6 +164,11 @@ def test_lines_of_other_parts_prove_nothing_wrong(proven: Path) -> None:
         stored["slopes"] = packed(255 - numbers(stored["slopes"], "u1"))
         stored["multipliers"] = packed(1e3 * numbers(stored["multipliers"], "<f4"))
 
+    def negative(value: dict[str, Any]) -> None:
+        stored = value["groups"][0]["lines"]
+        stored["multipliers"] = packed(-1 - numbers(stored["multipliers"], "<f4"))
+
+    assert fault(proven, "signs", negative) == "box 0: a part of its tree is not refuted by optimised"
     assert fault(proven, "signs", swapped) in ("", "box 0: a part of its tree is not refuted by optimised")
 
 
@@ -207,7 +216,7 @@ def test_the_parts_of_a_tree_cover_every_float32() -> None:
     below, above = high.split(CUT, 1, 0.25)
     below.kind = above.kind = "crown"
     whole = Region(np.zeros(2), np.ones(2))
-    parts = closed_parts(listed(root), whole, in_float32=True, relus=0)
+    parts = closed_parts(listed(root), whole, in_float32=True, activations=0)
     ends = sorted((*part.lower.tolist(), *part.upper.tolist()) for found in parts.values() for part in found)
     after = float(np.nextafter(np.float32(0.5), np.float32(1)))
     assert ends == [
@@ -215,7 +224,7 @@ def test_the_parts_of_a_tree_cover_every_float32() -> None:
         (after, 0.0, 1.0, 0.25),
         (after, float(np.nextafter(np.float32(0.25), np.float32(1))), 1.0, 1.0),
     ]
-    real = closed_parts(listed(root), whole, in_float32=False, relus=0)
+    real = closed_parts(listed(root), whole, in_float32=False, activations=0)
     assert sorted(part.lower[0] for found in real.values() for part in found) == [0.0, 0.5, 0.5]
 
 

@@ -136,3 +136,18 @@ def crown(seed: int, problems: dict[int, Problem]) -> dict[int, float]:
     labels = torch.tensor([problem.label for problem in problems.values()])
     least = bounder_of(seed).margins(lower, upper, labels, BoundMethod.CROWN).amin(dim=1)
     return dict(zip(problems, least.tolist(), strict=True))
+
+
+def bump(
+    biases: list[float], weights: list[float], bend: nn.Module, gain: float = 1.0, first: float = 0.25
+) -> nn.Sequential:
+    """Return a network whose logit 0 is `first`; logit 1 is weights . bend(gain (x + biases)) of the first pixel x."""
+    inner, outer = nn.Linear(3, len(biases)), nn.Linear(len(biases), CLASSES)
+    with torch.no_grad():
+        for parameter in (*inner.parameters(), *outer.parameters()):
+            parameter.zero_()
+        inner.weight[:, 0] = gain
+        inner.bias.copy_(gain * torch.tensor(biases))
+        outer.weight[1] = torch.tensor(weights)
+        outer.bias.copy_(torch.tensor([first, 0.0, -1.0]))
+    return nn.Sequential(nn.Flatten(), inner, bend, outer).requires_grad_(False)

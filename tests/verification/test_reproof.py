@@ -9,6 +9,7 @@ import pytest
 import torch
 from ball_oracle import tiny_case
 from plain_oracle import plain, plain_case
+from sign_boxes import bump
 from torch import nn
 
 from abscert_plugin.ball import Ball
@@ -78,6 +79,12 @@ def signs() -> Proven:
     return proven(plain(network, (1, 1, 3)), Ball(Radius.parse("0.2")), ONLY_SEARCH, count=40)
 
 
+@pytest.fixture(scope="module")
+def curved() -> Proven:
+    network = bump([0.1, -0.1], [1.0, -1.0], nn.Tanh(), 8.0, 1.6)
+    return proven(plain(network, (1, 1, 3)), Ball(Radius.parse("1.0")), ONLY_SEARCH, count=1)
+
+
 @pytest.fixture
 def no_lirpa(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any, **options: Any) -> None:
@@ -136,6 +143,28 @@ def test_another_label_fails_and_nothing_kept_is_searched_for(cells: Proven, sig
         item, image = case.rows[0]
         assert case.reproof.fault(item.record, image, None) == RESEARCH
         assert case.reproof.fault(msgspec.structs.replace(item.record, method="magic"), image, None) == RESEARCH
+
+
+@pytest.mark.usefixtures("no_lirpa")
+def test_a_tree_of_cuts_of_a_tanh_proves_again_and_one_that_is_changed_does_not(curved: Proven) -> None:
+    tree, (item, image) = curved.tree(), curved.rows[0]
+    assert item.record.method == "branch and bound"
+    assert len(tree) > 3
+    assert curved.fault() == ""
+    evidence = item.evidence
+    assert evidence is not None
+    assert evidence.lines is not None
+    for changed, said in (
+        (tree[:-1], "leaves parts open"),
+        ([2, *tree[1:]], "does not have"),
+        ([1 - tree[0], *tree[1:]], ""),
+        ([-5], "lines are not those"),
+    ):
+        forged = msgspec.structs.replace(evidence, tree=packed(np.array(changed, dtype="<i4")))
+        fault = curved.reproof.fault(item.record, image, forged)
+        assert said in fault != ""
+    none = msgspec.structs.replace(evidence.lines, slopes=packed(np.zeros(len(evidence.lines.slopes), np.uint8)))
+    assert curved.reproof.fault(item.record, image, msgspec.structs.replace(evidence, lines=none)) != ""
 
 
 @pytest.mark.parametrize("text", ["", "AAAA", "\N{SNOWMAN}", packed(np.zeros(3, dtype=np.uint8)) + "A" * 4])

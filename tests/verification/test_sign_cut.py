@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from sign_boxes import (
     SHAPE,
     WIDTHS,
     boxes,
+    bump,
     check,
     crown,
     margins_of,
@@ -156,17 +157,31 @@ def test_no_order_or_batch_turns_a_verdict_round() -> None:
 # --- planted bugs -----------------------------------------------------------------------------------------------------
 
 
-def bump(biases: list[float], weights: list[float]) -> nn.Sequential:
-    """Return a network whose logit 0 is 1/4, and logit 1 is weights . relu(x + biases) of the first pixel x."""
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3, len(biases)), nn.ReLU(), nn.Linear(len(biases), CLASSES))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        cast(nn.Linear, network[1]).weight[:, 0] = 1
-        cast(nn.Linear, network[1]).bias.copy_(torch.tensor(biases))
-        cast(nn.Linear, network[3]).weight[1] = torch.tensor(weights)
-        cast(nn.Linear, network[3]).bias.copy_(torch.tensor([0.25, 0.0, -1.0]))
-    return network
+def everything(seconds: float = LONG) -> dict[int, Problem]:
+    return {0: Problem(np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32), 0, seconds)}
+
+
+def test_a_tanh_is_cut_until_its_bounds_are_near_and_a_gap_between_halves_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second logit is 1.33 where x = 0, about, and no larger elsewhere; intervals say 2."""
+    right, wrong = (bump([0.1, -0.1], [1.0, -1.0], nn.Tanh(), 8.0, first) for first in (1.6, 1.25))
+    outcomes, _ = search(right, everything(60.0), believe=False)
+    check(right, everything(), outcomes)
+    assert outcomes[0].certified
+    assert outcomes[0].branches > 3
+    assert margins_of(wrong, np.full((1, *SHAPE), 0.5, np.float32), 0)[0] < 0
+    outcomes, _ = search(wrong, everything(0.5), believe=False)
+    assert not outcomes[0].certified
+    halves = Part.halves
+
+    def apart(self: Part, place: int, value: float) -> tuple[Part, Part]:
+        return halves(self, place, value - 2.0)[0], halves(self, place, value + 2.0)[1]
+
+    monkeypatch.setattr(Part, "halves", apart)
+    outcomes, _ = search(wrong, everything(60.0), believe=False)
+    with pytest.raises(AssertionError, match="certified, but"):
+        check(wrong, everything(), outcomes)
 
 
 @pytest.mark.parametrize(
@@ -179,14 +194,13 @@ def bump(biases: list[float], weights: list[float]) -> nn.Sequential:
 def test_a_half_that_is_dropped_is_seen(
     monkeypatch: pytest.MonkeyPatch, kept: int, biases: list[float], weights: list[float]
 ) -> None:
-    network, halves = bump(biases, weights), Part.halves
-    box = {0: Problem(np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32), 0, LONG)}
+    network, halves, box = bump(biases, weights, nn.ReLU()), Part.halves, everything()
     check(network, box, search(network, box, believe=False)[0])
     splits: list[int] = []
 
-    def one_half(self: Part, place: int) -> tuple[Part, Part]:
+    def one_half(self: Part, place: int, value: float) -> tuple[Part, Part]:
         splits.append(place)
-        return (halves(self, place)[kept],) * 2
+        return (halves(self, place, value)[kept],) * 2
 
     monkeypatch.setattr(Part, "halves", one_half)
     outcomes, _ = search(network, box, believe=False)
@@ -226,4 +240,4 @@ def test_multipliers_of_the_wrong_sign_are_seen(monkeypatch: pytest.MonkeyPatch)
 
 def wrong_sign(self: Descent, name: str, rows: torch.Tensor) -> torch.Tensor:
     known = self._multipliers.get(name)
-    return rows if known is None else rows + known.unsqueeze(1)
+    return rows if known is None else rows + known[0].unsqueeze(1)

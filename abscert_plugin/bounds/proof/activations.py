@@ -1,8 +1,9 @@
 """Nonlinear functions of one entry: where their computed values lie, and lines below and above them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor
@@ -11,16 +12,12 @@ from typing_extensions import override
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.enclosure import spread
 
-SIGMOID_ERROR: Final = 2 * 1.77905e-07
-"""Assumed largest error of a computed sigmoid: twice the largest that was seen over all float32 arguments."""
-
-TANH_ERROR: Final = 2 * 3.25369e-07
-"""The same of tanh. Both were measured by benchmarks/activation_error.py on onnxruntime 1.31.1."""
-
-_LIBRARY: Final = 2.0**-48
-"""Bound of the errors of torch's float64 sigmoid and tanh, and of what is made of them here."""
+_LOWER_LINE: Final = 0.1  # how much the lower line of a ReLU counts beside the upper one in choosing a cut
 
 Interval = tuple[Tensor, Tensor]
+
+Lines = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Slopes of lines below and above a function, and their offsets."""
 
 
 class Function(ABC):
@@ -54,10 +51,41 @@ class Function(ABC):
         errors are taken off.
         """
 
-    def lines(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
         """Return `slopes`, and `offsets` that go with them."""
         slopes = self.slopes(lower, upper)
         return *slopes, *self.offsets(lower, upper, *slopes)
+
+    has_choice: ClassVar[bool] = False
+    """Whether `chosen` and `drafted` give other lines to other shares."""
+
+    def chosen(self, lower: Tensor, upper: Tensor, share: Tensor) -> Interval:
+        """Return slopes that shares from 0 to 1 stand for; as `slopes` where nothing is to be chosen."""
+        del share
+        return self.slopes(lower, upper)
+
+    def first_share(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return the shares that stand for about the lines of `slopes`."""
+        del upper
+        return torch.zeros_like(lower)
+
+    kink: ClassVar[float | None] = None
+    """Where its slope changes, if anywhere: a cut there leaves straight lines; others are cut anywhere, and again."""
+
+    def gaps(self, lower: Tensor, upper: Tensor) -> Interval:
+        """Return about how far lines lie below and above, which says where a cut may help, and proves nothing."""
+        below, above, low, high = self.drafted(lower, upper)(None)
+        points = torch.stack([lower, (lower + upper) / 2, upper])
+        values = self.interval(points, points)[0]
+        return (values - below * points - low).mean(0), (above * points + high - values).mean(0)
+
+    def drafted(self, lower: Tensor, upper: Tensor) -> Callable[[Tensor | None], Lines]:
+        """Return what gives the lines of shares between two ends, differentiable, with nothing taken off for errors.
+
+        None stands for those of `first_share`.
+        """
+        lines = self.lines(lower, upper)
+        return lambda _: lines
 
 
 def flushed(lower: Tensor, upper: Tensor, tiny: float = arithmetic.TINY) -> Interval:
@@ -196,6 +224,16 @@ class Piecewise(Function):
 class Ramp(Function):
     """max(x, 0), in few operations: `Piecewise` of the slopes 0 and 1 is the same."""
 
+    has_choice: ClassVar[bool] = True
+    kink: ClassVar[float | None] = 0.0
+
+    @override
+    def gaps(self, lower: Tensor, upper: Tensor) -> Interval:
+        """Return about those at 0; the lower line, which is the function on one side, counts little."""
+        is_bent, least = self.is_bent(lower, upper), torch.minimum(-lower, upper)
+        above = -lower * upper / (upper - lower).clamp(min=1e-12)
+        return torch.where(is_bent, _LOWER_LINE * least, 0.0), torch.where(is_bent, above, 0.0)
+
     @override
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         return flushed(lower.clamp(min=0), upper.clamp(min=0))
@@ -225,103 +263,34 @@ class Ramp(Function):
         return least - margin, torch.maximum(gaps[1], gaps[2]) + margin
 
     @override
-    def lines(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def chosen(self, lower: Tensor, upper: Tensor, share: Tensor) -> Interval:
+        """Return the share itself as the slope below, and the slope of the chord."""
+        below, above = self.slopes(lower, upper)
+        return torch.where(self.is_bent(lower, upper), share, below), above
+
+    @override
+    def first_share(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (upper > -lower).to(lower.dtype)
+
+    @override
+    def drafted(self, lower: Tensor, upper: Tensor) -> Callable[[Tensor | None], Lines]:
+        low, high = lower.clamp(max=0), upper.clamp(min=0)
+        above = high / (high - low).clamp(min=1e-30)
+        is_bent, none, offset = self.is_bent(lower, upper), torch.zeros_like(lower[:1]), -above * low
+
+        def lines(share: Tensor | None) -> Lines:
+            given = (above > 0.5).to(above.dtype) if share is None else share
+            return torch.where(is_bent, given, above), above, none, offset
+
+        return lines
+
+    @override
+    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
         """Return lines through 0, below, and through (lower, 0) where it is negative; the margin covers the rest."""
         below, above = self.slopes(lower, upper)
         size = torch.maximum(-lower, upper).flatten(1).amax(1)  # for each image: margins are far below any error
         margin = spread(3 * arithmetic.own_gamma(16) * size + arithmetic.underflow(2.0), lower)
         return below, above, (-margin).expand_as(lower), margin - above * lower.clamp(max=0)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SShaped(Function):
-    """Sigmoid or tanh: shift + height * h(steepness x), h odd, convex below 0 and concave above, h = tanh.
-
-    sigmoid(x) = 1/2 + tanh(x / 2) / 2.
-
-    Args:
-        shift: value at 0.
-        height: half of the range.
-        steepness: of the argument, a power of two.
-        error: largest error of a computed value, an assumption.
-    """
-
-    shift: float
-    height: float
-    steepness: float
-    error: float
-
-    @override
-    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
-        least = self._odd(lower) + self.shift
-        most = least if upper is lower else self._odd(upper) + self.shift
-        margin = self.error + _LIBRARY
-        return flushed(least - margin, most + margin)
-
-    @override
-    def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        return self.height * self.steepness * distance * (1 + _LIBRARY) + 2 * (self.error + _LIBRARY)
-
-    @override
-    def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return lower < upper
-
-    @override
-    def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
-        return self._slope_below(lower, upper), self._slope_below(-upper, -lower)  # it is odd
-
-    def _slope_below(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return the slope of the chord, or of the tangent at the lower end where the chord would cut."""
-        middle = self._slope((lower + upper) / 2)
-        chord = (self._odd(upper) - self._odd(lower)) / (upper - lower).clamp(min=1e-12)
-        chord = torch.where(upper - lower > 1e-9, chord, middle)
-        across = torch.minimum(chord, self._slope(lower))
-        return torch.where(upper <= 0, middle, torch.where(lower >= 0, chord, across))
-
-    @override
-    def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:
-        most = torch.maximum(lower.abs(), upper.abs())
-        margin = (
-            self.error + 4 * _LIBRARY + arithmetic.own_gamma(16) * (2 + torch.maximum(below.abs(), above.abs()) * most)
-        )
-        # the function is odd about (0, shift): a line above it is one below it, turned around
-        least = self._least_gap(lower, upper, below)
-        most_gap = -self._least_gap(-upper, -lower, above)
-        return least + self.shift - margin, most_gap + self.shift + margin
-
-    def _least_gap(self, lower: Tensor, upper: Tensor, slope: Tensor) -> Tensor:
-        """Return a lower bound of odd(x) - slope x between two ends.
-
-        On the concave part it is least at an end of that part. On the convex part it lies above the tangent at any
-        point p of that part, so above the lesser end of a line; with p where the slopes agree this is sharp.
-        """
-        start, end = lower.clamp(min=0), upper.clamp(max=0)
-        concave = torch.minimum(self._odd(start) - slope * start, self._odd(upper) - slope * upper)
-        point = torch.minimum(torch.maximum(self._where_slope(slope), lower), end)
-        tangent, height = self._slope(point), self._odd(point)
-        convex = torch.minimum(
-            height + tangent * (lower - point) - slope * lower, height + tangent * (end - point) - slope * end
-        )
-        # margins of the tangent's own rounding grow with the distance
-        convex = (
-            convex
-            - arithmetic.own_gamma(16) * (tangent + slope.abs()) * (end - lower).abs()
-            - 4 * _LIBRARY * (1 + (end - lower).abs())
-        )
-        found = torch.where(upper > 0, concave, torch.inf)
-        return torch.where(lower < 0, torch.minimum(found, convex), torch.where(upper > 0, found, concave))
-
-    def _odd(self, points: Tensor) -> Tensor:
-        return self.height * torch.tanh(self.steepness * points)
-
-    def _slope(self, points: Tensor) -> Tensor:
-        return self.height * self.steepness / torch.cosh((self.steepness * points).clamp(-300, 300)).square()
-
-    def _where_slope(self, slope: Tensor) -> Tensor:
-        """Return about the point below 0 that has this slope."""
-        share = (slope / (self.height * self.steepness)).clamp(1e-30, 1.0)
-        return -torch.acosh(share.rsqrt().clamp(min=1.0)) / self.steepness
 
 
 def _least(values: list[Tensor]) -> Tensor:
@@ -339,5 +308,3 @@ def _most(values: list[Tensor]) -> Tensor:
 
 
 RELU: Final = Ramp()
-SIGMOID: Final = SShaped(0.5, 0.5, 0.5, SIGMOID_ERROR)
-TANH: Final = SShaped(0.0, 1.0, 1.0, TANH_ERROR)

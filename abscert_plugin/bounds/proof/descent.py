@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.activations import Function, flushed
+from abscert_plugin.bounds.proof.activations import Function, Lines, flushed
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 
 
@@ -52,17 +52,15 @@ class Unary(Step):
 
 
 Slopes = Mapping[str, Tensor]
-"""Lower slopes of activations by the name of what they read, [batch, *shape] or [batch, row, *shape]."""
+"""Shares that choose lines of activations, of a ReLU its lower slope, by the name of what they read: [batch, *shape]
+or [batch, row, *shape]."""
 
 Part = Mapping[str, tuple[Tensor, Tensor]]
 """Ends of what activations may read, by the name of it: the part of all evaluations that a bound is asked for."""
 
-Multipliers = Mapping[str, Tensor]
-"""By the name of what activations read, [batch, *shape]: above 0 only where that is at least 0 in all of a part, below
-0 only where it is at most 0 there."""
-
-Lines = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Slopes of lines below and above a function, and their offsets."""
+Multipliers = Mapping[str, tuple[Tensor, Tensor]]
+"""By the name of what activations read, multipliers and ends, [batch, *shape] each, numbers of float32: a multiplier is
+above 0 only where that is at least the end in all of a part, below 0 only where it is at most the end there."""
 
 
 class Descent:
@@ -75,10 +73,10 @@ class Descent:
 
     Args:
         values: enclosures of all tensors.
-        slopes: lower slopes that someone found, by the name of what an activation reads; any are sound.
+        slopes: shares that choose lines, by the name of what an activation reads; any are sound.
         part: ends of computed values; bounds hold for the evaluations whose values lie between them.
-        multipliers: of the signs that a part knows: m z >= 0 of a value z of a known sign, so what is bounded less
-            m z is no larger (Wang et al. 2021, beta-CROWN).
+        multipliers: of the ends e that a part knows: m (z - e) >= 0 of a value z on the known side of it, so what is
+            bounded less m (z - e) is no larger (Wang et al. 2021, beta-CROWN).
         seen: takes up the rows by which bounds depend on what is held, by its name; None where no one asks.
     """
 
@@ -164,25 +162,25 @@ class Descent:
         lower, upper = flushed(*self.activated(name), tiny)
         given = self._slopes.get(name)
         if given is None:
-            below, above, offset_below, offset_above = function.lines(lower, upper)
-        else:
-            below, above = function.slopes(lower, upper)
-            is_bent = function.is_bent(lower, upper)
-            if given.ndim > lower.ndim:  # slopes of each row
-                is_bent, below = is_bent.unsqueeze(1), below.unsqueeze(1)
-                lower, upper, above = lower.unsqueeze(1), upper.unsqueeze(1), above.unsqueeze(1)
-            below = torch.where(is_bent, given.to(below.dtype), below)
-            offset_below, offset_above = function.offsets(lower, upper, below, above)
-        return below, above, offset_below, offset_above
+            return function.lines(lower, upper)
+        if given.ndim > lower.ndim:  # of each row
+            lower, upper = lower.unsqueeze(1), upper.unsqueeze(1)
+        below, above = function.chosen(lower, upper, given.to(lower.dtype))
+        return below, above, *function.offsets(lower, upper, below, above)
 
     def multiplied(self, name: str, rows: Tensor) -> Tensor:
-        """Return rows over computed values less the multipliers of their known signs."""
+        """Return rows over computed values less the multipliers of what is known, whose ends are added."""
         known = self._multipliers.get(name)
         if known is None:
             return rows
         # rows were rounded in shares of what they are here, which may cancel
         self.account(rows, self.values[name].size())
-        return rows - known.unsqueeze(1)
+        multipliers, ends = known  # of 24 bits each: their products are exact
+        terms = (multipliers * ends).flatten(1)
+        self.add(terms.sum(1, keepdim=True))
+        self._sizes = self._sizes + terms.abs().sum(1, keepdim=True)
+        self._terms += terms.shape[1]
+        return rows - multipliers.unsqueeze(1)
 
     def send(self, name: str, rows: Tensor) -> None:
         """Hand rows over ideal values on."""

@@ -9,9 +9,10 @@ from jaxtyping import Float32
 from torch import Tensor
 from typing_extensions import override
 
-from abscert_plugin.bounds.proof.activations import RELU, Function
-from abscert_plugin.bounds.proof.descent import Descent, Lines, Multipliers, Part, Slopes, Step
+from abscert_plugin.bounds.proof.activations import Function, Lines
+from abscert_plugin.bounds.proof.descent import Descent, Multipliers, Part, Slopes, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.nonlinear import Activation
 
 
 @final
@@ -42,11 +43,13 @@ class Draft:
     def __init__(self, steps: Sequence[Step], output: str, source: str, values: Mapping[str, Enclosure]) -> None:
         self._steps, self._output, self._source = steps, output, source
         self._values = values
-        self._ends = {name: (low.float(), high.float()) for name, (low, high) in _computed(values).items()}
+        self._activations = [step for step in steps if isinstance(step, Activation)]
+        computed = {step.input: values[step.input].computed() for step in self._activations}
+        self._ends = {name: (low.float(), high.float()) for name, (low, high) in computed.items()}
 
     def chords(self, part: Part) -> "Chords":
-        """Return what drafts of some parts have in common, whatever slopes and multipliers they have."""
-        return Chords(self._ends, part)
+        """Return what drafts of some parts have in common, whatever lines and multipliers they have."""
+        return Chords(self._ends, part, self._activations)
 
     def bounds(self, rows: Tensor, chords: "Chords", slopes: Slopes, multipliers: Multipliers) -> Drafted:
         """Return bounds of rows @ logits in some parts, differentiable in slopes and multipliers.
@@ -54,7 +57,7 @@ class Draft:
         Args:
             rows: [batch, row, classes], float32.
             chords: of the parts.
-            slopes: lower slopes of ReLUs, [batch, *shape], from 0 to 1; those of the lines of `Descent` elsewhere.
+            slopes: shares that choose lines, [batch, *shape], from 0 to 1; the lines of `Descent` elsewhere.
             multipliers: as `Descent` takes them.
         """
         descent = _Pass(self._values, chords, slopes, multipliers)
@@ -63,22 +66,21 @@ class Draft:
 
 @final
 class Chords:
-    """The ends of what ReLUs read in some parts, and their upper lines.
+    """What drafts of some parts have in common: what gives lines of activations.
 
     Args:
         whole: ends of what activations read in all parts, [1, *shape] each, by its name.
         part: ends that each part knows, [batch, *shape] each.
+        activations: all of them.
     """
 
-    def __init__(self, whole: Mapping[str, tuple[Tensor, Tensor]], part: Part) -> None:
-        self.ends = dict(whole)
-        self.above: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    def __init__(
+        self, whole: Mapping[str, tuple[Tensor, Tensor]], part: Part, activations: Sequence[Activation]
+    ) -> None:
+        ends = dict(whole)
         for name, (least, most) in part.items():
-            lower, upper = torch.maximum(whole[name][0], least), torch.minimum(whole[name][1], most)
-            low, high = lower.clamp(max=0), upper.clamp(min=0)
-            slope = high / (high - low).clamp(min=1e-30)
-            self.ends[name] = lower, upper
-            self.above[name] = (lower < 0) & (upper > 0), slope, -slope * low
+            ends[name] = torch.maximum(whole[name][0], least), torch.minimum(whole[name][1], most)
+        self.lines = {step.input: step.function.drafted(*ends[step.input]) for step in activations}
 
 
 @final
@@ -91,10 +93,6 @@ class _Pass(Descent):
         self.rows: dict[str, Tensor] = {}
         super().__init__(values, slopes, multipliers=multipliers, seen=self.rows)
         self._chords = chords
-
-    @override
-    def activated(self, name: str) -> tuple[Tensor, Tensor]:
-        return self._chords.ends[name]
 
     @staticmethod
     @override
@@ -119,17 +117,9 @@ class _Pass(Descent):
 
     @override
     def lines(self, name: str, function: Function, tiny: float) -> Lines:
-        if function is not RELU or name not in self._chords.above:
-            return super().lines(name, function, tiny)
-        is_bent, above, offset = self._chords.above[name]
-        given = self._slopes.get(name)
-        below = torch.where(is_bent, (above > 0.5).to(above.dtype) if given is None else given, above)
-        return below, above, torch.zeros_like(offset[:1]), offset
+        del function, tiny
+        return self._chords.lines[name](self._slopes.get(name))
 
     @override
     def read(self, name: str, rows: Tensor) -> None:
         self.send(name, rows)
-
-
-def _computed(values: Mapping[str, Enclosure]) -> dict[str, tuple[Tensor, Tensor]]:
-    return {name: value.computed() for name, value in values.items()}

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper
 
-from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise, SShaped
+from abscert_plugin.bounds.proof.activations import RELU, Function, Piecewise
 from abscert_plugin.bounds.proof.affine import Affine, Join, Shift
 from abscert_plugin.bounds.proof.arithmetic import BRAIN, HALF, Format
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.moves import Concatenation, Move
 from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID, TANH, SShaped
 from abscert_plugin.graph.walk import need
 
 _KINDS: Final = {TensorProto.FLOAT16: HALF, TensorProto.BFLOAT16: BRAIN}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR, TANH_ERROR, Interval, Piecewise
+from abscert_plugin.bounds.proof.activations import Interval, Piecewise
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID_ERROR, TANH_ERROR
 from abscert_plugin.bounds.proof.smooth import Error, Smooth, Stepped, Turns, turning, within
 
 EXP_ERROR: Final = 2 * 7.62391e-08

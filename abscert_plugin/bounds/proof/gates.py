@@ -24,13 +24,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic, functions
-from abscert_plugin.bounds.proof.activations import SIGMOID, SIGMOID_ERROR, TANH, TANH_ERROR, Function
+from abscert_plugin.bounds.proof.activations import Function
 from abscert_plugin.bounds.proof.affine import Affine, Shift
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.descent import Descent, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID, SIGMOID_ERROR, TANH, TANH_ERROR
 from abscert_plugin.bounds.proof.smooth import Error, Smooth, turning, within
 
 

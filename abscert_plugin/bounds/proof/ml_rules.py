@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from abscert_plugin.bounds.proof.activations import SIGMOID
 from abscert_plugin.bounds.proof.affine import Affine, Shift
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.constants import point, weights
@@ -16,6 +15,7 @@ from abscert_plugin.bounds.proof.maps import Matrix, Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.norms import NORMS
 from abscert_plugin.bounds.proof.pairs import Ranged
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID
 from abscert_plugin.bounds.proof.softmax import Softmax
 from abscert_plugin.graph.walk import need
 

@@ -6,9 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise
+from abscert_plugin.bounds.proof.activations import RELU, Function, Piecewise
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.nonlinear import Activation
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID, TANH
 from abscert_plugin.graph.walk import need
 
 

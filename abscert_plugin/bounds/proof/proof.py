@@ -3,9 +3,9 @@
 import copy
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -32,6 +32,9 @@ _ENTRIES: Final = 2**24  # of rows at once, in a backward pass for hidden values
 NEARLY: Final = 0.1
 """A margin that is bounded so far below 0 may be shown with more precision; one that is further below is not."""
 METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
+
+Refine: TypeAlias = Callable[[Step, str, Mapping[str, Enclosure]], Enclosure]
+"""From a step, the name of what it reads and what is known so far, to what is known of that."""
 
 
 @final
@@ -71,6 +74,9 @@ class Proof:
         """What ReLUs read, in order: names, and shapes without the batch."""
         self.relu_outputs = {step.input: step.output for step in relus}
         """What each gives, by what it reads."""
+        free = [step for step in self._plan.steps if isinstance(step, Activation) and step.function.has_choice]
+        self.free = {step.input: step for step in sorted(free, key=lambda step: step.function is not RELU)}
+        """The activations whose lines can be chosen, by what each reads: ReLUs first."""
         self.source, self.output = self._plan.source, self._plan.output
         """Names of the tensor that boxes are of, and of the logits."""
         self.has_products = any(step.is_curved and not isinstance(step, Activation) for step in self._plan.steps)
@@ -103,6 +109,7 @@ class Proof:
         lower: Float[Tensor, "batch *shape"],
         upper: Float[Tensor, "batch *shape"],
         refined: bool = False,
+        refine: Refine | None = None,
     ) -> dict[str, Enclosure]:
         """Return what is known of each tensor over boxes, by its name in the file.
 
@@ -110,6 +117,7 @@ class Proof:
             lower: lower ends of the boxes.
             upper: upper ends.
             refined: whether the inputs of curved steps are bounded by backward passes too, where it helps.
+            refine: what bounds them then; such passes over all entries where None.
 
         Raises:
             VerifierError: if a box is empty or not finite, or has another shape.
@@ -120,7 +128,7 @@ class Proof:
         for step in self._plan.steps:
             if refined and step.is_curved:
                 for name in set(step.inputs) - close:
-                    values[name] = self._refined(step, name, values)
+                    values[name] = (refine or self._refined)(step, name, values)
                     close.add(name)
             values[step.output] = step.forward(values)
         return values
@@ -248,7 +256,7 @@ class Proof:
         """Return lower bounds of rows @ logits, from enclosures of all tensors; the best of those of weaker methods.
 
         With `part` they hold for the evaluations alone whose activations read values between these ends, and
-        `multipliers` may go with the signs that these know. Enclosures of a single box serve all rows of a batch.
+        `multipliers` may go with these ends. Enclosures of a single box serve all rows of a batch.
         """
         steps, output = self._before.get(self.output, ()), self.output
         bounds = Descent(values, {}).run(steps, output, rows, self._plan.held)
@@ -295,6 +303,13 @@ class Proof:
 
     def _refined(self, step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
         """Return the enclosure of what a nonlinear step reads, tightened by backward passes where it bends."""
+        is_open = self.open_entries(step, name, values)
+        return values[name] if is_open is None else self.tightened(name, values, is_open)
+
+    def open_entries(
+        self, step: Step, name: str, values: Mapping[str, Enclosure]
+    ) -> Bool[Tensor, "batch entries"] | None:
+        """Return where linear bounds may tighten what a nonlinear step reads, and help it; None where nowhere."""
         value = values[name]
         lower, upper = value.computed()
         bends = step.function.is_bent(lower, upper) if isinstance(step, Activation) else lower < upper
@@ -302,13 +317,16 @@ class Proof:
         before = self._before.get(name, ())
         # intervals are as tight where nothing bends and entries meet in one step alone
         is_loose = any(one.ends_chains for one in before) or sum(map(_mixes, before)) > 1
-        if not is_loose or not bool(is_open.any()):
-            return value
-        bounds = self._bounds_of(name, values, is_open)
-        shape = value.lower.shape
-        lower = torch.maximum(value.lower, bounds[0].reshape(shape))
-        upper = torch.minimum(value.upper, -bounds[1].reshape(shape))
-        return replace(value, lower=lower, upper=upper).checked()
+        return is_open if is_loose and bool(is_open.any()) else None
+
+    def tightened(
+        self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch entries"]
+    ) -> Enclosure:
+        """Return an enclosure that is tightened by backward passes at some entries."""
+        value, bounds = values[name], self._bounds_of(name, values, is_open)
+        lower, upper = (bound.reshape(value.lower.shape) for bound in bounds)
+        closer = replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, -upper))
+        return closer.checked()
 
     def _bounds_of(self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch entries"]) -> Tensor:
         """Return lower bounds of the ideal entries, and of their negatives, -inf where none are asked for."""

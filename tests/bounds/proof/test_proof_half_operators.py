@@ -11,8 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from abscert_plugin.bounds.proof import Proof, formats
-from abscert_plugin.bounds.proof.activations import SIGMOID_ERROR
 from abscert_plugin.bounds.proof.arithmetic import Format
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID_ERROR
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import read_graph
 

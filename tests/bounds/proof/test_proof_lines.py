@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic
-from abscert_plugin.bounds.proof.activations import RELU, SIGMOID, TANH, Function, Piecewise, Ramp, SShaped
+from abscert_plugin.bounds.proof.activations import RELU, Function, Piecewise, Ramp
+from abscert_plugin.bounds.proof.s_shaped import SIGMOID, TANH, SShaped
 
 LEAKY = Piecewise((0.0,), (0.25, 1.0), roundings=2)
 CLIP = Piecewise((-0.25, 0.75), (0.0, 1.0, 0.0), -0.25)

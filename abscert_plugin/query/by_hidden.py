@@ -1,4 +1,4 @@
-"""Cutting a case by the signs of what enters ReLUs; its box stays whole."""
+"""Cutting a case by what activations read; its box stays whole."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,22 +9,23 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.cut_choice import Cut as HiddenCut
+from abscert_plugin.bounds.cut_choice import chosen_cuts
+from abscert_plugin.bounds.part import Cuts, Part
 from abscert_plugin.bounds.parts import Drafts, PartBounds
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.bounds.sign_choice import chosen_signs
 from abscert_plugin.query.combining import combination
 from abscert_plugin.query.look import Cut, Look
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.tree import COMBINED, OPTIMISED, SIGN
+from abscert_plugin.query.tree import COMBINED, OPTIMISED, SIGN, VALUE
 
 _STEPS: Final = (30, 12)  # that make lines better: those of the whole box, and of its parts
 
 
 @final
-class BySigns:
+class ByHidden:
     """Parts of one box, by lines and multipliers that a few steps make better.
 
     A part is closed where one of the constraints is refuted, or a sum of them; the one that is nearest to it is the one
@@ -40,7 +41,7 @@ class BySigns:
         bounds: what bounds its constraints.
     """
 
-    stuck: Final = "no sign is left to be fixed, and the bounds do not decide it"
+    stuck: Final = "nothing hidden is left to be cut, and the bounds do not decide it"
     tried: Final = 16
     followed: Final = 2
 
@@ -58,7 +59,7 @@ class BySigns:
         if wanted.shape[1] > 1:
             nearest = self.bounds.improved(states, wanted, 0).bounds.argmax(axis=1)
             wanted = np.arange(wanted.shape[1]) == nearest[:, None]
-        drafts = self.bounds.improved(states, wanted, _STEPS[bool(states[0].signs)])
+        drafts = self.bounds.improved(states, wanted, _STEPS[bool(states[0].cuts)])
         bounds = drafts.bounds.max(axis=1).astype(np.float64)
         likely = np.flatnonzero(bounds > 0)
         if len(likely):
@@ -66,18 +67,21 @@ class BySigns:
         looks = [Look(OPTIMISED, lines=part) for part in drafts.parts]
         still = np.flatnonzero(~(bounds > 0))
         weights = self._combined([drafts.parts[row] for row in still])
-        relus = chosen_signs(self.bounds, drafts, wanted, still.tolist())
-        for row, found, relu in zip(still, weights, relus, strict=True):
+        cuts = chosen_cuts(self.bounds, drafts, wanted, still.tolist())
+        for row, found, hidden in zip(still, weights, cuts, strict=True):
             looks[row] = (
-                Look(COMBINED, weights=found) if found else self._open(float(bounds[row]), drafts, int(row), relu)
+                Look(COMBINED, weights=found) if found else self._open(float(bounds[row]), drafts, int(row), hidden)
             )
         return looks
 
-    def _open(self, bound: float, drafts: Drafts, row: int, relu: int | None) -> Look:
+    def _open(self, bound: float, drafts: Drafts, row: int, hidden: HiddenCut | None) -> Look:
         slopes = drafts.at_source[row].flatten().numpy()
         corner = np.where(slopes < 0, self._case.upper, self._case.lower)
         part = drafts.parts[row]
-        cut = None if relu is None else Cut(SIGN, relu, 0.0, partial(part.halves, relu), part.bytes)
+        cut = None
+        if hidden is not None:
+            place, value = hidden
+            cut = Cut(VALUE if value else SIGN, place, value, partial(part.halves, *hidden), part.bytes)
         return Look("", bound, corner, self._case.upper - self._case.lower, cut=cut)
 
     def _combined(self, parts: Sequence[Part]) -> list[tuple[float, ...]]:
@@ -87,7 +91,7 @@ class BySigns:
             return found
         same = torch.zeros(len(parts), dtype=torch.int64)
         values = {name: value.take(same) for name, value in self._values.items()}
-        ends = sign_ends(self._proof, [part.signs for part in parts])
+        ends = ends_of_cuts(self._proof, [part.cuts for part in parts])
         bounds, seen = self._refuter.explained(values, ends)
         if self._proof.source not in seen:
             return found
@@ -119,24 +123,24 @@ def bounds_of(
         proof: of the network.
         refuter: of the case.
         values: enclosures of the box, in a batch of one.
-        bent: the ReLUs whose slopes parts have; those that are unstable in the whole box where None.
+        bent: the activations whose lines are chosen; those with a choice in the whole box where None.
         limits: the linear constraints that are bounded, by their places; all where None.
     """
     chosen = torch.arange(refuter.limits) if limits is None else torch.from_numpy(limits)
     return PartBounds(proof, values, refuter.rows[refuter.row_of(chosen)], bent, refuter.most(values)[0, chosen])
 
 
-def sign_ends(proof: Proof, signs: Sequence[Mapping[int, bool]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return ends of what ReLUs read in parts with given signs, for a proof."""
-    sizes = [int(np.prod(shape)) for shape in proof.relus.values()]
-    known = torch.full((2, len(signs), sum(sizes)), torch.inf, dtype=torch.float64)
+def ends_of_cuts(proof: Proof, cuts: Sequence[Cuts]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return ends of what activations read in parts of which something is known, for a proof."""
+    shapes = {name: proof.shapes[name] for name in proof.free}
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    known = torch.full((2, len(cuts), sum(sizes)), torch.inf, dtype=torch.float64)
     known[0] = -torch.inf
-    for row, some in enumerate(signs):
-        for place, is_positive in some.items():
-            known[0 if is_positive else 1, row, place] = 0.0
-    layers = zip(proof.relus.items(), known.split(sizes, dim=2), strict=True)
+    for row, some in enumerate(cuts):
+        for place, (low, high, _) in some.items():
+            known[0, row, place], known[1, row, place] = low, high
     ends = {}
-    for (name, shape), of_layer in layers:
-        least, most = of_layer.reshape(2, len(signs), *shape)
+    for (name, shape), of_layer in zip(shapes.items(), known.split(sizes, dim=2), strict=True):
+        least, most = of_layer.reshape(2, len(cuts), *shape)
         ends[name] = (least, most)
     return ends

@@ -1,4 +1,4 @@
-"""Queries of many inputs, which are cut by signs: no point that is sampled contradicts a verdict."""
+"""Queries of many inputs, which are cut at hidden values: no point that is sampled contradicts a verdict."""
 
 from pathlib import Path
 
@@ -79,5 +79,5 @@ def test_a_fault_in_parts_is_seen(fault: str, tmp_path: Path, monkeypatch: pytes
     if fault == "limit":
         monkeypatch.setattr(Refuter, "most", lambda self, *given: most(self, *given) - 0.2)
     else:
-        monkeypatch.setattr(Part, "halves", lambda self, place: halves(self, place)[:1] * 2)
+        monkeypatch.setattr(Part, "halves", lambda self, *cut: halves(self, *cut)[:1] * 2)
     assert any(outcome_of(seed, tmp_path, 1, -0.02).verdict is Verdict.UNSAT for seed in range(4))
