@@ -18,6 +18,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.bounds.bounder import BoundMemoryError
+from abscert_plugin.bounds.parts import Drafts, PartBounds
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.front import Cells, Reach
@@ -30,6 +31,7 @@ from abscert_plugin.verification.batch import BallBatch
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.candidates import Candidates
 from abscert_plugin.verification.deployed import Deployed
+from abscert_plugin.verification.part_margins import PartMargins
 from abscert_plugin.verification.proving import Prover
 
 BALL = Ball(Radius.parse("0.2"))
@@ -263,7 +265,15 @@ def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_s
         found: np.ndarray = margins(*given) + 1e-3
         return found
 
+    proven, improved = PartMargins.proven, PartBounds.improved
+
+    def drafted(*given: Any) -> Drafts:
+        found = improved(*given)
+        return replace(found, bounds=found.bounds + np.float32(1e-3))
+
     monkeypatch.setattr(Prover, "least_margins", raised)
+    monkeypatch.setattr(PartMargins, "proven", lambda *given: proven(*given) + 1e-3)
+    monkeypatch.setattr(PartBounds, "improved", drafted)
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing
     with pytest.raises(AssertionError, match="certified, but"):
         check(case, BALL, GRAY, label, budget)

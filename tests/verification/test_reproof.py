@@ -146,6 +146,18 @@ def test_another_label_fails_and_nothing_kept_is_searched_for(cells: Proven, sig
 
 
 @pytest.mark.usefixtures("no_lirpa")
+def test_trees_of_cells_are_of_hidden_values_or_of_cells(cells: Proven) -> None:
+    kinds = [evidence.by_hidden for item, _ in cells.rows if (evidence := item.evidence) is not None]
+    assert set(kinds) == {True, False}
+    row = next(row for row, (item, _) in enumerate(cells.rows) if item.evidence and item.evidence.by_hidden)
+    item, image = cells.rows[row]
+    assert item.evidence is not None
+    for tree in ([-4], [0], [0, -5, -5]):
+        forged = msgspec.structs.replace(item.evidence, tree=packed(np.array(tree, "<i4")))
+        assert cells.reproof.fault(item.record, image, forged) != ""
+
+
+@pytest.mark.usefixtures("no_lirpa")
 def test_a_tree_of_cuts_of_a_tanh_proves_again_and_one_that_is_changed_does_not(curved: Proven) -> None:
     tree, (item, image) = curved.tree(), curved.rows[0]
     assert item.record.method == "branch and bound"
