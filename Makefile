@@ -15,13 +15,14 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with the pinned dependencies
 
+# without compiling: what is imported is compiled then
 $(STAMP): requirements.txt requirements-lirpa.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: expected Python 3.11 or later, got $$($(PYTHON) --version 2>&1); run make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-lirpa.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements-lirpa.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup ## train, export, verify, tune and guard on handwritten digits; files in runs/demo
