@@ -15,7 +15,7 @@ from abscert_plugin.bounds.part import Cuts, Part
 from abscert_plugin.bounds.parts import Drafts, PartBounds
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.query.combining import combination
+from abscert_plugin.query.combining import refuted_by_sums, slopes_of
 from abscert_plugin.query.look import Cut, Look
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.refuting import Refuter
@@ -93,19 +93,12 @@ class ByHidden:
         values = {name: value.take(same) for name, value in self._values.items()}
         ends = ends_of_cuts(self._proof, [part.cuts for part in parts])
         bounds, seen = self._refuter.explained(values, ends)
-        if self._proof.source not in seen:
-            return found
-        limits = self._refuter.row_of(torch.arange(self._refuter.limits))
-        slopes = seen[self._proof.source].flatten(2)[:, limits]
+        room = self._refuter.room(values, bounds)
         radius = torch.from_numpy(self._case.upper - self._case.lower).expand(len(parts), -1) / 2
-        weights, sums = combination(slopes, self._refuter.room(values, bounds), radius)
-        chosen = (sums > 0).nonzero().flatten()
-        if not len(chosen):
-            return found
-        some = {name: value.take(chosen) for name, value in values.items()}
-        of_chosen = {name: (low[chosen], high[chosen]) for name, (low, high) in ends.items()}
-        holds = self._refuter.combined(some, weights[chosen], of_chosen)
-        for row in chosen[holds].tolist():
+        slopes = slopes_of(self._refuter, seen.get(self._proof.source), room, radius)
+        every = torch.ones(len(parts), dtype=torch.bool)
+        weights, holds = refuted_by_sums(self._refuter, values, slopes, room, radius, every, ends)
+        for row in holds.nonzero().flatten().tolist():
             found[row] = tuple(weights[row].tolist())
         return found
 

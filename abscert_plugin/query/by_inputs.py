@@ -10,8 +10,7 @@ from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
-from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.query.combining import combination
+from abscert_plugin.query.combining import refuted_by_sums, slopes_of
 from abscert_plugin.query.look import Cut, Look
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.refuting import Refuter
@@ -63,9 +62,9 @@ class ByInputs:
             bounds = torch.maximum(bounds, linear)
         refuted, room = refuter.refuted(values, bounds), refuter.room(values, bounds)
         limits, least = refuter.worst(room, refuted)
-        slopes = self._slopes(seen, room, lower)
+        slopes = slopes_of(refuter, seen.get(self._source), room, lower)
         is_open = ~refuted.all(dim=1)
-        weights, combined = self._combined(values, slopes, room, (upper - lower) / 2, is_open)
+        weights, combined = refuted_by_sums(refuter, values, slopes, room, (upper - lower) / 2, is_open)
         nearest = slopes[torch.arange(len(regions)), limits]
         corners = torch.where(nearest < 0, upper, lower).numpy()
         looks = []
@@ -78,27 +77,6 @@ class ByInputs:
                 cut = self._best_cut(region, slopes[row].abs().sum(0).numpy())
                 looks.append(Look("", float(least[row]), corners[row], region.upper - region.lower, cut=cut))
         return looks
-
-    def _slopes(self, seen: dict[str, Tensor], room: Tensor, like: Tensor) -> Tensor:
-        """Return how the bound of each limit depends on the input, [part, limit, entries]; zeros if nothing tells."""
-        found = seen.get(self._source)
-        if found is None:
-            return like.new_zeros((len(like), max(1, room.shape[1]), like.shape[1]))
-        return found.flatten(2)[:, self._refuter.row_of(torch.arange(room.shape[1]))]
-
-    def _combined(
-        self, values: dict[str, Enclosure], slopes: Tensor, room: Tensor, radius: Tensor, is_open: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return weights of the constraints, and the boxes that their sum refutes."""
-        found = torch.zeros_like(is_open)
-        if not self._refuter.combinable:
-            return room, found
-        weights, sums = combination(slopes, room, radius)
-        chosen = (is_open & (sums > 0)).nonzero().flatten()
-        if len(chosen):
-            taken = {name: value.take(chosen) for name, value in values.items()}
-            found[chosen] = self._refuter.combined(taken, weights[chosen])
-        return weights, found
 
     def _best_cut(self, region: Region, slopes: np.ndarray) -> Cut | None:
         """Return the cut of the input on which the bounds depend most; None where the box is a point."""

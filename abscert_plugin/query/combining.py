@@ -6,11 +6,16 @@ the whole box (Farkas). They are looked for here in floating point, for a batch 
 sum is proven anew, by `Refuter.combined`.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
+
+from abscert_plugin.bounds.proof.descent import Part
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.query.refuting import Refuter
 
 _STEPS: Final = 40
 _PACE: Final = 2.0  # of the first step: the exponent of the weight whose constraint is broken most
@@ -52,3 +57,49 @@ def combination(
     weights = weights / (weights.amax(1, keepdim=True) + _TINY)
     weights = torch.where(weights < _LEAST, 0.0, weights)
     return weights, torch.where(known.sum(1) > 1, value, -torch.inf)
+
+
+def refuted_by_sums(
+    refuter: Refuter,
+    values: Mapping[str, Enclosure],
+    slopes: Float64[Tensor, "batch _ entries"],
+    room: Float64[Tensor, "batch limit"],
+    radius: Tensor,
+    is_open: Bool[Tensor, "batch"],
+    part: Part | None = None,
+) -> tuple[Float64[Tensor, "batch limit"], Bool[Tensor, "batch"]]:
+    """Return weights of the constraints of a conjunction, and which of some boxes their sum refutes, by proof.
+
+    Args:
+        refuter: of the case.
+        values: enclosures over the boxes.
+        slopes: as `combination` takes them; anything where there is nothing to be combined.
+        room: as there.
+        radius: as there.
+        is_open: the boxes that are tried.
+        part: ends of what activations read, as `Refuter.combined` takes them.
+    """
+    found = torch.zeros_like(is_open)
+    if not refuter.combinable:
+        return room, found
+    weights, sums = combination(slopes, room, radius)
+    chosen = (is_open & (sums > 0)).nonzero().flatten()
+    if len(chosen):
+        taken = {name: value.take(chosen) for name, value in values.items()}
+        ends = None if part is None else {name: (low[chosen], high[chosen]) for name, (low, high) in part.items()}
+        found[chosen] = refuter.combined(taken, weights[chosen], ends)
+    return weights, found
+
+
+def slopes_of(refuter: Refuter, at_source: Tensor | None, room: Tensor, like: Tensor) -> Tensor:
+    """Return how the bound of each limit depends on the input, [batch, limit, entries]; zeros if nothing tells.
+
+    Args:
+        refuter: of the case.
+        at_source: how the bound of each row does, as `Refuter.explained` gives it.
+        room: of the limits.
+        like: [batch, entries].
+    """
+    if at_source is None:
+        return like.new_zeros((len(like), max(1, room.shape[1]), like.shape[1]))
+    return at_source.flatten(2)[:, refuter.row_of(torch.arange(room.shape[1]))]
