@@ -1,6 +1,7 @@
 """Records on disk: one JSON line per image, and a run.json beside them that says how they were made."""
 
 import os
+import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO, Any, Final, Literal, TypeVar, final
 import msgspec
 
 from abscert_plugin.claim import Arithmetic, Verdict
-from abscert_plugin.errors import RecordError
+from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import read_json, read_packed, write_json, write_whole
 from abscert_plugin.wording import plain_words
 
@@ -84,6 +85,22 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     former, asked = _flat(there), _flat(now)
     keys = [key for key in sorted(former.keys() | asked.keys()) if former.get(key) != asked.get(key)]
     return "; ".join(f"{key}: there {former.get(key)!r:.80}, now {asked.get(key)!r:.80}" for key in keys)
+
+
+def need_alike(there: Mapping[str, Any], here: Mapping[str, Any], what: str) -> None:
+    """Raise where this node differs from the one that sends it work.
+
+    Args:
+        there: the facts of that node.
+        here: those of this one.
+        what: what it sends, in a word.
+
+    Raises:
+        ConfigError: if it does: it might give other rows.
+    """
+    pairs = differences(there, here)
+    if pairs:
+        raise ConfigError(f"the node {platform.node()} is not as the one that sends {what} ({pairs}); make them alike")
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,7 +21,7 @@ from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.instances.listing import Instance
 from abscert_plugin.instances.rows import Result, Row
 from abscert_plugin.instances.running import COMMAND, Ran, run_instance
-from abscert_plugin.records import differences
+from abscert_plugin.records import need_alike
 
 _OPENS: Final = "abscert_plugin.instances.elsewhere:running"
 _LIBRARIES: Final = ("numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu")
@@ -144,10 +144,7 @@ def running(shared: bytes) -> Work:
         ConfigError: if this worker is not as the process that sends them: it might give other rows.
     """
     asked = _asked.decode(shared)
-    pairs = differences({"versions": asked.versions}, {"versions": own_versions()})
-    if pairs:
-        where = platform.node()
-        raise ConfigError(f"the node {where} is not as the one that sends instances ({pairs}); make them alike")
+    need_alike({"versions": asked.versions}, {"versions": own_versions()}, "instances")
     return partial(_run, asked.memory, asked.command or COMMAND)
 
 

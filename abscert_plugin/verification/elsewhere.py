@@ -5,7 +5,6 @@ die is sent out again, its images then one by one; an image of which they die st
 """
 
 import json
-import platform
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,8 +17,8 @@ import numpy as np
 from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.engines.job import Engine, Job, Task, Work
-from abscert_plugin.errors import ConfigError, VerifierError
-from abscert_plugin.records import SCHEMA_VERSION, Record, RunInfo, differences
+from abscert_plugin.errors import VerifierError
+from abscert_plugin.records import SCHEMA_VERSION, Record, RunInfo, need_alike
 from abscert_plugin.verification.decision import Decided, Decider, Decisions
 from abscert_plugin.verification.evidence import Evidence
 
@@ -158,9 +157,7 @@ def deciding(decider: Decider, own: RunInfo, expected: Mapping[str, Any]) -> Wor
     Raises:
         ConfigError: if they are not those of this worker: it would give other rows.
     """
-    pairs = differences(expected, facts(own))
-    if pairs:
-        raise ConfigError(f"the node {platform.node()} is not as the one that sends images ({pairs}); make them alike")
+    need_alike(expected, facts(own), "images")
 
     def decide(content: bytes) -> bytes:
         batch = _batches.decode(content)
