@@ -44,7 +44,7 @@ def run(*arguments: object) -> Result:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["abscert", *map(str, arguments)])
-        patch.setattr(app, "build_app", _command)
+        patch.setattr(app, "build_app", lambda asked: _command())
         patch.setattr(progress, "FIRST_SECONDS", 3600.0)  # a busy machine writes no lines that a quiet one does not
         with pytest.raises(SystemExit) as caught:
             main()

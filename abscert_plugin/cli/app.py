@@ -4,6 +4,9 @@ import io
 import os
 import re
 import sys
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
@@ -11,23 +14,7 @@ from rich.text import Text
 
 import abscert_plugin
 from abscert_plugin.choices import did_you_mean, expected_one_of
-from abscert_plugin.cli import (
-    advise,
-    artifact,
-    bench,
-    card,
-    check,
-    data,
-    demo,
-    guard,
-    manual,
-    queries,
-    query,
-    show,
-    train,
-    tune,
-    verify,
-)
+from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.plugins import leave_out, registered
@@ -43,6 +30,26 @@ Guard it, so that it certifies by itself: abscert guard runs/ball --radius 0.1 -
 Compare methods: abscert compare run digits-smoke --out results"""
 """What people do, a line each: what, a colon, a command."""
 ENTRY_POINTS: Final = "abscert.commands"
+_MODULES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "demo": "demo",
+        "data": "data",
+        "advise": "advise",
+        "train": "train",
+        "tune": "tune",
+        "verify": "verify",
+        "show": "show",
+        "check": "check",
+        "queries": "queries",
+        "query": "query",
+        "bench": "bench",
+        "export": "artifact",
+        "wrap": "artifact",
+        "guard": "guard",
+        "card": "card",
+    }
+)
+"""The module beside this one that has each of our subcommands, in the order of help."""
 BAD_INPUT: Final = 2
 _OWN_PACKAGES: Final = ("abscert_plugin", "baselines", "compare")
 _INTERNAL: Final = 70  # sysexits' EX_SOFTWARE: a fault of ours, not of the input
@@ -58,16 +65,23 @@ _OF_NUMBERS: Final = (  # what typer's own library says of values
 _UsageError: Final = typer.BadParameter.__bases__[0]  # of an unknown option, a missing one, and so on: typer hides it
 
 
-def build_app() -> typer.Typer:
+def build_app(asked: str | None = None) -> typer.Typer:
     """Return the command with its own subcommands and those that other packages have registered.
 
     A package adds a subcommand through the entry-point group `abscert.commands`; each entry is a function that
     takes the `typer.Typer` and registers what it has.
+
+    Args:
+        asked: the subcommand that will be run, where that is known: one of ours is then all there is, since to import
+            the others takes longer than many a command does.
     """
     app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
     app.callback(help=_HELP, epilog=GUIDE)(_options)
-    for module in (demo, data, advise, train, tune, verify, show, check, queries, query, bench, artifact, guard, card):
-        module.register(app)
+    modules = [_MODULES[asked]] if asked in _MODULES else dict.fromkeys(_MODULES.values())
+    for module in modules:
+        import_module(f"abscert_plugin.cli.{module}").register(app)
+    if asked in _MODULES:
+        return app
     for point, register in registered(ENTRY_POINTS):
         try:
             register(app)
@@ -81,7 +95,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr is: files and their names hold what UTF-8 does not
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(build_app()(standalone_mode=False, prog_name="abscert"))
+        sys.exit(build_app(next(iter(sys.argv[1:]), None))(standalone_mode=False, prog_name="abscert"))
     except AbscertError as error:
         _fail(str(error), BAD_INPUT)
     except OSError as error:

@@ -18,7 +18,7 @@ from abscert_plugin.records import RunInfo, read_records
 from abscert_plugin.report.comparison import Comparison, changed_table, transition_table
 from abscert_plugin.report.comparison_page import render_comparison
 from abscert_plugin.report.page import PageContent, render_page
-from abscert_plugin.report.run_content import Images, images_of, read_content, rows_in
+from abscert_plugin.report.run_content import Images, images_of, read_content
 from abscert_plugin.report.server import HOST, Pages, folder_server
 from abscert_plugin.report.terminal import (
     SUMMARY_WIDTH,
@@ -31,6 +31,7 @@ from abscert_plugin.report.terminal import (
 )
 from abscert_plugin.report.training_page import TrainingContent, is_training, render_training, training_table
 from abscert_plugin.report.tuning_page import TuningContent, is_tuning, render_tuning
+from abscert_plugin.verification.run import rows_in
 
 _EXAMPLE: Final = "abscert show runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --html report.html"
 _PORT: Final = 8000

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, DataError, GridError, RecordError
@@ -12,18 +12,11 @@ from abscert_plugin.report.counterexamples import Replay
 from abscert_plugin.report.page import PageContent
 from abscert_plugin.report.provenance import run_images, run_replay
 from abscert_plugin.verification.decision import ITSELF
-from abscert_plugin.verification.run import RECORDS, RUN
-
-_PACKED: Final = f"{RECORDS}.gz"
+from abscert_plugin.verification.run import RUN
 
 Images = Callable[[RunInfo, Path], DataSet | None]
 """Finds the images that the rows of a run in a folder speak of, None to leave them out; a DataError says why they are
 not there."""
-
-
-def rows_in(folder: Path) -> Path | None:
-    """Return the rows of a run's folder, plain or packed; None where there are none."""
-    return next((folder / name for name in (RECORDS, _PACKED) if (folder / name).is_file()), None)
 
 
 def read_content(

@@ -25,7 +25,7 @@ from abscert_plugin.verification.decision import ITSELF, Decided, Decider, Decis
 from abscert_plugin.verification.elsewhere import Elsewhere
 from abscert_plugin.verification.evidence import evidence_name, write_evidence
 
-__all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts"]
+__all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts", "rows_in"]
 
 RECORDS: Final = "records.jsonl"
 RUN: Final = "run.json"
@@ -209,3 +209,8 @@ def _stored(out: Path, info: RunInfo) -> list[Record]:
     if pairs:
         raise RecordError(f"{out} holds another run ({pairs}); use --fresh or another --out")
     return read_records(out / RECORDS) if (out / RECORDS).exists() else []
+
+
+def rows_in(folder: Path) -> Path | None:
+    """Return the rows of a run's folder, plain or packed; None where there are none."""
+    return next((folder / name for name in (RECORDS, f"{RECORDS}.gz") if (folder / name).is_file()), None)

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from scipy.special import betaincinv
-
 from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import Record
@@ -96,6 +94,8 @@ def clopper_pearson(failures: int, trials: int, level: float = 0.95) -> tuple[fl
 
     Source: Clopper and Pearson, 1934.
     """
+    from scipy.special import betaincinv  # here, since it takes longer to import than all else that a summary needs
+
     tail = (1 - level) / 2
     low = 0.0 if failures == 0 else float(betaincinv(failures, trials - failures + 1, tail))
     high = 1.0 if failures == trials else float(betaincinv(failures + 1, trials - failures, 1 - tail))
