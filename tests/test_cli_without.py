@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from command_line import linear_model
 
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from abscert_plugin.cli import main; main()"
@@ -27,6 +28,13 @@ def test_training_without_torch_is_one_line(tmp_path: Path) -> None:
     result = run(WITHOUT_TORCH, "train", "--out", str(tmp_path / "out"))
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: this command needs torch, which is not installed; install it with pip\n"
+
+
+@pytest.mark.slow
+def test_training_takes_no_compiler(tmp_path: Path) -> None:
+    code = "import sys, torch; sys.modules['torch._dynamo'] = None; from abscert_plugin.cli import main; main()"
+    options = ("--data", "digits", "--network", "fc-3", "--epochs", "1", "--average", "0.9", "--out", str(tmp_path))
+    assert run(code, "train", *options).returncode == 0
 
 
 def test_help_needs_no_onnxruntime_and_a_verification_without_one_is_one_line(tmp_path: Path) -> None:

@@ -77,10 +77,10 @@ def build_app(asked: str | None = None) -> typer.Typer:
     """
     app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
     app.callback(help=_HELP, epilog=GUIDE)(_options)
-    modules = [_MODULES[asked]] if asked in _MODULES else dict.fromkeys(_MODULES.values())
-    for module in modules:
+    own = _MODULES.get(asked or "")
+    for module in dict.fromkeys(_MODULES.values()) if own is None else [own]:
         import_module(f"abscert_plugin.cli.{module}").register(app)
-    if asked in _MODULES:
+    if own is not None:
         return app
     for point, register in registered(ENTRY_POINTS):
         try:

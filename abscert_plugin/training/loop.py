@@ -2,11 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -18,16 +16,17 @@ from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, TrainingError
 from abscert_plugin.training.augmentation import augment
 from abscert_plugin.training.checkpoint import Checkpoint, check_same, remove_leftovers, write_checkpoint
-from abscert_plugin.training.config import Optimiser, Precision, TrainingConfig, learning_rate_at
+from abscert_plugin.training.config import Precision, TrainingConfig, learning_rate_at
 from abscert_plugin.training.feed import Feed
 from abscert_plugin.training.objective import Moment, Objective
+from abscert_plugin.training.steps import Steps
 
 _EVALUATED_AT_ONCE: Final = 1000
 _EVALUATED_PIXELS: Final = 2**22  # in one batch: 27 images of 3 x 224 x 224
+_NETWORK: Final = "network."  # in the names of a checkpoint's tensors, as the two below
+_OPTIMISER: Final = "optimiser."
+_AVERAGE: Final = "average."
 _CHECK_EVERY: Final = 50  # reading a loss from an accelerator waits for it, so not at every step
-_OPTIMISERS: Final[Mapping[Optimiser, Callable[..., torch.optim.Optimizer]]] = MappingProxyType(
-    {Optimiser.ADAM: torch.optim.Adam, Optimiser.SGD: partial(torch.optim.SGD, momentum=0.9)}
-)
 
 
 @runtime_checkable
@@ -128,9 +127,8 @@ class _Loop:
     def __init__(self, job: Job, observer: Observer) -> None:
         self._job = job
         self._observer = observer
-        self._optimiser = _OPTIMISERS[job.config.optimiser](
-            job.network.parameters(), lr=job.config.learning_rate, weight_decay=job.config.weight_decay, fused=True
-        )
+        self._weights = Steps(job.network.parameters(), job.config.optimiser, job.config.weight_decay)
+        self._rate = job.config.learning_rate
         self._averaged = None
         if job.config.average:
             moving = get_ema_multi_avg_fn(job.config.average)
@@ -192,7 +190,7 @@ class _Loop:
             "epoch": epoch,
             "loss": loss,
             "validation_error": validation_error,
-            "learning_rate": self._optimiser.param_groups[0]["lr"],
+            "learning_rate": self._rate,
             "seconds": seconds,
             "images_per_second": self._images_per_epoch / seconds,
         }
@@ -211,23 +209,21 @@ class _Loop:
                 self._check_numbers(window, first + number + 1 - len(window))
                 late = sum(window) / len(window)
             self._observer.on_step(len(images), late)
-        self._optimiser.zero_grad(set_to_none=True)  # as large as the network, while a checkpoint is written
+        self._weights.forget_gradients()  # while a checkpoint is written
         return float(losses.mean())
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         job = self._job
-        rate = learning_rate_at(step, job.config.epochs * self._steps_per_epoch, job.config)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
+        self._rate = learning_rate_at(step, job.config.epochs * self._steps_per_epoch, job.config)
         moment = Moment(step, self._steps_per_epoch, job.config.epochs)
         inputs = job.objective.encode(images)
         with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=self._half):
             loss = job.objective.loss(job.network, inputs, labels, moment)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._weights.forget_gradients()
         loss.backward()
         if job.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(job.network.parameters(), job.config.gradient_clip)
-        self._optimiser.step()
+        self._weights.take(self._rate)
         if self._averaged is not None:
             self._averaged.update_parameters(job.network)
         return loss.detach()
@@ -242,8 +238,8 @@ class _Loop:
     def _next_checkpoint(self, former: Checkpoint | None, row: dict[str, Any]) -> Checkpoint:
         config = self._job.config
         history = (*(former.history if former is not None else ()), row)
-        weights = {f"network.{name}": value for name, value in self._job.network.state_dict().items()}
-        kept = {f"network.{name}": value for name, value in self._kept.state_dict().items()}
+        weights = _under(_NETWORK, self._job.network.state_dict())
+        kept = _under(_NETWORK, self._kept.state_dict())
         # the first of equal epochs stays the best
         improved = former is None or row["validation_error"] < former.history[former.best_epoch - 1]["validation_error"]
         losses = [entry["loss"] for entry in history]
@@ -253,34 +249,21 @@ class _Loop:
             epoch=row["epoch"],
             description=self._job.description,
             history=history,
-            state={**weights, **self._optimiser_tensors(), **self._average_tensors()},
+            state={**weights, **_under(_OPTIMISER, self._weights.tensors()), **self._average_tensors()},
             best_epoch=row["epoch"] if improved or former is None else former.best_epoch,
             best=_copied(kept) if improved or former is None else former.best,
             finished=ended,
         )
 
-    def _optimiser_tensors(self) -> dict[str, Tensor]:
-        state = self._optimiser.state_dict()["state"]
-        return {f"optimiser.{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
-
     def _average_tensors(self) -> dict[str, Tensor]:
-        state = {} if self._averaged is None else self._averaged.state_dict()
-        return {f"average.{name}": value for name, value in state.items()}
+        return {} if self._averaged is None else _under(_AVERAGE, self._averaged.state_dict())
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         try:
             load_weights(self._job.network, checkpoint.state)
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in checkpoint.state.items():
-                if key.startswith("optimiser."):
-                    _, number, name = key.split(".")
-                    state.setdefault(int(number), {})[name] = value
-            whole = self._optimiser.state_dict()
-            self._optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+            self._weights.restore(_below(_OPTIMISER, checkpoint.state))
             if self._averaged is not None:
-                start = "average."
-                named = {key.removeprefix(start): one for key, one in checkpoint.state.items() if key.startswith(start)}
-                self._averaged.load_state_dict(named)
+                self._averaged.load_state_dict(_below(_AVERAGE, checkpoint.state))
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network") from error
 
@@ -291,11 +274,18 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool
     Raises:
         CheckpointError: if they do not fit.
     """
-    weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
     try:
-        network.load_state_dict(weights, assign=assign)
+        network.load_state_dict(_below(_NETWORK, tensors), assign=assign)
     except RuntimeError as error:
         raise CheckpointError("the checkpoint's weights do not fit the network") from error
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
