@@ -23,9 +23,15 @@ _LOG = logging.getLogger(__name__)
 EntryT = TypeVar("EntryT")
 
 
-def registered(group: str) -> Iterator[tuple[EntryPoint, Any]]:
-    """Yield the entry points of a group that can be loaded, each with what it names; the others are named on stderr."""
-    for point in entry_points(group=group):
+def registered(group: str, name: str | None = None) -> Iterator[tuple[EntryPoint, Any]]:
+    """Yield the entry points of a group that can be loaded, each with what it names; the others are named on stderr.
+
+    Args:
+        group: the group.
+        name: only those of this name, where there are any; None yields all.
+    """
+    points = entry_points(group=group)
+    for point in points.select(name=name) if name in points.names else points:
         try:
             yield point, point.load()
         except Exception as error:  # noqa: BLE001 - whatever another package's import raises

@@ -4,8 +4,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Annotated, Any, Final, NoReturn
 
@@ -72,22 +73,27 @@ def build_app(asked: str | None = None) -> typer.Typer:
     takes the `typer.Typer` and registers what it has.
 
     Args:
-        asked: the subcommand that will be run, where that is known: one of ours is then all there is, since to import
-            the others takes longer than many a command does.
+        asked: the subcommand that will be run, where that is known. Where one of ours, or an entry point, has that name
+            it is all there is, since to import the others takes longer than many a command does.
     """
     app = manual.Commands(name="abscert", context_settings=manual.SETTINGS)
     app.callback(help=_HELP, epilog=GUIDE)(_options)
-    own = _MODULES.get(asked or "")
-    for module in dict.fromkeys(_MODULES.values()) if own is None else [own]:
-        import_module(f"abscert_plugin.cli.{module}").register(app)
-    if own is not None:
+    if (own := _MODULES.get(asked or "")) is not None:
+        _add_own(app, [own])
         return app
-    for point, register in registered(ENTRY_POINTS):
+    if asked not in entry_points(group=ENTRY_POINTS).names:
+        _add_own(app, dict.fromkeys(_MODULES.values()))
+    for point, register in registered(ENTRY_POINTS, asked):
         try:
             register(app)
         except Exception as error:  # noqa: BLE001 - whatever another package raises: it stops no other command
             leave_out(point, f"{type(error).__name__}: {error}")
     return app
+
+
+def _add_own(app: typer.Typer, modules: Iterable[str]) -> None:
+    for module in modules:
+        import_module(f"abscert_plugin.cli.{module}").register(app)
 
 
 def main() -> None:

@@ -273,5 +273,6 @@ def pulled_back(function: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple
     """Return W^T rows of a linear function without constants, by automatic differentiation."""
     with torch.enable_grad():
         point = torch.zeros((len(rows), *shape), dtype=rows.dtype, requires_grad=True)
-        (found,) = torch.autograd.grad(function(point), point, rows, create_graph=rows.requires_grad)
+        # rows as a factor, which changes no bit: of rows given as gradients torch checks the shape, and imports sympy first
+        (found,) = torch.autograd.grad((function(point) * rows).sum(), point, create_graph=rows.requires_grad)
     return found
