@@ -9,7 +9,7 @@ def smoothed(network, images, labels):
     return cross_entropy(network(images), labels, label_smoothing=0.1)
 
 
-test = abscert.load_data("digits", "test", limit=100)
+test = abscert.load_data("digits", "test", limit=40)
 for method in ("ibp", smoothed):
     trained = abscert.train("fc-3", "digits", method=method, radius=0.02, epochs=10)
     print(trained.method, trained.verify(test, radius=0.02, timeout=1))

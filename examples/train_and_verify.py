@@ -41,7 +41,7 @@ def main(out: Path) -> None:
 
     # the claim ball of the first 50: bounds, attacks and branch and bound, for a second an image
     ball, first = Ball(Radius.parse("0.02"), Inputs.FLOAT), images.first(50)
-    verifier, note = open_verifier(BallQuestion(artifact, first, ball, Budget(seconds=1)))
+    verifier, note = open_verifier(BallQuestion(artifact, first, ball, Budget(seconds=1.0)))
     if note:
         print(f"the file is run alone: {note}")
     balls, _ = Verification(artifact, first, decider=verifier).run(out / "verify-ball", lambda _: None)

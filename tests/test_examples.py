@@ -1,14 +1,13 @@
 """The scripts in examples/, run as a user runs them."""
 
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 from box_oracle import lirpa_or_skip
+from scripts import run_script
 
 from abscert_plugin.records import read_records
 
@@ -18,10 +17,7 @@ EXAMPLES: Final = ROOT / "examples"
 
 def run(name: str, *arguments: object) -> str:
     """Return what an example prints."""
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_script(EXAMPLES / f"{name}.py", *arguments, folder=ROOT)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from command_line import refused
+from command_line import abscert, refused
 
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data
@@ -25,12 +25,6 @@ pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-c", "from abscert_plugin.cli import main; main()"]
 TRAIN = ["train", "--data", "digits", "--cells", "4", "--epochs", "3", "--network", "dm-small", "--seed", "3"]
-
-
-def abscert(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=300)
-    assert result.returncode == status, result.stderr
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +45,7 @@ def test_killed_training_resumes_to_the_same_weights(trained: Path, tmp_path: Pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "deploy.onnx").exists(), "the training ended before it could be killed"
-    errors = abscert(*TRAIN, "--out", str(out), status=2).stderr
+    errors = abscert(*TRAIN, "--out", str(out), status=2).err
     assert re.fullmatch("error: [^\n]*add --resume[^\n]*\n", errors)
     abscert(*TRAIN, "--out", str(out), "--resume")
     state, whole = (json.loads((folder / "checkpoint.json").read_text()) for folder in (out, trained))

@@ -18,6 +18,7 @@ import typer
 from command_line import abscert, linear_model
 from PIL import Image
 from registered import write_package
+from scripts import ONE_AFTER_THE_OTHER, run_script
 
 from abscert_plugin.cli.app import build_app
 from abscert_plugin.data import Split, load_data
@@ -239,11 +240,7 @@ def execute(path: Path, before: str = "", after: str = "") -> None:
     """Execute a document's blocks of Python as one script in the current folder, as a reader does."""
     script = Path("script.py")
     script.write_text("\n".join((before, *python_blocks(path), after)), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script], env=environment, text=True, capture_output=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(script)
 
 
 OWN: Final = """
@@ -283,21 +280,6 @@ def test_a_page_does_what_it_says(path: Path, place: Path) -> None:
     if "--image-size 224" in path.read_text(encoding="utf-8"):
         linear_model(place / "model.onnx", (3, 224, 224), classes=2)
     carry_out(path)
-
-
-ONE_AFTER_THE_OTHER: Final = """
-import json, sys
-from abscert_plugin.cli import main
-for words in json.loads(sys.argv[1]):
-    sys.argv = words
-    try:
-        main()
-    except SystemExit as ended:
-        if ended.code:
-            raise
-    print(end="\\0")
-"""
-"""Commands in one process, which takes seconds to start; what each prints ends in a zero."""
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 """The notebooks run, and what runs and shows them does what Jupyter does."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import notebooks
 import pytest
+from scripts import run_script
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NOTEBOOKS: Final = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -31,12 +29,7 @@ def outputs(notebook: dict[str, Any]) -> list[Any]:
 def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes())
-    words = [sys.executable, str(ROOT / "docs" / "building" / "notebooks.py"), copy.name]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        words, cwd=tmp_path, env=environment, text=True, capture_output=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_script(ROOT / "docs" / "building" / "notebooks.py", copy.name, folder=tmp_path)
     before, after = (outputs(json.loads(one.read_text(encoding="utf-8"))) for one in (path, copy))
     kinds = [[[*one.get("data", {"text": 0})] for one in cell] for cell in before]
     assert kinds == [[[*one.get("data", {"text": 0})] for one in cell] for cell in after]

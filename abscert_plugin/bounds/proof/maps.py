@@ -273,6 +273,6 @@ def pulled_back(function: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple
     """Return W^T rows of a linear function without constants, by automatic differentiation."""
     with torch.enable_grad():
         point = torch.zeros((len(rows), *shape), dtype=rows.dtype, requires_grad=True)
-        # rows as a factor, which changes no bit: of rows given as gradients torch checks the shape, and imports sympy first
+        # rows as a factor, which changes no bit: torch checks the shape of rows given as gradients, and imports sympy
         (found,) = torch.autograd.grad((function(point) * rows).sum(), point, create_graph=rows.requires_grad)
     return found

@@ -81,7 +81,7 @@ def listed(folder: Path) -> dict[Path, int]:
 
 def test_kills_at_random_moments_change_nothing_but_the_time(plan: Path, undisturbed: Path, tmp_path: Path) -> None:
     moments = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         runner = subprocess.Popen(
             [sys.executable, "-c", COMMAND, "compare", "run", str(plan), "--out", str(tmp_path)],
             stdout=subprocess.DEVNULL,

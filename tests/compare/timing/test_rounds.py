@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -260,12 +261,11 @@ assert not {"torch", "auto_LiRPA", "onnxruntime"} & set(sys.modules)
 
 
 @pytest.mark.slow
-def test_a_search_takes_the_networks_of_the_plan_and_no_others(tmp_path: Path) -> None:
-    plan = tmp_path / "plan.toml"
-    plan.write_text(PLAN.replace('"ibp", "crown-ibp", "abstrain", "plain"', '"ibp", "abstrain"'))
+def test_a_search_takes_the_networks_of_the_plan_and_no_others(small_results: Path, tmp_path: Path) -> None:
+    plan = small_results / "plan.toml"
     search = ("--rounds", 1, "--steps", 1, "--images", 5, "--search-images", 3)
     assert "run the plan there first" in refused("compare", "times", plan, "--out", tmp_path, *search)
-    abscert("compare", "run", plan, "--out", tmp_path)
+    shutil.copytree(small_results / "results", tmp_path, dirs_exist_ok=True)
     before = {path: path.read_bytes() for path in (tmp_path / RUNS).rglob("*") if path.is_file()}
     abscert("compare", "times", plan, "--out", tmp_path, *search)
     found = [row for row in read_times(tmp_path) if row.kind is Kind.SEARCH]
