@@ -7,6 +7,7 @@ whole stays as it is. About twenty minutes on one core.
 """
 
 import argparse
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,14 +73,24 @@ def ends(layer: nn.Module, low: torch.Tensor, high: torch.Tensor) -> tuple[torch
     return layer(low), layer(high)
 
 
-def of_intervals(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, radius: float) -> torch.Tensor:
-    """Return a tenth of the loss of intervals, the rest of one gradient step to a corner of the ball (MTL-IBP)."""
-    near = images.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(network(near), labels), near)
-    attacked = network((images + radius * slope.sign()).clamp(-1, 1))
-    low, high = ends(network, (images - radius).clamp(-1, 1), (images + radius).clamp(-1, 1))
-    worst = torch.where(nn.functional.one_hot(labels, low.shape[1]).bool(), low, high)
-    return 0.9 * nn.functional.cross_entropy(attacked, labels) + 0.1 * nn.functional.cross_entropy(worst, labels)
+def of_intervals(steps: int) -> Callable[..., torch.Tensor]:
+    """Return a loss: a tenth that of intervals, the rest one gradient step to a corner of the ball (MTL-IBP).
+
+    Args:
+        steps: in which the radius rises to what it is asked for.
+    """
+    count = itertools.count(1)
+
+    def loss(network: nn.Module, images: torch.Tensor, labels: torch.Tensor, radius: float) -> torch.Tensor:
+        radius *= min(next(count) / steps, 1.0)
+        near = images.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(nn.functional.cross_entropy(network(near), labels), near)
+        attacked = network((images + radius * slope.sign()).clamp(-1, 1))
+        low, high = ends(network, (images - radius).clamp(-1, 1), (images + radius).clamp(-1, 1))
+        worst = torch.where(nn.functional.one_hot(labels, low.shape[1]).bool(), low, high)
+        return 0.9 * nn.functional.cross_entropy(attacked, labels) + 0.1 * nn.functional.cross_entropy(worst, labels)
+
+    return loss
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ RECIPES: Final = {
     "mtl-ibp": Recipe("mtl-ibp", 10, options={"share": 0.05}),
     "sabr": Recipe("sabr", 4),
     "tanh": Recipe("mtl-ibp", 5, activation="tanh", options={"share": 0.1}),
-    "residual": Recipe(of_intervals, 5, network=residual),
+    "residual": Recipe(of_intervals(1200), 6, network=residual),
     "cells-2": Recipe("reachable", 5, cells=2, options={"loss": "mtl-ibp", "share": 0.1}),
     "cells-2-r0.3": Recipe("reachable", 8, cells=2, radius="0.3", options={"loss": "mtl-ibp", "share": 0.2}),
     "cells-4": Recipe("reachable", 4, network="dm-small", cells=4, options={"loss": "mtl-ibp", "share": 0.1}),

@@ -35,6 +35,7 @@ def page_of(folder: Path, page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_each_stored_counterexample_is_shown_with_the_label_that_the_file_gives_it(run: Path, tmp_path: Path) -> None:
     text = page_of(run / "v", tmp_path / "page.html")
     rows = [row for row in read_records(run / "v" / "records.jsonl") if row.verdict != "certified"]

@@ -57,6 +57,7 @@ for words in (
     assert any(row.method not in ("forward", "pgd") for row in rows)
 
 
+@pytest.mark.slow
 def test_help_needs_no_onnxruntime_and_a_verification_without_one_is_one_line(tmp_path: Path) -> None:
     assert run(WITHOUT_RUNTIME, "verify", "--help").returncode == 0
     model, out = linear_model(tmp_path / "model.onnx"), tmp_path / "out"

@@ -318,6 +318,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["abscert_plugin.cli", "abscert_plugin.cli.verify"])
 def test_the_command_line_starts_without_torch(name: str) -> None:
     done = run_python(
@@ -331,6 +332,7 @@ def test_the_command_line_starts_without_torch(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_verify_runs_without_torch(tmp_path: Path) -> None:
     config = NetworkConfig("fc-3-code", Activation.RELU, (1, 8, 8), 10)
     probes = np.zeros((1, 1, 8, 8), dtype=np.float32)

@@ -114,6 +114,7 @@ def test_rows_and_files_are_those_of_one_machine(
     assert many.run.configuration == {**one.run.configuration, "threads": 1}
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(order=st.integers(0, 99), killed_by=st.frozensets(st.integers(0, COUNT - 1)))
 def test_an_image_of_which_workers_die_is_unknown_and_costs_no_other(

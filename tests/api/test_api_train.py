@@ -30,6 +30,7 @@ def plain(network: nn.Module, images: Tensor, labels: Tensor, radius: float) -> 
     return functional.cross_entropy(network(images), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "options"),
     [

@@ -124,6 +124,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Case, l
     return dict(zip(todo, zip(todo.values(), before, answered, strict=True), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_input_is_one_line_and_status_2(answers: dict[str, tuple[Case, list[str], Answer]], name: str) -> None:
     case, before, answer = answers[name]
@@ -136,6 +137,7 @@ def test_bad_input_is_one_line_and_status_2(answers: dict[str, tuple[Case, list[
     assert listed(case.folder) == before
 
 
+@pytest.mark.slow
 def test_the_command_by_itself_refuses_in_one_line(tmp_path: Path) -> None:
     make, _ = bad.BAD_FILES["unknown operator"]
     command = [*COMMAND, "wrap", str(make(tmp_path)), "--out", str(tmp_path / "out")]

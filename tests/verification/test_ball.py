@@ -88,6 +88,7 @@ def test_verdicts_without_the_network_are_those_of_running_every_combination(cas
     check(case, ball, seed, NOT_RUN_WHOLE, white_box=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", list(Inputs))
 @pytest.mark.parametrize("number", range(len(GRIDS)))
 def test_verdicts_of_the_search_alone_are_those_of_running_every_combination(number: int, inputs: Inputs) -> None:
@@ -115,6 +116,7 @@ def test_each_step_decides_some_images_of_the_oracle() -> None:
     assert unknown < 0.1 * total.total()
 
 
+@pytest.mark.slow
 def test_the_search_splits_more_than_once() -> None:
     results = []
     search = Search.run

@@ -228,6 +228,7 @@ def seen(ball: Ball, budget: Budget, number: int = 3, count: int = 60) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [Budget(60.0), NOT_RUN_WHOLE])
 @pytest.mark.parametrize("end", ["lowest", "highest"])
 def test_a_reachable_cell_that_is_dropped_is_seen(monkeypatch: pytest.MonkeyPatch, budget: Budget, end: str) -> None:

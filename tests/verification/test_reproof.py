@@ -94,6 +94,7 @@ def no_lirpa(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(LirpaBounder, name, never)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_lirpa")
 def test_trees_prove_their_images_again(cells: Proven, signs: Proven) -> None:
     for case in (cells, signs):
