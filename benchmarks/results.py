@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
+import side_by_side as solvers
 from results_front import Ball, best, error_against_radius, error_against_time, of_runs, side_by_side, table_one
 from results_layout import narrow, wrapped
 
@@ -193,6 +194,15 @@ def followers() -> list[dict]:
     return found
 
 
+def beside() -> list[dict]:
+    """Return of each network what our verifier and alpha-beta-CROWN made of its images, ours / theirs."""
+    names = ("images", *solvers.NUMBERS, "wrong", "late", "ratio", "hard", "peak")
+    return [
+        {"network": name, "radius": rows[0]["radius"], **dict(zip(names, solvers.cells(rows), strict=True))}
+        for name, rows in solvers.by_model([solvers.KEPT]).items()
+    ]
+
+
 def landscapes(pattern: str) -> list[dict]:
     """Return the landscapes of a name, with the curvature of each network."""
     return [json.loads(path.read_text()) for path in sorted((KEPT / "landscapes").glob(f"{pattern}.json"))]
@@ -239,6 +249,7 @@ def render() -> dict[str, str]:
         "single": single,
         "landscapes": landscapes,
         "benchmarks": benchmarks,
+        "beside": beside,
         "balls": balls,
         "followers": followers,
         "best": best,

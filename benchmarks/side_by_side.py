@@ -8,13 +8,16 @@ holds more than the ball: its `sat` counts as falsified where an image of the ba
 the file, and as `box alone` elsewhere. Answers that came later than the budget count, and are told.
 
 alpha-beta-CROWN runs with its defaults for the CPU (attack before bounds: 30 starts of 100 steps), from its
-checkout, in a Python that has torch, onnx2pytorch, onnxoptimizer, onnxsim, gurobipy, termcolor, psutil, pandas, sympy.
+checkout, in a Python that has torch, onnx2pytorch (the fork that it names), onnxoptimizer, onnxsim, skl2onnx, gurobipy,
+termcolor, psutil, pandas, sympy.
 
 usage: python benchmarks/side_by_side.py ask MODEL... --radius 0.1 --data mnist --limit 200 --out ANSWERS.jsonl
            --python /path/to/python --checkout /path/to/alpha-beta-CROWN [--seconds 10] [--attack before|after|skip]
        python benchmarks/side_by_side.py table ANSWERS.jsonl...
+       python benchmarks/side_by_side.py keep ANSWERS.jsonl...
 
-`ask` goes on with a file that it finds: what stands in it is not asked again.
+`ask` goes on with a file that it finds: what stands in it is not asked again. `keep` writes what counts into
+records/side_by_side.jsonl. side_by_side_networks.py trains the networks.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from pathlib import Path
 from typing import Any, Final
 
 WORKER: Final = Path(__file__).with_name("side_by_side_worker.py")
+KEPT: Final = Path(__file__).with_name("records") / "side_by_side.jsonl"
 PATIENCE: Final = 3  # a worker that takes so many times its budget, and 30 s, is ended
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 NUMBERS: Final = ("decided", "certified", "falsified", "unknown")
@@ -165,11 +169,18 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     return map(json.loads, path.read_text().splitlines())
 
 
+def keep(paths: Sequence[Path], into: Path) -> None:
+    """Write answers without what a table has no use for; a network is called as its folder."""
+    with into.open("w") as out:
+        for row in (row for path in paths for row in read(path)):
+            named = {"model": Path(row["model"]).parent.name, "index": row["index"], "radius": row["radius"]}
+            answers = {who: {key: row[who][key] for key in ANSWER if key in row[who]} for who in WHO}
+            print(json.dumps({**named, "budget": row["budget"], **answers}), file=out)
+
+
 def table(paths: Sequence[Path]) -> str:
     """Return a Markdown table, a row for each model: ours / theirs."""
-    models: dict[str, list[dict[str, Any]]] = {}
-    for row in (row for path in paths for row in read(path)):
-        models.setdefault(row["model"], []).append(row)
+    models = by_model(paths)
     head = ["network", "images", *NUMBERS, "contradictions", "late", "time ratio", "and beyond first steps", "peak MiB"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join([name, *cells(rows)])} |" for name, rows in models.items()]
@@ -179,6 +190,14 @@ def table(paths: Sequence[Path]) -> str:
     lines += ["", "Decided by ours alone:", *(f"- {name}: {found}" for name, found in open_by_them.items())]
     odd = sorted({f"{row['theirs']['verdict']} ({row['theirs']['how']})" for rows in models.values() for row in rows})
     return "\n".join([*lines, "", f"Answers of theirs: {', '.join(odd)}."]) + "\n"
+
+
+def by_model(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each model."""
+    models: dict[str, list[dict[str, Any]]] = {}
+    for row in (row for path in paths for row in read(path)):
+        models.setdefault(row["model"], []).append(row)
+    return models
 
 
 def cells(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -199,6 +218,7 @@ def cells(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 WHO: Final = ("ours", "theirs")
+ANSWER: Final = ("verdict", "how", "seconds", "peak_mib")
 FIRST_STEPS: Final = ("safe-incomplete", "unsafe-pgd")  # of theirs: bounds without a search, and the attack before them
 
 
@@ -243,9 +263,13 @@ def main() -> None:
     asking.add_argument("--out", type=Path, required=True, help="a file of JSON lines, gone on with where it is there")
     showing = commands.add_parser("table", help="print what stands in such files")
     showing.add_argument("answers", type=Path, nargs="+")
+    keeping = commands.add_parser("keep", help=f"put what counts of such files into {KEPT.name}")
+    keeping.add_argument("answers", type=Path, nargs="+")
     options = parser.parse_args()
     if options.command == "table":
         print(table(options.answers), end="")
+    elif options.command == "keep":
+        keep(options.answers, KEPT)
     else:
         ask(options)
 

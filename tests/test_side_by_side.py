@@ -73,6 +73,12 @@ def test_the_table_counts_what_stands_in_the_rows(tmp_path: Path) -> None:
     ]
     assert "- net: 2" in lines[lines.index("Decided by theirs alone:") + 1]
     assert "- net: 3" in lines[lines.index("Decided by ours alone:") + 1]
+    for item in rows:
+        item |= {"model": "folder/net/deploy.onnx", "radius": "0.1", "label": 3, "about": {}}
+        item["ours"]["reason"] = "why"
+    path.write_text("".join(json.dumps(item) + "\n" for item in rows))
+    side_by_side.keep([path], tmp_path / "kept.jsonl")
+    assert side_by_side.table([tmp_path / "kept.jsonl"]).splitlines() == lines
 
 
 @pytest.mark.slow
