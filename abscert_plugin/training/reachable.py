@@ -19,7 +19,9 @@ from abscert_plugin.bounds.intervals import Box
 from abscert_plugin.grid import Grid, level_pixels
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Objective
-from abscert_plugin.training.robust import RobustConfig, RobustObjective
+from abscert_plugin.training.robust import CellAttack, RobustConfig, RobustObjective
+
+_STEP: Final = 0.25  # of the way between a pixel's ends
 
 
 @final
@@ -30,10 +32,12 @@ class ReachableCells:
         grid: the cells.
         levels: the stored pixel value that stands for 1.0.
         device: where the images are.
+        attack: how adversarial inputs are looked for.
     """
 
-    def __init__(self, grid: Grid, levels: int, device: torch.device) -> None:
+    def __init__(self, grid: Grid, levels: int, device: torch.device, attack: CellAttack = CellAttack.ENDS) -> None:
         self._grid = grid
+        self._attack = attack
         self._pixels = level_pixels(levels)
         self._device = device
         self._abstraction = LevelAbstraction(grid, levels).to(device)
@@ -58,21 +62,33 @@ class ReachableCells:
     def adversarial(
         self, network: nn.Module, box: Box, labels: Int64[Tensor, "batch"], steps: int
     ) -> Float[Tensor, "batch channels2 height width"]:
-        """Return reachable interval images on which the loss is large.
-
-        The first step starts from random ends; each moves every pixel to its lowest or highest cell, whichever the
-        gradient says raises the loss.
-        """
+        """Return reachable interval images on which the loss is large, from random starts, as `CellAttack` says."""
         low, high = box.lower, box.upper
-        channels = low.shape[1] // 2
-        is_high = torch.rand_like(low[:, :channels]) < 0.5
-        for _ in range(steps):
-            current = torch.where(is_high.repeat(1, 2, 1, 1), high, low).detach().requires_grad_()
-            loss = functional.cross_entropy(network(current).float(), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, current)
-            rise = gradient * (high - low)
-            is_high = rise[:, :channels] + rise[:, channels:] > 0  # a pixel's two ends move together
-        return torch.where(is_high.repeat(1, 2, 1, 1), high, low)
+        start = torch.rand_like(low[:, : low.shape[1] // 2])  # a pixel's two ends move together
+
+        def at(shares: Tensor) -> Tensor:
+            return torch.where((shares > 0.5).repeat(1, 2, 1, 1), high, low)
+
+        if self._attack is CellAttack.ENDS:
+            shares = 1 - start
+            for _ in range(steps):
+                shares = (self._rise(network, at(shares), box, labels) > 0).to(start.dtype)
+        else:
+            shares = start
+            for _ in range(steps):
+                between = low + (high - low) * shares.repeat(1, 2, 1, 1)
+                shares = (shares + _STEP * self._rise(network, between, box, labels).sign()).clamp(0, 1)
+        return at(shares)
+
+    @staticmethod
+    def _rise(network: nn.Module, inputs: Tensor, box: Box, labels: Tensor) -> Tensor:
+        """Return by how much the loss rises, to first order, where a pixel goes from its lowest to its highest cell."""
+        current = inputs.detach().requires_grad_()
+        loss = functional.cross_entropy(network(current).float(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, current)
+        rise = gradient * (box.upper - box.lower)
+        channels = rise.shape[1] // 2
+        return rise[:, :channels] + rise[:, channels:]
 
     def _table(self, radius: float) -> Float[Tensor, "4 values"]:
         if self._known is None or self._known[0] != radius:
@@ -103,7 +119,7 @@ class ReachableMethod:
     def build(self, grid: Grid | None, levels: int, device: torch.device) -> Objective:
         """Return the objective."""
         assert grid is not None
-        return RobustObjective("reachable", ReachableCells(grid, levels, device), self.config)
+        return RobustObjective("reachable", ReachableCells(grid, levels, device, self.config.attack), self.config)
 
     def describe(self) -> Mapping[str, Any]:
         """Return the options."""

@@ -71,6 +71,18 @@ class Selection(StrEnum):
     ATTACK = "attack"
 
 
+class CellAttack(StrEnum):
+    """How `reachable` looks for adversarial inputs among the cells that a ball reaches.
+
+    `ENDS`: each step moves every pixel to its lowest or highest cell, whichever the gradient there says.
+    `BETWEEN`: steps are signed gradients between these ends, as if all were reachable, and the last point is rounded to
+    them. It finds far more where many pixels straddle an edge.
+    """
+
+    ENDS = "ends"
+    BETWEEN = "between"
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class RobustConfig:
@@ -94,6 +106,7 @@ class RobustConfig:
         interval_batch: share of each batch that the interval bounds are computed of: they cost
             two passes and back, and where their weight is small a part of the batch tells enough (MTL-IBP alone).
         selection: what the epoch is chosen by.
+        attack: how `reachable` looks for adversarial inputs; methods on images take gradient steps.
 
     Raises:
         ConfigError: if a value has no meaning.
@@ -115,6 +128,7 @@ class RobustConfig:
     initialisation: Initialisation = Initialisation.XAVIER
     interval_batch: float = field(default=1.0, metadata=PART)
     selection: Selection = Selection.INTERVALS
+    attack: CellAttack = CellAttack.ENDS
 
     def __post_init__(self) -> None:
         for name in ("share", "natural_start", "natural_end", "bounds_end"):
@@ -174,6 +188,7 @@ class RobustConfig:
             "initialisation": str(self.initialisation),
             **({"interval_batch": self.interval_batch} if self.interval_batch < 1 else {}),
             **({"selection": str(self.selection)} if self.selection is not Selection.INTERVALS else {}),
+            **({"attack": str(self.attack)} if self.attack is not CellAttack.ENDS else {}),
         }
 
 

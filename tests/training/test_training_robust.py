@@ -1,5 +1,6 @@
 """Sound training for a ball: its boxes, its schedule, and its losses against formulas written out here."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -19,7 +20,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.reachable import ReachableCells
-from abscert_plugin.training.robust import RobustConfig, RobustLoss, RobustObjective, Selection
+from abscert_plugin.training.robust import CellAttack, RobustConfig, RobustLoss, RobustObjective, Selection
 
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.2")
@@ -66,9 +67,10 @@ def test_another_radius_gives_another_box() -> None:
     assert torch.equal(narrow, again)
 
 
+@pytest.mark.parametrize("attack", CellAttack)
 @pytest.mark.parametrize("steps", [1, 3])
-def test_adversarial_inputs_are_reachable_and_raise_the_loss(steps: int) -> None:
-    network, balls, (images, labels) = tiny_network(3), ReachableCells(Grid(4), 255, CPU), stored(1, 64)
+def test_adversarial_inputs_are_reachable_and_raise_the_loss(steps: int, attack: CellAttack) -> None:
+    network, balls, (images, labels) = tiny_network(3), ReachableCells(Grid(4), 255, CPU, attack), stored(1, 64)
     box = balls.box(images, 0.2)
     torch.manual_seed(0)
     found = balls.adversarial(network, box, labels, steps)
@@ -79,6 +81,28 @@ def test_adversarial_inputs_are_reachable_and_raise_the_loss(steps: int) -> None
     assert (both_low | both_high).all()
     before, after = (functional.cross_entropy(network(x), labels) for x in (balls.center(images), found))
     assert after > before
+
+
+def test_steps_between_ends_find_more_than_those_that_jump_from_end_to_end() -> None:
+    images, labels = stored(1, 64)
+    losses = {}
+    for attack in CellAttack:
+        balls = ReachableCells(Grid(2), 255, CPU, attack)
+        box = balls.box(images, 0.3)
+        torch.manual_seed(0)
+        losses[attack] = [
+            float(functional.cross_entropy(network(balls.adversarial(network, box, labels, 10)), labels).detach())
+            for network in map(tiny_network, range(8))
+        ]
+    ends, between = losses[CellAttack.ENDS], losses[CellAttack.BETWEEN]
+    assert sum(b >= a for a, b in zip(ends, between, strict=True)) >= 6
+    assert sum(between) > sum(ends)
+
+
+def test_runs_from_before_there_was_a_choice_of_attacks_are_described_alike() -> None:
+    config = RobustConfig(Radius.parse("0.1"))
+    assert "attack" not in config.describe()
+    assert replace(config, attack=CellAttack.BETWEEN).describe() == {**config.describe(), "attack": "between"}
 
 
 # --- schedule -----------------------------------------------------------------------------------------------------
