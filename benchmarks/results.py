@@ -10,7 +10,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -18,6 +18,10 @@ import side_by_side as solvers
 from results_front import Ball, best, error_against_radius, error_against_time, of_runs, side_by_side, table_one
 from results_layout import narrow, wrapped
 
+from abscert_plugin.instances.counting import ALL, beside_by_category, pairs_of
+from abscert_plugin.instances.listing import Instance
+from abscert_plugin.instances.others import read_other
+from abscert_plugin.instances.rows import Row, read_results
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
 from compare.results.estimates import read_estimates
@@ -203,6 +207,26 @@ def beside() -> list[dict]:
     ]
 
 
+def public() -> list[dict]:
+    """Return of each category of public instances, and of all, what both solvers decide, and how often they differ."""
+    rows, other = read_results(KEPT / "instances" / "ours.jsonl"), read_other(KEPT / "instances" / "results.csv")
+    nowhere = Path()
+    instances = [Instance(*row_key(row), nowhere, nowhere, row.timeout) for row in rows]
+    pairs = pairs_of(instances, rows, other)
+    found = []
+    for one in beside_by_category(pairs):
+        some = [pair for pair in pairs if one.category in (ALL, pair[0].category)]
+        wrong = sum(
+            row.result.is_decided and said.result.is_decided and row.result != said.result for row, said in some
+        )
+        found.append({**asdict(one), "images": len(some), "wrong": wrong})
+    return found
+
+
+def row_key(row: Row) -> tuple[str, str, str]:
+    return row.category, row.network, row.query
+
+
 def landscapes(pattern: str) -> list[dict]:
     """Return the landscapes of a name, with the curvature of each network."""
     return [json.loads(path.read_text()) for path in sorted((KEPT / "landscapes").glob(f"{pattern}.json"))]
@@ -250,6 +274,7 @@ def render() -> dict[str, str]:
         "landscapes": landscapes,
         "benchmarks": benchmarks,
         "beside": beside,
+        "public": public,
         "balls": balls,
         "followers": followers,
         "best": best,

@@ -2,8 +2,8 @@
 
 Ways: as it is (float32); bfloat16 by autocast, with intervals in float32 (`--precision bfloat16`); weights and values
 with channels last; both; intervals of a quarter of each batch (`--set interval_batch=0.25`); one attack step in place
-of three; the network compiled by torch.compile (its plain passes: intervals go through its layers one by one); two
-threads. Shares are of the step as it is, backward passes with what they belong to: attack, intervals, the passes of
+of three; the network compiled by torch.compile (its plain passes: intervals go through its layers one by one). One
+thread. Shares are of the step as it is, backward passes with what they belong to: attack, intervals, the passes of
 plain and attacked images, Adam and the rest.
 
 usage: python benchmarks/step_profile.py [--networks dm-small dm-medium cnn-7] [--rounds 6] [--compile]
@@ -55,13 +55,12 @@ class Trainer:
             self._network = self._network.to(memory_format=torch.channels_last)
         self._steps = Steps(self._network.parameters(), Optimiser.ADAM, 2e-4)
         self._called = torch.compile(self._network) if way.get("compiled") else self._network
-        self._half, self._last, self._threads = bool(way.get("half")), bool(way.get("last")), int(way.get("threads", 1))
+        self._half, self._last = bool(way.get("half")), bool(way.get("last"))
         taken = data.take(np.arange(batch))
         self._images, self._labels = torch.from_numpy(taken.images), torch.from_numpy(taken.labels)
 
     def step(self) -> float:
         """Take a step; return its seconds."""
-        torch.set_num_threads(self._threads)
         start = time.perf_counter()
         inputs = self._objective.encode(self._images)
         if self._last and inputs.ndim == 4:
@@ -72,9 +71,7 @@ class Trainer:
         loss.backward()
         nn.utils.clip_grad_norm_(self._network.parameters(), 10.0)
         self._steps.take(1e-4)
-        seconds = time.perf_counter() - start
-        torch.set_num_threads(1)
-        return seconds
+        return time.perf_counter() - start
 
 
 @contextmanager
@@ -110,7 +107,6 @@ def ways(method: str, compiled: bool) -> dict[str, dict[str, object]]:
         "bfloat16": {"half": True},
         "channels last": {"last": True},
         "both": {"half": True, "last": True},
-        "two threads": {"threads": 2},
     }
     if method == "reachable":
         found["a quarter's intervals"] = {"options": {"interval_batch": 0.25}}
