@@ -27,7 +27,8 @@ def run(*words: object, cwd: Path) -> str:
 
 def environment(folder: Path) -> Path:
     """Make a fresh environment and return its Python."""
-    venv.create(folder, with_pip=True)
+    # links: a copied python is still open for writing in what another thread starts meanwhile, and cannot be run
+    venv.create(folder, with_pip=True, symlinks=os.name != "nt")
     return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
 
 

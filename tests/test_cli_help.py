@@ -140,3 +140,11 @@ def test_help_and_names_need_no_torch() -> None:
 def test_a_word_that_is_almost_one_is_guessed(words: tuple[str, ...], meant: str, tmp_path: Any) -> None:
     line = refused(*(tmp_path / "out" if word == "OUT" else word for word in words))
     assert line.endswith(f"; did you mean {meant}?"), line
+
+
+@pytest.mark.parametrize("name", list(app._MODULES))
+def test_a_command_of_ours_is_found_without_the_others(name: str) -> None:
+    commands = get_command(app.build_app(name)).commands  # type: ignore[attr-defined]
+    assert name in commands
+    assert not {"compare", "baseline"} & set(commands)
+    assert set(commands) <= set(ROOT.commands)
