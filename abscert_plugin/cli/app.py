@@ -42,7 +42,7 @@ _MODULES: Final[Mapping[str, str]] = MappingProxyType(
         "show": "show",
         "check": "check",
         "queries": "queries",
-        "query": "query",
+        "supports": "query",
         "bench": "bench",
         "export": "artifact",
         "wrap": "artifact",
