@@ -28,10 +28,9 @@ def registered(group: str, name: str | None = None) -> Iterator[tuple[EntryPoint
 
     Args:
         group: the group.
-        name: only those of this name, where there are any; None yields all.
+        name: only those of this name; None yields all.
     """
-    points = entry_points(group=group)
-    for point in points.select(name=name) if name in points.names else points:
+    for point in entry_points(group=group) if name is None else entry_points(group=group, name=name):
         try:
             yield point, point.load()
         except Exception as error:  # noqa: BLE001 - whatever another package's import raises

@@ -81,9 +81,10 @@ def build_app(asked: str | None = None) -> typer.Typer:
     if (own := _MODULES.get(asked or "")) is not None:
         _add_own(app, [own])
         return app
-    if asked not in entry_points(group=ENTRY_POINTS).names:
+    other = asked if asked in entry_points(group=ENTRY_POINTS).names else None
+    if other is None:
         _add_own(app, dict.fromkeys(_MODULES.values()))
-    for point, register in registered(ENTRY_POINTS, asked):
+    for point, register in registered(ENTRY_POINTS, other):
         try:
             register(app)
         except Exception as error:  # noqa: BLE001 - whatever another package raises: it stops no other command

@@ -128,7 +128,6 @@ class _Loop:
         self._job = job
         self._observer = observer
         self._weights = Steps(job.network.parameters(), job.config.optimiser, job.config.weight_decay)
-        self._rate = job.config.learning_rate
         self._averaged = None
         if job.config.average:
             moving = get_ema_multi_avg_fn(job.config.average)
@@ -190,7 +189,7 @@ class _Loop:
             "epoch": epoch,
             "loss": loss,
             "validation_error": validation_error,
-            "learning_rate": self._rate,
+            "learning_rate": self._rate_at(epoch * self._steps_per_epoch - 1),
             "seconds": seconds,
             "images_per_second": self._images_per_epoch / seconds,
         }
@@ -214,7 +213,6 @@ class _Loop:
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         job = self._job
-        self._rate = learning_rate_at(step, job.config.epochs * self._steps_per_epoch, job.config)
         moment = Moment(step, self._steps_per_epoch, job.config.epochs)
         inputs = job.objective.encode(images)
         with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=self._half):
@@ -223,10 +221,14 @@ class _Loop:
         loss.backward()
         if job.config.gradient_clip is not None:
             nn.utils.clip_grad_norm_(job.network.parameters(), job.config.gradient_clip)
-        self._weights.take(self._rate)
+        self._weights.take(self._rate_at(step))
         if self._averaged is not None:
             self._averaged.update_parameters(job.network)
         return loss.detach()
+
+    def _rate_at(self, step: int) -> float:
+        config = self._job.config
+        return learning_rate_at(step, config.epochs * self._steps_per_epoch, config)
 
     def _check_numbers(self, losses: list[float], first: int) -> None:
         for offset, loss in enumerate(losses):

@@ -36,7 +36,7 @@ class _Adam:
 
     def first(self, weight: Tensor) -> State:
         step = torch.zeros((), dtype=torch.float32, device=weight.device)
-        zeros = (torch.zeros_like(weight, memory_format=torch.preserve_format) for _ in range(2))
+        zeros = (torch.zeros_like(weight) for _ in range(2))
         return dict(zip(self.names, (step, *zeros), strict=True))
 
     def move(
@@ -68,7 +68,7 @@ class _Sgd:
     names: ClassVar[tuple[str, ...]] = ("momentum_buffer",)
 
     def first(self, weight: Tensor) -> State:
-        return {self.names[0]: torch.zeros_like(weight, memory_format=torch.preserve_format)}
+        return {self.names[0]: torch.zeros_like(weight)}
 
     def move(
         self, weights: list[Tensor], gradients: list[Tensor], states: Sequence[State], rate: float, decay: float
@@ -135,13 +135,14 @@ class Steps:
         """
         states: dict[int, State] = {}
         for key, value in tensors.items():
-            number, _, name = key.partition(".")
-            if name not in self._rule.names or int(number) >= len(self._weights):
+            place, _, name = key.partition(".")
+            number = int(place)
+            if name not in self._rule.names or number >= len(self._weights):
                 raise ValueError(f"expected states of {len(self._weights)} weights, got {key}")
-            weight = self._weights[int(number)]
+            weight = self._weights[number]
             if value.shape != (() if name == "step" else weight.shape):
                 raise ValueError(f"expected {key} of the shape {tuple(weight.shape)}, got {tuple(value.shape)}")
-            states.setdefault(int(number), {})[name] = value.to(weight.device, copy=True)
+            states.setdefault(number, {})[name] = value.to(weight.device, copy=True)
         if any(len(state) != len(self._rule.names) for state in states.values()):
             raise ValueError(f"expected {', '.join(self._rule.names)} of each weight")
         self._states = states
