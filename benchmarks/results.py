@@ -21,7 +21,7 @@ from results_layout import narrow, wrapped
 from abscert_plugin.instances.counting import ALL, beside_by_category, pairs_of
 from abscert_plugin.instances.listing import Instance
 from abscert_plugin.instances.others import read_other
-from abscert_plugin.instances.rows import Row, read_results
+from abscert_plugin.instances.rows import read_results
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
 from compare.results.estimates import read_estimates
@@ -211,7 +211,7 @@ def public() -> list[dict]:
     """Return of each category of public instances, and of all, what both solvers decide, and how often they differ."""
     rows, other = read_results(KEPT / "instances" / "ours.jsonl"), read_other(KEPT / "instances" / "results.csv")
     nowhere = Path()
-    instances = [Instance(*row_key(row), nowhere, nowhere, row.timeout) for row in rows]
+    instances = [Instance(*row.key, nowhere, nowhere, row.timeout) for row in rows]
     pairs = pairs_of(instances, rows, other)
     found = []
     for one in beside_by_category(pairs):
@@ -221,10 +221,6 @@ def public() -> list[dict]:
         )
         found.append({**asdict(one), "images": len(some), "wrong": wrong})
     return found
-
-
-def row_key(row: Row) -> tuple[str, str, str]:
-    return row.category, row.network, row.query
 
 
 def landscapes(pattern: str) -> list[dict]:

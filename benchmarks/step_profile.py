@@ -27,6 +27,7 @@ from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.grid import Grid
 from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.networks import Activation, NetworkConfig
+from abscert_plugin.training import reachable
 from abscert_plugin.training.config import Optimiser
 from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment
@@ -77,8 +78,6 @@ class Trainer:
 @contextmanager
 def no_adversary() -> Iterator[None]:
     """Let the attack of cells return its middle at once."""
-    from abscert_plugin.training import reachable
-
     kept = reachable.ReachableCells.adversarial
 
     def middle(_self: object, _network: nn.Module, box: Box, *_: object) -> torch.Tensor:
