@@ -21,6 +21,7 @@ _NETWORKS: Final = (
     "dm-large",
     "cnn-2layer",
     "cnn-3layer",
+    "cnn-3layer-wide",
     "cnn-7",
     "fc-3",
     "fc-5",

@@ -86,5 +86,8 @@ CNN_2LAYER: Final = ConvolutionalPlan((Convolution(16, 4, 2, 1), Convolution(32,
 CNN_3LAYER: Final = ConvolutionalPlan(
     (Convolution(32, 4, 2, 1), Convolution(64, 4, 2, 1), Convolution(128, 3, 2, 1)), (256,)
 )
+CNN_3LAYER_WIDE: Final = ConvolutionalPlan(  # what a ball of 0.3 leaves of MNIST is too much for the one above
+    (Convolution(64, 4, 2, 1), Convolution(128, 4, 2, 1), Convolution(256, 3, 2, 1)), (256,)
+)
 # the network of the later certified-training papers, such as Shi et al. 2021
 CNN_7: Final = ConvolutionalPlan(DM_LARGE.convolutions, DM_LARGE.widths, is_normalised=True)

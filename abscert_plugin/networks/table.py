@@ -39,6 +39,7 @@ NETWORKS: Final = Registry(
         NetworkEntry("dm-large", dm.DM_LARGE.build),
         NetworkEntry("cnn-2layer", dm.CNN_2LAYER.build),
         NetworkEntry("cnn-3layer", dm.CNN_3LAYER.build),
+        NetworkEntry("cnn-3layer-wide", dm.CNN_3LAYER_WIDE.build),
         NetworkEntry("cnn-7", dm.CNN_7.build),
         NetworkEntry("fc-3", fc.FC_3.build, is_convolutional=False),
         NetworkEntry("fc-5", fc.FC_5.build, is_convolutional=False),
