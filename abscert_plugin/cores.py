@@ -1,6 +1,7 @@
 """How many cores this process may use, and how many threads it is to compute with."""
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 THREADS: Final = "OMP_NUM_THREADS"
@@ -17,3 +18,8 @@ def thread_count() -> int:
     """Return how many threads compute in this process: what `OMP_NUM_THREADS` says, else one for each core."""
     told = os.environ.get(THREADS, "")
     return int(told) if told.isdecimal() and int(told) > 0 else available_cores()
+
+
+def with_threads(count: int) -> Mapping[str, str]:
+    """Return the variables of a process that is to compute with so many threads: this one's, but for those."""
+    return {**os.environ, **dict.fromkeys((THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))}

@@ -11,7 +11,6 @@ results.csv that it finds. Seconds are those of the process from start to end, a
 
 import argparse
 import csv
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from abscert_plugin.cores import with_threads
 from abscert_plugin.instances.listing import Instance, read_lists
 
 SETTINGS: Final = {
@@ -72,7 +72,6 @@ def ask(instances: Sequence[Instance], python: str, checkout: Path, into: Path) 
 def answer(one: Instance, python: str, checkout: Path) -> str:
     """Return its word about an instance."""
     settings = SIGMOID if "SIGMOID" in one.network else SETTINGS[one.category]
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.txt"
         command = [python, "abcrown.py", "--config", f"exp_configs/{settings}", "--device", "cpu"]
@@ -82,7 +81,7 @@ def answer(one: Instance, python: str, checkout: Path) -> str:
             subprocess.run(
                 command,
                 cwd=checkout / "complete_verifier",
-                env={**os.environ, **dict.fromkeys(threads, "1"), "PYTHONPATH": str(checkout / "auto_LiRPA")},
+                env={**with_threads(1), "PYTHONPATH": str(checkout / "auto_LiRPA")},
                 capture_output=True,
                 timeout=one.timeout + PATIENCE,
                 check=False,

@@ -31,6 +31,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from abscert_plugin.cores import with_threads
+
 WORKER: Final = Path(__file__).with_name("side_by_side_worker.py")
 KEPT: Final = Path(__file__).with_name("records") / "side_by_side.jsonl"
 PATIENCE: Final = 3  # a worker that takes so many times its budget, and 30 s, is ended
@@ -76,11 +78,9 @@ class Worker:
         return {"verdict": "unknown", "how": "ended", "reason": f"exit status {process.wait()}"}
 
     def _start(self) -> subprocess.Popen[str]:
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = {**os.environ, **dict.fromkeys(names, "1")}
         with self._log.open("a") as log:
             process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=with_threads(1)
             )
         assert process.stdout is not None
         told = process.stdout.readline()

@@ -11,7 +11,7 @@ from typing import Final, final
 
 import msgspec
 
-from abscert_plugin.cores import THREADS
+from abscert_plugin.cores import with_threads
 from abscert_plugin.engines.job import Job, Task, answered
 from abscert_plugin.engines.pipe import messages, send
 from abscert_plugin.memory import keep_freed_memory
@@ -27,8 +27,7 @@ def environment(cpus: int, temporary: str) -> Mapping[str, str]:
         cpus: how many threads it computes with.
         temporary: where it has its temporary files.
     """
-    threads = {name: str(cpus) for name in (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**os.environ, **threads, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), temporary)}
+    return {**with_threads(cpus), **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), temporary)}
 
 
 @final

@@ -19,8 +19,8 @@ import abscert_plugin
 from abscert_plugin.engines.job import Engine, Job, Task, Work
 from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.instances.listing import Instance
-from abscert_plugin.instances.rows import Result, Row
-from abscert_plugin.instances.running import COMMAND, Ran, run_instance
+from abscert_plugin.instances.rows import Result
+from abscert_plugin.instances.running import COMMAND, Ran, row_of, run_instance
 from abscert_plugin.records import need_alike
 
 _OPENS: Final = "abscert_plugin.instances.elsewhere:running"
@@ -119,19 +119,7 @@ def _below(name: str, files: Sequence[Path]) -> Mapping[str, bytes]:
 
 
 def _lost(instance: Instance, reason: str) -> Ran:
-    row = Row(
-        category=instance.category,
-        network=instance.network,
-        query=instance.query,
-        timeout=instance.timeout,
-        result=Result.ERROR,
-        reason=reason,
-        seconds=0.0,
-        cpu_seconds=None,
-        counterexample=None,
-        schema=1,
-    )
-    return Ran(row, "")
+    return Ran(row_of(instance, Result.ERROR, reason, 0.0, None), "")
 
 
 def running(shared: bytes) -> Work:

@@ -69,19 +69,24 @@ def run_instance(instance: Instance, memory: int | None = None, command: Sequenc
     arguments = ["verify", str(instance.query_file), "--network", f"{_network_name(instance)}={instance.network_file}"]
     ending = _run([*command, *arguments, "--timeout", repr(instance.timeout)], instance.timeout + GRACE, memory)
     result, reason, assignment = _read(ending, instance.timeout)
-    row = Row(
+    row = row_of(instance, result, reason, round(ending.seconds, 3), ending.cpu_seconds)
+    return Ran(row, assignment if result is Result.SAT else "")
+
+
+def row_of(instance: Instance, result: Result, reason: str, seconds: float, cpu_seconds: float | None) -> Row:
+    """Return an instance's row, as long as no counterexample of it is written."""
+    return Row(
         category=instance.category,
         network=instance.network,
         query=instance.query,
         timeout=instance.timeout,
         result=result,
         reason=reason,
-        seconds=round(ending.seconds, 3),
-        cpu_seconds=ending.cpu_seconds,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
         counterexample=None,
         schema=1,
     )
-    return Ran(row, assignment if result is Result.SAT else "")
 
 
 def _network_name(instance: Instance) -> str:
