@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from array_checks import check_arrays_alone
+from array_checks import begin_test, check_arrays_alone
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: workers that each use every core slow each other down
@@ -26,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put modules with slow tests first, so that no worker is left alone with one in the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_runtest_setup() -> None:
+    """Let functions be checked in the first calls of each test."""
+    begin_test()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from array_checks import says_a_shape
+from array_checks import EVERY, FIRST, begin_test, now_and_then, says_a_shape
+from beartype import beartype
 from jaxtyping import Float64, TypeCheckError
 from torch import Tensor
 
@@ -31,6 +32,25 @@ def test_a_wrong_shape_in_an_argument_is_found() -> None:
 
 def test_functions_of_numbers_are_called_as_they_stand() -> None:
     assert not hasattr(arithmetic.gamma, "__wrapped__")
+
+
+def test_a_function_is_checked_in_the_first_calls_of_each_test_and_in_some_of_the_others() -> None:
+    def shape_of(row: Row) -> tuple[int, ...]:
+        return tuple(row.shape)
+
+    checked = now_and_then(shape_of, beartype)
+    wrong = torch.zeros(2, 3, dtype=torch.float64)
+
+    def is_seen() -> bool:
+        try:
+            return checked(wrong) != (2, 3)
+        except TypeCheckError:
+            return True
+
+    for _ in range(2):
+        begin_test()
+        assert all(is_seen() for _ in range(FIRST))
+        assert sum(is_seen() for _ in range(10 * EVERY)) == 10
 
 
 def test_a_shape_is_seen_wherever_it_is_said() -> None:
