@@ -11,6 +11,7 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -25,7 +26,8 @@ from abscert_plugin.instances.rows import read_results
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
 from compare.results.estimates import read_estimates
-from compare.results.verified_run import verified_runs
+from compare.results.stored_run import StoredRun
+from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables.catalogue import drafts_of
 from compare.tables.error_table import Table, tables_of
 from compare.tables.paper_cells import PaperRow
@@ -123,9 +125,15 @@ def _single(path: Path) -> Single:
     )
 
 
+@cache
+def kept_runs() -> tuple[tuple[VerifiedRun, ...], tuple[StoredRun, ...]]:
+    """Return the verifications of the runs of plans, and the runs that are not done; read once for all pages."""
+    return verified_runs(KEPT)
+
+
 def runs(**wanted: object) -> str:
     """Return the general table of the runs whose plan says all of `wanted`, and its notes."""
-    found, _ = verified_runs(KEPT)
+    found, _ = kept_runs()
     some = [one for one in found if all(getattr(one.run, name) == value for name, value in wanted.items())]
     return "\n\n".join(narrow(_of_balls(table)) for table in tables_of(KEPT, some, ()))
 
@@ -151,7 +159,7 @@ def _of_balls(table: Table) -> Table:
 
 def paper(number: int, protocol: str = "") -> str:
     """Return a table of the paper, without the rows that have no figure of ours; those of `cpu` say what they take."""
-    found, others = verified_runs(KEPT)
+    found, others = kept_runs()
     drafts = drafts_of(str(number), found, others, read_times(KEPT), read_estimates(KEPT))
     wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
     made = [one for one in wanted if not one.is_empty]
@@ -236,7 +244,7 @@ def benchmarks() -> Iterator[dict]:
 
 def sound_balls() -> list[Ball]:
     """Return the ball errors of every training on MNIST whose epoch was chosen on the validation split."""
-    found, _ = verified_runs(KEPT)
+    found, _ = kept_runs()
     own = [
         Ball(
             network=one.training["network"],
@@ -261,7 +269,7 @@ def render() -> dict[str, str]:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    balls, (found, _) = sound_balls(), verified_runs(KEPT)
+    balls, (found, _) = sound_balls(), kept_runs()
     names = {
         "runs": runs,
         "paper": paper,
