@@ -29,6 +29,7 @@ from abscert_plugin.verification.sign_cut import SignCut
 
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 _SHARE_OF_HIDDEN: Final = 0.25  # of the time that is left, before cells are cut
+_FEW_LEAVES: Final = 64  # a ball that is cut into no more of them by cells is done before hidden values are bounded
 _ENTRIES: Final = 2**24  # of all tensors, over the problems that are searched at once
 _NO_NETWORK: Final = "no proof was found, and running a plain classifier alone certifies nothing"
 
@@ -195,7 +196,10 @@ class BallVerifier:
             self._search(batch, rows[start : start + size])
 
     def _search(self, batch: BallBatch, rows: Rows) -> None:
-        """Search by hidden values; cells, where the front has them, take over what that leaves open in its time."""
+        """Search by hidden values; cells, where the front has them, take over what that leaves open in its time.
+
+        Balls of few combinations are searched by cells alone, which decides them, and sooner.
+        """
         prover = self._deployed.prover
         assert prover is not None
         hidden = SignCut(prover, self._deployed)
@@ -203,7 +207,9 @@ class BallVerifier:
             self._search_by(hidden, batch, rows, 1.0)
             return
         assert self._white_box is not None
-        self._search_by(hidden, batch, rows, _SHARE_OF_HIDDEN)
+        assert batch.log2_counts is not None
+        is_few = batch.log2_counts[rows] <= math.log2(_FEW_LEAVES * self._budget.leaf) + 1e-9
+        self._search_by(hidden, batch, rows[~is_few], _SHARE_OF_HIDDEN)
         rows = batch.in_time(rows)
         # the tighter of the two; intervals alone are tighter still on networks that were trained by them
         methods = {

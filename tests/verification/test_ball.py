@@ -93,7 +93,7 @@ def test_verdicts_without_the_network_are_those_of_running_every_combination(cas
 @pytest.mark.parametrize("number", range(len(GRIDS)))
 def test_verdicts_of_the_search_alone_are_those_of_running_every_combination(number: int, inputs: Inputs) -> None:
     for radius in ("1/255", "0.1", "0.3"):
-        check(tiny_case(number), Ball(Radius.parse(radius), inputs), number, ONLY_SEARCH)
+        check(tiny_case(number), Ball(Radius.parse(radius), inputs), number, ONLY_SEARCH, count=16)
 
 
 @pytest.mark.slow
@@ -104,9 +104,9 @@ def test_each_step_decides_some_images_of_the_oracle() -> None:
         for radius in ("0.05", "0.2"):
             ball = Ball(Radius.parse(radius))
             for budget in (DEFAULT, NOT_RUN_WHOLE):
-                total += check(tiny_case(number), ball, 1, budget, count=60)
-            total += check(tiny_case(number), ball, 1, NOT_RUN_WHOLE, white_box=False, count=60)
-    total += check(tiny_case(3), Ball(Radius.parse("0.2")), 1, ONLY_SEARCH, count=60)
+                total += check(tiny_case(number), ball, 1, budget, count=36)
+            total += check(tiny_case(number), ball, 1, NOT_RUN_WHOLE, white_box=False, count=36)
+    total += check(tiny_case(3), Ball(Radius.parse("0.2")), 1, ONLY_SEARCH)
     seen = set(total)
     for method in ("forward", "exhaustive", "branch and bound"):
         assert {("certified", method), ("falsified", method)} <= seen
@@ -133,6 +133,19 @@ def test_the_search_splits_more_than_once() -> None:
     assert sum(found.certified and found.branches > 7 for found in by_cells.values()) > 3
 
 
+@pytest.mark.slow
+def test_balls_of_few_combinations_are_searched_by_cells_alone() -> None:
+    case, ball = tiny_case(3), Ball(Radius.parse("0.2"))
+    images, labels = batch_of(case, ball, 7)
+    decided = decide(case.verifier(ball, ONLY_SEARCH), images, labels)
+    by_size: dict[bool, set[bool]] = {True: set(), False: set()}
+    for item in decided:
+        if item.evidence is not None:
+            by_size[2 ** cast(float, item.record.reachable_log2) > 64].add(item.evidence.by_hidden)
+    assert by_size[False] == {False}
+    assert True in by_size[True]
+
+
 def facts(decided: list[Decided]) -> list[tuple[Any, ...]]:
     return [(item.record.verdict, item.record.label, item.record.reachable_log2) for item in decided]
 
@@ -142,12 +155,12 @@ def facts(decided: list[Decided]) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("white_box", [True, False])
 def test_no_verdict_depends_on_the_batch(budget: Budget, white_box: bool) -> None:
     case, ball = tiny_case(10), Ball(Radius.parse("0.15"))
-    images, labels = batch_of(case, ball, 3)
+    images, labels = batch_of(case, ball, 3, 15)
     whole = facts(decide(case.verifier(ball, budget, white_box=white_box), images, labels))
     assert len({fact[0] for fact in whole}) > 1
     for size in (1, 7):
         verifier = case.verifier(ball, budget, white_box=white_box)
-        parts = [decide(verifier, images[at : at + size], labels[at : at + size]) for at in range(0, BATCH, size)]
+        parts = [decide(verifier, images[at : at + size], labels[at : at + size]) for at in range(0, len(images), size)]
         assert [fact for part in parts for fact in facts(part)] == whole
 
 

@@ -185,15 +185,16 @@ def test_more_images_than_are_searched_at_once_are_all_bounded_when_memory_ends(
     """A branch that no call takes has no bound, and an image without open branches would count as certified."""
     case = tiny_case(3)
     random = np.random.default_rng(1)
-    count = 2 * ONLY_SEARCH.branches_at_once + 7
+    budget = replace(ONLY_SEARCH, branches_at_once=8)
+    count = 2 * budget.branches_at_once + 7
     images = random.random((count, *SHAPE), dtype=np.float32)
     labels = case.labels(images, random)
     for name, method in limited(most, []).items():
         monkeypatch.setattr(LirpaBounder, name, method)
-    verifier = case.verifier(BALL, ONLY_SEARCH)
+    verifier = case.verifier(BALL, budget)
     decided = verifier.decide(images, labels, np.arange(count))
     searched = [item for item in decided if item.record.method == "branch and bound"]
-    assert len(searched) > ONLY_SEARCH.branches_at_once
+    assert len(searched) > budget.branches_at_once
     assert all(item.record.margin is not None for item in searched)
     check_decided(case, BALL, images, labels, decided)
 

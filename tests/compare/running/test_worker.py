@@ -56,14 +56,14 @@ def test_a_run_is_carried_out_by_one_process_at_a_time(stored: StoredRun) -> Non
     def look() -> None:  # for a while after the process has had time to start, nothing may be written
         nonlocal looks
         looks += 1
-        if looks == 12:
+        if looks == 6:
             assert {path.name for path in stored.folder.iterdir()} == {CONFIG, LOCK}
             holding.close()
 
     holding = (stored.folder / LOCK).open("a+")
     fcntl.flock(holding, fcntl.LOCK_EX)
     ending.append(run_in_process(stored, None, look))
-    assert looks >= 12
+    assert looks >= 6
     assert ending == [Ending()]
     assert stored.state is State.DONE
 
