@@ -70,7 +70,7 @@ def trained(request: pytest.FixtureRequest, images: Path, tmp_path_factory: pyte
     shutil.rmtree(out)
 
 
-@pytest.fixture(params=("alexnet", "inception-v1"))  # ResNet18: test_imagenet_pipeline; VGG11 only takes longer
+@pytest.fixture(params=("inception-v1",))  # ResNet18: test_imagenet_pipeline; AlexNet and VGG11 only take longer
 def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """Yield a network of plain images on the scale [-1, 1] in an ONNX file that says nothing of cells."""
     network = NetworkConfig(request.param, Activation.RELU, SHAPE, CLASSES, takes_intervals=False).build(0).eval()
