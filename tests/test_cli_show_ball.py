@@ -61,6 +61,7 @@ def test_without_the_model_of_the_run_the_labels_are_left_out(run: Path, tmp_pat
         assert "the counterexample is predicted" not in text
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_counterexamples_still_makes_a_page(run: Path, tmp_path: Path) -> None:
     folder = copied(run, tmp_path / "bare")
     shutil.rmtree(folder / "counterexamples")

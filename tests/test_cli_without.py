@@ -68,6 +68,7 @@ def test_help_needs_no_onnxruntime_and_a_verification_without_one_is_one_line(tm
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_plug_in_whose_import_fails_is_named_and_stops_no_other_command(tmp_path: Path) -> None:
     info = tmp_path / "broken_plugin-1.0.dist-info"
     info.mkdir()

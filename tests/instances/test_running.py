@@ -44,6 +44,7 @@ def test_an_answer_after_the_time_is_none(tmp_path: Path) -> None:
     assert row.reason.startswith("it said unsat after ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no processes that fork")
 def test_what_takes_too_long_ends_with_all_that_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = []

@@ -156,6 +156,7 @@ def drawn(seed: int, folder: Path) -> tuple[Query, Outcome, bool]:
     return query, outcome, is_wrong
 
 
+@pytest.mark.slow
 def test_no_point_contradicts_what_is_combined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [drawn(seed, tmp_path) for seed in (3, 5, 9, 2)]
     assert not any(is_wrong for _, _, is_wrong in found)

@@ -161,6 +161,7 @@ def test_many_inputs_are_decided_by_signs(tmp_path: Path) -> None:
     assert kinds <= {tree.SIGN, *tree.CLOSING}
 
 
+@pytest.mark.slow
 def test_an_answer_of_real_numbers_is_surely_one(tmp_path: Path) -> None:
     """In float32 2^24 + 1 is 2^24: an answer of the file is none of the exact network."""
     net = Net([(np.array([[1.0]], np.float32), np.array([2.0**24], np.float32))])
@@ -187,6 +188,7 @@ def wrong(seed: int, folder: Path) -> bool:
     return contradicts(query, network, net, outcome, np.random.default_rng(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["room", "cut", "conjunction"])
 def test_a_fault_in_refuting_is_seen(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(wrong(seed, tmp_path) for seed in range(2))

@@ -26,6 +26,8 @@ from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, No
 from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.reproof import Reproof
 
+pytestmark = pytest.mark.slow
+
 ONLY_SEARCH = Budget(60.0, exhaustive=1, bounds=(), attacks=False, leaf=2)
 
 

@@ -161,6 +161,7 @@ def everything(seconds: float = LONG) -> dict[int, Problem]:
     return {0: Problem(np.full(SHAPE, 0, np.float32), np.full(SHAPE, 1, np.float32), 0, seconds)}
 
 
+@pytest.mark.slow
 def test_a_tanh_is_cut_until_its_bounds_are_near_and_a_gap_between_halves_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
