@@ -67,7 +67,7 @@ def _where_arrays_are(function: Any = None, *, typechecker: Any) -> Any:
     if not inspect.isclass(function):
         return now_and_then(function, typechecker)
     if is_dataclass(function):
-        function.__init__ = now_and_then(function.__init__, typechecker)  # type: ignore[misc]
+        function.__init__ = now_and_then(function.__init__, typechecker)  # type: ignore[method-assign]
     return function
 
 

@@ -20,6 +20,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.checkpoint import FILE_NAME, read_checkpoint
 from abscert_plugin.training.edges import EdgeChoice, choose_grid
+from abscert_plugin.training.initial import Initial
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.method import Method, MethodEntry
 from abscert_plugin.training.methods import METHODS, chosen_method
@@ -114,6 +115,7 @@ def train(
     precision: str = "auto",
     gradient_clip: float | None = None,
     average: float = 0.0,
+    initial: str | PathLike[str] | None = None,
     seed: int = 0,
     device: str = "auto",
     directory: str | PathLike[str] | None = None,
@@ -159,6 +161,7 @@ def train(
         precision: `auto`, `float32` or `bfloat16`.
         gradient_clip: greatest norm of a step's gradient.
         average: keep a moving average of the weights, such as 0.999.
+        initial: folder of a training whose best weights this one begins with, or an ONNX file that it wrote.
         seed: of weights, order and augmentation, 0 to 2^31 - 1.
         device: `auto`, `cpu` or `cuda`.
         directory: folder of the files of a data set that is named.
@@ -172,7 +175,8 @@ def train(
     Raises:
         ConfigError: if an option has no meaning, or the network does not take the images.
         DataError: if images or labels have no meaning.
-        CheckpointError: if `out` holds another training, or one that is not to be resumed.
+        CheckpointError: if `out` holds another training, or one that is not to be resumed; if `initial` has weights of
+            another network.
         TrainingError: if the loss is no finite number.
         ExportError, UnsupportedModelError: if the network cannot be exported.
     """
@@ -195,6 +199,8 @@ def train(
         seed=seed,
     )
     spec = spec_of(network, data, loaded, how, grid, activation or _activation(entry), device, chosen)
+    if initial is not None:
+        spec = replace(spec, initial=Initial.read(Path(initial)))
     scratch = Scratch(out)
     folder = scratch.path
     prepare_folder(folder, resume)

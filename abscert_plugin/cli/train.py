@@ -1,5 +1,6 @@
 """`abscert train`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,14 @@ GradientClip = Annotated[
 ]
 Average = Annotated[float, _training("--average", help="Keep a moving average of the weights, such as 0.999; 0: none.")]
 PrecisionName = Annotated[str, _training("--precision", help="auto, float32 or bfloat16.", metavar="NAME")]
+InitialWeights = Annotated[
+    Path | None,
+    _training(
+        "--initial",
+        help="Begin with the best weights of the training in this folder, or of its ONNX file.  [default: random]",
+        metavar="PATH",
+    ),
+]
 _EXAMPLE = "abscert train --data mnist --method reachable --radius 0.1 --cells 2 --out runs/ball"
 
 Watch = Annotated[
@@ -104,6 +113,7 @@ def train(  # one parameter per option
     precision: PrecisionName = "auto",
     gradient_clip: GradientClip = None,
     average: Average = 0.0,
+    initial: InitialWeights = None,
     seed: options.Seed = 0,
     device: Device = options.DeviceName.AUTO,
     resume: options.Resume = False,
@@ -116,6 +126,7 @@ def train(  # one parameter per option
     from abscert_plugin.api.training import carry_out, loop_options
     from abscert_plugin.training.checkpoint import FILE_NAME
     from abscert_plugin.training.edges import EdgeChoice
+    from abscert_plugin.training.initial import Initial
     from abscert_plugin.training.methods import METHODS, chosen_method
     from abscert_plugin.training.run import TrainingData, make_spec, prepare_folder
 
@@ -149,6 +160,8 @@ def train(  # one parameter per option
         options.note_one_cell(grid)
     named = activation or str(entry.activation)
     spec = make_spec(data, data_dir, image_size, network, named, grid, device, chosen, how)
+    if initial is not None:
+        spec = replace(spec, initial=Initial.read(initial))
     prepare_folder(out, resume)
     say_what_is_resumed(out / FILE_NAME, resume)
     with working(f"reading {data}"):

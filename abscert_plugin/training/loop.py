@@ -270,6 +270,11 @@ class _Loop:
             raise CheckpointError(f"the checkpoint in {self._job.folder} does not fit the network") from error
 
 
+def weights_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's weights by the names that the network has for them."""
+    return _below(_NETWORK, tensors)
+
+
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
     """Put a checkpoint's weights into a network: copies, or with `assign` the tensors themselves.
 
@@ -277,7 +282,7 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], assign: bool
         CheckpointError: if they do not fit.
     """
     try:
-        network.load_state_dict(_below(_NETWORK, tensors), assign=assign)
+        network.load_state_dict(weights_of(tensors), assign=assign)
     except RuntimeError as error:
         raise CheckpointError("the checkpoint's weights do not fit the network") from error
 

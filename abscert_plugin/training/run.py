@@ -1,8 +1,6 @@
 """A training run in a folder: data, network and method put together, checkpoints, ONNX files, history, run.json."""
 
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,7 +14,6 @@ import torch
 from jaxtyping import Float32
 from torch import nn
 
-import abscert_plugin
 from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.choices import member
@@ -30,7 +27,9 @@ from abscert_plugin.records import RunInfo
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
+from abscert_plugin.training.initial import Initial
 from abscert_plugin.training.loop import Job, Observer, load_weights, train
+from abscert_plugin.training.machine import choose_device, describe_device, library_versions
 from abscert_plugin.training.method import Method
 from abscert_plugin.training.objective import Objective
 from abscert_plugin.wording import plain_words
@@ -54,6 +53,7 @@ class RunSpec:
         device: `auto`, `cpu` or `cuda`.
         method: the training method.
         own: builds a network that is in no table, for the shape of its input; `network` is what it is called.
+        initial: the weights that it begins with; those of the method and the seed where None.
 
     Raises:
         ConfigError: if there are cells and the method has no use for them, or the other way round.
@@ -69,6 +69,7 @@ class RunSpec:
     device: str = "auto"
     method: Method = ABSTRAIN
     own: Callable[[InputShape], nn.Module] | None = None
+    initial: Initial | None = None
 
     def __post_init__(self) -> None:
         if self.method.takes_intervals != (self.grid is not None):
@@ -213,6 +214,8 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.training.seed)
         spec.method.prepare(network)
+    if spec.initial is not None:
+        spec.initial.put_into(network)
     network = network.to(device)
     job = Job(
         network=network,
@@ -222,7 +225,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
         config=spec.training,
         device=device,
         folder=out,
-        description=_describe(spec, data, config, objective),
+        description=_describe(spec, data, config, objective, network),
     )
     start = time.perf_counter()
     with alone_in(out):
@@ -342,39 +345,9 @@ def restore(out: Path) -> tuple[nn.Module, NetworkConfig, Grid | None, Checkpoin
     return network.eval(), config, grid, checkpoint
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of this name; `auto` takes CUDA where it is there.
-
-    Raises:
-        ConfigError: if the name is unknown or CUDA is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise ConfigError(f"expected a device of auto, cpu, cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("cuda was asked for, but torch sees no CUDA device here; use --device cpu or auto")
-    return torch.device(name)
-
-
-def describe_device(device: torch.device) -> str:
-    """Return the machine that trains, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions that a training's result depends on."""
-    return {
-        "abscert-plugin": abscert_plugin.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, objective: Objective) -> Mapping[str, Any]:
+def _describe(
+    spec: RunSpec, data: TrainingData, config: NetworkConfig, objective: Objective, network: nn.Module
+) -> Mapping[str, Any]:
     return {
         "method": objective.name,
         "method_options": dict(spec.method.describe()),
@@ -390,4 +363,5 @@ def _describe(spec: RunSpec, data: TrainingData, config: NetworkConfig, objectiv
         "image_shape": list(config.image_shape),
         "classes": config.classes,
         "training": spec.training.describe(),
+        **({"initial_sha256": spec.initial.sha256(network)} if spec.initial is not None else {}),
     }

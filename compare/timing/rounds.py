@@ -18,7 +18,7 @@ from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import write_json, write_whole
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.records import drop_half_line
-from abscert_plugin.training.run import choose_device, describe_device, library_versions
+from abscert_plugin.training.machine import choose_device, describe_device, library_versions
 from compare.plans.planned_run import Run
 from compare.timing.time_records import (
     ROWS,

@@ -14,7 +14,8 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config, learning_rate_at
-from abscert_plugin.training.run import choose_device, make_spec
+from abscert_plugin.training.machine import choose_device
+from abscert_plugin.training.run import make_spec
 
 PEAK = 3e-3
 ROUNDING = 1e-12  # float64 against exact fractions, a few operations

@@ -1,0 +1,76 @@
+"""First weights that another training found."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from abscert_plugin.artifact.model_file import read_model, with_tensors
+from abscert_plugin.errors import CheckpointError
+from abscert_plugin.training.checkpoint import read_checkpoint
+from abscert_plugin.training.loop import weights_of
+
+_COUNTED: Final = "num_batches_tracked"  # of BatchNorm, where its average is a moving one: it changes nothing
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """Weights that a training begins with, in place of random ones.
+
+    Args:
+        path: where they are from.
+        tensors: by the names that the torch network has for them.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, path: Path) -> "Initial":
+        """Return the best weights of the training in a folder, or those in an ONNX file that a training wrote.
+
+        Raises:
+            CheckpointError: if the folder holds no training.
+            UnsupportedModelError: if it is a file, and no ONNX model.
+        """
+        if path.is_dir():
+            return cls(path, weights_of(read_checkpoint(path).best))
+        graph = with_tensors(read_model(path), path).graph
+        arrays = ((one.name, onnx.numpy_helper.to_array(one, str(path.parent))) for one in graph.initializer)
+        return cls(path, {name: torch.from_numpy(np.array(array)) for name, array in arrays if array.dtype == "f4"})
+
+    def put_into(self, network: nn.Module) -> None:
+        """Give a network these weights.
+
+        Raises:
+            CheckpointError: if they are of another network.
+        """
+        wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(_COUNTED)}
+        unlike = [
+            name for name, value in wanted.items() if name not in self.tensors or _shape(self, name) != value.shape
+        ]
+        if unlike:
+            found = f"shape {tuple(_shape(self, unlike[0]))}" if unlike[0] in self.tensors else "none of that name"
+            raise CheckpointError(
+                f"{self.path} has weights of another network: expected {unlike[0]} of shape "
+                f"{tuple(wanted[unlike[0]].shape)}, got {found}; name its network with --network, and its --cells"
+            )
+        network.load_state_dict({name: self.tensors[name] for name in wanted}, strict=False)
+
+    def sha256(self, network: nn.Module) -> str:
+        """Return the checksum of those that a network takes, by which a training to be resumed is known."""
+        digest = hashlib.sha256()
+        for name in sorted(set(self.tensors) & set(network.state_dict())):
+            digest.update(name.encode() + self.tensors[name].numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _shape(initial: Initial, name: str) -> torch.Size:
+    return initial.tensors[name].shape

@@ -1,0 +1,72 @@
+"""A training that begins with another one's weights: from its folder or its ONNX file, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import abscert, refused, train
+
+from abscert_plugin.api.training import train as train_in_python
+from abscert_plugin.files import read_json
+from abscert_plugin.training.checkpoint import read_checkpoint
+
+CELLS = ("--cells", 3)
+NETWORK = "fc-3-code"
+
+
+@pytest.fixture(scope="module")
+def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("initial") / "former", *CELLS, "--network", NETWORK)
+
+
+def begun(out: Path, *options: object) -> Path:
+    """Return the folder of a training of an epoch in which weights do not move."""
+    command = ("train", "--data", "digits", "--epochs", 1, "--learning-rate", "1e-30", "--network", NETWORK)
+    abscert(*command, *CELLS, *options, "--out", out)
+    return out
+
+
+def same_weights(folder: Path, other: Path) -> bool:
+    left, right = (read_checkpoint(place).best for place in (folder, other))
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_it_begins_with_the_best_weights_of_a_folder_or_of_either_onnx_file(former: Path, tmp_path: Path) -> None:
+    plain = begun(tmp_path / "plain")
+    assert not same_weights(plain, former)
+    assert "initial_sha256" not in read_json(plain / "run.json")["configuration"]
+    said = set()
+    for name in ("", "deploy.onnx", "abstract.onnx"):
+        folder = begun(tmp_path / f"of-{name}", "--initial", former / name)
+        assert same_weights(folder, former)
+        said.add(read_json(folder / "run.json")["configuration"]["initial_sha256"])
+    assert len(said) == 1
+
+
+def test_in_python_too(former: Path, tmp_path: Path) -> None:
+    trained = train_in_python(
+        NETWORK, "digits", cells=3, epochs=1, learning_rate=1e-30, initial=former, out=tmp_path / "out"
+    )
+    assert same_weights(trained.folder, former)
+
+
+def test_it_is_resumed_with_the_same_weights_alone(former: Path, tmp_path: Path) -> None:
+    begun(tmp_path / "out", "--initial", former)
+    begun(tmp_path / "out", "--initial", former / "deploy.onnx", "--resume")
+    command = ("train", "--data", "digits", "--epochs", 1, "--learning-rate", "1e-30", "--network", NETWORK)
+    line = refused(*command, *CELLS, "--out", tmp_path / "out", "--resume")
+    assert "initial_sha256" in line
+
+
+def test_weights_of_another_network_are_refused_in_one_line(former: Path, tmp_path: Path) -> None:
+    options = ("train", "--data", "digits", *CELLS, "--epochs", 1, "--out", tmp_path / "out", "--initial")
+    line = refused(*options, former, "--network", "fc-5-code")
+    assert "has weights of another network: expected 3.weight of shape" in line
+    assert "name its network with --network" in line
+    line = refused(*options, former / "deploy.onnx", "--network", "dm-small")
+    assert "has weights of another network: expected" in line
+    assert "no checkpoint.json there" in refused(*options, tmp_path, "--network", NETWORK)
+    (tmp_path / "text.onnx").write_text("no model")
+    assert "is not an ONNX model" in refused(*options, tmp_path / "text.onnx", "--network", NETWORK)
+    assert "is not there" in refused(*options, tmp_path / "none.onnx", "--network", NETWORK)
+    assert not (tmp_path / "out").exists()
