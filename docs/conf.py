@@ -27,6 +27,7 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Soundness", "Source"]
 autodoc_member_order = "bysource"
 maximum_signature_line_length = 100
+toc_object_entries = False  # the tree of contents is copied for every page, and grew with every name
 suppress_warnings = ["ref.python"]  # a type that is named in a docstring, and that two modules have
 
 
