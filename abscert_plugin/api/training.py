@@ -156,7 +156,7 @@ def train(
             arrays, those of `digits`.
         batch_size: images in a step.
         learning_rate: at its peak.
-        augmentation: `none`, `cifar` or `shift`.
+        augmentation: `none`, `cifar`, `shift` or `elastic`.
         patience: end after so many epochs without a lower loss; 0 never.
         precision: `auto`, `float32` or `bfloat16`.
         gradient_clip: greatest norm of a step's gradient.

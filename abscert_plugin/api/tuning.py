@@ -141,7 +141,7 @@ def tune(
         batch_size: images in a step of a training.
         learning_rate: at its peak.
         patience: end a training after so many epochs without a lower loss; 0 never.
-        augmentation: `none`, `cifar` or `shift`.
+        augmentation: `none`, `cifar`, `shift` or `elastic`.
         precision: `auto`, `float32` or `bfloat16`.
         seed: of weights, order and augmentation, 0 to 2^31 - 1.
         device: `auto`, `cpu` or `cuda`.

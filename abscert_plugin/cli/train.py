@@ -35,7 +35,7 @@ Patience = Annotated[
 ]
 AugmentationName = Annotated[
     str | None,
-    _training("--augmentation", help="none, cifar or shift.  [default: by data set]", metavar="NAME"),
+    _training("--augmentation", help="none, cifar, shift or elastic.  [default: by data set]", metavar="NAME"),
 ]
 Device = Annotated[options.DeviceName, typer.Option("--device", help="Where to train.", rich_help_panel=manual.RUNNING)]
 GradientClip = Annotated[

@@ -5,6 +5,7 @@ from typing import Final
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from abscert_plugin.training.config import Augmentation
 
@@ -12,6 +13,9 @@ _PADDING: Final = 4
 _SHIFT: Final = 2
 _ERASED_AREA: Final = (0.04, 0.2)
 _ERASED_ASPECT: Final = (0.3, 3.3)
+_LINEAR: Final = 0.08  # standard deviation of what is added to the entries of the identity: turns, stretches, shears
+_BENT: Final = 0.03  # standard deviation of the field at its knots, as a share of the side
+_KNOTS: Final = 4  # along each side
 
 
 def augment(
@@ -25,13 +29,30 @@ def augment(
         levels: the stored pixel value that stands for 1.0.
         generator: lives on the CPU, so that every device draws the same.
 
-    Source: AbsCert's code for CIFAR-10 (flip, RandomErasing 0.04 to 0.2, RandomCrop with padding 4).
+    Source: AbsCert's code for CIFAR-10 (flip, RandomErasing 0.04 to 0.2, RandomCrop with padding 4); Simard et al. 2003
+    for elastic changes.
     """
     if kind is Augmentation.NONE:
         return images
     if kind is Augmentation.SHIFT:
         return _crop(images, generator, _SHIFT)
+    if kind is Augmentation.ELASTIC:
+        return _bend(images, levels, generator)
     return _erase(_crop(_flip(images, generator), generator, _PADDING), (levels + 1) // 2, generator)
+
+
+def _bend(images: Tensor, levels: int, generator: torch.Generator) -> Tensor:
+    """Move points of images by linear maps near the identity, shifts and smooth fields; black enters at the sides."""
+    batch, _, height, width = images.shape
+    linear = torch.eye(2) + _LINEAR * torch.randn(batch, 2, 2, generator=generator)
+    shift = 2 * torch.rand(batch, 2, generator=generator) - 1
+    knots = 2 * _BENT * torch.randn(batch, 2, _KNOTS, _KNOTS, generator=generator)  # a side is 2 long
+    sides = torch.tensor([width, height])
+    theta = torch.cat([linear, (2 * _SHIFT * shift / sides)[..., None]], dim=2)
+    grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    field = functional.interpolate(knots.to(images.device), (height, width), mode="bicubic", align_corners=True)
+    moved = functional.grid_sample(images.float(), grid + field.permute(0, 2, 3, 1), "bicubic", align_corners=False)
+    return moved.round().clamp(0, levels).to(images.dtype)
 
 
 def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -42,7 +63,7 @@ def _flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def _crop(images: Tensor, generator: torch.Generator, padding: int) -> Tensor:
     """Shift each image by up to the padding, black pixels entering at the sides."""
     batch, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    padded = functional.pad(images, (padding,) * 4)
     offsets = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator).to(images.device)
     rows = offsets[0][:, None] + torch.arange(height, device=images.device)
     columns = offsets[1][:, None] + torch.arange(width, device=images.device)

@@ -14,12 +14,14 @@ from abscert_plugin.networks import NETWORKS
 class Augmentation(StrEnum):
     """Random changes of the training images.
 
-    `CIFAR`: flip, crop after padding by 4, and erasing a rectangle. `SHIFT`: by up to 2 pixels each way.
+    `CIFAR`: flip, crop after padding by 4, and erasing a rectangle. `SHIFT`: by up to 2 pixels each way. `ELASTIC`:
+    turned and stretched a little, bent by a smooth field, and shifted by up to 2 pixels.
     """
 
     NONE = "none"
     CIFAR = "cifar"
     SHIFT = "shift"
+    ELASTIC = "elastic"
 
 
 class Optimiser(StrEnum):

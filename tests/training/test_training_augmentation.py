@@ -185,6 +185,48 @@ def test_a_shift_is_of_up_to_two_pixels_each_way() -> None:
     assert pairs == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
 
 
+def blobs(count: int, side: int, levels: int) -> np.ndarray:
+    """Return images of one bright disc each, anywhere but at the sides."""
+    random = np.random.default_rng(0)
+    centers = random.uniform(side / 3, side - side / 3, (count, 2, 1, 1))
+    rows, columns = np.mgrid[:side, :side]
+    distances = np.hypot(rows - centers[:, 0], columns - centers[:, 1])
+    return np.where(distances < side / 7, levels, 0).astype(np.uint8)[:, None]
+
+
+def middles(images: np.ndarray) -> np.ndarray:
+    """Return the centres of the images' light, [count, 2] in pixels."""
+    light = images[:, 0].astype(np.float64)
+    places = np.mgrid[: images.shape[2], : images.shape[3]]
+    return np.stack([(light * axis).sum((1, 2)) / light.sum((1, 2)) for axis in places], axis=1)
+
+
+@pytest.mark.parametrize("levels", [16, 255])
+def test_elastic_changes_move_light_a_little_and_bend_each_image_in_another_way(levels: int) -> None:
+    images = blobs(200, 28, levels)
+    generator = torch.Generator().manual_seed(0)
+    out = augment(torch.from_numpy(images), Augmentation.ELASTIC, levels, generator).numpy()
+    assert (out.dtype, out.shape, out.max()) == (images.dtype, images.shape, levels)
+    moved = middles(out) - middles(images)
+    assert np.abs(moved).max() < 6
+    assert np.abs(moved.mean(axis=0)).max() < 0.4  # as far to one side as to the other
+    assert (moved.std(axis=0) > 0.8).all()
+    area = out.sum((1, 2, 3)) / images.sum((1, 2, 3), dtype=np.float64)
+    assert abs(area.mean() - 1) < 0.1
+    assert area.std() > 0.05  # some grow, some shrink
+    black = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+    assert not augment(black, Augmentation.ELASTIC, levels, generator).any()
+
+
+def test_elastic_changes_are_those_of_the_generator() -> None:
+    images = torch.from_numpy(blobs(20, 28, 255))
+    first, again, other = (
+        augment(images, Augmentation.ELASTIC, 255, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_no_augmentation_leaves_images_and_generator_alone() -> None:
     images = torch.from_numpy(plain_images(5, (1, 8, 8)))
     generator = torch.Generator().manual_seed(0)
