@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from docutils import nodes
 from notebooks import NotebookParser
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import ObjectEntry, PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
@@ -54,6 +56,21 @@ def report_gaps(_app: Sphinx, environment: BuildEnvironment) -> None:
         _LOG.warning("the reference lacks %s; give it a docstring", name)
 
 
+class RememberingDomain(PythonDomain):
+    """The domain of Python, which looks a name up among all others once: signatures repeat their types."""
+
+    def find_obj(self, env: BuildEnvironment, *asked: Any, **options: Any) -> list[tuple[str, ObjectEntry]]:
+        """Return the objects of a name, as the domain does."""
+        key = (asked, tuple(options.items()), len(self.objects))
+        if key not in self._remembered:
+            self._remembered[key] = super().find_obj(env, *asked, **options)
+        return self._remembered[key]
+
+    @cached_property
+    def _remembered(self) -> dict[Any, list[tuple[str, ObjectEntry]]]:
+        return {}
+
+
 def link_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Let a name of the API between backticks, or the path of a module, lead to where the reference has it."""
     domain = app.env.domains["py"]
@@ -73,6 +90,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register what Sphinx calls."""
     app.add_source_suffix(".ipynb", "notebook")
     app.add_source_parser(NotebookParser)
+    app.add_domain(RememberingDomain, override=True)
     app.connect("builder-inited", write_all)
     app.connect("autodoc-process-docstring", as_written, priority=400)  # before napoleon, which has marks of its own
     app.connect("env-check-consistency", report_gaps)
