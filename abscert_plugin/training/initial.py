@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Final, final
 
 import numpy as np
-import onnx
 import torch
+from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from abscert_plugin.artifact.model_file import read_model, with_tensors
 from abscert_plugin.errors import CheckpointError
 from abscert_plugin.training.checkpoint import read_checkpoint
 from abscert_plugin.training.loop import weights_of
+from abscert_plugin.wording import plain_words
 
+_FLOAT: Final = TensorProto.FLOAT
 _COUNTED: Final = "num_batches_tracked"  # of BatchNorm, where its average is a moving one: it changes nothing
 
 
@@ -37,14 +39,16 @@ class Initial:
         """Return the best weights of the training in a folder, or those in an ONNX file that a training wrote.
 
         Raises:
-            CheckpointError: if the folder holds no training.
+            CheckpointError: if the folder holds no training, or the file's tensors cannot be read.
             UnsupportedModelError: if it is a file, and no ONNX model.
         """
         if path.is_dir():
             return cls(path, weights_of(read_checkpoint(path).best))
-        graph = with_tensors(read_model(path), path).graph
-        arrays = ((one.name, onnx.numpy_helper.to_array(one, str(path.parent))) for one in graph.initializer)
-        return cls(path, {name: torch.from_numpy(np.array(array)) for name, array in arrays if array.dtype == "f4"})
+        found = [one for one in with_tensors(read_model(path), path).graph.initializer if one.data_type == _FLOAT]
+        try:
+            return cls(path, {one.name: torch.from_numpy(np.array(numpy_helper.to_array(one))) for one in found})
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{path}: cannot read its tensors: {plain_words(error)}") from error
 
     def put_into(self, network: nn.Module) -> None:
         """Give a network these weights.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from command_line import abscert, refused, train
@@ -68,5 +69,9 @@ def test_weights_of_another_network_are_refused_in_one_line(former: Path, tmp_pa
     assert "no checkpoint.json there" in refused(*options, tmp_path, "--network", NETWORK)
     (tmp_path / "text.onnx").write_text("no model")
     assert "is not an ONNX model" in refused(*options, tmp_path / "text.onnx", "--network", NETWORK)
+    model = onnx.load_model(str(former / "deploy.onnx"))
+    next(one for one in model.graph.initializer if one.name == "1.weight").raw_data += b"\0"
+    onnx.save_model(model, str(tmp_path / "longer.onnx"))
+    assert "cannot read its tensors" in refused(*options, tmp_path / "longer.onnx", "--network", NETWORK)
     assert "is not there" in refused(*options, tmp_path / "none.onnx", "--network", NETWORK)
     assert not (tmp_path / "out").exists()
