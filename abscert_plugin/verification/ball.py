@@ -29,7 +29,8 @@ from abscert_plugin.verification.sign_cut import SignCut
 
 _LINEAR: Final = (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 _SHARE_OF_HIDDEN: Final = 0.25  # of the time that is left, before cells are cut
-_FEW_LEAVES: Final = 64  # a ball that is cut into no more of them by cells is done before hidden values are bounded
+_FEW_LEAVES: Final = 64  # a ball that cells cut into no more of them is mostly done before hidden values are bounded
+_SHARE_OF_FEW: Final = 0.5  # of the time that is left for such a ball, before it is searched as others are
 _ENTRIES: Final = 2**24  # of all tensors, over the problems that are searched at once
 _NO_NETWORK: Final = "no proof was found, and running a plain classifier alone certifies nothing"
 
@@ -198,7 +199,7 @@ class BallVerifier:
     def _search(self, batch: BallBatch, rows: Rows) -> None:
         """Search by hidden values; cells, where the front has them, take over what that leaves open in its time.
 
-        Balls of few combinations are searched by cells alone, which decides them, and sooner.
+        Balls of few combinations are searched by cells first, which decides most of them, and sooner.
         """
         prover = self._deployed.prover
         assert prover is not None
@@ -209,17 +210,21 @@ class BallVerifier:
         assert self._white_box is not None
         assert batch.log2_counts is not None
         is_few = batch.log2_counts[rows] <= math.log2(_FEW_LEAVES * self._budget.leaf) + 1e-9
-        self._search_by(hidden, batch, rows[~is_few], _SHARE_OF_HIDDEN)
-        rows = batch.in_time(rows)
         # the tighter of the two; intervals alone are tighter still on networks that were trained by them
         methods = {
             row: max(_LINEAR, key=lambda kind: batch.bounds.get((row, kind), -math.inf)) for row in rows.tolist()
         }
         cells = CellCut(self._white_box.bounder, prover, self._deployed, self._budget.leaf, methods)
-        self._search_by(cells, batch, rows, 1.0)
+        self._search_by(cells, batch, rows[is_few], _SHARE_OF_FEW)
+        self._search_by(hidden, batch, batch.in_time(rows), _SHARE_OF_HIDDEN)
+        self._search_by(cells, batch, batch.in_time(rows), 1.0)
 
     def _search_by(self, cut: Cut, batch: BallBatch, rows: Rows, share: float) -> None:
-        """Search by cuts of one kind, in a share of the time that is left; where it is all, what stays open ends."""
+        """Search by cuts of one kind, in a share of the time that is left.
+
+        What stays open ends where the share is all of it, and where more time would not help: if a complete search is
+        through, or bounds nothing.
+        """
         method = "branch and bound"
         problems = {row: self._problem(batch, row, share) for row in rows.tolist()}
         search = Search(cut, lambda row, point: batch.refute(row, point, method), self._budget)
@@ -232,7 +237,7 @@ class BallVerifier:
             if outcome.certified:
                 certified[row] = outcome.margin
                 batch.evidence[row] = cut.evidence(row, outcome.tree)
-            elif share < 1:
+            elif share < 1 and not (cut.is_complete and (outcome.is_unbounded or outcome.failure == outcome.stuck)):
                 continue
             elif outcome.is_unbounded and self._counts_cells:  # what cannot be bounded can still be run
                 unbounded.append(row)

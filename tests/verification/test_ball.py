@@ -18,8 +18,10 @@ from abscert_plugin.errors import ConfigError, GridError
 from abscert_plugin.front import Cells
 from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
+from abscert_plugin.verification.cell_cut import CellCut
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.search import Search
+from abscert_plugin.verification.sign_cut import SignCut
 
 BATCH = 24
 DEFAULT = Budget(60.0)
@@ -128,13 +130,14 @@ def test_the_search_splits_more_than_once() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Search, "run", remember)
         check(tiny_case(3), Ball(Radius.parse("0.2")), 5, ONLY_SEARCH, count=60)
-    by_hidden, by_cells = results
+    few_by_cells, by_hidden, others_by_cells = results
+    by_cells = few_by_cells | others_by_cells
     assert sum(found.certified and found.branches > 4 for found in by_hidden.values()) > 3
     assert sum(found.certified and found.branches > 7 for found in by_cells.values()) > 3
 
 
 @pytest.mark.slow
-def test_balls_of_few_combinations_are_searched_by_cells_alone() -> None:
+def test_balls_of_few_combinations_are_searched_by_cells_first() -> None:
     case, ball = tiny_case(3), Ball(Radius.parse("0.2"))
     images, labels = batch_of(case, ball, 7)
     decided = decide(case.verifier(ball, ONLY_SEARCH), images, labels)
@@ -144,6 +147,27 @@ def test_balls_of_few_combinations_are_searched_by_cells_alone() -> None:
             by_size[2 ** cast(float, item.record.reachable_log2) > 64].add(item.evidence.by_hidden)
     assert by_size[False] == {False}
     assert True in by_size[True]
+
+
+@pytest.mark.slow
+def test_balls_of_few_combinations_are_searched_by_hidden_values_where_cells_take_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case, ball = tiny_case(3), Ball(Radius.parse("0.2"))
+    images, labels = batch_of(case, ball, 7)
+    calls = []
+    charge = Search._charge
+
+    def slow(self: Search, outcomes: Any, branches: Any, start: float) -> None:
+        calls.append(type(self._cut))
+        late = isinstance(self._cut, CellCut) and SignCut not in calls
+        charge(self, outcomes, branches, start - (100.0 * len(branches) if late else 0.0))
+
+    monkeypatch.setattr(Search, "_charge", slow)
+    decided = decide(case.verifier(ball, replace(ONLY_SEARCH, leaf=4, seconds=180.0)), images, labels)
+    check_decided(case, ball, images, labels, decided)
+    few = [item for item in decided if 1 < 2 ** cast(float, item.record.reachable_log2) <= 4 * 64]
+    assert any(item.evidence is not None and item.evidence.by_hidden for item in few)
 
 
 def facts(decided: list[Decided]) -> list[tuple[Any, ...]]:
