@@ -57,11 +57,10 @@ class Initial:
             CheckpointError: if they are of another network.
         """
         wanted = {name: value for name, value in network.state_dict().items() if not name.endswith(_COUNTED)}
-        unlike = [
-            name for name, value in wanted.items() if name not in self.tensors or _shape(self, name) != value.shape
-        ]
+        shapes = {name: tuple(value.shape) for name, value in self.tensors.items()}
+        unlike = [name for name, value in wanted.items() if shapes.get(name) != tuple(value.shape)]
         if unlike:
-            found = f"shape {tuple(_shape(self, unlike[0]))}" if unlike[0] in self.tensors else "none of that name"
+            found = f"shape {shapes[unlike[0]]}" if unlike[0] in shapes else "none of that name"
             raise CheckpointError(
                 f"{self.path} has weights of another network: expected {unlike[0]} of shape "
                 f"{tuple(wanted[unlike[0]].shape)}, got {found}; name its network with --network, and its --cells"
@@ -74,7 +73,3 @@ class Initial:
         for name in sorted(set(self.tensors) & set(network.state_dict())):
             digest.update(name.encode() + self.tensors[name].numpy().tobytes())
         return digest.hexdigest()
-
-
-def _shape(initial: Initial, name: str) -> torch.Size:
-    return initial.tensors[name].shape

@@ -13,6 +13,7 @@ from abscert_plugin.training.checkpoint import read_checkpoint
 
 CELLS = ("--cells", 3)
 NETWORK = "fc-3-code"
+STILL = ("train", "--data", "digits", "--epochs", 1, "--learning-rate", "1e-30", "--network", NETWORK, *CELLS)
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,7 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begun(out: Path, *options: object) -> Path:
     """Return the folder of a training of an epoch in which weights do not move."""
-    command = ("train", "--data", "digits", "--epochs", 1, "--learning-rate", "1e-30", "--network", NETWORK)
-    abscert(*command, *CELLS, *options, "--out", out)
+    abscert(*STILL, *options, "--out", out)
     return out
 
 
@@ -54,8 +54,7 @@ def test_in_python_too(former: Path, tmp_path: Path) -> None:
 def test_it_is_resumed_with_the_same_weights_alone(former: Path, tmp_path: Path) -> None:
     begun(tmp_path / "out", "--initial", former)
     begun(tmp_path / "out", "--initial", former / "deploy.onnx", "--resume")
-    command = ("train", "--data", "digits", "--epochs", 1, "--learning-rate", "1e-30", "--network", NETWORK)
-    line = refused(*command, *CELLS, "--out", tmp_path / "out", "--resume")
+    line = refused(*STILL, "--out", tmp_path / "out", "--resume")
     assert "initial_sha256" in line
 
 
