@@ -7,7 +7,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
@@ -171,8 +171,7 @@ class BallVerifier:
     def _run_small(self, batch: BallBatch, rows: Rows) -> None:
         """Run every combination of cells where there are few."""
         if batch.log2_counts is not None:
-            most = math.log2(self._budget.exhaustive) + 1e-9
-            self._enumerate(batch, rows[batch.log2_counts[rows] <= most])
+            self._enumerate(batch, rows[_has_few(batch.log2_counts[rows], self._budget.exhaustive)])
 
     def _enumerate(self, batch: BallBatch, rows: Rows) -> None:
         method = "exhaustive"
@@ -209,7 +208,7 @@ class BallVerifier:
             return
         assert self._white_box is not None
         assert batch.log2_counts is not None
-        is_few = batch.log2_counts[rows] <= math.log2(_FEW_LEAVES * self._budget.leaf) + 1e-9
+        is_few = _has_few(batch.log2_counts[rows], _FEW_LEAVES * self._budget.leaf)
         # the tighter of the two; intervals alone are tighter still on networks that were trained by them
         methods = {
             row: max(_LINEAR, key=lambda kind: batch.bounds.get((row, kind), -math.inf)) for row in rows.tolist()
@@ -251,3 +250,8 @@ class BallVerifier:
         """Return what is left to decide of a row, and a share of the time that is left for it."""
         seconds = share * (self._budget.seconds - float(batch.seconds[row]))
         return Problem(batch.reach.lowest[row], batch.reach.highest[row], int(batch.labels[row]), seconds)
+
+
+def _has_few(log2_counts: Float64[np.ndarray, "row"], most: int) -> Bool[np.ndarray, "row"]:
+    """Return which counts of combinations, as logarithms that were rounded, are no more than a number."""
+    return log2_counts <= math.log2(most) + 1e-9
