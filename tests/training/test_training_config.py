@@ -76,8 +76,8 @@ def test_options_at_the_end_of_their_range_are_taken(option: str, value: float) 
 @pytest.mark.parametrize(
     ("chosen", "activation", "message"),
     [
-        ({"augmentation": "mirror"}, "relu", "expected --augmentation of none, cifar, shift, got 'mirror'"),
-        ({"augmentation": ""}, "relu", "expected --augmentation of none, cifar, shift, got ''"),
+        ({"augmentation": "mirror"}, "relu", "expected --augmentation of none, cifar, shift, elastic, got 'mirror'"),
+        ({"augmentation": ""}, "relu", "expected --augmentation of none, cifar, shift, elastic, got ''"),
         ({"precision": "float8"}, "relu", "expected --precision of auto, float32, bfloat16, got 'float8'"),
         ({}, "swish", "expected --activation of relu, sigmoid, tanh, param-ramp, got 'swish'"),
         ({"batch_size": 0}, "relu", "batch_size of at least 1"),
