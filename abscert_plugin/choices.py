@@ -30,10 +30,10 @@ def expected_one_of(what: str, names: Iterable[str], got: str) -> str:
     """Return the message about a word that is none of some names.
 
     >>> expected_one_of("a claim", ["cell", "ball"], "bal")
-    "expected a claim of cell, ball, got 'bal'; did you mean ball?"
+    "expected a claim: one of cell, ball; got 'bal'; did you mean ball?"
     """
     known = list(names)
-    return f"expected {what} of {', '.join(known)}, got {got!r}{did_you_mean(got, known)}"
+    return f"expected {what}: one of {', '.join(known)}; got {got!r}{did_you_mean(got, known)}"
 
 
 def member(kind: type[Choice], option: str, value: str) -> Choice:

@@ -37,7 +37,7 @@ class Arithmetic(StrEnum):
     `WIDE_SUMS`: the same of a file with float16, whose sums of products are held in float32 before they are rounded.
     `THIS_RUNTIME`: the runtime, provider and machine that ran the file.
     `REAL`: exact real numbers, which no runtime computes with; what another solver says.
-    `UNPROVEN`: a bound in float32 whose own rounding was guessed at, as versions before 0.2 wrote them.
+    `UNPROVEN`: a bound in float32 whose own rounding was guessed at, as rows written before the proofs came have it.
     """
 
     ANY_ORDER = "any-order"

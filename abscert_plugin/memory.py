@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
 
     Bounds of a batch are tensors of tens of megabytes. glibc hands each back to the system when it is freed, and the
     next step has every page of it zeroed anew: a third of the time of a step of CROWN-IBP or LossLandscapeMatters on
-    a CPU (docs/RESULTS.md). The process is about a fifth larger for it.
+    a CPU (docs/results/benchmarks.md). The process is about a fifth larger for it.
     """
     if platform.libc_ver()[0] != "glibc":
         return

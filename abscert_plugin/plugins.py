@@ -1,4 +1,4 @@
-"""Tables of what this project has and what other packages register: methods, networks, data sets.
+"""Tables of what this project has and what other packages register, such as methods, networks and solvers.
 
 A package registers an entry through an entry point in its pyproject.toml, such as
 

@@ -1,1 +1,1 @@
-"""Certified-training baselines on auto_LiRPA, behind one interface."""
+"""Published training methods, one a file, behind one interface."""

@@ -74,7 +74,7 @@ class Lbp:
         self.config()
         for name in ("eta", "eta_end", "bend_at"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"expected {name.replace('_', '-')} from 0 to 1, got {getattr(self, name)}")
+                raise ConfigError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
 
     def config(self) -> RobustConfig:
         """Return the options of the loss."""

@@ -25,10 +25,9 @@ from abscert_plugin.instances.others import read_other
 from abscert_plugin.instances.rows import read_results
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
-from compare.results.estimates import read_estimates
 from compare.results.stored_run import StoredRun
 from compare.results.verified_run import VerifiedRun, verified_runs
-from compare.tables.catalogue import drafts_of
+from compare.tables.catalogue import Sources, drafts_of
 from compare.tables.error_table import Table, tables_of
 from compare.tables.paper_cells import PaperRow
 from compare.tables.paper_tables import Pool
@@ -159,8 +158,7 @@ def _of_balls(table: Table) -> Table:
 
 def paper(number: int, protocol: str = "") -> str:
     """Return a table of the paper, without the rows that have no figure of ours; those of `cpu` say what they take."""
-    found, others = kept_runs()
-    drafts = drafts_of(str(number), found, others, read_times(KEPT), read_estimates(KEPT))
+    drafts = drafts_of(str(number), Sources.of(KEPT, *kept_runs()))
     wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
     made = [one for one in wanted if not one.is_empty]
     shown = made if protocol == "cpu" else [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in made]

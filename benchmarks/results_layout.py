@@ -12,7 +12,6 @@ _SHORT = (  # headings; the notes say that radii are on the pixel scale, with th
     (", pixel (training)", ""),
     ("Impr. over ", "Impr. "),
     ("SpeedUp over ", "SpeedUp "),
-    ("certified for", "for"),
     ("s verifying balls", "s verifying"),
 )
 

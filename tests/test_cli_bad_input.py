@@ -153,10 +153,10 @@ def test_a_training_that_cannot_start_leaves_no_folder(tmp_path: Path, arguments
 
 def test_an_option_that_stands_for_one_of_the_method_is_called_as_it_was_given(tmp_path: Path) -> None:
     arguments = ("train", "--method", "reachable", "--radius", "0.1", "--out", tmp_path / "out")
-    assert "expected --robust-loss of interval, mtl-ibp, sabr, got 'hinge'" in refused(
+    assert "expected --robust-loss: one of interval, mtl-ibp, sabr; got 'hinge'" in refused(
         *arguments, "--robust-loss", "hinge"
     )
-    assert "expected loss of interval, mtl-ibp, sabr, got 'hinge'" in refused(*arguments, "--set", "loss=hinge")
+    assert "expected loss: one of interval, mtl-ibp, sabr; got 'hinge'" in refused(*arguments, "--set", "loss=hinge")
 
 
 def test_an_error_is_one_line_of_moderate_length_that_moves_no_cursor(tmp_path: Path) -> None:

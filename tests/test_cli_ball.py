@@ -139,7 +139,7 @@ def test_our_own_solver_goes_on_with_a_run_that_names_none(
     ("options", "words"),
     [
         (("--claim", "cell", "--solver", "abscert"), "expected --solver with --claim ball"),
-        (("--claim", "ball", "--radius", "0.1", "--solver", "fig"), "expected a solver of abscert"),
+        (("--claim", "ball", "--radius", "0.1", "--solver", "fig"), "expected a solver: one of abscert"),
         (
             ("--claim", "ball", "--radius", "0.1", "--solver", "fig", "--certificate", "c.json"),
             "expected no --certificate with --solver fig",

@@ -124,7 +124,7 @@ def test_a_certificate_of_another_preprocessing_fails(model: Path, tmp_path: Pat
         (["--image-shape", "1,9,9"], "an image shape of 64 values"),
         (["--std", "0"], "expected every std above 0"),
         (["--mean", "nan"], "finite"),
-        (["--layout", "chwn"], "expected --layout of nchw, nhwc, flat, got 'chwn'"),
+        (["--layout", "chwn"], "expected --layout: one of nchw, nhwc, flat; got 'chwn'"),
         (["--constant", "t"], "expected --constant as NAME=NUMBER, got 't'"),
         (["--constant", "t=1"], "expected --constant of one of its inputs, got 't'"),
         (["--output", "label"], "expected the output that holds the logits, got 'label'"),
@@ -187,6 +187,20 @@ def test_queries_that_cannot_be_written_are_one_line(model: Path, run_at_large: 
     (tmp_path / "q").mkdir()
     (tmp_path / "q" / "mine").touch()
     assert "holds files already; choose another --out" in refused(*asked, "--model", model, "--all")
+    other = tmp_path / "mlp.onnx"
+    proto = onnx.load(model)
+    proto.doc_string = "another one"
+    onnx.save(proto, other)
+    assert "expected the file that the run was about, got another one" in refused(*asked, "--model", other)
+
+
+def test_queries_take_the_file_that_is_named_whatever_it_is_called(
+    model: Path, run_at_large: Path, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed.onnx"
+    renamed.write_bytes(model.read_bytes())
+    told = abscert("queries", run_at_large, "--model", renamed, "--out", tmp_path / "q", "--all", "--json")
+    assert told.json["queries"] == 8
 
 
 def test_wrapping_tells_what_it_costs_in_accuracy(model: Path, tmp_path: Path) -> None:

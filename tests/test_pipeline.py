@@ -125,7 +125,7 @@ def test_verify_prints_one_json_object_and_imports_no_torch(trained: Path, tmp_p
     [
         (["train", "--cells", "0", "--out", "OUT"], "cells from 1 to 65,535"),
         (["train", "--granularity", "0.3", "--out", "OUT"], "nearest"),
-        (["train", "--data", "nothing", "--out", "OUT"], "expected a data set of digits"),
+        (["train", "--data", "nothing", "--out", "OUT"], "expected a data set: one of digits"),
         (["train", "--network", "nothing", "--out", "OUT"], "network"),
         (["train", "--epochs", "0", "--out", "OUT"], "epochs"),
         (["train", "--out", "FILE/below"], "another --out"),

@@ -89,7 +89,7 @@ def test_a_taken_name_is_refused(install: Callable[..., str], code: str) -> None
 
 def test_an_unknown_name_lists_those_there_are(install: Callable[..., str]) -> None:
     install(PLUM, plum="PLUM")
-    with pytest.raises(ConfigError, match="expected a fruit of apple, pear, plum, got 'fig'"):
+    with pytest.raises(ConfigError, match="expected a fruit: one of apple, pear, plum; got 'fig'"):
         fruits().named("fig")
 
 

@@ -35,18 +35,12 @@ def is_module(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
-def is_path(model: Any) -> bool:
-    """Return whether a model is a file already."""
-    return isinstance(model, str | PathLike)
-
-
 def as_file(
     model: Model,
     folder: Path,
     image_shape: tuple[int, int, int] | None,
     opening: Opening | None,
     images: Float32[np.ndarray, "n channels height width"] | None = None,
-    name: str = MODEL,
 ) -> Path:
     """Return the ONNX file of a model; of one in memory it is written into a folder first.
 
@@ -56,7 +50,6 @@ def as_file(
         image_shape: (channels, height, width); needed of a torch module.
         opening: how it reads images.
         images: some real ones (pixel scale), to hold an export of a torch module against it.
-        name: what the file is called.
 
     Raises:
         UnsupportedModelError: if it cannot be written as a file, or is no model.
@@ -67,9 +60,9 @@ def as_file(
         return model_in(Path(model))[0]
     if is_module(model):
         module: Any = model
-        module_as_file(module, folder / name, image_shape, opening, images)
-        return folder / name
-    return _saved(model, folder / name)
+        module_as_file(module, folder / MODEL, image_shape, opening, images)
+        return folder / MODEL
+    return _saved(model, folder / MODEL)
 
 
 def module_as_file(

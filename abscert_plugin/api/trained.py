@@ -29,7 +29,7 @@ class Epoch:
         epochs: how many there are at most.
         loss: mean loss of its steps.
         validation_error: share of the validation images that fail `claim`, 0 to 1.
-        claim: what that error is of: `cell`, `ball`, or `clean`, which claims nothing.
+        claim: what that error is of: `cell`, `ball`, or `clean` or `attacked`, which claim nothing.
         learning_rate: at its end.
         seconds: that its steps took.
         images_per_second: that were learned from.

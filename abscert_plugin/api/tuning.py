@@ -137,7 +137,7 @@ def tune(
         validation: images that epochs and cells are chosen on; a tenth of the data, held out, where None.
         classes: names of the classes of arrays, or their number.
         activation: activation function of a network of ours.
-        epochs: passes over the images in each step; by the data where None, as the options that follow.
+        epochs: passes over the images in each step; None: by the data, and so for each option below that may be None.
         batch_size: images in a step of a training.
         learning_rate: at its peak.
         patience: end a training after so many epochs without a lower loss; 0 never.

@@ -226,13 +226,15 @@ _LAYERS: Final[Mapping[type[nn.Module], Callable[[Any, Box], Box]]] = MappingPro
 )
 
 
-def warmup_regulariser(entering: Box, hidden: tuple[Box, ...], tolerance: float = 0.5) -> Float[Tensor, ""]:
+_TOLERANCE: Final = 0.5  # the ratio (tau) from which nothing is penalised
+
+
+def warmup_regulariser(entering: Box, hidden: tuple[Box, ...]) -> Float[Tensor, ""]:
     """Return the penalty on boxes that grow from layer to layer and on activations of one sign.
 
     Args:
         entering: the network's input.
         hidden: the box before each activation.
-        tolerance: the ratio (tau) from which nothing is penalised.
 
     Source: Shi et al. 2021, "Fast Certified Robust Training with Short Warmup", equations 8 to 11.
     """
@@ -246,7 +248,7 @@ def warmup_regulariser(entering: Box, hidden: tuple[Box, ...], tolerance: float 
         count = box.center.numel()
         balance = _ratio((box.center * above).sum() / count, -(box.center * below).sum() / count)
         spread = _ratio((deviation * above).sum(), (deviation * below).sum())
-        terms.append(sum(functional.relu(tolerance - value) for value in (growth, balance, spread)) / tolerance)
+        terms.append(sum(functional.relu(_TOLERANCE - value) for value in (growth, balance, spread)) / _TOLERANCE)
     return torch.stack([torch.as_tensor(term) for term in terms]).mean()
 
 

@@ -94,8 +94,10 @@ def check(  # one parameter per option
         check_proof(certificate, model, query, json)
         return
     seed = secrets.randbits(31) if seed is None else seed
-    if sample < 1 or seed < 0:
-        raise ConfigError(f"expected a sample and a seed of at least 1 and 0, got {sample} and {seed}")
+    if sample < 1:
+        raise ConfigError(f"expected --sample of at least 1, got {sample}")
+    if seed < 0:
+        raise ConfigError(f"expected --seed of at least 0, got {seed}")
     if not 0 <= timeout < float("inf"):
         raise ConfigError(f"expected a time-out of at least 0 seconds, got {timeout}")
     try:

@@ -69,7 +69,8 @@ def few_batches(images: int, at_once: int) -> str:
     batches = -(-images // at_once)
     if batches >= _FEW or at_once == 1:
         return ""
-    return f"note: a worker takes {at_once} images at a time, so that {batches} have work; --batch-size says how many"
+    busy = "1 has" if batches == 1 else f"{batches} have"
+    return f"note: a worker takes {at_once} images at a time, so only {busy} work; a smaller --batch-size helps"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.records import RunInfo, read_records
-from abscert_plugin.report.provenance import run_images, run_model
+from abscert_plugin.report.provenance import is_model_of, run_images, run_model
 from abscert_plugin.verification.queries import LISTS, write_queries
 from abscert_plugin.verification.run import RUN
 
@@ -74,12 +74,14 @@ def queries(
     if not 0 < timeout < float("inf"):
         raise ConfigError(f"expected a time-out above 0 seconds, got {timeout}")
     data = run_images(run, data_dir, image_size, path.parent)
-    places = [path.parent, path.parent.resolve().parent] if model is None else [model.parent]
-    found = run_model(run, places)
-    if found is None:
-        told = (run.model or {}).get("path")
-        raise ConfigError(f"expected the run's own {told} in or above {path.parent}; name it with --model")
-    artifact = reopen(found, Provider.CPU, run.model or {}, data.shape, len(data.classes))
+    if model is None:
+        model = run_model(run, [path.parent, path.parent.resolve().parent])
+        if model is None:
+            told = (run.model or {}).get("path")
+            raise ConfigError(f"expected the run's own {told} in or above {path.parent}; name it with --model")
+    elif not is_model_of(run, model):
+        raise ConfigError(f"expected the file that the run was about, got another one, {model}")
+    artifact = reopen(model, Provider.CPU, run.model or {}, data.shape, len(data.classes))
     with progress_bar() as bar, interruptible(f"remove {out} to begin anew"):
         asked = sum(every or row.verdict == Verdict.UNKNOWN for row in rows)
         task = bar.add_task("writing queries", total=asked, note="")

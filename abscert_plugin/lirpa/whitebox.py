@@ -33,7 +33,7 @@ class WhiteBox:
 
 
 def open_white_box(artifact: Artifact, network: nn.Module | None = None) -> WhiteBox:
-    """Return the network of an ONNX file of this project, opened up.
+    """Return the network of an ONNX file, opened up.
 
     Soundness: logits are compared with those of the file, run by onnxruntime, whichever network is taken.
 

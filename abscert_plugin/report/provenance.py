@@ -55,12 +55,18 @@ def run_model(run: RunInfo, places: Sequence[Path]) -> Path | None:
     Raises:
         AbscertError: if a file of its name cannot be read.
     """
-    facts = run.model or {}
-    name = str(facts.get("path"))
+    name = str((run.model or {}).get("path"))
     path = next((place / name for place in places if (place / name).is_file()), None)
-    if path is None or Path(name).name != name or model_sha256(path, read_model(path)) != facts.get("sha256"):
-        return None
-    return path
+    return path if path is not None and Path(name).name == name and is_model_of(run, path) else None
+
+
+def is_model_of(run: RunInfo, path: Path) -> bool:
+    """Return whether a file is the very one that a run was about, whatever it is called.
+
+    Raises:
+        AbscertError: if it cannot be read.
+    """
+    return bool(model_sha256(path, read_model(path)) == (run.model or {}).get("sha256"))
 
 
 def run_replay(run: RunInfo, places: Sequence[Path], shape: tuple[int, ...]) -> Replay | None:

@@ -126,8 +126,8 @@ def default_config(data: str, network: str, is_convolutional: bool | None = None
         is_convolutional: whether it has convolutions; as the table says where None.
 
     The batch size is the one of the paper's text (128; its code has 256 on MNIST). Its code trains fully connected
-    networks at a rate of 1e-2; ours is 1e-3 (docs/RESULTS.md has what comes out). On ImageNet its rate falls tenfold
-    four times, ours by the schedule that all trainings share.
+    networks at a rate of 1e-2; ours is 1e-3 (docs/results/cells.md has what comes out). On ImageNet its rate falls
+    tenfold four times, ours by the schedule that all trainings share.
 
     Source: the configuration files of AbsCert's released code.
     """

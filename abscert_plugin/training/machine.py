@@ -2,12 +2,16 @@
 
 import os
 import platform
+from typing import Final
 
 import numpy as np
 import torch
 
 import abscert_plugin
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.errors import ConfigError
+
+_DEVICES: Final = ("auto", "cpu", "cuda")
 
 
 def choose_device(name: str) -> torch.device:
@@ -16,10 +20,10 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: if the name is unknown or CUDA is not there.
     """
+    if name not in _DEVICES:
+        raise ConfigError(expected_one_of("a device", _DEVICES, name))
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
-        raise ConfigError(f"expected a device of auto, cpu, cuda, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("cuda was asked for, but torch sees no CUDA device here; use --device cpu or auto")
     return torch.device(name)

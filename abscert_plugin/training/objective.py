@@ -25,7 +25,7 @@ class Moment:
 
 @runtime_checkable
 class Objective(Protocol):
-    """A training method: everything that differs between two methods, and nothing else."""
+    """What the loop asks of a method: everything that differs between two methods, and nothing else."""
 
     @property
     def name(self) -> str:
@@ -34,7 +34,7 @@ class Objective(Protocol):
 
     @property
     def claim(self) -> str:
-        """The claim that its validation error is of, such as `cell`."""
+        """What its validation error is of, as of `Method`."""
         ...
 
     def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Shaped[Tensor, "batch *feature"]:

@@ -133,16 +133,16 @@ class RobustConfig:
     def __post_init__(self) -> None:
         for name in ("share", "natural_start", "natural_end", "bounds_end"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"expected {name.replace('_', '-')} from 0 to 1, got {getattr(self, name)}")
+                raise ConfigError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
         Ramp(self.start, self.ramp, self.smooth)
         if not (math.isfinite(self.regulariser) and self.regulariser >= 0):
             raise ConfigError(f"expected a regulariser of at least 0, got {self.regulariser}")
         if self.loss_fusion and self.bounds is not BoundKind.CROWN_IBP:
             raise ConfigError(f"expected bounds of {BoundKind.CROWN_IBP} with loss fusion, got {self.bounds}")
         if not 0 < self.interval_batch <= 1:
-            raise ConfigError(f"expected interval-batch above 0 and at most 1, got {self.interval_batch}")
+            raise ConfigError(f"expected interval_batch above 0 and at most 1, got {self.interval_batch}")
         if self.interval_batch < 1 and (self.loss is not RobustLoss.MTL_IBP or self.bounds is not BoundKind.INTERVAL):
-            raise ConfigError(f"expected a loss of {RobustLoss.MTL_IBP} and bounds of intervals with interval-batch")
+            raise ConfigError(f"expected a loss of {RobustLoss.MTL_IBP} and bounds of intervals with interval_batch")
         if self.attack_steps < 1:
             raise ConfigError(f"expected at least 1 attack step, got {self.attack_steps}")
 

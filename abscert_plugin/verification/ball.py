@@ -139,8 +139,7 @@ class BallVerifier:
 
         first = [method for method in self._budget.bounds if method is BoundMethod.IBP]
         quick = [method for method in self._budget.bounds if method is BoundMethod.CROWN_IBP]
-        # the search by hidden values begins with optimised lines
-        slow = [method for method in self._budget.bounds if method not in (*first, *quick, BoundMethod.OPTIMISED)]
+        slow = [method for method in self._budget.bounds if method not in (*first, *quick)]
         refuting = Refuting(self._deployed, self._white_box, self._budget, batch) if self._budget.attacks else None
         return [
             *bound(first),

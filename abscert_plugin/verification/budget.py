@@ -8,7 +8,7 @@ from typing import Final, final
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import ConfigError
 
-FROM_LOOSE_TO_TIGHT: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN, BoundMethod.OPTIMISED)
+OF_WHOLE_BALLS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 
 
 @final
@@ -20,14 +20,14 @@ class Budget:
         seconds: time from which no further step begins; the time of a call is shared by the images in it. 0 leaves
             the clean forward pass alone.
         exhaustive: balls of no more combinations of cells than this are run whole before anything else is tried.
-        restarts: starts of the cheap gradient attack, before linear bounds.
+        restarts: starts of the cheap gradient attack.
         strong_restarts: starts of the strong one towards each class that bounds leave open.
         queries: forward passes of the black-box attack.
         bounds_at_once: boxes that are bounded in one call.
         only: the one bound that may be computed, once, besides a forward pass: what papers report of a method. None:
             every step.
-        bounds: the bounds that are tried before the search, in this order.
-        attacks: whether counterexamples are looked for before linear bounds are computed.
+        bounds: the bounds that are tried before the search; `BallVerifier` has their order.
+        attacks: whether counterexamples are looked for before the search.
         leaf: parts of no more combinations of cells than this are run by the search, and not bounded.
         branches_at_once: branches of the search that are bounded in one call.
         search_bytes: memory that branches of the search may take before it goes on depth-first.
@@ -43,7 +43,7 @@ class Budget:
     queries: int = 100
     bounds_at_once: int = 128
     only: BoundMethod | None = None
-    bounds: tuple[BoundMethod, ...] = FROM_LOOSE_TO_TIGHT
+    bounds: tuple[BoundMethod, ...] = OF_WHOLE_BALLS
     attacks: bool = True
     leaf: int = 64
     branches_at_once: int = 64
@@ -61,8 +61,7 @@ class Budget:
     def described(self, counts_cells: bool) -> Mapping[str, object]:
         """Return what run.json says of it: of cells also what is run whole, and `bound` where one alone decides.
 
-        The strong attack's starts and the last six stand at their defaults in every run of the command line, and are
-        left out.
+        What is left out stands at its default in every run of the command line.
         """
         return {
             "timeout_seconds": self.seconds,

@@ -19,12 +19,10 @@ class Enumerated:
 
     Args:
         margin: the least margin seen, NaN if a logit was not a finite number.
-        count: how many combinations were run.
         failure: why they do not show that all have the label; empty where they do.
     """
 
     margin: float
-    count: int
     failure: str
 
 
@@ -40,16 +38,16 @@ def enumerate_cells(deployed: Deployed, problem: Problem, refutes: Callable[[Poi
         VerifierError: if the backend fails.
     """
     start = time.perf_counter()
-    least, count, failure = float("inf"), 0, ""
+    least, failure, begun = float("inf"), "", False
     for cells in combinations(problem.lowest, problem.highest, deployed.batch_size):
-        if count and time.perf_counter() - start > problem.seconds:
-            return Enumerated(least, count, "time-out of the enumeration")
+        if begun and time.perf_counter() - start > problem.seconds:
+            return Enumerated(least, "time-out of the enumeration")
         labels = np.full(len(cells), problem.label, dtype=np.int64)
         margins = deployed.margins(cells, labels)
-        count += len(cells)
+        begun = True
         least = float(np.minimum(least, margins.min()))  # NaN stays NaN
         for row in np.flatnonzero(~deployed.shown(cells, labels, margins)):
             failure = deployed.undecided(float(margins[row]))
             if margins[row] < -deployed.floor and refutes(cells[row]):
-                return Enumerated(least, count, failure)
-    return Enumerated(least, count, failure)
+                return Enumerated(least, failure)
+    return Enumerated(least, failure)

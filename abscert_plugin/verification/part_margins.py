@@ -54,7 +54,7 @@ class PartMargins:
         lower: Tensor,
         upper: Tensor,
         label: int,
-        kept: Callable[[Tensor], Tensor],
+        kept: Kept,
         rows: Int64[np.ndarray, "row"] | None = None,
         bent: Int64[np.ndarray, "bent"] | None = None,
         loose: Collection[str] | None = None,

@@ -46,11 +46,6 @@ class SignCut:
         """Return False: corners are tried on the way, and other parts have the same ones."""
         return False
 
-    @property
-    def entries(self) -> int:
-        """How many numbers a branch takes up while it is bounded."""
-        return self._prover.entries
-
     def root(self, problem: Problem) -> None:
         """Return nothing: the whole box has no lines yet."""
         del problem

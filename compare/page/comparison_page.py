@@ -17,10 +17,9 @@ from compare.page.listing import facts, listed
 from compare.plans.plan import read_plan
 from compare.results.stored_run import State, StoredRun, stored_runs, stored_runs_of
 from compare.results.verified_run import VerifiedRun, verified_runs
-from compare.tables.catalogue import all_tables
-from compare.tables.error_table import PROTOCOLS, require_runs
+from compare.tables.catalogue import Sources, all_tables
+from compare.tables.error_table import PROTOCOL_NOTES, require_runs
 from compare.tables.formats import templates
-from compare.timing.time_records import read_times
 
 _TITLE: Final = "Comparison of methods"
 _MIME: Final = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -107,7 +106,7 @@ def render_report(content: ComparisonContent, page: Path, data_dir: Path | None 
             size=_SIZE,
             colours=COLOURS,
             tones=[f"var(--tone-{number})" for number in range(len(COLOURS))],
-            tables=all_tables(content.results, content.found, content.others, read_times(content.results)),
+            tables=all_tables(Sources.of(content.results, content.found, content.others)),
             landscapes=_pictures(stored_landscapes(content.results)),
             falsified=falsified_galleries(content.found, data_dir),
             changes={name: "#" + bytes(colour).hex() for name, colour in CHANGES.items()},
@@ -116,7 +115,7 @@ def render_report(content: ComparisonContent, page: Path, data_dir: Path | None 
             runs=runs,
             linked=any(run.links for run in runs),
             facts=facts(content.found),
-            protocols=[PROTOCOLS[name] for name in sorted({stored.run.protocol for stored in content.stored})],
+            protocols=[PROTOCOL_NOTES[name] for name in sorted({stored.run.protocol for stored in content.stored})],
             methods=_methods({stored.run.method for stored in content.stored}),
             version=abscert_plugin.__version__,
         )

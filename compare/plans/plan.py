@@ -61,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         title: one line.
         grid: its parts.
         include: names of plans whose runs are part of it.
-        protocol: a key of `PROTOCOLS`.
+        protocol: one of `PROTOCOLS`.
         folders: number of training and test images of data whose entry does not tell, for estimates of the time.
     """
 

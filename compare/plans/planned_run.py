@@ -39,7 +39,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         limit: only the first so many test images; None takes all.
         ball_limit: the same for the claim `ball` alone.
         image_size: side to resize the images of a folder to; None keeps them.
-        protocol: a key of `PROTOCOLS`.
+        protocol: one of `PROTOCOLS`.
     """
 
     data: str

@@ -22,7 +22,7 @@ TableRow: TypeAlias = tuple[str, ...]
 NOT_RUN: Final = "not run"
 LINE: Final = "line"
 """Heading of the column that says what a line of a row is, where rows have several."""
-PROTOCOLS: Final[Mapping[str, str]] = MappingProxyType(
+PROTOCOL_NOTES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "sound": "Protocol `sound`: one loop and one verifier for all; what is chosen is chosen on a validation split.",
         "cpu": "Protocol `cpu`: the paper's networks, radii and cells for few epochs, as the heading says, so that two "
@@ -174,7 +174,7 @@ def _errors(found: Sequence[VerifiedRun], protocol: str) -> Table:
     called = names(_without_cells(verified.run) for verified in found)
     ways = grouped(found, lambda verified: variant(verified.run))
     rows = sorted((pair for way in ways.values() for pair in _rows(way, called)), key=lambda pair: pair[0])
-    notes = (PROTOCOLS[protocol], SCALES, CLAIMS, *_READING, epochs(found), machines(found))
+    notes = (PROTOCOL_NOTES[protocol], SCALES, CLAIMS, *_READING, epochs(found), machines(found))
     return Table(f"Verified errors, protocol {protocol}", _COLUMNS, tuple(row for _, row in rows), notes)
 
 

@@ -10,7 +10,7 @@ from typing import Final, final
 from abscert_plugin.claim import Radius
 from compare.results.estimates import Estimate
 from compare.results.verified_run import ACTIVATIONS, VerifiedRun
-from compare.tables.error_table import CLAIMS, LINE, NOT_RUN, PROTOCOLS, SCALES, TableRow, scales
+from compare.tables.error_table import CLAIMS, LINE, NOT_RUN, PROTOCOL_NOTES, SCALES, TableRow, scales
 from compare.tables.paper_cells import Cell, PaperRow, PaperTable, gain_cell, pace_cell, rate_cell
 from compare.tables.published import MISSING, PublishedFigure, Quantity, published
 from compare.tables.selection import OWN, Count, chosen, counts_for, labelled, not_verified, would_count
@@ -294,7 +294,7 @@ def _claim(method: str) -> str:
 
 
 def _notes(pool: Pool, *own: str) -> TableRow:
-    return (PROTOCOLS[pool.protocol], *own, _CHOICE[pool.protocol], _LINES, *_OF_PROTOCOL.get(pool.protocol, ()))
+    return (PROTOCOL_NOTES[pool.protocol], *own, _CHOICE[pool.protocol], _LINES, *_OF_PROTOCOL.get(pool.protocol, ()))
 
 
 def _protocol(pool: Pool, blocks: Iterable[PaperRow]) -> str:

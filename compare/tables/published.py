@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, final
 
 import msgspec
 
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.wording import plain_words
@@ -254,5 +255,5 @@ def _radius(printed: str | None, method: str | None, scales: Mapping[str, Radius
     if method is None:
         return None
     if method not in scales:
-        raise ConfigError(f"expected a method of {', '.join(scales)}, got {method!r}")
+        raise ConfigError(expected_one_of("a method", scales, method))
     return None if printed is None else Radius.parse(printed, scales[method])

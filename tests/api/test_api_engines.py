@@ -201,7 +201,7 @@ def test_a_process_that_is_killed_costs_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--engine", "rya"), "expected --engine of local, processes, ray, got 'rya'; did you mean ray?"),
+        (("--engine", "rya"), "expected --engine: one of local, processes, ray; got 'rya'; did you mean ray?"),
         (("--engine", "processes", "--workers", 0), "expected --workers of at least 1, got 0"),
         (("--engine", "processes", "--address", "a:1"), "expected --address with --engine ray alone"),
         (("--engine", "ray", "--workers", 2), "expected --workers with --engine processes alone"),
@@ -229,5 +229,5 @@ def test_without_ray_the_message_says_how_to_install_it(
 def test_few_batches_are_told(deploy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("abscert_plugin.cli.engines.chosen", lambda *_: Here())
     asked = ("verify", deploy, "--data", "digits", "--limit", 6, "--claim", "cell", "--json")
-    assert "a worker takes 250 images at a time, so that 1 have work" in command(*asked, "--out", tmp_path / "a").err
+    assert "a worker takes 250 images at a time, so only 1 has work" in command(*asked, "--out", tmp_path / "a").err
     assert "at a time" not in command(*asked, "--out", tmp_path / "b", "--batch-size", 1).err

@@ -45,7 +45,7 @@ def test_every_name_is_there_and_no_other() -> None:
 
 
 def test_messages_name_keywords() -> None:
-    with pytest.raises(abscert.AbscertError, match=r"expected split of .*; did you mean train\?"):
+    with pytest.raises(abscert.AbscertError, match=r"expected split: one of .*; did you mean train\?"):
         abscert.load_data("digits", "trian")
     assert as_keywords("add --resume to go on; --batch-size") == "add resume=True to go on; batch_size"
 

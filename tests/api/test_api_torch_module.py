@@ -103,7 +103,7 @@ def test_a_plain_model_has_its_own_gradient(tmp_path: Path) -> None:
 
 
 def test_what_has_no_meaning_is_refused(wrapped: Path) -> None:
-    with pytest.raises(abscert.AbscertError, match="expected gradient of straight-through, cells, got 'cell'"):
+    with pytest.raises(abscert.AbscertError, match="expected gradient: one of straight-through, cells; got 'cell'"):
         abscert.torch_module(wrapped, gradient="cell")
     for radius in (None, 0):
         with pytest.raises(abscert.AbscertError, match="expected a radius above 0 with gradient cells, got"):

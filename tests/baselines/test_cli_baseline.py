@@ -332,7 +332,7 @@ def test_the_list_names_every_method_its_source_and_options() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--method", "nothing"), "expected a method of abstrain"),
+        (("--method", "nothing"), "expected a method: one of abstrain"),
         (("--method", "ibp", "--set", "share=0.5"), "ibp has no option 'share'; it has fast, start, ramp"),
         (("--method", "plain", "--set", "ramp=0.5"), "plain has no option 'ramp'; it has no options"),
         (("--method", "ibp", "--set", "radius=0.5"), "ibp has no option 'radius'"),
@@ -356,7 +356,7 @@ def test_the_list_names_every_method_its_source_and_options() -> None:
         (("--method", "ibp", "--activation", "swish"), "activation"),
         (("--method", "llm", "--activation", "sigmoid"), "use --activation relu"),
         (("--method", "lbp", "--activation", "relu"), "use --activation param-ramp"),
-        (("--method", "ibp", "--network", "fc-99"), "expected a network of"),
+        (("--method", "ibp", "--network", "fc-99"), "expected a network: one of"),
         (("--method", "ibp", "--epochs", "0"), "epochs"),
         (("--method", "ibp", "--gradient-clip", "0"), "gradient"),
     ],

@@ -76,10 +76,14 @@ def test_options_at_the_end_of_their_range_are_taken(option: str, value: float) 
 @pytest.mark.parametrize(
     ("chosen", "activation", "message"),
     [
-        ({"augmentation": "mirror"}, "relu", "expected --augmentation of none, cifar, shift, elastic, got 'mirror'"),
-        ({"augmentation": ""}, "relu", "expected --augmentation of none, cifar, shift, elastic, got ''"),
-        ({"precision": "float8"}, "relu", "expected --precision of auto, float32, bfloat16, got 'float8'"),
-        ({}, "swish", "expected --activation of relu, sigmoid, tanh, param-ramp, got 'swish'"),
+        (
+            {"augmentation": "mirror"},
+            "relu",
+            "expected --augmentation: one of none, cifar, shift, elastic; got 'mirror'",
+        ),
+        ({"augmentation": ""}, "relu", "expected --augmentation: one of none, cifar, shift, elastic; got ''"),
+        ({"precision": "float8"}, "relu", "expected --precision: one of auto, float32, bfloat16; got 'float8'"),
+        ({}, "swish", "expected --activation: one of relu, sigmoid, tanh, param-ramp; got 'swish'"),
         ({"batch_size": 0}, "relu", "batch_size of at least 1"),
         ({"average": 1.0}, "relu", r"average in \[0, 1\)"),
     ],
@@ -117,7 +121,7 @@ def test_only_convolutional_networks_on_colour_images_are_augmented(
 
 @pytest.mark.parametrize("name", ["gpu", "CPU", "", "cuda:1"])
 def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"expected a device of auto, cpu, cuda"):
+    with pytest.raises(ConfigError, match=r"expected a device: one of auto, cpu, cuda"):
         choose_device(name)
 
 

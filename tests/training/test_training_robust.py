@@ -133,14 +133,14 @@ def test_the_radius_rises_as_the_schedule_says(start: float, ramp: float, step: 
     [
         ({"share": -0.1}, "share from 0 to 1"),
         ({"share": float("nan")}, "share from 0 to 1"),
-        ({"natural_end": 1.1}, "natural-end from 0 to 1"),
+        ({"natural_end": 1.1}, "natural_end from 0 to 1"),
         ({"start": -0.1}, "start from 0 to 1"),
         ({"ramp": 1.5}, "ramp from 0 to 1"),
         ({"start": 0.6, "ramp": 0.6}, "start and ramp within the training"),
         ({"regulariser": -1.0}, "regulariser of at least 0"),
         ({"regulariser": float("inf")}, "regulariser of at least 0"),
         ({"attack_steps": 0}, "at least 1 attack step"),
-        ({"interval_batch": 0.0}, "interval-batch above 0"),
+        ({"interval_batch": 0.0}, "interval_batch above 0"),
         ({"interval_batch": 0.5}, "loss of mtl-ibp"),
     ],
 )

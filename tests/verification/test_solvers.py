@@ -387,5 +387,5 @@ def test_our_own_is_the_verifier_and_its_configuration_names_no_solver(right: Ti
 
 
 def test_an_unknown_solver_lists_those_there_are(right: Tiny) -> None:
-    with pytest.raises(ConfigError, match=r"expected a solver of abscert.*, got 'fig'"):
+    with pytest.raises(ConfigError, match=r"expected a solver: one of abscert.*; got 'fig'"):
         open_solver("fig", BallQuestion(right.artifact, tiny_data(4), BALL, Budget()))

@@ -91,10 +91,10 @@ def shifted_by(view: View, source: str, bias: Enclosure | float, output: str | N
     return view.walk.append(Shift(output or view.part(), source, 1, bias))
 
 
-def difference_of(view: View, first: str, second: str, output: str | None = None) -> str:
+def difference_of(view: View, first: str, second: str) -> str:
     """Give the differences of two values."""
     second = expanded(view, second, shape_of(view, first))
-    return view.walk.append(Join(output or view.part(), first, second, -1))
+    return view.walk.append(Join(view.part(), first, second, -1))
 
 
 def expanded(view: View, name: str, shape: Sequence[int]) -> str:

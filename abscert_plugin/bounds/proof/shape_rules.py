@@ -36,9 +36,9 @@ def _transpose(view: View) -> None:
     view.moved(lambda values: values.permute(order))
 
 
-def _places(view: View, place: int = 0) -> np.ndarray:
-    """Return the place of each entry of an input among all of an image: [1, *shape]."""
-    shape = view.shape(place)
+def _places(view: View) -> np.ndarray:
+    """Return the place of each entry of the input among all of an image: [1, *shape]."""
+    shape = view.shape()
     return np.arange(prod(shape)).reshape(1, *shape)
 
 

@@ -84,9 +84,9 @@ def test_where_nothing_is_told_nothing_is_guessed(monkeypatch: pytest.MonkeyPatc
         run = msgspec.structs.replace(RUN, data=data, network=network)
         check_run(run)
         assert expected_seconds(run) is None
-    with pytest.raises(ConfigError, match="expected a network of"):
+    with pytest.raises(ConfigError, match="expected a network: one of"):
         check_run(msgspec.structs.replace(RUN, data=data, network="fc-33"))
-    with pytest.raises(ConfigError, match="expected an activation of"):
+    with pytest.raises(ConfigError, match="expected an activation: one of"):
         check_run(msgspec.structs.replace(RUN, data=data, activation="rleu"))
 
 

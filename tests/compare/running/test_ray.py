@@ -269,7 +269,7 @@ def test_auto_without_a_cluster_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--engine", "cloud"), "expected --engine of local, processes, ray, got 'cloud'"),
+        (("--engine", "cloud"), "expected --engine: one of local, processes, ray; got 'cloud'"),
         (("--engine", "local", "--cpus", 2), "expected --cpus with --engine processes or ray alone"),
         (("--address", "ray://host:10001"), "expected --address auto or HOST:PORT"),
         (("--address", "local"), "expected --address auto or HOST:PORT"),

@@ -354,7 +354,7 @@ def test_the_shipped_file_is_what_is_published() -> None:
         ("cells = [0.89,", "cells = [-0.89,", "-0.89"),
         ("cells = [0.89,", 'cells = ["?",', "'\\?'"),
         ('radius = "0.1"', 'radius = "1/0"', "expected a radius"),
-        ('method = "llm"', 'method = "lmm"', "expected a method of abstrain, llm, lbp, adv-ibp, got 'lmm'"),
+        ('method = "llm"', 'method = "lmm"', "expected a method: one of abstrain, llm, lbp, adv-ibp; got 'lmm'"),
         ('against = "llm", ', "", "against"),
         ('quantity = "accuracy"', 'quantity = "precision"', "precision"),
         ('unit = "%"', 'unit = "percent"', "percent"),
