@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.artifact.precision import Precision, narrow
+from abscert_plugin.artifact.precision import FilePrecision, narrow
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
@@ -59,7 +59,7 @@ def rows_of(
     )
     right = np.flatnonzero(margins > 0)
     rows: list[dict[str, object]] = []
-    for asked in (None, Arithmetic.ANY_ORDER) if precision == Precision.FLOAT16 else (None,):
+    for asked in (None, Arithmetic.ANY_ORDER) if precision == FilePrecision.FLOAT16 else (None,):
         prover = Prover(artifact, asked)
         proven = prover.at_points(artifact.cells.cell(images[right]), labels[right], margins[right]) > 0
         rows.append(
@@ -112,13 +112,13 @@ def main() -> None:
             name, _, path = file.partition("=")
             source = Artifact.open(Path(path), Provider.CPU, threads=1)
             artifacts = [source]
-            for precision in Precision:
+            for precision in FilePrecision:
                 made = narrow(source, precision, Path(folder) / name, shown)
                 artifacts.append(Artifact.open(made.path, Provider.CPU, threads=1))
             runs = [one.run_images for one in artifacts] + [with_integer_kernels(one.path) for one in artifacts]
             times = seconds(runs, images[:TIMED])
             pairs = list(zip(times[: len(artifacts)], times[len(artifacts) :], strict=True))
-            for artifact, precision, taken in zip(artifacts, ("float32", *Precision), pairs, strict=True):
+            for artifact, precision, taken in zip(artifacts, ("float32", *FilePrecision), pairs, strict=True):
                 share = {"time": round(taken[0] / pairs[0][0], 3), "time_integer": round(taken[1] / pairs[0][1], 3)}
                 rows += [{**found, **share} for found in rows_of(name, precision, artifact, images, labels)]
     print(json.dumps({"precisions": rows}))

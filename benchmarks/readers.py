@@ -38,7 +38,7 @@ from abscert_plugin.artifact.wrap import WrapOptions, wrap
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
-from abscert_plugin.verification.queries import Asked, version_1
+from abscert_plugin.verification.queries import BoxQuestion, version_1
 
 GRAY: Final = (1, 8, 8)
 COLOUR: Final = (3, 12, 12)
@@ -96,7 +96,7 @@ def _ask_about(path: Path, shape: tuple[int, ...]) -> None:
     label = int(BlackBox(path, Provider.CPU).run(center[None])[0].argmax())
     lower, upper = (center + np.float32(way * RADIUS) for way in (-1, 1))
     for answer, asked in (("unsat", label), ("sat", (label + 1) % CLASSES)):
-        text = version_1(Asked(0, asked, lower, upper), CLASSES)
+        text = version_1(BoxQuestion(0, asked, lower, upper), CLASSES)
         path.with_suffix(f".{answer}.vnnlib").write_text(text)
 
 

@@ -15,7 +15,7 @@ from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.artifact.export import Exported
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.artifact.precision import Narrowed, Precision, narrow
+from abscert_plugin.artifact.precision import FilePrecision, Narrowed, narrow
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, probe_images
 from abscert_plugin.artifact.wrap import wrap as write
 from abscert_plugin.artifact.write import DEPLOY
@@ -76,7 +76,7 @@ def narrow_file(
         AbscertError: as `narrow`.
     """
     shape = source.metadata.image_shape
-    if member(Precision, "precision", precision) is Precision.FLOAT16:
+    if member(FilePrecision, "precision", precision) is FilePrecision.FLOAT16:
         if images is not None:
             raise ConfigError("expected --data, --data-dir and --image-size with --precision int8 alone")
         pixels = probe_images(shape)
@@ -87,7 +87,7 @@ def narrow_file(
         pixels = images.pixels(images.take(np.arange(len(images))).images)
     else:
         pixels = as_pixels(images, shape)
-    kind = Precision(precision)
+    kind = FilePrecision(precision)
     return narrow(source, kind, out or source.path.parent, pixels), len(pixels)
 
 

@@ -41,7 +41,7 @@ class ToldByModel:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Taken:
     """What is verified.
 
     Args:
@@ -86,7 +86,7 @@ def _radius(text: str) -> Radius | None:
 
 def asked_of(
     model: Path, told: ToldByModel, data: str | None, claim: str | None, radius: str | None, scale: RadiusScale
-) -> Asked:
+) -> Taken:
     """Return what is verified, by the options that were given, and for the others by what the model says.
 
     Without a claim, a radius asks for a ball; without both, it is the claim that the model was trained for, a ball only
@@ -123,7 +123,7 @@ def asked_of(
     if data is None and told.data is None:
         notes.append(f"the model names no data set; taking {DEFAULT_DATA}, choose another with --data")
     note = f"note: {'; '.join(notes)}" if notes else ""
-    return Asked(data or told.data or DEFAULT_DATA, chosen, radius, scale, note)
+    return Taken(data or told.data or DEFAULT_DATA, chosen, radius, scale, note)
 
 
 def _claim(told: ToldByModel) -> Claim:

@@ -33,7 +33,7 @@ _OF_HALVES: Final = frozenset([*_MOVING.split(), *_COMPUTING.split()])
 """Operators whose numbers are all of one type, float16 as well as float32; shapes and axes are whole numbers."""
 
 
-class Precision(StrEnum):
+class FilePrecision(StrEnum):
     """What a network computes in."""
 
     FLOAT16 = "float16"
@@ -50,7 +50,7 @@ class Narrowed:
 
 
 def narrow(
-    source: Artifact, precision: Precision, folder: Path, images: Float32[np.ndarray, "batch channels height width"]
+    source: Artifact, precision: FilePrecision, folder: Path, images: Float32[np.ndarray, "batch channels height width"]
 ) -> Narrowed:
     """Write a classifier in fewer bits, `<name>-<precision>.onnx`, into a folder.
 
@@ -119,7 +119,7 @@ def _in_halves(model: onnx.ModelProto, source: Artifact, _: np.ndarray) -> onnx.
     for tensor in tensors:
         if tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(_half(tensor))
-    given, answer = f"{source.read}/{Precision.FLOAT16}", f"{LOGITS}/{Precision.FLOAT16}"
+    given, answer = f"{source.read}/{FilePrecision.FLOAT16}", f"{LOGITS}/{FilePrecision.FLOAT16}"
     renamed = {source.read: given, LOGITS: answer}
     for node in network:
         for names in (node.input, node.output):
@@ -158,7 +158,7 @@ def _in_whole_numbers(model: onnx.ModelProto, source: Artifact, images: np.ndarr
     return made
 
 
-_MAKERS: Final = MappingProxyType({Precision.FLOAT16: _in_halves, Precision.INT8: _in_whole_numbers})
+_MAKERS: Final = MappingProxyType({FilePrecision.FLOAT16: _in_halves, FilePrecision.INT8: _in_whole_numbers})
 
 
 def _compare(path: Path, old: Metadata, source: Artifact, images: np.ndarray) -> float:

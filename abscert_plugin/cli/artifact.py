@@ -112,14 +112,14 @@ def _narrow(
 ) -> None:
     """Write a deployed file in fewer bits."""
     from abscert_plugin.api.exporting import narrow_file, open_deployed
-    from abscert_plugin.artifact.precision import Precision
+    from abscert_plugin.artifact.precision import FilePrecision
     from abscert_plugin.choices import member
     from abscert_plugin.data import Split, load_data
 
-    kind = member(Precision, "precision", precision)
+    kind = member(FilePrecision, "precision", precision)
     source, images, note = open_deployed(run), None, ""
     data, data_dir, image_size = given
-    if kind is Precision.INT8:
+    if kind is FilePrecision.INT8:
         name, note = options.known_data(data, source.metadata.trained_on, "the model")
         images = load_data(name, Split.TRAIN, data_dir, image_size).first(calibration)
     elif (data, data_dir, image_size) != (None, None, None):
@@ -132,7 +132,7 @@ def _narrow(
         return
     OUT.print(
         f"wrote {made.path}: {size:,} bytes in place of {former:,}, logits within {made.largest_difference:.2g} of the "
-        f"file's on {count:,} {'training' if kind is Precision.INT8 else 'random'} images",
+        f"file's on {count:,} {'training' if kind is FilePrecision.INT8 else 'random'} images",
         highlight=False,
         soft_wrap=True,
     )

@@ -25,7 +25,7 @@ from abscert_plugin.errors import ConfigError, QueryError, RecordError
 from abscert_plugin.files import read_json, write_whole
 
 if TYPE_CHECKING:
-    from abscert_plugin.query.attack import Answer
+    from abscert_plugin.query.attack import Witness
     from abscert_plugin.query.network import Network
     from abscert_plugin.query.query import Query
     from abscert_plugin.query.reading import QueryFile
@@ -99,7 +99,7 @@ def verify_query(
     begun = time.monotonic()  # before torch is imported
     from abscert_plugin.query.network import open_network
     from abscert_plugin.query.reading import read_query
-    from abscert_plugin.query.solve import Verdict, solve
+    from abscert_plugin.query.solve import QueryVerdict, solve
     from abscert_plugin.query.unsat_proof import write_unsat_proof
 
     if not 0 < seconds < float("inf"):
@@ -117,12 +117,12 @@ def verify_query(
             network = open_network(_network_file(query, networks), query.query)
             outcome = solve(query.query, network, end - time.monotonic(), tell)
     except _TimeUp:
-        typer.echo(Verdict.TIMED_OUT)
+        typer.echo(QueryVerdict.TIMED_OUT)
         say("note: the time was up in the middle of a step")
         return
     typer.echo(outcome.verdict)
     say(outcome.reason and f"note: {outcome.reason}")
-    if outcome.verdict is Verdict.UNSAT and proofs is not None:
+    if outcome.verdict is QueryVerdict.UNSAT and proofs is not None:
         write_unsat_proof(proofs, query, network, outcome.groups)
         say(f"proof: {proofs}")
     if outcome.answer is not None and assignments is None:
@@ -219,7 +219,7 @@ def _make(folder: Path | None) -> None:
         raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
 
 
-def _printed(query: "Query", answer: "Answer") -> list[str]:
+def _printed(query: "Query", answer: "Witness") -> list[str]:
     """Return the lines of an answer: as the standard has them, of version 1 as VNN-COMP has them."""
     tensors = [(query.input, answer.inputs), (query.output, answer.outputs)]
     if query.input.shape is None:
@@ -242,7 +242,7 @@ def _decimal(value: Any) -> str:
     return text if "." in text else f"{text}.0"
 
 
-def _serialise(folder: Path, query: "Query", network: "Network", answer: "Answer") -> None:
+def _serialise(folder: Path, query: "Query", network: "Network", answer: "Witness") -> None:
     from onnx import numpy_helper
 
     for declared, values, shape in (

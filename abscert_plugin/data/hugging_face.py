@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from abscert_plugin.data.own_part import OwnFile, Part
+from abscert_plugin.data.own_part import OwnFile, OwnPart
 from abscert_plugin.errors import DataError
 
 MARKS: Final = ("dataset_dict.json", "state.json")
@@ -63,12 +63,12 @@ def _library(path: Path) -> Any:
 def _file(parts: Mapping[str, Any], path: Path) -> OwnFile:
     known = {_PARTS.get(name, name): part for name, part in parts.items() if name in _PARTS}
     chosen = known or {"all": next(iter(parts.values()))}
-    found: dict[str, Part] = {}
+    found: dict[str, OwnPart] = {}
     classes = None
     for name, part in chosen.items():
         images, labels = (_column(part, names, path) for names in (_IMAGES, _LABELS))
         classes = getattr(part.features[labels], "names", None) or classes
-        found[name] = Part(partial(_images, part, images, path), np.asarray(list(part[labels])))
+        found[name] = OwnPart(partial(_images, part, images, path), np.asarray(list(part[labels])))
     return OwnFile(found, tuple(classes) if classes else None)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from abscert_plugin.data.archive import LIMIT, read_archive
-from abscert_plugin.data.own_part import LEVELS, OwnFile, Part, check_levels
+from abscert_plugin.data.own_part import LEVELS, OwnFile, OwnPart, check_levels
 from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.files import read_array, read_packed
 
@@ -41,7 +41,7 @@ def _of_archive(path: Path, archive: Any) -> OwnFile:
         parts = {"all": alone}
     levels = check_levels(archive["levels"], str(path)) if "levels" in names else LEVELS
     classes = tuple(map(str, np.ravel(archive["classes"]))) if "classes" in names else None
-    found = {part: Part(partial(_array_of, path, pair[0]), archive[pair[1]]) for part, pair in parts.items()}
+    found = {part: OwnPart(partial(_array_of, path, pair[0]), archive[pair[1]]) for part, pair in parts.items()}
     return OwnFile(found, classes, levels)
 
 
@@ -86,7 +86,7 @@ def npy_folder(folder: Path) -> OwnFile | None:
         parts = {"all": alone}
     return OwnFile(
         {
-            part: Part(partial(_npy, folder / f"{images}.npy"), _npy(folder / f"{labels}.npy"))
+            part: OwnPart(partial(_npy, folder / f"{images}.npy"), _npy(folder / f"{labels}.npy"))
             for part, (images, labels) in parts.items()
         }
     )
@@ -117,7 +117,7 @@ def read_csv(path: Path) -> OwnFile:
     labels = _columns(path, text, (place,), has_heading, str)[:, 0]
     if all(label.strip().lstrip("-").isdecimal() for label in labels.tolist()):
         labels = labels.astype(np.int64)
-    return OwnFile({"all": Part(lambda: _columns(path, text, others, has_heading, np.float32), labels)})
+    return OwnFile({"all": OwnPart(lambda: _columns(path, text, others, has_heading, np.float32), labels)})
 
 
 def _columns(path: Path, text: str, columns: Sequence[int], has_heading: bool, kind: type) -> np.ndarray:

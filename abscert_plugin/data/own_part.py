@@ -18,7 +18,7 @@ _MOST_NAMES: Final = 100_000
 
 @final
 @dataclass(frozen=True)
-class Part:
+class OwnPart:
     """One part of a file: its labels, and its images, which are read when they are asked for.
 
     Args:
@@ -41,7 +41,7 @@ class OwnFile:
         levels: the stored value that stands for 1.0 on the pixel scale.
     """
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, OwnPart]
     classes: tuple[str, ...] | None = None
     levels: int = LEVELS
 

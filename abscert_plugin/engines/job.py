@@ -66,7 +66,7 @@ class Task(msgspec.Struct, frozen=True, tag=True):
 
 
 @final
-class Answer(msgspec.Struct, frozen=True, tag=True):
+class TaskAnswer(msgspec.Struct, frozen=True, tag=True):
     """How a task ended: with a content, refused, or lost.
 
     Args:
@@ -84,7 +84,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     is_death: bool = False
 
 
-Answers: TypeAlias = Generator[Answer, None, None]
+Answers: TypeAlias = Generator[TaskAnswer, None, None]
 
 
 @runtime_checkable
@@ -126,7 +126,7 @@ class Engine(Protocol):
         ...
 
 
-def answered(work: Callable[[], Work], task: Task) -> Answer:
+def answered(work: Callable[[], Work], task: Task) -> TaskAnswer:
     """Return the answer of a task; whatever goes wrong is told in it.
 
     Args:
@@ -136,17 +136,17 @@ def answered(work: Callable[[], Work], task: Task) -> Answer:
     try:
         do = work()
     except AbscertError as error:
-        return Answer(task.place, refusal=str(error))
+        return TaskAnswer(task.place, refusal=str(error))
     except Exception as error:  # noqa: BLE001 - whatever its modules raise: no other task fares better
-        return Answer(task.place, refusal=f"a worker on {platform.node()} cannot start: {_line(error)}")
+        return TaskAnswer(task.place, refusal=f"a worker on {platform.node()} cannot start: {_line(error)}")
     try:
-        return Answer(task.place, do(task.content))
+        return TaskAnswer(task.place, do(task.content))
     except KilledError as error:
-        return Answer(task.place, loss=str(error), is_death=True)
+        return TaskAnswer(task.place, loss=str(error), is_death=True)
     except AbscertError as error:
-        return Answer(task.place, refusal=str(error))
+        return TaskAnswer(task.place, refusal=str(error))
     except Exception as error:  # noqa: BLE001 - a fault of our code, or memory that ran out: the other tasks go on
-        return Answer(task.place, loss=_line(error))
+        return TaskAnswer(task.place, loss=_line(error))
 
 
 def _line(error: Exception) -> str:
@@ -160,9 +160,9 @@ class Deaths:
 
     _counts: dict[int, int]
 
-    def of(self, place: int, reason: str) -> Answer | None:
+    def of(self, place: int, reason: str) -> TaskAnswer | None:
         """Count a death; return the answer that the task is lost, or None where it is to be handed out again."""
         count = self._counts[place] = self._counts.get(place, 0) + 1
         if count < MOST_DEATHS:
             return None
-        return Answer(place, loss=f"its worker died {count} times: {reason}")
+        return TaskAnswer(place, loss=f"its worker died {count} times: {reason}")

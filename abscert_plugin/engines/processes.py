@@ -14,14 +14,14 @@ from typing import Final, TypeAlias, final
 import msgspec
 
 from abscert_plugin.cores import available_cores
-from abscert_plugin.engines.job import MOST_DEATHS, Answer, Answers, Deaths, EngineError, Job, Task
+from abscert_plugin.engines.job import MOST_DEATHS, Answers, Deaths, EngineError, Job, Task, TaskAnswer
 from abscert_plugin.engines.pipe import messages, send
 from abscert_plugin.engines.worker import COMMAND, Opened, environment
 from abscert_plugin.errors import ConfigError
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at workers that tell nothing."""
-_decoder: Final = msgspec.msgpack.Decoder(Opened | Answer)
+_decoder: Final = msgspec.msgpack.Decoder(Opened | TaskAnswer)
 
 
 @final
@@ -155,7 +155,7 @@ class _Worker:
         events.put((self, None))
 
 
-Events: TypeAlias = "Queue[tuple[_Worker, Opened | Answer | None]]"
+Events: TypeAlias = "Queue[tuple[_Worker, Opened | TaskAnswer | None]]"
 
 
 @final
@@ -198,7 +198,7 @@ class _Crew:
             worker.end()
         return None
 
-    def next_answer(self) -> Answer | None:
+    def next_answer(self) -> TaskAnswer | None:
         """Wait for the next event, and return the answer that it is; None where it is none.
 
         Raises:
@@ -218,14 +218,14 @@ class _Crew:
         fate = worker.fate()
         worker.end()
         if worker.has_opened:
-            return self._last(task, Answer(task.place, loss=fate, is_death=True))
+            return self._last(task, TaskAnswer(task.place, loss=fate, is_death=True))
         self._again.append(task)
         self._stillborn += 1
         if self._stillborn >= MOST_DEATHS:
             raise EngineError(f"no worker can be started: {fate}; use fewer --workers where memory runs out")
         return None
 
-    def _last(self, task: Task, answer: Answer) -> Answer | None:
+    def _last(self, task: Task, answer: TaskAnswer) -> TaskAnswer | None:
         """Return an answer that is the task's last; None where it is to be handed out again."""
         lost = self._deaths.of(task.place, answer.loss) if answer.is_death else answer
         if lost is None:

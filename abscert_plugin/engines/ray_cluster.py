@@ -22,7 +22,7 @@ from typing import IO, Final, TypeAlias, final
 
 import msgspec
 
-from abscert_plugin.engines.job import Answer, Answers, EngineError, Job, Task
+from abscert_plugin.engines.job import Answers, EngineError, Job, Task, TaskAnswer
 from abscert_plugin.engines.pipe import messages, send
 from abscert_plugin.errors import ConfigError
 
@@ -109,7 +109,7 @@ class Cluster:
                     continue
                 if isinstance(event, Room):
                     room = event.tasks
-                elif isinstance(event, Answer):
+                elif isinstance(event, TaskAnswer):
                     sent -= 1
                     yield event
                 else:
@@ -133,8 +133,10 @@ class Room(msgspec.Struct, frozen=True, tag=True):
     tasks: int
 
 
-Events: TypeAlias = "Queue[Room | Answer | str]"  # a text is the last: why the driver ended, empty if it did not say
-_decoder: Final = msgspec.msgpack.Decoder(Room | Answer)
+Events: TypeAlias = (
+    "Queue[Room | TaskAnswer | str]"  # a text is the last: why the driver ended, empty if it did not say
+)
+_decoder: Final = msgspec.msgpack.Decoder(Room | TaskAnswer)
 
 
 def _check_listening(address: str) -> None:

@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from abscert_plugin.cores import THREADS
-from abscert_plugin.engines.job import Answer, Deaths, Job, Task, Work, answered
+from abscert_plugin.engines.job import Deaths, Job, Task, TaskAnswer, Work, answered
 from abscert_plugin.engines.pipe import messages, send
 from abscert_plugin.engines.ray_cluster import RayJob, Room
 from abscert_plugin.engines.worker import own_pipe
@@ -153,19 +153,19 @@ def _opened(held: _Held) -> Work:
     return Job(held.opens, ray.get(held.shared[0])).opened()
 
 
-def _answer(held: _Held, task: Task) -> Answer:
+def _answer(held: _Held, task: Task) -> TaskAnswer:
     """Answer a task, on the node where Ray starts this."""
     return answered(lambda: _opened(held), task)
 
 
-def _answer_of(reference: Any, task: Task) -> Answer:
+def _answer_of(reference: Any, task: Task) -> TaskAnswer:
     """Return what a Ray task gave; where its process or node died, that it did."""
     try:
-        answer: Answer = ray.get(reference)
+        answer: TaskAnswer = ray.get(reference)
     except RayTaskError as error:  # none of the task's own, which are told in its answer: such as a missing package
-        return Answer(task.place, refusal=f"a node of the cluster cannot start: {_line(error.cause or error)}")
+        return TaskAnswer(task.place, refusal=f"a node of the cluster cannot start: {_line(error.cause or error)}")
     except RayError as error:
-        return Answer(task.place, loss=_line(error), is_death=True)
+        return TaskAnswer(task.place, loss=_line(error), is_death=True)
     return answer
 
 

@@ -45,7 +45,7 @@ _FLUSHED: Final = 64 * arithmetic.TINY  # by both logits, and by what the guard 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerNames:
     """Names of tensors.
 
     Args:
@@ -57,7 +57,9 @@ class Answer:
     margin: str
 
 
-def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, is_backward: bool = False) -> Answer:
+def answer(
+    walk: GuardWalk, logits: str, output: str, classes: int, balls: int, is_backward: bool = False
+) -> AnswerNames:
     """Write the label and the least margin over each ball.
 
     Args:
@@ -78,7 +80,7 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, 
     if isinstance(value, Line) and _has_pairs(value, classes):
         rows = Rows(emitter, value, column, classes)
         margins = _larger(rows) if is_backward else rows.margins()
-        return Answer(label, emitter.reduced("ReduceMin", margins, [1]))
+        return AnswerNames(label, emitter.reduced("ReduceMin", margins, [1]))
     if is_backward:
         is_large = isinstance(value, Line) and _is_dense(value)
         raise UnsupportedModelError(_TOO_MANY if is_large else _NO_BACKWARD)
@@ -92,7 +94,7 @@ def answer(walk: GuardWalk, logits: str, output: str, classes: int, balls: int, 
     slack = emitter.node("Mul", [emitter.node("Abs", [least]), emitter.number(_ROUNDED)])
     slack = emitter.node("Add", [slack, emitter.number(_FLUSHED * 2.0**ends.power)])
     told = emitter.node("Mul", [emitter.node("Sub", [least, slack]), emitter.exactly(2.0**-ends.power)])
-    return Answer(label, told)
+    return AnswerNames(label, told)
 
 
 def _has_pairs(line: Line, classes: int) -> bool:

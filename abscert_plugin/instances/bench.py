@@ -14,7 +14,7 @@ import msgspec
 from abscert_plugin.engines.job import Engine
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import alone_in, write_text
-from abscert_plugin.instances.elsewhere import Asked, decided_elsewhere, own_versions
+from abscert_plugin.instances.elsewhere import BenchQuestion, decided_elsewhere, own_versions
 from abscert_plugin.instances.listing import Instance
 from abscert_plugin.instances.rows import RESULTS, Row, read_results, write_results
 from abscert_plugin.instances.running import COMMAND, Ran, run_instance
@@ -92,7 +92,7 @@ class Bench:
     ) -> Generator[tuple[Instance, Ran], None, None]:
         """Yield what comes out of each instance, in any order where others decide."""
         if self.engine is not None:
-            yield from decided_elsewhere(self.engine, Asked(versions, self.memory, self.command), instances)
+            yield from decided_elsewhere(self.engine, BenchQuestion(versions, self.memory, self.command), instances)
             return
         for instance in instances:
             yield instance, run_instance(instance, self.memory, self.command)

@@ -28,7 +28,7 @@ _LIBRARIES: Final = ("numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu")
 
 
 @final
-class Asked(msgspec.Struct, frozen=True):
+class BenchQuestion(msgspec.Struct, frozen=True):
     """What is asked about all instances.
 
     Args:
@@ -55,7 +55,7 @@ class Sent(msgspec.Struct, frozen=True):
     files: Mapping[str, bytes]
 
 
-_asked: Final = msgspec.msgpack.Decoder(Asked, dec_hook=lambda kind, value: kind(value))
+_asked: Final = msgspec.msgpack.Decoder(BenchQuestion, dec_hook=lambda kind, value: kind(value))
 _sent: Final = msgspec.msgpack.Decoder(Sent, dec_hook=lambda kind, value: kind(value))
 _ran: Final = msgspec.msgpack.Decoder(Ran)
 
@@ -70,7 +70,7 @@ def own_versions() -> Mapping[str, str]:
 
 
 def decided_elsewhere(
-    engine: Engine, asked: Asked, instances: Sequence[Instance]
+    engine: Engine, asked: BenchQuestion, instances: Sequence[Instance]
 ) -> Generator[tuple[Instance, Ran], None, None]:
     """Yield what comes out of each instance, as it comes; close it to stop all workers.
 
@@ -80,7 +80,7 @@ def decided_elsewhere(
     """
     command = () if asked.command == COMMAND else asked.command
     tensors: dict[Path, Sequence[Path]] = {}
-    job = Job(_OPENS, msgspec.msgpack.encode(Asked(asked.versions, asked.memory, command)))
+    job = Job(_OPENS, msgspec.msgpack.encode(BenchQuestion(asked.versions, asked.memory, command)))
 
     def tasks() -> Iterator[Task]:
         for place, instance in enumerate(instances):
@@ -126,7 +126,7 @@ def running(shared: bytes) -> Work:
     """Return what runs instances that are sent; an engine calls it once in each worker's process.
 
     Args:
-        shared: an `Asked`.
+        shared: an `BenchQuestion`.
 
     Raises:
         ConfigError: if this worker is not as the process that sends them: it might give other rows.

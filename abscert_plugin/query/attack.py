@@ -28,7 +28,7 @@ _NEAR: Final = 1e-4  # of the two sides of a constraint
 
 @final
 @dataclass(frozen=True)
-class Answer:
+class Witness:
     """An input that satisfies a query, and its output, both row-major.
 
     Args:
@@ -58,7 +58,7 @@ class Attack:
     def _gradients(self) -> Gradients | None:
         return gradients(self._network)
 
-    def holds(self, point: Float32[np.ndarray, "entries"]) -> Answer | None:
+    def holds(self, point: Float32[np.ndarray, "entries"]) -> Witness | None:
         """Return a point as an answer if it is one: the file is run, and all that is written is checked exactly.
 
         Of a query about real numbers, the exact output is computed in rationals where that can be done; else each
@@ -70,8 +70,8 @@ class Attack:
         if self._query.is_real:
             values = exactly(point), exactly(outputs)
             is_near = all(_nearly(formula, values) for formula in self._query.assertions)
-            return Answer(point, outputs) if is_near and self._holds_for_reals(point) else None
-        return Answer(point, outputs) if self._query.holds(exactly(point), exactly(outputs)) else None
+            return Witness(point, outputs) if is_near and self._holds_for_reals(point) else None
+        return Witness(point, outputs) if self._query.holds(exactly(point), exactly(outputs)) else None
 
     def _may_hold(self, point: np.ndarray, outputs: np.ndarray) -> bool:
         """Return whether a point satisfies the query but for what rounding may do; this takes far less than to be sure.
@@ -115,7 +115,7 @@ class Attack:
             for conjunction in case.outputs
         )
 
-    def first(self, points: Sequence[np.ndarray] | np.ndarray, until: float) -> Answer | None:
+    def first(self, points: Sequence[np.ndarray] | np.ndarray, until: float) -> Witness | None:
         """Return the first of some points that is an answer, if one is found in time."""
         for point in points:
             found = self.holds(point)
@@ -123,7 +123,7 @@ class Attack:
                 return found
         return None
 
-    def sample(self, case: Case, count: int, until: float) -> Answer | None:
+    def sample(self, case: Case, count: int, until: float) -> Witness | None:
         """Try the middle of a box, its corners, and points between."""
         low, high = case.inner
         if not bool((low <= high).all()):
@@ -145,7 +145,7 @@ class Attack:
         """Return the points of a box that are nearest to given ones."""
         return np.clip(points.astype(np.float32), case.inner[0], case.inner[1])
 
-    def descend(self, case: Case, until: float) -> Answer | None:
+    def descend(self, case: Case, until: float) -> Witness | None:
         """Follow gradients from points of a box, for each conjunction, where the network has some."""
         low, high = case.inner
         if not bool((low <= high).all()) or self._gradients is None:
@@ -163,7 +163,7 @@ class Attack:
 
     def follow(
         self, case: Case, conjunction: int, points: np.ndarray, size: np.ndarray, steps: int, until: float
-    ) -> Answer | None:
+    ) -> Witness | None:
         """Follow gradients from given points, against what breaks a conjunction.
 
         Args:

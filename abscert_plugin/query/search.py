@@ -11,13 +11,13 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.waiting import Waiting
-from abscert_plugin.query.attack import Answer, Attack
+from abscert_plugin.query.attack import Attack, Witness
 from abscert_plugin.query.by_hidden import ByHidden
 from abscert_plugin.query.by_inputs import ByInputs, ends_of
 from abscert_plugin.query.look import Cut, Cutter, Look, State
 from abscert_plugin.query.query import Case
 from abscert_plugin.query.refuting import METHODS, Refuter
-from abscert_plugin.query.tree import INPUTS, Node, Region
+from abscert_plugin.query.tree import INPUTS, QueryNode, Region
 
 _MOST_FREE: Final = 20  # inputs that are cut; where more are free, hidden values are
 _MOST_AT_ONCE: Final = 128  # parts
@@ -42,7 +42,7 @@ class Group:
 
     case: int
     conjunctions: tuple[int, ...]
-    root: Node
+    root: QueryNode
     bent: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
@@ -59,7 +59,7 @@ def bounded(proof: Proof, number: int, case: Case, is_real: bool) -> tuple[list[
     lower, upper = ends_of([Region(case.lower, case.upper)])
     everything = tuple(range(len(case.outputs)))
     if bool(refuter.refuted_inputs(lower, upper)[0]):
-        return [Group(number, everything, Node(INPUTS))], {}
+        return [Group(number, everything, QueryNode(INPUTS))], {}
     groups: list[Group] = []
     left = torch.ones(len(everything), dtype=torch.bool)
     values: dict[str, Enclosure] = {}
@@ -68,7 +68,7 @@ def bounded(proof: Proof, number: int, case: Case, is_real: bool) -> tuple[list[
             values = refuter.intervals(lower, upper, refined=method is BoundMethod.CROWN)
         refuted = refuter.refuted(values, refuter.bounds(values, method))[0] & left
         if bool(refuted.any()):
-            groups.append(Group(number, tuple(refuted.nonzero().flatten().tolist()), Node(str(method))))
+            groups.append(Group(number, tuple(refuted.nonzero().flatten().tolist()), QueryNode(str(method))))
             left &= ~refuted
         if not bool(left.any()):
             break
@@ -76,7 +76,7 @@ def bounded(proof: Proof, number: int, case: Case, is_real: bool) -> tuple[list[
 
 
 @final
-class Search:
+class QuerySearch:
     """What is left open of one conjunction of a case.
 
     Args:
@@ -95,7 +95,7 @@ class Search:
         self.case = case
         self.reason = ""
         self._attack = attack
-        self._waiting: Waiting[tuple[Node, Cut]] = Waiting(_MOST_BYTES)
+        self._waiting: Waiting[tuple[QueryNode, Cut]] = Waiting(_MOST_BYTES)
         self._at_once, self._most_at_once = 2, min(_MOST_AT_ONCE, max(1, _ENTRIES // proof.entries))
         self._rounds = 0
         refuter = Refuter(proof, case, is_real)
@@ -118,14 +118,14 @@ class Search:
         """How much of the tree is left open."""
         return self._waiting.share
 
-    def start(self, until: float) -> Answer | None:
+    def start(self, until: float) -> Witness | None:
         """Look at the whole box; return an answer where a point that is tried on the way is one."""
         return self._look([self._cutter.whole()], [self.group.root], [1.0], until)
 
-    def step(self, until: float) -> Answer | None:
+    def step(self, until: float) -> Witness | None:
         """Cut the parts that are furthest from being refuted; return an answer where a point on the way is one."""
         states: list[State] = []
-        nodes: list[Node] = []
+        nodes: list[QueryNode] = []
         shares: list[float] = []
         while self._waiting and len(states) < 2 * self._at_once:
             (node, cut), share = self._waiting.take()
@@ -136,8 +136,8 @@ class Search:
         return self._look(states, nodes, shares, until)
 
     def _look(
-        self, states: Sequence[State], nodes: Sequence[Node], shares: Sequence[float], until: float
-    ) -> Answer | None:
+        self, states: Sequence[State], nodes: Sequence[QueryNode], shares: Sequence[float], until: float
+    ) -> Witness | None:
         looks = self._cutter.look(states)
         for node, look in zip(nodes, looks, strict=True):
             node.kind, node.weights, node.lines = look.closed_by, look.weights, look.lines
@@ -153,7 +153,7 @@ class Search:
                 self._waiting.add((nodes[row], cut), looks[row].bound, shares[row], cut.bytes)
         return None
 
-    def _tried(self, looks: Sequence[Look], until: float) -> Answer | None:
+    def _tried(self, looks: Sequence[Look], until: float) -> Witness | None:
         """Try the corners of parts at which bounds are least, and follow gradients from the first of them.
 
         Args:

@@ -8,11 +8,11 @@ from typing import Final, final
 
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
-from abscert_plugin.query.attack import Answer, Attack
+from abscert_plugin.query.attack import Attack, Witness
 from abscert_plugin.query.network import Network
 from abscert_plugin.query.query import Query
-from abscert_plugin.query.search import Group, Search, bounded
-from abscert_plugin.query.tree import Node
+from abscert_plugin.query.search import Group, QuerySearch, bounded
+from abscert_plugin.query.tree import QueryNode
 from abscert_plugin.telling import Tell, nobody
 
 _log: Final = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _BOUNDING: Final = "cases that are bounded"
 _CUTTING: Final = "rounds of cutting"
 
 
-class Verdict(StrEnum):
+class QueryVerdict(StrEnum):
     """What a solver says, in the words of the VNN-LIB 2 standard."""
 
     SAT = "sat"
@@ -37,7 +37,7 @@ class Verdict(StrEnum):
 
 @final
 @dataclass(frozen=True)
-class Outcome:
+class QueryOutcome:
     """What came out.
 
     Args:
@@ -47,13 +47,13 @@ class Outcome:
         reason: why nothing was decided; empty otherwise.
     """
 
-    verdict: Verdict
-    answer: Answer | None = None
+    verdict: QueryVerdict
+    answer: Witness | None = None
     groups: tuple[Group, ...] = ()
     reason: str = ""
 
 
-def solve(query: Query, network: Network, seconds: float, tell: Tell = nobody) -> Outcome:
+def solve(query: Query, network: Network, seconds: float, tell: Tell = nobody) -> QueryOutcome:
     """Decide a query.
 
     Soundness: `sat` is an input that was run through the file and checked in exact arithmetic; `unsat` rests on
@@ -69,33 +69,33 @@ def solve(query: Query, network: Network, seconds: float, tell: Tell = nobody) -
     try:
         return _solve(query, network, until, tell)
     except VerifierError as error:
-        return Outcome(Verdict.UNKNOWN, reason=str(error))
+        return QueryOutcome(QueryVerdict.UNKNOWN, reason=str(error))
     except (RuntimeError, MemoryError) as error:
         failure = as_memory_error(error, BoundMethod.CROWN, 1)
         if failure is None:
             raise
-        return Outcome(Verdict.UNKNOWN, reason=str(failure))
+        return QueryOutcome(QueryVerdict.UNKNOWN, reason=str(failure))
 
 
-def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
+def _solve(query: Query, network: Network, until: float, tell: Tell) -> QueryOutcome:
     attack, count = Attack(network, query), len(query.cases)
     for number, case in enumerate(query.cases):
         tell(_TRYING, number, count)
         answer = attack.sample(case, _POINTS, until)
         if answer is not None:
-            return Outcome(Verdict.SAT, answer)
+            return QueryOutcome(QueryVerdict.SAT, answer)
     try:
         proof = network.proof
     except UnsupportedModelError as error:
         return _attacked(query, attack, until, str(error), tell)
     groups: list[Group] = []
-    searches: list[Search] = []
+    searches: list[QuerySearch] = []
     is_quick = network.module is not None  # gradients of a proof take longer than bounds of a whole box
     for number, case in enumerate(query.cases if is_quick else ()):
         tell(_FOLLOWING, number, count)
         answer = attack.descend(case, _part_of(until, _SHARES[0] / count))
         if answer is not None:
-            return Outcome(Verdict.SAT, answer)
+            return QueryOutcome(QueryVerdict.SAT, answer)
     for number, case in enumerate(query.cases):
         tell(_BOUNDING, number, count)
         if time.monotonic() > until:
@@ -108,15 +108,17 @@ def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
             still = replace(case, outputs=tuple(case.outputs[place] for place in left))
             answer = attack.descend(still, _part_of(until, _SHARES[1] / count))
             if answer is not None:
-                return Outcome(Verdict.SAT, answer)
+                return QueryOutcome(QueryVerdict.SAT, answer)
         for place in left:
             conjunction = case.outputs[place]
             alone = replace(case, outputs=(conjunction,))
-            searches.append(Search(proof, Group(number, (place,), Node()), alone, query.is_real, attack, values))
+            searches.append(
+                QuerySearch(proof, Group(number, (place,), QueryNode()), alone, query.is_real, attack, values)
+            )
             groups.append(searches[-1].group)
             answer = searches[-1].start(until)
             if answer is not None:
-                return Outcome(Verdict.SAT, answer)
+                return QueryOutcome(QueryVerdict.SAT, answer)
     rounds = 0
     while still_open := sum(search.is_open for search in searches):
         tell(_CUTTING, rounds, None, f"{still_open} of {len(groups)} conjunctions open")
@@ -126,11 +128,11 @@ def _solve(query: Query, network: Network, until: float, tell: Tell) -> Outcome:
                 return _late(f", with {sum(search.share for search in searches) / len(searches):.2g} of the tree open")
             answer = search.step(until) if search.is_open else None
             if answer is not None:
-                return Outcome(Verdict.SAT, answer)
+                return QueryOutcome(QueryVerdict.SAT, answer)
     reason = next((search.reason for search in searches if search.reason), "")
     if reason:
-        return Outcome(Verdict.UNKNOWN, reason=reason)
-    return Outcome(Verdict.UNSAT, groups=tuple(groups))
+        return QueryOutcome(QueryVerdict.UNKNOWN, reason=reason)
+    return QueryOutcome(QueryVerdict.UNSAT, groups=tuple(groups))
 
 
 def _part_of(until: float, share: float) -> float:
@@ -138,18 +140,18 @@ def _part_of(until: float, share: float) -> float:
     return time.monotonic() + share * max(0.0, until - time.monotonic())
 
 
-def _attacked(query: Query, attack: Attack, until: float, reason: str, tell: Tell) -> Outcome:
+def _attacked(query: Query, attack: Attack, until: float, reason: str, tell: Tell) -> QueryOutcome:
     """Look for an answer where nothing can be proven."""
     for number, case in enumerate(query.cases):
         tell(_TRYING, number, len(query.cases))
         count = _REAL_POINTS if query.is_real else _MORE_POINTS
         answer = attack.sample(case, count, until) or attack.descend(case, until)
         if answer is not None:
-            return Outcome(Verdict.SAT, answer)
+            return QueryOutcome(QueryVerdict.SAT, answer)
         if time.monotonic() > until:
             return _late()
-    return Outcome(Verdict.UNKNOWN, reason=reason)
+    return QueryOutcome(QueryVerdict.UNKNOWN, reason=reason)
 
 
-def _late(note: str = "") -> Outcome:
-    return Outcome(Verdict.TIMED_OUT, reason=f"the time was up before it was decided{note}")
+def _late(note: str = "") -> QueryOutcome:
+    return QueryOutcome(QueryVerdict.TIMED_OUT, reason=f"the time was up before it was decided{note}")

@@ -34,7 +34,7 @@ _LARGEST: Final = 2**1023  # near the largest float64: JSON has whole numbers of
 
 @final
 @dataclass(slots=True)
-class Node:
+class QueryNode:
     """A part: cut in two, closed, or still open.
 
     Args:
@@ -49,13 +49,13 @@ class Node:
     kind: str = ""
     place: int = 0
     value: float = 0.0
-    halves: "tuple[Node, Node] | None" = None
+    halves: "tuple[QueryNode, QueryNode] | None" = None
     weights: tuple[float, ...] = ()
     lines: Part | None = None
 
-    def split(self, kind: str, place: int, value: float = 0.0) -> "tuple[Node, Node]":
+    def split(self, kind: str, place: int, value: float = 0.0) -> "tuple[QueryNode, QueryNode]":
         """Cut it, and return its halves."""
-        self.kind, self.place, self.value, self.halves = kind, place, value, (Node(), Node())
+        self.kind, self.place, self.value, self.halves = kind, place, value, (QueryNode(), QueryNode())
         return self.halves
 
 
@@ -91,7 +91,7 @@ class Region:
         return Region(self.lower, self.upper, below), Region(self.lower, self.upper, above)
 
 
-def nodes_of(root: Node) -> Iterator[Node]:
+def nodes_of(root: QueryNode) -> Iterator[QueryNode]:
     """Yield the nodes of a tree: each before its lower and then its upper half."""
     waiting = [root]
     while waiting:
@@ -100,7 +100,7 @@ def nodes_of(root: Node) -> Iterator[Node]:
         waiting += reversed(node.halves or ())
 
 
-def listed(root: Node) -> list[list[Any]]:
+def listed(root: QueryNode) -> list[list[Any]]:
     """Return a tree as a list: a node before its lower and then its upper half."""
     found: list[list[Any]] = []
     for node in nodes_of(root):

@@ -18,7 +18,7 @@ from abscert_plugin.reading.layers import Applied, Permuted, Reshaped, with_para
 
 @final
 @dataclass(frozen=True, slots=True)
-class Activation:
+class LayerOutput:
     """What a layer gives out.
 
     Args:
@@ -41,7 +41,7 @@ class Affine:
         bias: float64 [out].
     """
 
-    source: Activation
+    source: LayerOutput
     weight: np.ndarray
     bias: np.ndarray
 
@@ -62,7 +62,7 @@ _MOST_WEIGHTS: Final = 2**24  # of a matrix that stands for an affine function: 
 _UNITS_AT_ONCE: Final = 256
 _DEQUANTIZED: Final = 19  # the first set of operators whose DequantizeLinear onnx's reference computes
 
-Value: TypeAlias = Activation | Affine
+Value: TypeAlias = LayerOutput | Affine
 Rule: TypeAlias = Callable[["View"], Value | list[Value]]
 Function: TypeAlias = Callable[..., Tensor]
 
@@ -94,7 +94,7 @@ class Build(Walk):
 
     def __init__(self, graph: Graph, source: str, shape: tuple[int, ...], rule: Rule) -> None:
         super().__init__(graph, source)
-        self.values: dict[str, Value] = {source: Activation(0, shape)}
+        self.values: dict[str, Value] = {source: LayerOutput(0, shape)}
         self.layers: list[nn.Module] = []
         self.slots: list[tuple[int, ...]] = []  # for each layer the activations that it reads
         self.unbounded: list[str] = []  # which nodes have gradients alone, and why
@@ -129,22 +129,22 @@ class Build(Walk):
         made = self._rule(View(node, self))
         self.values.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=False))
 
-    def append(self, layer: nn.Module, *inputs: Activation) -> Activation:
+    def append(self, layer: nn.Module, *inputs: LayerOutput) -> LayerOutput:
         """Append a layer and return what it gives out."""
         before = self.layers[inputs[0].slot - 1] if inputs[0].slot else None
         if isinstance(layer, Permuted) and isinstance(before, Permuted):
             source = self.slots[inputs[0].slot - 1][0]
             order = tuple(before.order[axis] for axis in layer.order)
             if order == tuple(range(len(order))):  # as in a model of NHWC images behind our transposition
-                return Activation(source, tuple(inputs[0].shape[axis - 1] for axis in layer.order[1:]))
+                return LayerOutput(source, tuple(inputs[0].shape[axis - 1] for axis in layer.order[1:]))
         with torch.no_grad():
             shape = layer.eval()(*(torch.zeros(_IMAGES, *value.shape) for value in inputs)).shape
         need(shape[:1] == (_IMAGES,), "expected the images of a batch to stay apart")
         self.layers.append(layer)
         self.slots.append(tuple(value.slot for value in inputs))
-        return Activation(len(self.layers), tuple(shape[1:]))
+        return LayerOutput(len(self.layers), tuple(shape[1:]))
 
-    def append_dense(self, layer: nn.Module, source: Activation) -> Activation | None:
+    def append_dense(self, layer: nn.Module, source: LayerOutput) -> LayerOutput | None:
         """Append an affine function of each image as a dense layer, which is bounded; None where that is too large."""
         with torch.no_grad():
             bias = layer(torch.zeros(1, *source.shape))
@@ -158,7 +158,7 @@ class Build(Walk):
         found = self.append(dense, source if len(source.shape) == 1 else self.append(nn.Flatten(), source))
         return found if len(shape) == 1 else self.append(Reshaped(shape), found)
 
-    def activation(self, name: str) -> Activation:
+    def activation(self, name: str) -> LayerOutput:
         """Return a value as what a layer gives out; an affine function becomes a layer."""
         value = self.values[name]
         if isinstance(value, Affine):
@@ -175,7 +175,7 @@ class View(Operands[Build]):
         """Return the input at a place, which has to depend on the image."""
         return self.walk.values[self.name(place)]
 
-    def activation(self, place: int = 0) -> Activation:
+    def activation(self, place: int = 0) -> LayerOutput:
         """Return the input at a place as what a layer gives out."""
         return self.walk.activation(self.name(place))
 
@@ -183,17 +183,17 @@ class View(Operands[Build]):
         """Return whether the input at a place is a constant."""
         return self.node.inputs[place] in self.walk.arrays
 
-    def layer(self, layer: nn.Module) -> Activation:
+    def layer(self, layer: nn.Module) -> LayerOutput:
         """Append a layer that reads the first input, and return what it gives out."""
         return self.walk.append(layer, self.activation())
 
-    def join(self, function: Callable[[Tensor, Tensor], Tensor]) -> Activation:
+    def join(self, function: Callable[[Tensor, Tensor], Tensor]) -> LayerOutput:
         """Append a function of both inputs, which have one shape, and return what it gives out."""
         first, second = self.activation(0), self.activation(1)
         need(first.shape == second.shape, f"expected two of one shape, got {first.shape} and {second.shape}")
         return self.walk.append(Applied(function), first, second)
 
-    def computed(self, made: Computed) -> list[tuple[Applied, list[Activation]]]:
+    def computed(self, made: Computed) -> list[tuple[Applied, list[LayerOutput]]]:
         """Return for each output the layer that computes it, and what that reads."""
         asked = range(len(self.node.inputs)) if made.places is None else made.places
         taken = [place for place in asked if self.has(place)]

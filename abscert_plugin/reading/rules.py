@@ -15,7 +15,7 @@ from torch import nn
 
 from abscert_plugin.graph.operands import SHAPES, Window, new_shape
 from abscert_plugin.graph.walk import need
-from abscert_plugin.reading.building import Activation, Affine, Rule, Value, View
+from abscert_plugin.reading.building import Affine, LayerOutput, Rule, Value, View
 from abscert_plugin.reading.layers import Applied, Permuted, Reshaped, with_parameters
 
 # --- layers ----------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def _reduced_mean(view: View) -> Value:
     rank = len(sizes) + 2
     need(sorted(axis % rank for axis in axes) == [2, 3] == list(range(2, rank)), "expected the mean of each channel")
     mean = _average(view, view.window(sizes))
-    assert isinstance(mean, Activation)
+    assert isinstance(mean, LayerOutput)
     return mean if view.attribute("keepdims", 1) else view.walk.append(nn.Flatten(), mean)
 
 
@@ -178,7 +178,7 @@ def _gemm(view: View) -> Value:
     return _linear(view.activation(), weight, bias)
 
 
-def _linear(value: Activation, weight: np.ndarray, bias: np.ndarray) -> Value:
+def _linear(value: LayerOutput, weight: np.ndarray, bias: np.ndarray) -> Value:
     fits = value.shape == weight.shape[1:]
     need(fits, f"expected features and a matrix, got {value.shape} and {weight.shape[::-1]}")
     return Affine(value, weight, np.broadcast_to(bias, (1, len(weight))).reshape(-1))

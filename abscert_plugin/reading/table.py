@@ -9,7 +9,7 @@ import numpy as np
 
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.reading.axes import AXES
-from abscert_plugin.reading.building import Activation, Value, View
+from abscert_plugin.reading.building import LayerOutput, Value, View
 from abscert_plugin.reading.functions import FUNCTIONS
 from abscert_plugin.reading.layers import Applied
 from abscert_plugin.reading.moves import MOVES
@@ -64,7 +64,7 @@ def read_node(view: View) -> Value | list[Value]:
     return [_layer(view, reason, layer, read) for layer, read in view.computed(function(view))]
 
 
-def _layer(view: View, reason: str, layer: Applied, read: list[Activation]) -> Value:
+def _layer(view: View, reason: str, layer: Applied, read: list[LayerOutput]) -> Value:
     operator = view.node.qualified
     is_affine = operator in _AFFINE and len(read) == 1 and (operator != "Div" or not view.is_constant(0))
     made = view.walk.append_dense(layer, read[0]) if is_affine else None
@@ -77,7 +77,7 @@ def _layer(view: View, reason: str, layer: Applied, read: list[Activation]) -> V
     return view.walk.append(layer, *read)
 
 
-def _expanded(view: View, value: Activation, shape: tuple[int, ...]) -> Activation:
+def _expanded(view: View, value: LayerOutput, shape: tuple[int, ...]) -> LayerOutput:
     """Return a value repeated along axes of one entry."""
     if value.shape == shape:
         return value

@@ -70,7 +70,7 @@ class _Epoch(msgspec.Struct, frozen=True):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedRun:
     """A training.
 
     Args:
@@ -135,7 +135,7 @@ class Holdings:
 
     model: OnnxFile
     metadata: Metadata | None
-    trained: Trained | None
+    trained: TrainedRun | None
     verified: tuple[Verified, ...]
     guard: GuardFile | None
     left_out: tuple[Path, ...] = ()
@@ -181,7 +181,7 @@ def read_holdings(
     )
 
 
-def _trained(path: Path, metadata: Metadata | None) -> Trained | None:
+def _trained(path: Path, metadata: Metadata | None) -> TrainedRun | None:
     """Return the training that lies beside a file, if it is the file's.
 
     Raises:
@@ -211,7 +211,7 @@ def _trained(path: Path, metadata: Metadata | None) -> Trained | None:
         said = metadata.training_facts.get(key, str(value))
         if said != str(value):
             raise RecordError(f"{path} says that its training has {key} {said}, {place} says {value}; export it again")
-    return Trained(run, told, model.best_epoch, _validation_error(path.with_name(_HISTORY), model.best_epoch))
+    return TrainedRun(run, told, model.best_epoch, _validation_error(path.with_name(_HISTORY), model.best_epoch))
 
 
 def _validation_error(path: Path, best_epoch: int) -> float | None:

@@ -68,7 +68,7 @@ class PageContent:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Fact:
+class HeadLine:
     """One line of the page's head; `detail` is the long form of a shortened value."""
 
     name: str
@@ -174,55 +174,55 @@ def _notices(content: PageContent) -> list[str]:
     return notices
 
 
-def _facts(content: PageContent) -> list[Fact]:
+def _facts(content: PageContent) -> list[HeadLine]:
     run = content.run
     first = content.records[0]
     facts = [
-        Fact("Data set", ", ".join(part for part in (_text(run.data, "name"), _text(run.data, "split")) if part)),
+        HeadLine("Data set", ", ".join(part for part in (_text(run.data, "name"), _text(run.data, "split")) if part)),
         _digest("Data sha256", run.data),
-        Fact("Model", _text(run.model, "path")),
+        HeadLine("Model", _text(run.model, "path")),
         _digest("Model sha256", run.model),
-        Fact("Network", _text(run.model, "network")),
+        HeadLine("Network", _text(run.model, "network")),
         _cells(content),
-        Fact("Claim", first.claim),
-        Fact("Radius", "" if first.radius is None else figures.radius_text(first)),
-        Fact("Inputs", figures.inputs_text(first)),
-        Fact("Certified for", summarise(content.records).holds_for),
+        HeadLine("Claim", first.claim),
+        HeadLine("Radius", "" if first.radius is None else figures.radius_text(first)),
+        HeadLine("Inputs", figures.inputs_text(first)),
+        HeadLine("Certified for", summarise(content.records).holds_for),
         _floor(run),
-        Fact("Provider", run.provider or ""),
-        Fact("Device", run.device),
-        Fact("Time", "" if run.seconds is None else f"{run.seconds:,.1f} s"),
-        Fact("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
+        HeadLine("Provider", run.provider or ""),
+        HeadLine("Device", run.device),
+        HeadLine("Time", "" if run.seconds is None else f"{run.seconds:,.1f} s"),
+        HeadLine("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     ]
     return [fact for fact in facts if fact.value]
 
 
-def _cells(content: PageContent) -> Fact:
+def _cells(content: PageContent) -> HeadLine:
     """Return the count of cells and, where they differ in width, their edges."""
     grid, run = content.grid, content.run
     if grid is None:
-        return Fact("Cells per channel", _text(run.model, "cells") or _text(run.configuration, "cells"))
+        return HeadLine("Cells per channel", _text(run.model, "cells") or _text(run.configuration, "cells"))
     if grid.is_uniform:
-        return Fact("Cells per channel", str(grid.cells))
+        return HeadLine("Cells per channel", str(grid.cells))
     edges = [f"{edge:.4g}" for edge in grid.inner_edges]
     dots = "" if len(edges) <= _EDGES_SHOWN else ", \N{HORIZONTAL ELLIPSIS}"
     shown = f"{grid.cells}, with edges at {', '.join(edges[:_EDGES_SHOWN])}{dots} (pixel scale)"
-    return Fact("Cells per channel", shown, ", ".join(edges) if dots else "")
+    return HeadLine("Cells per channel", shown, ", ".join(edges) if dots else "")
 
 
-def _floor(run: RunInfo) -> Fact:
+def _floor(run: RunInfo) -> HeadLine:
     """Return the margin that a run needs, and that of a bound in runs whose bounds were not proven."""
     floor, bound = (run.configuration.get(name) for name in ("floor", "bound_floor"))
     if not isinstance(floor, int | float):
-        return Fact("Floor of the margin", "")
+        return HeadLine("Floor of the margin", "")
     of_bounds = f"; of bounds {bound:.3g}" if isinstance(bound, int | float) else ""
-    return Fact("Floor of the margin", f"{floor:.3g}{of_bounds}")
+    return HeadLine("Floor of the margin", f"{floor:.3g}{of_bounds}")
 
 
-def _digest(name: str, source: Mapping[str, Any] | None) -> Fact:
+def _digest(name: str, source: Mapping[str, Any] | None) -> HeadLine:
     digest = _text(source, "sha256")
     shown = digest if len(digest) <= _DIGEST_SHOWN else f"{digest[:_DIGEST_SHOWN]}\N{HORIZONTAL ELLIPSIS}"
-    return Fact(name, shown, digest)
+    return HeadLine(name, shown, digest)
 
 
 def _text(source: Mapping[str, Any] | None, key: str) -> str:

@@ -32,7 +32,7 @@ _RECENT: Final = 5  # epochs whose mean time tells how long the others take
 
 
 @final
-class Epoch(msgspec.Struct, frozen=True):
+class EpochRow(msgspec.Struct, frozen=True):
     """A row of the history.
 
     Args:
@@ -66,7 +66,7 @@ class TrainingContent:
 
     name: str
     description: Mapping[str, Any]
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochRow, ...]
     is_finished: bool
 
     @classmethod
@@ -95,7 +95,7 @@ class TrainingContent:
         return cls(name, description if isinstance(description, Mapping) else {}, rows, is_finished)
 
     @property
-    def best(self) -> Epoch | None:
+    def best(self) -> EpochRow | None:
         """The epoch that is kept: the least validation error, the first of equals; None before the first epoch."""
         return min(self.epochs, key=lambda row: row.validation_error, default=None)
 
@@ -173,9 +173,9 @@ def training_table(content: TrainingContent) -> Table:
     return table
 
 
-def _epochs(rows: Any, path: Path) -> tuple[Epoch, ...]:
+def _epochs(rows: Any, path: Path) -> tuple[EpochRow, ...]:
     try:
-        found = msgspec.convert(rows, tuple[Epoch, ...])
+        found = msgspec.convert(rows, tuple[EpochRow, ...])
     except msgspec.ValidationError as error:
         raise RecordError(f"{path} is no history of a training: {plain_words(error)}") from error
     if [row.epoch for row in found] != list(range(1, len(found) + 1)):

@@ -62,7 +62,7 @@ class SilentObserver:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """One training: what is trained on what, how, and where its files go.
 
     Args:
@@ -86,7 +86,7 @@ class Job:
     description: Mapping[str, Any]
 
 
-def train(job: Job, resumed: Checkpoint | None, observer: Observer) -> Checkpoint:
+def train(job: TrainingJob, resumed: Checkpoint | None, observer: Observer) -> Checkpoint:
     """Train, writing a checkpoint after every epoch, and return the last one.
 
     The order of the images and every other draw depend on the seed and the epoch alone, so a training that was
@@ -124,7 +124,7 @@ def error_rate(network: nn.Module, objective: Objective, feed: Feed) -> float:
 
 @final
 class _Loop:
-    def __init__(self, job: Job, observer: Observer) -> None:
+    def __init__(self, job: TrainingJob, observer: Observer) -> None:
         self._job = job
         self._observer = observer
         self._weights = Steps(job.network.parameters(), job.config.optimiser, job.config.weight_decay)

@@ -28,7 +28,7 @@ from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
 from abscert_plugin.training.initial import Initial
-from abscert_plugin.training.loop import Job, Observer, load_weights, train
+from abscert_plugin.training.loop import Observer, TrainingJob, load_weights, train
 from abscert_plugin.training.machine import choose_device, describe_device, library_versions
 from abscert_plugin.training.method import Method
 from abscert_plugin.training.objective import Objective
@@ -217,7 +217,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     if spec.initial is not None:
         spec.initial.put_into(network)
     network = network.to(device)
-    job = Job(
+    job = TrainingJob(
         network=network,
         objective=objective,
         training=data.training,

@@ -20,7 +20,7 @@ from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.answers import Answer, Word
 from abscert_plugin.verification.batch import counterexample_name
 from abscert_plugin.verification.decision import Decided
-from abscert_plugin.verification.queries import Asked, asked_network, version_1, version_2
+from abscert_plugin.verification.queries import BoxQuestion, asked_network, version_1, version_2
 from abscert_plugin.verification.query_solvers import QuerySolver, Task
 
 _LARGEST: Final = 2**31  # bytes of a packed network
@@ -85,7 +85,7 @@ class AskedSolver:
 
     def _decide_one(self, reach: Reach, label: int, index: int, least: int) -> Decided:
         lower, upper = reach.front.held_ends(reach.lowest, reach.highest)
-        asked = Asked(index, label, lower[0], upper[0])
+        asked = BoxQuestion(index, label, lower[0], upper[0])
         answer = self._answer(asked)
         # of its least likely class the image itself is a counterexample
         if answer.word is Word.UNSAT and self._answer(replace(asked, label=least)).word is Word.UNSAT:
@@ -114,11 +114,11 @@ class AskedSolver:
         )
         return Decided(record, image)
 
-    def _answer(self, asked: Asked) -> Answer:
+    def _answer(self, asked: BoxQuestion) -> Answer:
         with tempfile.TemporaryDirectory(prefix="abscert-then-", ignore_cleanup_errors=True) as folder:
             return self.solver.ask(self._task(asked, Path(folder)))
 
-    def _task(self, asked: Asked, folder: Path) -> Task:
+    def _task(self, asked: BoxQuestion, folder: Path) -> Task:
         """Write what is asked into an empty folder."""
         metadata = self.artifact.metadata
         classes, shape = metadata.classes, self.artifact.front.input_shape(metadata.image_shape)

@@ -13,7 +13,7 @@ from abscert_plugin.front import Point, Points, combinations
 from abscert_plugin.grid import log2_count
 from abscert_plugin.verification.batch import Rows
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.evidence import RUN, Evidence, Node
+from abscert_plugin.verification.evidence import RUN, Evidence, TreeNode
 from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.search import Bounded, Branch, Problem
 
@@ -52,7 +52,7 @@ class CellCut:
         """Return the ends of all combinations."""
         return problem.lowest, problem.highest
 
-    def evidence(self, number: int, tree: Node) -> Evidence | None:
+    def evidence(self, number: int, tree: TreeNode) -> Evidence | None:
         """Return the tree."""
         del number
         return Evidence.of_tree(tree)

@@ -33,7 +33,7 @@ _LONGEST: Final = 2**20  # characters that are kept of an image
 
 @final
 @dataclass(slots=True)
-class Node:
+class TreeNode:
     """A part of a search's tree: cut in two, closed, or still open.
 
     Args:
@@ -44,17 +44,17 @@ class Node:
     """
 
     place: int = -1
-    halves: tuple["Node", "Node"] | None = None
+    halves: tuple["TreeNode", "TreeNode"] | None = None
     closed_by: str = ""
     part: Part | None = None
 
-    def cut(self, place: int) -> tuple["Node", "Node"]:
+    def cut(self, place: int) -> tuple["TreeNode", "TreeNode"]:
         """Cut it, and return its halves."""
-        self.place, self.halves = place, (Node(), Node())
+        self.place, self.halves = place, (TreeNode(), TreeNode())
         return self.halves
 
 
-def listed(root: Node) -> Iterator[Node]:
+def listed(root: TreeNode) -> Iterator[TreeNode]:
     """Yield the nodes of a tree: each before its lower and then its upper half."""
     waiting = [root]
     while waiting:
@@ -83,7 +83,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     by_hidden: bool = False
 
     @classmethod
-    def of_tree(cls, root: Node) -> "Evidence | None":
+    def of_tree(cls, root: TreeNode) -> "Evidence | None":
         """Return the evidence that a tree is; None where it is too long to keep."""
         places = [node.place if node.halves else -1 - CLOSING.index(node.closed_by) for node in listed(root)]
         return _if_short(cls(tree=packed(np.array(places, dtype="<i4"))))
@@ -91,7 +91,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     @classmethod
     def of_parts(
         cls,
-        root: Node,
+        root: TreeNode,
         rows: Int64[np.ndarray, "row"],
         bent: Int64[np.ndarray, "bent"],
         loose: Sequence[str] = (),

@@ -32,7 +32,7 @@ _SAME: Final = 1e-4  # of the largest logit: float32 sums in another order
 
 @final
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BoxQuestion:
     """What is asked of a network about one image.
 
     Args:
@@ -102,7 +102,7 @@ def write_queries(
     return len(chosen), notes if artifact.grid is not None else rounded if artifact.opening else ""
 
 
-def version_1(asked: Asked, classes: int) -> str:
+def version_1(asked: BoxQuestion, classes: int) -> str:
     """Return the text of a query of version 1."""
     count = asked.lower.size
     declared = [f"(declare-const X_{place} Real)" for place in range(count)]
@@ -113,7 +113,7 @@ def version_1(asked: Asked, classes: int) -> str:
     return "\n".join([_comment(asked), *declared, *bounds, f"(assert (or {unsafe}))", ""])
 
 
-def version_2(asked: Asked, shape: tuple[int, ...], classes: int) -> str:
+def version_2(asked: BoxQuestion, shape: tuple[int, ...], classes: int) -> str:
     """Return the text of a query of version 2; the network is called `f`."""
     places = [",".join(map(str, place)) for place in np.ndindex(*shape)]
     head = [
@@ -129,11 +129,11 @@ def version_2(asked: Asked, shape: tuple[int, ...], classes: int) -> str:
     return "\n".join([*head, *bounds, f"(assert (or {unsafe}))" if len(others) > 1 else f"(assert {unsafe})", ""])
 
 
-def _comment(asked: Asked) -> str:
+def _comment(asked: BoxQuestion) -> str:
     return f"; image {asked.index} of class {asked.label}: sat where another class reaches its score"
 
 
-def _bounds(asked: Asked, names: Sequence[str]) -> Iterator[str]:
+def _bounds(asked: BoxQuestion, names: Sequence[str]) -> Iterator[str]:
     for name, least, most in zip(names, asked.lower.ravel().tolist(), asked.upper.ravel().tolist(), strict=True):
         yield f"(assert (>= {name} {decimal(least)}))"
         yield f"(assert (<= {name} {decimal(most)}))"
@@ -145,13 +145,13 @@ def decimal(value: float) -> str:
     return text if "." in text else f"{text}.0"
 
 
-def _asked(artifact: Artifact, ball: Ball, records: Sequence[Record], data: DataSet) -> Iterator[Asked]:
+def _asked(artifact: Artifact, ball: Ball, records: Sequence[Record], data: DataSet) -> Iterator[BoxQuestion]:
     front = artifact.front
     for rows, _, pixels in batches_of(records, data):
         reach = front.reach(ball, pixels)
         lower, upper = front.held_ends(reach.lowest, reach.highest)
         for place, record in enumerate(rows):
-            yield Asked(record.index, record.label, lower[place], upper[place])
+            yield BoxQuestion(record.index, record.label, lower[place], upper[place])
 
 
 def asked_network(artifact: Artifact) -> Path:

@@ -11,7 +11,7 @@ from abscert_plugin.bounds.waiting import Waiting
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Point, Points
 from abscert_plugin.verification.budget import Budget
-from abscert_plugin.verification.evidence import Evidence, Node
+from abscert_plugin.verification.evidence import Evidence, TreeNode
 
 State: TypeAlias = Any
 """What a cut keeps of a branch."""
@@ -51,7 +51,7 @@ class Branch:
     number: int
     problem: Problem
     state: State
-    node: Node = field(default_factory=Node)
+    node: TreeNode = field(default_factory=TreeNode)
     bound: float = float("-inf")
     share: float = 1.0
 
@@ -96,7 +96,7 @@ class Cut(Protocol):
         """Return the state of the whole problem."""
         ...
 
-    def evidence(self, number: int, tree: Node) -> Evidence | None:
+    def evidence(self, number: int, tree: TreeNode) -> Evidence | None:
         """Return what proves a problem again whose tree is closed; None where it is too long to keep."""
         ...
 
@@ -131,7 +131,7 @@ class Outcome:
     """
 
     certified: bool = False
-    tree: Node = field(default_factory=Node)
+    tree: TreeNode = field(default_factory=TreeNode)
     margin: float = float("inf")
     branches: int = 0
     seconds: float = 0.0
@@ -157,7 +157,7 @@ class _Open:
     bound: float
     place: int
     halves: Callable[[], tuple[State, State]]
-    node: Node
+    node: TreeNode
 
 
 _Waiting: TypeAlias = Waiting[_Open]

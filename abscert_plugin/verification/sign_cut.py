@@ -13,7 +13,7 @@ from abscert_plugin.bounds.part import Part
 from abscert_plugin.bounds.parts import Drafts
 from abscert_plugin.front import Points
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.evidence import Evidence, Node
+from abscert_plugin.verification.evidence import Evidence, TreeNode
 from abscert_plugin.verification.part_margins import PartMargins
 from abscert_plugin.verification.proving import Prover, in_memory
 from abscert_plugin.verification.search import Bounded, Branch, Problem
@@ -50,7 +50,7 @@ class SignCut:
         """Return nothing: the whole box has no lines yet."""
         del problem
 
-    def evidence(self, number: int, tree: Node) -> Evidence | None:
+    def evidence(self, number: int, tree: TreeNode) -> Evidence | None:
         """Return what proves a problem again."""
         margins = self._margins[number]
         return Evidence.of_parts(tree, margins.rows, margins.bounds.bent, margins.loose)

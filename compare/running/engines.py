@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from abscert_plugin.data.request import DATA_VARIABLE
-from abscert_plugin.engines.job import Answer, Engine, Job, Task
+from abscert_plugin.engines.job import Engine, Job, Task, TaskAnswer
 from compare.results.stored_run import State, StoredRun
 from compare.running.worker import LOCK, LOOK_EVERY, AskedRun, carrying_out, packed, run_in_process
 
@@ -62,7 +62,7 @@ def endings(
             yield stored, _reason(answer) or _why_not_seen(stored, _SHOWN_WITHIN)
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: TaskAnswer) -> str:
     """Return why a run failed; empty where it did not."""
     return answer.loss or answer.refusal or answer.content.decode()
 

@@ -19,7 +19,7 @@ from abscert_plugin.bounds.forward import crown_lbp_margins
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.training import CrownIbpMargins
-from abscert_plugin.training.loop import Job, SilentObserver, load_weights, train
+from abscert_plugin.training.loop import SilentObserver, TrainingJob, load_weights, train
 from abscert_plugin.training.run import RunSpec, TrainedRun, TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import Decider
@@ -117,7 +117,7 @@ def training_block(spec: RunSpec, data: TrainingData, trained: TrainedRun, folde
     weights on the same batches, so blocks differ by what the machine does alone; steps cost the same whatever the
     weights are.
     """
-    job = Job(
+    job = TrainingJob(
         network=trained.network,
         objective=trained.objective,
         training=data.training,

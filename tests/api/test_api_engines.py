@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import abscert_plugin as abscert
 from abscert_plugin.artifact.export import export
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.engines.job import Answer, Answers, Job, Task, answered
+from abscert_plugin.engines.job import Answers, Job, Task, TaskAnswer, answered
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.records import read_records
@@ -87,7 +87,7 @@ class Here:
             index = msgspec.msgpack.decode(task.content, type=SentBatch).index
             self.sent.append(index)
             is_lost = bool(self.killed_by & set(index))
-            yield Answer(task.place, loss="its worker died") if is_lost else answered(open_once, task)
+            yield TaskAnswer(task.place, loss="its worker died") if is_lost else answered(open_once, task)
             on_look()
 
 

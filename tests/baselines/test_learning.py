@@ -12,7 +12,7 @@ from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.training.checkpoint import Checkpoint
 from abscert_plugin.training.config import Precision, TrainingConfig
 from abscert_plugin.training.feed import Feed
-from abscert_plugin.training.loop import Job, SilentObserver, error_rate, train
+from abscert_plugin.training.loop import SilentObserver, TrainingJob, error_rate, train
 from abscert_plugin.training.method import Method
 from abscert_plugin.training.methods import METHODS
 
@@ -30,7 +30,7 @@ def trained(method: Method, data: tuple[DataSet, DataSet], folder: Path) -> tupl
     )
     objective = method.build(None, training.levels, CPU)
     folder.mkdir()
-    job = Job(made, objective, training, validation, config, CPU, folder, {"of": "a test"})
+    job = TrainingJob(made, objective, training, validation, config, CPU, folder, {"of": "a test"})
     return made, train(job, None, SilentObserver())
 
 

@@ -18,7 +18,7 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.training.config import Precision, TrainingConfig
-from abscert_plugin.training.loop import Job, SilentObserver, train
+from abscert_plugin.training.loop import SilentObserver, TrainingJob, train
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Objective
@@ -281,7 +281,7 @@ def test_a_few_hundred_images_teach_it_the_ball(mnist_dir: Path, tmp_path: Path,
         torch.manual_seed(0)
         method.prepare(made)
         goal = method.build(None, training.levels, CPU)
-        job = Job(made, goal, training, validation, config, CPU, tmp_path, {"of": "a test"})
+        job = TrainingJob(made, goal, training, validation, config, CPU, tmp_path, {"of": "a test"})
         checkpoint = train(job, None, SilentObserver())
     errors = [row["validation_error"] for row in checkpoint.history]  # of interval bounds; the first epochs are IBP's
     assert errors[-1] < 0.5

@@ -11,7 +11,7 @@ from pathlib import Path
 import engine_jobs
 import pytest
 
-from abscert_plugin.engines.job import MOST_DEATHS, Answer, EngineError, Job, Task
+from abscert_plugin.engines.job import MOST_DEATHS, EngineError, Job, Task, TaskAnswer
 from abscert_plugin.engines.processes import Processes
 from abscert_plugin.errors import ConfigError
 
@@ -22,10 +22,10 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
 
 
-def answers(words: Iterable[str], engine: Processes, opens: str = engine_jobs.JOB) -> dict[int, Answer]:
+def answers(words: Iterable[str], engine: Processes, opens: str = engine_jobs.JOB) -> dict[int, TaskAnswer]:
     """Return the answers of all tasks by their places, each of which may come once."""
     tasks = (Task(place, content.encode()) for place, content in enumerate(words))
-    found: dict[int, Answer] = {}
+    found: dict[int, TaskAnswer] = {}
     with closing(engine.hand_out(Job(opens, b"> "), tasks, lambda: None)) as coming:
         for answer in coming:
             assert answer.place not in found

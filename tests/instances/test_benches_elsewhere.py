@@ -19,11 +19,11 @@ from small_nets import relu_file
 from stand_in import COMMAND, write_list
 
 from abscert_plugin.cli import bench as command
-from abscert_plugin.engines.job import Answer, Answers, Job, Task, answered
+from abscert_plugin.engines.job import Answers, Job, Task, TaskAnswer, answered
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.instances import running
 from abscert_plugin.instances.bench import RECORDS, Bench
-from abscert_plugin.instances.elsewhere import Asked, decided_elsewhere, own_versions
+from abscert_plugin.instances.elsewhere import BenchQuestion, decided_elsewhere, own_versions
 from abscert_plugin.instances.listing import read_lists
 from abscert_plugin.instances.rows import Result, Row, read_results
 
@@ -53,7 +53,7 @@ class Here:
         """Yield answers."""
         for task in [*tasks][::-1]:
             if self.deadly in task.name:
-                yield Answer(task.place, loss="its worker died 3 times: why")
+                yield TaskAnswer(task.place, loss="its worker died 3 times: why")
             else:
                 yield answered(lambda: Job(job.opens, self.change(job.shared)).opened(), task)
             on_look()
@@ -107,7 +107,7 @@ def test_a_network_comes_with_its_tensors_and_what_is_said_of_files_names_those_
     (tmp_path / "instances.csv").write_text("net.onnx,q.vnnlib,9\n")
     listing = "import os,sys; sys.exit('error: '+sys.argv[-3].split('=',1)[1]+' '+' '.join(sorted(os.listdir({}))))"
     source = listing.format("os.path.dirname(sys.argv[-3].split('=',1)[1])")
-    asked = Asked(own_versions(), None, (sys.executable, "-c", source))
+    asked = BenchQuestion(own_versions(), None, (sys.executable, "-c", source))
     ((_, ran),) = decided_elsewhere(Here(), asked, read_lists([tmp_path]))
     assert ran.row.reason == f"{tmp_path / 'net.onnx'} net.data net.onnx"
 

@@ -12,7 +12,7 @@ from abscert_plugin.query.attack import Attack
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import parse
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.solve import Outcome, Verdict, solve
+from abscert_plugin.query.solve import QueryOutcome, QueryVerdict, solve
 from abscert_plugin.query.tree import COMBINED, OPTIMISED, SIGN, listed
 
 pytest.importorskip("vnnlib")
@@ -37,7 +37,7 @@ def ascended(net: Net, chance: np.random.Generator, places: tuple[int, ...]) -> 
     return best, most
 
 
-def outcome_of(seed: int, folder: Path, outputs: int, away: float, seconds: float = 3.0) -> Outcome:
+def outcome_of(seed: int, folder: Path, outputs: int, away: float, seconds: float = 3.0) -> QueryOutcome:
     """Return what is said of whether all outputs reach a limit, so far from one that a point reaches."""
     chance = np.random.default_rng(seed)
     net = Net.drawn(chance, [INPUTS, 6, 4, outputs])
@@ -55,12 +55,12 @@ def outcome_of(seed: int, folder: Path, outputs: int, away: float, seconds: floa
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_what_a_point_reaches_is_not_refuted(outputs: int, tmp_path: Path) -> None:
     for seed in range(3):
-        assert outcome_of(seed, tmp_path, outputs, -0.001, 1.0).verdict is not Verdict.UNSAT
+        assert outcome_of(seed, tmp_path, outputs, -0.001, 1.0).verdict is not QueryVerdict.UNSAT
 
 
 def test_what_is_little_above_is_refuted(tmp_path: Path) -> None:
     found = [outcome_of(seed, tmp_path, 1, 0.1, 30.0) for seed in range(3)]
-    assert {outcome.verdict for outcome in found} == {Verdict.UNSAT}
+    assert {outcome.verdict for outcome in found} == {QueryVerdict.UNSAT}
     assert {node[0] for outcome in found for group in outcome.groups for node in listed(group.root)} == {
         SIGN,
         OPTIMISED,
@@ -69,7 +69,7 @@ def test_what_is_little_above_is_refuted(tmp_path: Path) -> None:
 
 def test_parts_are_closed_by_sums_of_constraints_too(tmp_path: Path) -> None:
     outcome = outcome_of(3, tmp_path, 2, 0.3, 30.0)
-    assert outcome.verdict is Verdict.UNSAT
+    assert outcome.verdict is QueryVerdict.UNSAT
     assert COMBINED in {node[0] for group in outcome.groups for node in listed(group.root)}
 
 
@@ -80,4 +80,4 @@ def test_a_fault_in_parts_is_seen(fault: str, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(Refuter, "most", lambda self, *given: most(self, *given) - 0.2)
     else:
         monkeypatch.setattr(Part, "halves", lambda self, *cut: halves(self, *cut)[:1] * 2)
-    assert any(outcome_of(seed, tmp_path, 1, -0.02).verdict is Verdict.UNSAT for seed in range(4))
+    assert any(outcome_of(seed, tmp_path, 1, -0.02).verdict is QueryVerdict.UNSAT for seed in range(4))

@@ -17,7 +17,7 @@ from abscert_plugin.query.network import exactly, open_network
 from abscert_plugin.query.query import Query
 from abscert_plugin.query.reading import parse, read_query
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.solve import Outcome, Verdict, solve
+from abscert_plugin.query.solve import QueryOutcome, QueryVerdict, solve
 from abscert_plugin.query.tree import COMBINED, listed
 from abscert_plugin.query.unsat_proof import _digest, fault_of, read_unsat_proof, write_unsat_proof
 
@@ -57,7 +57,7 @@ MIRRORED = Net(
 """relu(t) and relu(-t) of t = x0 + x1 / 2: never above 0 both."""
 
 
-def mirrored(folder: Path, *others: str) -> Outcome:
+def mirrored(folder: Path, *others: str) -> QueryOutcome:
     texts = [*box_texts(1), *others, "(>= Y_0 0.9)", "(>= Y_1 0.9)"]
     (folder / "q.vnnlib").write_text(query_text(texts, 1))
     query = read_query(folder / "q.vnnlib")
@@ -79,7 +79,7 @@ def checked(folder: Path, change: dict[str, object]) -> str:
 
 def test_what_no_constraint_refutes_their_sum_does(tmp_path: Path) -> None:
     outcome = mirrored(tmp_path)
-    assert outcome.verdict is Verdict.UNSAT
+    assert outcome.verdict is QueryVerdict.UNSAT
     ((kind, weights),) = listed(outcome.groups[0].root)
     assert (kind, len(weights)) == (COMBINED, 2)
     assert checked(tmp_path, {}) == ""
@@ -133,7 +133,7 @@ def test_a_sum_that_float32_rounds_is_not_refuted(tmp_path: Path, monkeypatch: p
     assert read_at(tmp_path, near, texts, "float32", [1.0, 1.0])
 
 
-def drawn(seed: int, folder: Path) -> tuple[Query, Outcome, bool]:
+def drawn(seed: int, folder: Path) -> tuple[Query, QueryOutcome, bool]:
     """Return a query of three constraints, its verdict, and whether a point contradicts it: one satisfies it if even.
 
     Points are not tried in deciding it, so that all rests on the proof.
@@ -150,7 +150,7 @@ def drawn(seed: int, folder: Path) -> tuple[Query, Outcome, bool]:
         for way in ("first", "descend", "follow"):
             patch.setattr(Attack, way, lambda *_: None)
         outcome = solve(query, network, 1.5)
-    is_wrong = outcome.verdict is Verdict.UNSAT and any(
+    is_wrong = outcome.verdict is QueryVerdict.UNSAT and any(
         query.holds(exactly(point), exactly(found)) for point, found in zip(points, outputs, strict=True)
     )
     return query, outcome, is_wrong

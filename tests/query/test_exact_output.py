@@ -13,7 +13,7 @@ from small_nets import Net
 from abscert_plugin.query.exact import exact_output
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import parse
-from abscert_plugin.query.solve import Verdict, solve
+from abscert_plugin.query.solve import QueryVerdict, solve
 
 
 @settings(max_examples=15)
@@ -34,4 +34,4 @@ def test_a_limit_that_is_just_met_by_real_numbers_is_met(tmp_path: Path) -> None
     pytest.importorskip("vnnlib")
     query = parse(query_text([*box_texts(2, inputs=1), "(>= Y[0,0] 2.0)"], 2, "real", 1, 1))
     network = open_network(net.write(tmp_path / "net.onnx"), query)
-    assert solve(query, network, 5.0).verdict is Verdict.SAT
+    assert solve(query, network, 5.0).verdict is QueryVerdict.SAT

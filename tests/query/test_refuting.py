@@ -14,7 +14,7 @@ from abscert_plugin.query.network import Network, open_network
 from abscert_plugin.query.query import Query
 from abscert_plugin.query.reading import parse
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.solve import Verdict, solve
+from abscert_plugin.query.solve import QueryVerdict, solve
 
 pytest.importorskip("vnnlib")
 
@@ -45,9 +45,9 @@ def exact(value: float) -> str:
 @pytest.mark.parametrize(("point", "constraint"), SEEN)
 def test_readings_that_differ_are_not_refuted_for_float32(point: list[float], constraint: str, tmp_path: Path) -> None:
     verdicts = {kind: solve(*question(tmp_path, point, constraint, kind), 3.0).verdict for kind in ("float32", "real")}
-    assert verdicts["float32"] is Verdict.UNKNOWN
+    assert verdicts["float32"] is QueryVerdict.UNKNOWN
     # products are bounded between ends, with the roundings of float32 in any case
-    assert verdicts["real"] is (Verdict.UNKNOWN if "Y[0,0] Y[0,1]) 0.3" in constraint else Verdict.UNSAT)
+    assert verdicts["real"] is (QueryVerdict.UNKNOWN if "Y[0,0] Y[0,1]) 0.3" in constraint else QueryVerdict.UNSAT)
 
 
 @pytest.mark.parametrize(("point", "constraint"), SEEN[:4])
@@ -55,11 +55,11 @@ def test_roundings_that_are_left_out_are_seen(
     point: list[float], constraint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refuting, "_roundings", lambda terms: (0, Fraction(1)))
-    assert solve(*question(tmp_path, point, constraint, "float32"), 3.0).verdict is Verdict.UNSAT
+    assert solve(*question(tmp_path, point, constraint, "float32"), 3.0).verdict is QueryVerdict.UNSAT
 
 
 def test_a_strict_limit_that_is_just_reached_is_refuted(tmp_path: Path) -> None:
-    for sign, verdict in (("<", Verdict.UNSAT), ("<=", Verdict.SAT)):
+    for sign, verdict in (("<", QueryVerdict.UNSAT), ("<=", QueryVerdict.SAT)):
         query, network = question(tmp_path, [0.5], f"({sign} Y[0,0] 0.5)", "float32")
         assert solve(query, network, 3.0).verdict is verdict
 

@@ -7,7 +7,7 @@ import pytest
 from abscert_plugin.errors import QueryError, UnsupportedModelError
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
-from abscert_plugin.query.solve import Verdict, solve
+from abscert_plugin.query.solve import QueryVerdict, solve
 
 pytest.importorskip("vnntest", reason="vnnlib-satisfactory is not installed: pip install --no-deps vnnlib-satisfactory")
 SECONDS = 20.0  # of which a query that is decided takes a few tenths
@@ -46,7 +46,7 @@ def test_no_verdict_is_wrong_and_most_are_right(tmp_path: Path, monkeypatch: pyt
         except (QueryError, UnsupportedModelError):
             found[entry["name"]] = "refused"
             continue
-        is_decided = verdict in (Verdict.SAT, Verdict.UNSAT)
+        is_decided = verdict in (QueryVerdict.SAT, QueryVerdict.UNSAT)
         is_right = verdict == entry["expected"].lower()
         found[entry["name"]] = "right" if is_right else "wrong" if is_decided else "open"
     assert len(found) == 178 - len(TOO_SLOW)

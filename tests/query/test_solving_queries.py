@@ -18,7 +18,7 @@ from abscert_plugin.query.formula import Formula, Some
 from abscert_plugin.query.network import Network, exactly, open_network
 from abscert_plugin.query.query import Query
 from abscert_plugin.query.reading import parse
-from abscert_plugin.query.solve import Outcome, Verdict, solve
+from abscert_plugin.query.solve import QueryOutcome, QueryVerdict, solve
 
 pytest.importorskip("vnnlib")
 SECONDS = 4.0
@@ -41,14 +41,14 @@ def points_of(query: Query, chance: np.random.Generator) -> list[np.ndarray]:
     return found
 
 
-def contradicts(query: Query, network: Network, net: Net, outcome: Outcome, chance: np.random.Generator) -> bool:
+def contradicts(query: Query, network: Network, net: Net, outcome: QueryOutcome, chance: np.random.Generator) -> bool:
     """Return whether a verdict is wrong for what may be computed at a point that is tried here."""
-    if outcome.verdict is Verdict.SAT:
+    if outcome.verdict is QueryVerdict.SAT:
         assert outcome.answer is not None
         given = exactly(outcome.answer.inputs)
         outputs = net.exact(given) if query.is_real else exactly(network.run(outcome.answer.inputs))
         return not query.holds(given, outputs)
-    if outcome.verdict is not Verdict.UNSAT:
+    if outcome.verdict is not QueryVerdict.UNSAT:
         return False
     for point in points_of(query, chance):
         given = exactly(point)
@@ -131,7 +131,7 @@ def few_floats(seed: int, folder: Path) -> tuple[Query, Network, bool]:
 def test_of_few_float32_none_is_missed(seed: int, tmp_path: Path) -> None:
     query, network, is_met = few_floats(seed, tmp_path)
     verdict = solve(query, network, SECONDS).verdict
-    assert verdict is not (Verdict.UNSAT if is_met else Verdict.SAT)
+    assert verdict is not (QueryVerdict.UNSAT if is_met else QueryVerdict.SAT)
 
 
 @pytest.mark.parametrize("kind", ["float32", "real"])
@@ -140,7 +140,7 @@ def test_a_property_is_decided_both_ways(kind: str, tmp_path: Path) -> None:
     weight = np.array([[1, -1, 0, 0], [0, 0, 1, -1]], np.float32)
     net = Net([(weight, np.zeros(4, np.float32)), (np.ones((4, 1), np.float32), np.zeros(1, np.float32))])
     path = net.write(tmp_path / "net.onnx")
-    for limit, verdict in (("2.01", Verdict.UNSAT), ("1.99", Verdict.SAT)):
+    for limit, verdict in (("2.01", QueryVerdict.UNSAT), ("1.99", QueryVerdict.SAT)):
         text = query_text([*box_texts(2), f"(>= Y[0,0] {limit})"], 2, kind, outputs=1)
         assert solve(*fitted(text, path), SECONDS).verdict is verdict
 
@@ -156,7 +156,7 @@ def test_many_inputs_are_decided_by_signs(tmp_path: Path) -> None:
     text = query_text([*texts, f"(>= Y[0,0] {4 * float(np.max(np.abs(values))):.3f})"], 2, inputs=count, outputs=1)
     query, network = fitted(text, path)
     outcome = solve(query, network, 20.0)
-    assert outcome.verdict is Verdict.UNSAT
+    assert outcome.verdict is QueryVerdict.UNSAT
     kinds = {node[0] for group in outcome.groups for node in tree.listed(group.root)}
     assert kinds <= {tree.SIGN, *tree.CLOSING}
 
@@ -167,10 +167,10 @@ def test_an_answer_of_real_numbers_is_surely_one(tmp_path: Path) -> None:
     net = Net([(np.array([[1.0]], np.float32), np.array([2.0**24], np.float32))])
     path = net.write(tmp_path / "net.onnx")
     texts = ["(>= X[0,0] 0.75)", "(<= X[0,0] 1.0)", "(<= Y[0,0] 16777216.0)"]
-    for kind, verdict in (("float32", Verdict.SAT), ("real", Verdict.UNSAT)):
+    for kind, verdict in (("float32", QueryVerdict.SAT), ("real", QueryVerdict.UNSAT)):
         query, network = fitted(query_text(texts, 2, kind, inputs=1, outputs=1), path)
         found = solve(query, network, 2.0).verdict
-        assert found is verdict or (kind == "real" and found is not Verdict.SAT)
+        assert found is verdict or (kind == "real" and found is not QueryVerdict.SAT)
 
 
 def wrong(seed: int, folder: Path) -> bool:

@@ -20,8 +20,8 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.query import unsat_proof
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
-from abscert_plugin.query.solve import Verdict, solve
-from abscert_plugin.query.tree import CUT, SIGN, Node, Region, closed_parts, listed
+from abscert_plugin.query.solve import QueryVerdict, solve
+from abscert_plugin.query.tree import CUT, SIGN, QueryNode, Region, closed_parts, listed
 from abscert_plugin.query.unsat_proof import _digest, fault_of, read_unsat_proof, write_unsat_proof
 
 pytest.importorskip("vnnlib")
@@ -46,7 +46,7 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> Path:
         query = read_query(folder / f"{name}.vnnlib")
         network = open_network(folder / f"{name}.onnx", query.query)
         outcome = solve(query.query, network, 60.0)
-        assert outcome.verdict is Verdict.UNSAT, outcome
+        assert outcome.verdict is QueryVerdict.UNSAT, outcome
         write_unsat_proof(folder / f"{name}.json", query, network, outcome.groups)
         kind = CUT if name == "cuts" else SIGN
         assert any(node[0] == kind for group in outcome.groups for node in listed(group.root))
@@ -210,7 +210,7 @@ def test_an_edit_by_hand_is_seen(proven: Path) -> None:
 
 
 def test_the_parts_of_a_tree_cover_every_float32() -> None:
-    root = Node()
+    root = QueryNode()
     low, high = root.split(CUT, 0, 0.5)
     low.kind = "ibp"
     below, above = high.split(CUT, 1, 0.25)

@@ -27,7 +27,7 @@ from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, CheckpointError
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, check_same, read_checkpoint
 from abscert_plugin.training.config import Augmentation
-from abscert_plugin.training.loop import Job, Observer, SilentObserver, train
+from abscert_plugin.training.loop import Observer, SilentObserver, TrainingJob, train
 from abscert_plugin.training.run import prepare_folder, run_training
 
 pytestmark = pytest.mark.slow  # the file as a whole
@@ -48,7 +48,7 @@ def stateful_network() -> nn.Module:
     )
 
 
-def job(folder: Path, *, first: bool, training: DataSet = TRAINING) -> Job:
+def job(folder: Path, *, first: bool, training: DataSet = TRAINING) -> TrainingJob:
     """Return the training; one that is not the first call starts from other weights, which must not matter."""
     network = stateful_network()
     if not first:

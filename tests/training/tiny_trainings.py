@@ -16,7 +16,7 @@ from abscert_plugin.networks import Activation
 from abscert_plugin.training.abstrain import Abstrain
 from abscert_plugin.training.checkpoint import Checkpoint
 from abscert_plugin.training.config import TrainingConfig
-from abscert_plugin.training.loop import Job
+from abscert_plugin.training.loop import TrainingJob
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.run import RunSpec, TrainingData
 
@@ -94,9 +94,9 @@ def softmax_network(features: int, classes: int, seed: int = 0) -> nn.Sequential
     return network
 
 
-def tiny_job(folder: Path, config: TrainingConfig, **parts: Any) -> Job:
+def tiny_job(folder: Path, config: TrainingConfig, **parts: Any) -> TrainingJob:
     """Return a training on random images of 2 x 2 pixels."""
-    return Job(
+    return TrainingJob(
         **{
             "network": softmax_network(8, 3),
             "objective": Abstrain(Grid(CELLS), 255, CPU),

@@ -22,7 +22,7 @@ from abscert_plugin.verification.ball import BallVerifier
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.decision import Decided
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, Node
+from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, TreeNode
 from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.reproof import Reproof
 
@@ -237,7 +237,7 @@ def test_what_float64_alone_proves_is_proven_again(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_tree_is_read_as_it_was_made() -> None:
-    root = Node()
+    root = TreeNode()
     low, high = root.cut(5)
     low.closed_by, (first, second) = "ibp", high.cut(2)
     first.closed_by, second.closed_by = "run", "crown"
@@ -248,4 +248,4 @@ def test_a_tree_is_read_as_it_was_made() -> None:
 
 def test_a_tree_too_long_to_keep_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("abscert_plugin.verification.evidence._LONGEST", 3)
-    assert Evidence.of_tree(Node(closed_by="ibp")) is None
+    assert Evidence.of_tree(TreeNode(closed_by="ibp")) is None

@@ -16,7 +16,7 @@ from abscert_plugin.errors import VerifierError
 from abscert_plugin.grid import Grid
 from abscert_plugin.verification.attack import score_attack
 from abscert_plugin.verification.budget import Budget
-from abscert_plugin.verification.evidence import Node
+from abscert_plugin.verification.evidence import TreeNode
 from abscert_plugin.verification.search import Bounded, Branch, Problem, Search
 
 BALL = Ball(Radius.parse("0.2"))
@@ -89,7 +89,7 @@ class FailingCut:
     def root(self, problem: Problem) -> None:
         return None
 
-    def evidence(self, number: int, tree: Node) -> None:
+    def evidence(self, number: int, tree: TreeNode) -> None:
         return None
 
     def bound(self, branches: Sequence[Branch]) -> list[Bounded]:

@@ -47,7 +47,7 @@ IN_SINGLE: tuple[type[LinearMap], ...] = (Convolution,)
 
 @final
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ProofPlan:
     """The steps from the source to the output, in an order in which they can be taken.
 
     Args:
@@ -64,7 +64,7 @@ class Plan:
     held: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
 
-    def in_single(self) -> "Plan":
+    def in_single(self) -> "ProofPlan":
         """Return the same plan, whose convolutions are in float32: in float64, torch has none that are quick."""
         return replace(self, steps=tuple(map(_in_single, self.steps)))
 
@@ -103,7 +103,7 @@ def unsupported(graph: Graph, source: str) -> list[str]:
     return walk.unsupported(graph, source, RULES)
 
 
-def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int, wide_sums: bool = False) -> Plan:
+def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int, wide_sums: bool = False) -> ProofPlan:
     """Return the steps of a graph; `wide_sums` as `Build` takes it.
 
     Raises:
@@ -122,4 +122,4 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int, wide_s
     build.run(RULES, classes, "this file has no proof in float32")
     holding = {step.output for step in build.steps if step.ends_chains}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
-    return Plan(tuple(build.steps), source, graph.output, frozenset(holding | {source}), shapes)
+    return ProofPlan(tuple(build.steps), source, graph.output, frozenset(holding | {source}), shapes)

@@ -10,7 +10,7 @@ import torch
 
 from abscert_plugin.claim import Radius
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.training.loop import Job, SilentObserver, load_weights, train
+from abscert_plugin.training.loop import SilentObserver, TrainingJob, load_weights, train
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training
 from baselines.adv_ibp import AdvIbp, Phase
@@ -74,7 +74,7 @@ def test_a_timed_block_is_a_training_by_the_loop(method: str, tmp_path: Path) ->
     load_weights(other, trained.checkpoint.best)
     start = {name: value.clone() for name, value in other.state_dict().items()}
     objective = spec.method.build(spec.grid, data.training.levels, trained.device)
-    job = Job(
+    job = TrainingJob(
         other, objective, data.training, data.validation, spec.training, trained.device, tmp_path, {"of": "the test"}
     )
     torch.manual_seed(1)  # blocks depend on no state but the weights
