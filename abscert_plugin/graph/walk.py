@@ -66,7 +66,16 @@ ON_CONSTANTS: Final = (
 )
 """Operators that are computed where all that they read is constant."""
 
-BROKEN: Final = (IndexError, KeyError, MemoryError, NotImplementedError, RuntimeError, TypeError, ValueError)
+BROKEN: Final = (
+    ArithmeticError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What layers, arithmetic and constants of a broken graph may raise."""
 
 
@@ -247,6 +256,9 @@ def _same(given: onnx.ValueInfoProto, name: str) -> Node:
 
 def evaluate(node: Node, arrays: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray]:
     """Return what a node gives for arrays by name, by onnx's own reference."""
+    if node.operator == "Shape":  # that of the reference does not cut an `end` before the first axis to it
+        sizes = arrays[node.inputs[0]].shape[node.attributes.get("start", 0) : node.attributes.get("end")]
+        return {node.outputs[0]: np.array(sizes, dtype=np.int64)}
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
         for name, array in arrays.items()

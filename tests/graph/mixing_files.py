@@ -29,7 +29,7 @@ def constant(name: str, values: object) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(values), name)
 
 
-def saved(change: Change, folder: Path, batch: int | str = "batch") -> Path:
+def saved(change: Change, folder: Path, batch: int | str = "batch", opset: int = 15) -> Path:
     """Write a linear classifier whose logits `change` makes of `y`, into a file of this project."""
     more, constants = change()
     front = [node("Flatten", [INTERVAL], "flat"), node("MatMul", ["flat", "w"], "y")]
@@ -41,7 +41,7 @@ def saved(change: Change, folder: Path, batch: int | str = "batch") -> Path:
         [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [batch, CLASSES])],
         [constant("w", weight), *constants],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     prepend_phi(model.graph, GRID, SHAPE)
     write_metadata(model, Metadata("0.1.0", Cells(GRID), SHAPE, CLASSES, "mixing", "none"))
     path = folder / "deploy.onnx"
@@ -107,6 +107,12 @@ def offsets_by_place() -> tuple[Nodes, list[onnx.TensorProto]]:
 def product_of_images() -> tuple[Nodes, list[onnx.TensorProto]]:
     nodes = [node("Transpose", ["y"], "turned", perm=[1, 0]), node("MatMul", ["y", "turned"], "gram")]
     return [*nodes, node("MatMul", ["gram", "y"], LOGITS)], []
+
+
+def old_softmax() -> tuple[Nodes, list[onnx.TensorProto]]:
+    """Without an axis, before opset 13, the first one behind the leading axis: here that of the batch."""
+    scores = [node("Unsqueeze", ["y"], "rows", axes=[0]), node("Softmax", ["rows"], "shares")]
+    return [*scores, node("Squeeze", ["shares"], LOGITS, axes=[0])], []
 
 
 def first_image() -> tuple[Nodes, list[onnx.TensorProto]]:

@@ -101,6 +101,16 @@ def test_images_that_might_meet_are_named_and_no_certificate_is_wrong(
                 assert wrong(records, path) == []
 
 
+def test_a_softmax_of_an_old_version_may_go_over_the_images(tmp_path: Path) -> None:
+    path = mixing.saved(mixing.old_softmax, tmp_path, opset=12)
+    found = obstacle(path)
+    assert found is not None
+    assert "Softmax" in found
+    for label in (0, 1):
+        records = verify(path, np.full(COUNT, label), tmp_path / str(label), 3)
+        assert wrong(records, path) == []
+
+
 def test_a_fixed_batch_that_mixes_holds_copies_of_one_image(tmp_path: Path) -> None:
     path = mixing.saved(mixing.first_image, tmp_path, 3)
     pixels = images() / np.float32(255)

@@ -74,21 +74,27 @@ class Affine(Unary):
         carried = (
             self._narrow_underflow(value, reach, is_chained)
             if self.kind.narrowing
-            else self.underflow_after(value.underflow, reach)
+            else self.underflow_after(value.underflow, reach, value.gain)
         )
         gain = value.gain * weights.gain
         made = Enclosure(lower, upper, magnitude, roundings, carried, reach, gain)
         return made.checked(self.peak, self.kind.largest)
 
-    def underflow_after(self, before: Tensor, reach: Tensor) -> Tensor:
-        """Return what underflow adds up to behind the node, from what it did before, and the reach behind it."""
+    def underflow_after(self, before: Tensor, reach: Tensor, gain: float = 1.0) -> Tensor:
+        """Return what underflow adds up to behind the node.
+
+        Args:
+            before: what it did before.
+            reach: that behind the node.
+            gain: of the chain before the node, whose factors may be multiplied behind it.
+        """
         relative = arithmetic.gamma(self.map.products + 1)
         row_sum, weights = self.map.row_sum, self.map.weights
         places = arithmetic.underflow(4 * (self.map.products + 1) + row_sum + self.underflows)
         fresh = places + (arithmetic.underflow(4.0) + weights.underflow) * reach
         if self.bias is not None:
             fresh = fresh + float(self.bias.underflow.max())
-        return (row_sum * before + fresh) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
+        return (row_sum * before + fresh * gain) * (1 + relative) * (1 + arithmetic.own_gamma(_FEW))
 
     def _narrow_underflow(self, value: Enclosure, reach: Tensor, is_chained: bool) -> Tensor:
         """Return the same of a node in fewer bits: weights that begin a chain are not folded, but may be flushed."""
@@ -104,7 +110,7 @@ class Affine(Unary):
             fresh = fresh + float(self.bias.underflow.max())
         relative = arithmetic.gamma(kind.of_terms(self.map.products))
         own = 1 + arithmetic.own_gamma(_FEW)
-        return (self.map.row_sum * value.underflow + fresh + of_weights) * (1 + relative) * own
+        return (self.map.row_sum * value.underflow + (fresh + of_weights) * value.gain) * (1 + relative) * own
 
     def _own_underflow(self, value: Enclosure) -> Tensor:
         """Return what underflows, image by image, where our own products are in float32 and values are cast to it."""

@@ -55,6 +55,7 @@ class Build(Walk):
         source: the tensor that boxes are of.
         shape: of that tensor, without the batch.
         rules: from an operator to what appends the steps of a node.
+        need_plain: raises where runtimes may take a node for a part of another function than it is.
         need_rowwise: raises where a node that reads `rows` does more than act on each of them.
         wide_sums: whether sums of products of float16 are taken to be held in float32.
     """
@@ -65,6 +66,7 @@ class Build(Walk):
         source: str,
         shape: tuple[int, ...],
         rules: Mapping[str, Callable[["View"], None]],
+        need_plain: Callable[["View"], None],
         need_rowwise: Callable[["View"], None],
         wide_sums: bool = False,
     ) -> None:
@@ -79,6 +81,7 @@ class Build(Walk):
         self._kind = SINGLE  # in which the node at hand computes
         self._wide_sums = wide_sums
         self._rules = rules
+        self._need_plain = need_plain
         self._need_rowwise = need_rowwise
 
     def set_type(self, name: str, number: int) -> None:
@@ -139,6 +142,7 @@ class Build(Walk):
         reads_rows = bool(self.rows & set(node.inputs))
         if reads_rows:
             self._need_rowwise(view)
+        self._need_plain(view)
         self._kind = self._kind_of(node, types)
         self._rules[node.qualified](view)
         self._kind = SINGLE

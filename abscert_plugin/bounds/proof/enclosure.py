@@ -26,12 +26,15 @@ factors (1 + delta) is within gamma(k) of 1, so the sum is within gamma(n) M of 
 For underflow: each operation may change its result and each operand by at most t, its constant operands too; an
 operand's t is multiplied by the other factor. The first are 4 (p + 1) t and sum |w| t; a weight that is flushed, or
 that underflows when weights are folded, changes the term by t |z|: `reach`, the largest sum of |z| along a chain,
-bounds those. What underflowed before is carried on by |W|, times 1 + gamma. QED.
+bounds those. What underflowed before is carried on by |W|, times 1 + gamma. A single factor in front of a matrix may
+also be multiplied behind it (onnxruntime's FusedMatMul), so that what underflows there is scaled by what came before
+it in the chain: the terms of a node are counted `gain` times. QED.
 
 The sum of two values that are no constants may be fused into a convolution as its start, so it counts n1 + n2 + 1.
 
-**Overflow.** If M (1 + gamma(n)) + T, or a product of weights that may be folded, is not below the largest float32,
-or anything is infinite or NaN, the ends are infinite, the magnitude too, and so is that of all that reads the value.
+**Overflow.** If M (1 + gamma(n)) + T, or a product of weights that may be folded, or reach times gain, which bounds
+sums in which some factors of the chain are still left out, is not below the largest float32, or anything is infinite or
+NaN, the ends are infinite, the magnitude too, and so is that of all that reads the value.
 
 **Own rounding.** The ends and magnitudes are computed in float64, whose errors the same inequality bounds with
 u = 2^-53; |ideal| <= M always, so `own_gamma(p + few) M` covers an affine step. No rounding modes are used.
@@ -143,7 +146,7 @@ class Enclosure:
             peak: bound of sums on the way, as a multiple of the reach.
             top: the largest finite number that they are computed in.
         """
-        fits = (self.size() < top) & spread(self.reach * peak < top, self.magnitude)
+        fits = (self.size() < top) & spread(self.reach * max(peak, self.gain) < top, self.magnitude)
         fits &= (self.gain < top) & (self.lower <= self.upper)
         if bool(fits.all()):
             return self

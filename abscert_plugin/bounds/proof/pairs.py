@@ -22,9 +22,11 @@ _EXTRA: Final = 4  # roundings of factors that a runtime takes into a product, s
 class Product(Step):
     """A bilinear function of two computed values: of each pair of entries, or of rows and columns (MatMul).
 
-    A new chain begins: its ideal value is the exact product of what was computed. With centers c and radii r of the
-    factors, x y = c_x y + c_y x - c_x c_y + (x - c_x)(y - c_y), whose last term is within r_x r_y: one line, with an
-    offset to each side.
+    A new chain begins: its ideal value is the exact product of what was computed. A runtime may leave single factors of
+    the values out, such as 1 / sqrt(d) of attention, and multiply the product by them (onnxruntime's FusedMatMul): so
+    overflow and underflow are those of values from which any factors of their chains are left out. With centers c and
+    radii r of the factors, x y = c_x y + c_y x - c_x c_y + (x - c_x)(y - c_y), whose last term is within r_x r_y: one
+    line, with an offset to each side.
 
     Args:
         output: name of what it gives.
@@ -76,15 +78,22 @@ class Product(Step):
         if self.limit is not None:
             most = self.limit(values)
             lower, upper = torch.maximum(lower, -most), torch.minimum(upper, most)
-        largest_first, largest_second = map(largest, sizes)
-        reach = torch.maximum(self.products * largest_first * largest_second, largest(magnitude)).clamp(min=1.0)
-        places = 8.0 * (self.products + 1) + self.products * (largest_first + largest_second) + 8 * reach
-        return Enclosure(lower, upper, magnitude, roundings, arithmetic.underflow(1.0) * places, reach, 1.0).checked()
+        # a factor of either may be multiplied behind the sum instead
+        gain = values[self.first].gain * values[self.second].gain
+        one, other = (
+            torch.maximum(largest(size), value.reach * value.gain)
+            for size, value in ((sizes[0], values[self.first]), (sizes[1], values[self.second]))
+        )
+        reach = torch.maximum(self.products * one * other, largest(magnitude)).clamp(min=1.0)
+        places = (8.0 * (self.products + 1) + self.products * (one + other) + 8 * reach) * gain
+        return Enclosure(lower, upper, magnitude, roundings, arithmetic.underflow(1.0) * places, reach, gain).checked()
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
         names = (self.first, self.second)
-        (x, dx), (y, dy) = (_balls(descent.values[name].computed()) for name in names)
+        # a draft's rows are float32, and matrices of two types are not multiplied
+        balls = (_balls(descent.values[name].computed()) for name in names)
+        (x, dx), (y, dy) = ((center.to(rows.dtype), radius.to(rows.dtype)) for center, radius in balls)
         own = 1 + arithmetic.own_gamma(self.products + 16)
         magnitude = descent.values[self.output].magnitude
         for _ in range(4):  # terms that are added up, each no larger than the magnitude

@@ -125,8 +125,10 @@ _LINE: Final = _Curve(lambda distance: max(Fraction(0), 1 - distance), 1, 1, _SL
 
 def _cubic(view: View) -> _Curve:
     """Return the curve of Keys, "Cubic convolution interpolation for digital image processing" (1981)."""
-    a = Fraction(float(view.attribute("cubic_coeff_a", -0.75)))
-    need(-1 <= a <= 0 and a.denominator <= _PARTS, f"expected cubic_coeff_a from -1 to 0 in sixteenths, got {float(a)}")
+    given = float(view.attribute("cubic_coeff_a", -0.75))
+    need(-1 <= given <= 0, f"expected cubic_coeff_a from -1 to 0, got {given}")
+    a = Fraction(given)
+    need(a.denominator <= _PARTS, f"expected cubic_coeff_a in sixteenths, got {given}")
 
     def share(distance: Fraction) -> Fraction:
         if distance <= 1:

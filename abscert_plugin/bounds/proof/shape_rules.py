@@ -48,8 +48,7 @@ def _places(view: View) -> np.ndarray:
 def _pad(view: View) -> None:
     mode, rank = view.attribute("mode", b"constant"), len(view.shape()) + 1
     need(mode == b"constant" or mode in _INDEXED, f"expected constant, reflect, edge or wrap, got {mode!r}")
-    pads = view.integers("pads", 1)
-    assert pads is not None
+    pads = view.integers("pads", 1) or []
     axes = [int(axis) % rank for axis in view.array(3).reshape(-1)] if view.has(3) else list(range(rank))
     need(len(pads) == 2 * len(axes) and len(set(axes)) == len(axes), "expected two paddings for each axis")
     given = {axis: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}

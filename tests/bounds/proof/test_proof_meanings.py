@@ -167,6 +167,26 @@ CASES = {
     "constants of each entry": normalised(1, "spatial", spatial=0),
     "a bias too few": biased(1, "a bias for each of 4"),
     "biases": biased(4),
+    "sizes to before the first": Case(
+        (
+            ("Shape", "k", "s", {"end": -4}),
+            ("ReduceSum", "s zero", "n", {"keepdims": 0}),
+            ("Cast", "n", "v", {"to": 1}),
+            ("Add", "x v", "f"),
+        ),
+        {"k": np.zeros((2, 3, 5)), "zero": [0]},
+        opset=15,
+    ),
+    "a cubic of infinity": Case(
+        (
+            ("Resize", "x none none sizes", "r", {"mode": "cubic", "cubic_coeff_a": float("inf")}),
+            ("Flatten", "r", "f"),
+        ),
+        {"none": np.zeros(0), "sizes": [1, 1, 4, 4]},
+        "cubic_coeff_a from -1 to 0",
+        shape=(1, 2, 2),
+        features=16,
+    ),
     "one number an image": Case(
         (("ReduceMean", "x", "m", {"axes": [1], "keepdims": 0}), ("Unsqueeze", "m one", "f")),
         {"one": [1]},

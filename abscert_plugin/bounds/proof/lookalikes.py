@@ -1,0 +1,63 @@
+"""Constants that a runtime takes for those of a function that it knows, although they are others.
+
+onnxruntime replaces nodes that spell out Gelu, its approximation by tanh, or LayerNormalization by one node of that
+function, and takes a number for √2, 1, ½, 0.044715 and so on within a hundred-thousandth of it (and more in float16).
+What it then computes is another function than the file's, so that no proof of the file holds of it.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+
+from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.graph.nodes import Graph
+from abscert_plugin.graph.walk import need
+
+_GATES: Final = frozenset({"Erf", "Tanh"})
+_FACTORS: Final = (
+    1.0,
+    0.5,
+    math.sqrt(2),
+    math.sqrt(0.5),
+    0.044715,
+    math.sqrt(2 / math.pi),
+    0.044715 * math.sqrt(2 / math.pi),
+)
+_EXPONENTS: Final = (2.0, 3.0)
+_NEAR: Final = 2e-5  # twice what onnxruntime has
+_NEAR_IN_HALF: Final = 1e-2
+
+
+def has_gates(graph: Graph, source: str) -> bool:
+    """Return whether nodes between a tensor and the output may spell out Gelu."""
+    return any(node.operator in _GATES for node in graph.between(source))
+
+
+def need_no_lookalike(view: View, has_gates: bool) -> None:
+    """Raise where a node's constant is nearly, and not quite, one of those of a function that runtimes recognise."""
+    if view.node.operator == "Pow":
+        numbers = _EXPONENTS
+    elif has_gates and view.node.operator in ("Add", "Div", "Mul"):
+        numbers = _FACTORS
+    else:
+        return
+    for place, name in enumerate(view.node.inputs):
+        array = view.walk.arrays.get(name)
+        if not view.is_constant(place) or (array is not None and array.dtype.kind != "f"):
+            continue
+        is_half = array is not None and array.dtype == np.float16
+        lower, upper = view.constant(place).computed()
+        if lower.numel() == 1:
+            for number in numbers:
+                _need_exact(float(lower), float(upper), number, is_half)
+
+
+def _need_exact(lower: float, upper: float, number: float, is_half: bool) -> None:
+    room = (_NEAR_IN_HALF if is_half else _NEAR) * number
+    is_near = lower <= number + room and upper >= number - room
+    same = number if is_half else float(np.float32(number))
+    need(
+        not is_near or lower <= same <= upper,
+        f"{lower:.9g} is nearly {number:.9g}, for which runtimes may take it; write that number itself",
+    )
