@@ -1,6 +1,6 @@
 """What rules of larger nodes are put together from: steps on any value of a node that is being taken up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -11,6 +11,7 @@ from abscert_plugin.bounds.proof.activations import Function
 from abscert_plugin.bounds.proof.affine import Affine, Join, Shift
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.constants import exactly, reciprocal, reshaped, weights
+from abscert_plugin.bounds.proof.descent import Step, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.maps import Mean, Scale
 from abscert_plugin.bounds.proof.moves import Move
@@ -44,15 +45,37 @@ def square_of(view: View, source: str, output: str | None = None) -> str:
 
 def _difference_from_mean(view: View, name: str) -> tuple[str, str, int] | None:
     steps = {step.output: step for step in view.walk.steps}
-    made = steps.get(name)
+    made = _behind_nothing(steps, name, shape_of(view, name))
     if not isinstance(made, Join):
         return None
-    mean = steps.get(made.second)
+    mean = _behind_nothing(steps, made.second, shape_of(view, made.second))
     while isinstance(mean, Move):
-        mean = steps.get(mean.input)
+        mean = _behind_nothing(steps, mean.input, shape_of(view, mean.input))
     if not isinstance(mean, Affine) or not isinstance(mean.map, Mean):
         return None
     return made.first, made.second, mean.map.products
+
+
+def _behind_nothing(steps: Mapping[str, Step], name: str, shape: tuple[int, ...]) -> Step | None:
+    """Return the step that gives a value of a shape, before those that change nothing, which runtimes leave out."""
+    step = steps.get(name)
+    while step is not None and _changes_nothing(step, shape):
+        assert isinstance(step, Unary)
+        step = steps.get(step.input)
+    return step
+
+
+def _changes_nothing(step: Step, shape: tuple[int, ...]) -> bool:
+    if isinstance(step, Move):
+        places = torch.arange(1, prod(shape) + 1, dtype=torch.float64).reshape(1, *shape)
+        try:
+            return torch.equal(step.move(places), places)
+        except RuntimeError:  # it moves entries of another shape
+            return False
+    if isinstance(step, Shift):
+        return step.sign == 1 and (step.bias is None or not bool(step.bias.magnitude.any()))
+    is_scale = isinstance(step, Affine) and isinstance(step.map, Scale) and step.bias is None
+    return is_scale and bool((step.map.weights.center == 1).all())
 
 
 def mean_of(

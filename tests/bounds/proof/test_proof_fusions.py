@@ -218,3 +218,33 @@ def test_known_functions_and_others_are_covered(file: onnx.ModelProto) -> None:
 def test_onnxruntime_takes_one_for_the_other(tmp_path: Path) -> None:
     assert "Gelu" in operators(NEARLY["the half of Gelu"], tmp_path)
     assert "Gelu" not in operators(gelu(half=0.625), tmp_path)
+
+
+def spelled_out(*nothing: Any, **constants: Any) -> onnx.ModelProto:
+    """Return layer normalisation of x + 100 by plain nodes, with a node that does nothing before the square."""
+    more = [(nothing[0], " ".join(["d0", *constants]), "d")] if nothing else []
+    nodes = (
+        ("Add", "x far", "f"),
+        ("ReduceMean", "f axes", "m", {"keepdims": 1}),
+        ("Sub", "f m", "d0"),
+        *more,
+        ("Pow", "d two" if nothing else "d0 two", "s"),
+        ("ReduceMean", "s axes", "v", {"keepdims": 1}),
+        ("Add", "v eps", "e"),
+        ("Sqrt", "e", "r"),
+        ("Div", "d r" if nothing else "d0 r", "n"),
+        ("MatMul", "n w", "logits"),
+    )
+    return model(nodes, far=100.0, axes=[-1], two=2.0, eps=0.1, w=np.eye(4, 2), **constants)
+
+
+@pytest.mark.parametrize(
+    ("nothing", "constants"),
+    [("Identity", {}), ("Mul", {"unit": 1.0}), ("Add", {"zero": 0.0}), ("Reshape", {"same": [0, 4]})],
+)
+def test_what_does_nothing_does_not_hide_a_variance(nothing: str, constants: dict[str, Any]) -> None:
+    plain, hidden = known(spelled_out()), known(spelled_out(nothing, **constants))
+    widths = [upper - lower for lower, upper in (plain, hidden)]
+    assert (widths[1] >= widths[0] * (1 - 1e-9)).all()
+    assert (widths[1] <= widths[0] * 2).all()
+    assert is_covered(spelled_out(nothing, **constants), is_fused=True)
