@@ -17,9 +17,9 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import DataError
 from abscert_plugin.files import set_aside, write_text
 from abscert_plugin.grid import Grid
+from abscert_plugin.records import RECORDS
 from abscert_plugin.report.try_page import WEB, TryContent, render_try_page
 from abscert_plugin.report.web_runtime import MEGABYTES, PACKAGE, put_runtime
-from abscert_plugin.verification.run import RECORDS
 
 _EXAMPLE: Final = "abscert demo --out runs/demo"
 _DATA: Final = "digits"

@@ -16,9 +16,8 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import TEXT_LIMIT, read_bytes
-from abscert_plugin.records import RunInfo
+from abscert_plugin.records import RUN, RunInfo
 from abscert_plugin.report.verified import Verifications, Verified
-from abscert_plugin.verification.run import RUN
 from abscert_plugin.wording import plain_words
 
 DEPLOY: Final = "deploy.onnx"

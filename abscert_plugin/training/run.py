@@ -23,7 +23,7 @@ from abscert_plugin.files import alone_in, write_text
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.shape import InputShape
-from abscert_plugin.records import RunInfo
+from abscert_plugin.records import RUN, RunInfo
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
@@ -261,7 +261,7 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
         },
         model={"path": exported.deploy.name, "best_epoch": run.checkpoint.best_epoch},
         seconds=sum(row["seconds"] for row in run.checkpoint.history),
-    ).write(out / "run.json")
+    ).write(out / RUN)
     return exported
 
 

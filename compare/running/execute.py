@@ -7,6 +7,7 @@ from pathlib import Path
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.files import write_json
+from abscert_plugin.records import RUN
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.run import Artifact, Verification
@@ -35,7 +36,7 @@ def execute(
     training = folder / TRAINING
     deploy = training / "deploy.onnx"
     began = time.perf_counter()
-    if not (training / "run.json").exists():  # written after the ONNX files
+    if not (training / RUN).exists():  # written after the ONNX files
         spec = training_spec(run, data_dir)
         prepare_folder(training, resume=True)
         loaded = TrainingData.as_published(spec) if run.protocol == "paper" else TrainingData.load(spec)
