@@ -32,7 +32,7 @@ FLOORS: Final = (
     ("errors",),
     ("choices", "cores", "memory"),
     ("plugins", "telling", "wording"),
-    ("files",),
+    ("files", "folders"),
     ("engines",),
     ("grid", "claim"),
     ("records",),

@@ -23,6 +23,7 @@ from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.progress import progress_bar, telling
 from abscert_plugin.errors import ConfigError, QueryError, RecordError
 from abscert_plugin.files import read_json, write_whole
+from abscert_plugin.folders import writing_in
 
 if TYPE_CHECKING:
     from abscert_plugin.query.attack import Answer
@@ -213,10 +214,8 @@ def _make(folder: Path | None) -> None:
     """Make a folder before anything is decided, so that no verdict is lost for want of it."""
     if folder is None:
         return
-    try:
+    with writing_in(folder, advice="choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
 
 
 def _printed(query: "Query", answer: "Answer") -> list[str]:

@@ -18,8 +18,9 @@ from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.choices import member
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
+from abscert_plugin.errors import CheckpointError, ConfigError
 from abscert_plugin.files import alone_in, write_text
+from abscert_plugin.folders import try_to_write, writing_in
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.shape import InputShape
@@ -190,12 +191,8 @@ def prepare_folder(out: Path, resume: bool) -> None:
         CheckpointError: if a training is there already and it is not to be resumed.
         RecordError: if the folder cannot be written.
     """
-    try:
-        probe = next(place for place in (out, *out.parents) if place.exists()) / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RecordError(f"cannot write in {out}: {error.strerror}; choose another --out") from error
+    with writing_in(out):
+        try_to_write(next(place for place in (out, *out.parents) if place.exists()))
     if (out / FILE_NAME).exists() and not resume:
         raise CheckpointError(f"{out} already holds a training; add --resume to go on with it, or choose another --out")
 

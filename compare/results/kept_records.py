@@ -10,6 +10,7 @@ from typing import Final
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_packed, write_whole
+from abscert_plugin.folders import writing_in
 from abscert_plugin.records import RECORDS, ROWS_LIMIT, RUN
 from compare.results.estimates import ESTIMATES
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
@@ -38,14 +39,12 @@ def keep(results: Path, into: Path) -> Sequence[Path]:
     ended = [stored.folder for stored in stored_runs(results) if stored.state in (State.DONE, State.FAILED)]
     if not ended:
         raise RecordError(f"expected runs that have ended in {results}, found none")
-    try:
+    with writing_in(into, advice=_ADVICE):
         copied = [folder for folder in ended if _keep_run(folder, into / RUNS / folder.name)]
         for source in _found(results, _BESIDE_RUNS):
             target = into / source.relative_to(results)
             if source.stat().st_size <= _GREATEST:
                 _copy(source, target)
-    except OSError as error:
-        raise RecordError(f"cannot write in {into}: {error.strerror}; {_ADVICE}") from error
     return copied
 
 
