@@ -1,5 +1,7 @@
 """Records on disk: one JSON line per image, and a run.json beside them that says how they were made."""
 
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,6 +91,12 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     former, asked = _flat(there), _flat(now)
     keys = [key for key in sorted(former.keys() | asked.keys()) if former.get(key) != asked.get(key)]
     return "; ".join(f"{key}: there {former.get(key)!r:.80}, now {asked.get(key)!r:.80}" for key in keys)
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Return the sha256 checksum of a JSON object, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def need_alike(there: Mapping[str, Any], here: Mapping[str, Any], what: str) -> None:
