@@ -82,9 +82,11 @@ def certify(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Decide the claim `ball` for every test image: `abscert verify --claim ball` with the training's own network."""
+    from abscert_plugin.artifact.write import DEPLOY
+
     is_folder = run.is_dir()
     verify.verify(
-        model=run / "deploy.onnx" if is_folder else run,
+        model=run / DEPLOY if is_folder else run,
         data=data,
         data_dir=data_dir,
         image_size=image_size,

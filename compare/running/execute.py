@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.files import write_json
@@ -34,7 +35,7 @@ def execute(
     prepare_folder(folder, resume=True)
     write_json(folder / CONFIG, as_mapping(run))
     training = folder / TRAINING
-    deploy = training / "deploy.onnx"
+    deploy = training / DEPLOY
     began = time.perf_counter()
     if not (training / RUN).exists():  # written after the ONNX files
         spec = training_spec(run, data_dir)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.forward import crown_lbp_margins
 from abscert_plugin.data import DataSet, Split
@@ -147,7 +148,7 @@ def _searcher(run: Run, results: Path, test: DataSet) -> Decider:
             f"run the plan there first (`abscert compare run`), or leave --search-images out"
         )
     training = stored.folder / TRAINING
-    return ball_search(run, _opened(training / "deploy.onnx"), test, run.certify[0])
+    return ball_search(run, _opened(training / DEPLOY), test, run.certify[0])
 
 
 def _seconds_deciding(decider: Decider, test: DataSet, claim: str) -> float:
