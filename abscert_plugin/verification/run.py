@@ -15,6 +15,7 @@ import numpy as np
 import abscert_plugin
 from abscert_plugin.artifact.foreign import PREPROCESSING
 from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.claim import DECIDED_AT_ONCE, Claim
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import DataError
 from abscert_plugin.files import alone_in, write_array
@@ -54,7 +55,7 @@ class Verification:
 
     artifact: Artifact
     data: DataSet
-    batch_size: int = 250
+    batch_size: int = DECIDED_AT_ONCE[Claim.CELL]
     decider: Decider | None = None
 
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import DECIDED_AT_ONCE
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.files import write_json
 from abscert_plugin.records import RUN
@@ -14,7 +15,7 @@ from abscert_plugin.training.run import TrainingData, prepare_folder, run_traini
 from abscert_plugin.verification.run import Artifact, Verification
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, TRAINING
-from compare.running.defaults import DECIDED_AT_ONCE, ball_search, cell_decider, training_spec
+from compare.running.defaults import ball_search, cell_decider, training_spec
 
 
 def execute(
