@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from abscert_plugin.cores import thread_count
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
-from abscert_plugin.graph.nodes import output_name
+from abscert_plugin.graph.nodes import Graph, output_name
 
 _LOG = logging.getLogger(__name__)
 _BACKEND_ERRORS: Final = (
@@ -204,6 +204,29 @@ class Runner:
             return {name: np.asarray(array) for name, array in zip(self.outputs, found, strict=True)}
         except _backend_errors() as error:
             raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
+
+
+def shapes_by_running(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors, by running a file once.
+
+    Args:
+        graph: the file's graph.
+        model: what it was read from.
+        shape: of its input, as it is run.
+
+    Raises:
+        ValueError: if it is beyond protobuf's 2 GiB.
+        UnsupportedModelError: if onnxruntime cannot load it.
+        VerifierError: if onnxruntime fails.
+    """
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    given = {value.name for value in whole.graph.output}
+    names = [name for node in whole.graph.node for name in node.output if name and name not in given]
+    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    outputs = Runner(whole.SerializeToString(), threads=1).run(np.zeros(shape, np.float32))
+    found = {name: value.shape for name, value in outputs.items()}
+    return {name: tuple(tensor.dims) for name, tensor in graph.tensors.items()} | found | {graph.input: shape}
 
 
 def quantised(

@@ -64,6 +64,10 @@ SCOPE: Final[Mapping[Claim, str]] = MappingProxyType(
 )
 
 
+DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({Claim.CELL: 250, Claim.BALL: 100})
+"""Images that are decided together where nothing else is asked for, by claim."""
+
+
 class Inputs(StrEnum):
     """Which images a ball holds: all of float32, or those of 8 bits alone (cameras and files give no others)."""
 

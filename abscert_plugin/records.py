@@ -1,5 +1,7 @@
 """Records on disk: one JSON line per image, and a run.json beside them that says how they were made."""
 
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +18,10 @@ from abscert_plugin.files import read_json, read_packed, write_json, write_whole
 from abscert_plugin.wording import plain_words
 
 SCHEMA_VERSION: Final = 1
+RECORDS: Final = "records.jsonl"
+"""The rows in a run's folder."""
+RUN: Final = "run.json"
+"""What they were made by, beside them."""
 _BLOCK: Final = 2**16  # bytes that are read at once
 ROWS_LIMIT: Final = (
     2**30
@@ -85,6 +91,12 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     former, asked = _flat(there), _flat(now)
     keys = [key for key in sorted(former.keys() | asked.keys()) if former.get(key) != asked.get(key)]
     return "; ".join(f"{key}: there {former.get(key)!r:.80}, now {asked.get(key)!r:.80}" for key in keys)
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """Return the sha256 checksum of a JSON object, whatever the order of its keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def need_alike(there: Mapping[str, Any], here: Mapping[str, Any], what: str) -> None:
@@ -264,3 +276,31 @@ class RunInfo:
             return msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
             raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}: {plain_words(error)}") from error
+
+
+def equal_run(out: Path, info: RunInfo, same: Iterable[str]) -> RunInfo | None:
+    """Return what an earlier run in a folder says of itself, so that this one can go on with it; None where none is.
+
+    Args:
+        out: the folder.
+        info: what this run says of itself.
+        same: what both must say alike.
+
+    Raises:
+        RecordError: if the folder holds another run, or rows that nothing says the run of.
+    """
+    if not (out / RUN).exists():
+        if (out / RECORDS).exists():
+            raise RecordError(f"{out} holds records without a {RUN}; choose another --out")
+        return None
+    former = RunInfo.read(out / RUN)
+    there, now = ({name: getattr(run, name) for name in same} for run in (former, info))
+    pairs = differences(there, now).replace("data.images:", "data.images (--limit):")
+    if pairs:
+        raise RecordError(f"{out} holds another run ({pairs}); use --fresh or another --out")
+    return former
+
+
+def rows_in(folder: Path) -> Path | None:
+    """Return the rows of a run's folder, plain or packed; None where there are none."""
+    return next((folder / name for name in (RECORDS, f"{RECORDS}.gz") if (folder / name).is_file()), None)

@@ -14,6 +14,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import completion, manual, options, train, verify
 from abscert_plugin.cli.console import LOG, OUT, print_json
+from abscert_plugin.training.options import GRADIENT_CLIP, PATIENCE
 
 if TYPE_CHECKING:
     from abscert_plugin.training.method import MethodEntry
@@ -22,7 +23,7 @@ _TRAIN_HELP: Final = "Train by `abscert train`, with the defaults that compariso
 _TRAIN: Final = "abscert baseline train --method crown-ibp --radius 0.1 --data mnist --out runs/crown"
 _CERTIFY: Final = "abscert baseline certify runs/crown --radius 0.1 --data mnist --timeout 1"
 _LIST: Final = "abscert baseline list mtl-ibp"
-_COMPARED: Final = {"method": inspect.Parameter.empty, "patience": 0, "gradient_clip": 10.0}
+_COMPARED: Final = {"method": inspect.Parameter.empty, "patience": PATIENCE, "gradient_clip": GRADIENT_CLIP}
 """Defaults of `abscert baseline train` that differ from those of `abscert train`; a method has to be named."""
 
 
@@ -82,9 +83,11 @@ def certify(  # one parameter per option
     json: options.Json = False,
 ) -> None:
     """Decide the claim `ball` for every test image: `abscert verify --claim ball` with the training's own network."""
+    from abscert_plugin.artifact.write import DEPLOY
+
     is_folder = run.is_dir()
     verify.verify(
-        model=run / "deploy.onnx" if is_folder else run,
+        model=run / DEPLOY if is_folder else run,
         data=data,
         data_dir=data_dir,
         image_size=image_size,

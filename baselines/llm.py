@@ -27,13 +27,14 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from abscert_plugin.bounds.intervals import Box, frozen_statistics
+from abscert_plugin.bounds.intervals import Box
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.slopes import SlopedMargins, Slopes, stepped_to_ends
 from abscert_plugin.lirpa.tracing import refuse_statistics
+from abscert_plugin.lirpa.training import margins_of
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
 from abscert_plugin.training.options import UNIT
@@ -152,11 +153,7 @@ class _ChosenSlopes:
         return torch.cat(found)
 
     def _bounds_of(self, network: nn.Module, images: Tensor) -> SlopedMargins:
-        if self._bounds is None or self._bounds.network is not network:
-            example = self._balls.center(images[:1])
-            with torch.no_grad(), frozen_statistics(network):
-                classes = network(example).shape[1]
-            self._bounds = SlopedMargins(network, example.repeat(2, 1, 1, 1), classes)
+        self._bounds = margins_of(network, self._bounds, SlopedMargins, lambda: self._balls.center(images[:1]))
         return self._bounds
 
 

@@ -12,7 +12,7 @@ from command_line import FAST, abscert, contents, linear_model, refused, train
 from tiny_networks import export_tiny, tiny_network
 
 from abscert_plugin import blackbox
-from abscert_plugin.verification.run import RUN
+from abscert_plugin.records import RUN
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ from command_line import abscert, contents, refused, train
 from tiny_networks import run_onnx
 
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.records import Record, read_records
-from abscert_plugin.verification.run import RECORDS
+from abscert_plugin.records import RECORDS, Record, read_records
 
 LIMIT = 40
 BALL = ("--data", "digits", "--claim", "ball", "--limit", LIMIT, "--batch-size", 16, "--json")

@@ -30,9 +30,9 @@ LONGEST_FILE: Final = 400
 # The rooms of the core, from the ground up: a room imports itself and those below it.
 FLOORS: Final = (
     ("errors",),
-    ("choices", "cores", "memory"),
+    ("choices", "cores", "decimals", "memory"),
     ("plugins", "telling", "wording"),
-    ("files",),
+    ("files", "folders"),
     ("engines",),
     ("grid", "claim"),
     ("records",),

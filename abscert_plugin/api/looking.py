@@ -10,7 +10,7 @@ from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.data.own import is_own_file
 from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.files import read_json
-from abscert_plugin.verification.run import RECORDS, rows_in
+from abscert_plugin.records import RECORDS, rows_in
 
 _OF_CERTIFICATES: Final = frozenset({"digest", "rows", "claim"})
 _LISTED: Final = 5

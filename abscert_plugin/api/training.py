@@ -24,6 +24,7 @@ from abscert_plugin.training.initial import Initial
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.method import Method, MethodEntry
 from abscert_plugin.training.methods import METHODS, chosen_method
+from abscert_plugin.training.options import GRADIENT_CLIP, PATIENCE
 from abscert_plugin.training.run import (
     RunSpec,
     TrainingData,
@@ -34,7 +35,6 @@ from abscert_plugin.training.run import (
 )
 
 _FEW: Final = 10_000  # images of a data set of which the settings of `digits` are taken, the smallest of ours
-_PATIENCE, _GRADIENT_CLIP = 0, 10.0  # of a caller's method, as of every method of `baselines`
 
 
 def carry_out(
@@ -81,7 +81,7 @@ def loop_options(entry: MethodEntry | None, **given: Any) -> dict[str, Any]:
         entry: the method's row of the table; None of a caller's.
         **given: fields of `TrainingConfig`; None where one was not given.
     """
-    patience, clip = (_PATIENCE, _GRADIENT_CLIP) if entry is None else (entry.patience, entry.gradient_clip)
+    patience, clip = (PATIENCE, GRADIENT_CLIP) if entry is None else (entry.patience, entry.gradient_clip)
     own = {"patience": patience, "gradient_clip": clip}
     return {name: own.get(name) if value is None else value for name, value in given.items()}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Final, Unpack, final
+from typing import Unpack, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +25,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
-from abscert_plugin.claim import Arithmetic, Claim, Inputs, Radius, RadiusScale
+from abscert_plugin.claim import DECIDED_AT_ONCE, Arithmetic, Claim, Inputs, Radius, RadiusScale
 from abscert_plugin.data import DataSet
 from abscert_plugin.data.arrays import ARRAYS
 from abscert_plugin.engines.job import Engine
@@ -33,9 +33,6 @@ from abscert_plugin.errors import ConfigError, DataError
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import Verification
-
-_CELL_BATCH: Final = 250
-_BALL_BATCH: Final = 100
 
 
 @final
@@ -108,8 +105,8 @@ def ask(
         note(f"note: {closed}")
     if question.arithmetic is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
         note("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
-    size = _CELL_BATCH if question.radius is None else _BALL_BATCH
-    size = size if question.batch_size is None else question.batch_size
+    claim = Claim.CELL if question.radius is None else Claim.BALL
+    size = DECIDED_AT_ONCE[claim] if question.batch_size is None else question.batch_size
     verification = Verification(artifact, images, size, decider)
     verification.check()
     return Asked(verification, question, (*notes, *(line for line in (taken, artifact.told) if line)))

@@ -19,15 +19,13 @@ from abscert_plugin.abstraction import Abstraction
 from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.metadata import INTERVAL, LOGITS, Metadata, write_metadata
 from abscert_plugin.artifact.phi import prepend_phi
-from abscert_plugin.artifact.write import write_checked
+from abscert_plugin.artifact.write import ABSTRACT, DEPLOY, write_checked
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.errors import ExportError
 from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import NetworkConfig
 
-ABSTRACT: Final = "abstract.onnx"
-DEPLOY: Final = "deploy.onnx"
 _OPSET: Final = 13  # the oldest that the contract allows, which every verifier of the field reads
 _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the files compute something else
 

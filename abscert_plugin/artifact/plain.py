@@ -11,10 +11,10 @@ from torch import nn
 
 import abscert_plugin
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.export import DEPLOY, Exported, logit_difference, traced
+from abscert_plugin.artifact.export import Exported, logit_difference, traced
 from abscert_plugin.artifact.metadata import SCALED, Metadata, write_metadata
 from abscert_plugin.artifact.scaling import prepend_scaling
-from abscert_plugin.artifact.write import write_checked
+from abscert_plugin.artifact.write import DEPLOY, write_checked
 from abscert_plugin.front import Pixels
 from abscert_plugin.networks import NetworkConfig
 

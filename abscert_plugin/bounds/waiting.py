@@ -1,11 +1,32 @@
-"""The parts of a tree that wait to be cut."""
+"""The parts of a tree: all of them in order, and those that wait to be cut."""
 
 import heapq
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar, final
+from typing import Generic, Protocol, Self, TypeVar, final
 
 Item = TypeVar("Item")
+
+
+class Halved(Protocol):
+    """A part of a tree, which may be cut in two."""
+
+    @property
+    def halves(self) -> tuple[Self, Self] | None:
+        """The lower and the upper half, where it is cut."""
+
+
+Tree = TypeVar("Tree", bound=Halved)
+
+
+def nodes_of(root: Tree) -> Iterator[Tree]:
+    """Yield the nodes of a tree: each before its lower and then its upper half."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += reversed(node.halves or ())
 
 
 @final

@@ -11,6 +11,7 @@ from abscert_plugin.cli import manual, options
 from abscert_plugin.cli.console import OUT, print_json
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import write_json, write_text
+from abscert_plugin.folders import writing_in
 
 if TYPE_CHECKING:
     from abscert_plugin.training.advise import Advice
@@ -86,10 +87,8 @@ def advise(
     ball = Radius.parse(radius, radius_scale)
     found = advise_on(looked_at(data, data_dir, image_size, limit), ball, most_cells, compared, neighbours)
     if out is not None:
-        try:
+        with writing_in(out, ConfigError):
             out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot write in {out}: {error.strerror}; choose another --out") from error
         write_json(out / "advice.json", found.describe())
         write_text(out / "advice.svg", advice_chart(found))
     if json:

@@ -17,9 +17,9 @@ from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import DataError
 from abscert_plugin.files import set_aside, write_text
 from abscert_plugin.grid import Grid
+from abscert_plugin.records import RECORDS
 from abscert_plugin.report.try_page import WEB, TryContent, render_try_page
 from abscert_plugin.report.web_runtime import MEGABYTES, PACKAGE, put_runtime
-from abscert_plugin.verification.run import RECORDS
 
 _EXAMPLE: Final = "abscert demo --out runs/demo"
 _DATA: Final = "digits"
@@ -47,13 +47,15 @@ def demo(
     ] = False,
 ) -> None:
     """Train, export, verify, tune one step, show and guard, on scikit-learn's handwritten digits."""
+    from abscert_plugin.artifact.write import DEPLOY  # which loads onnx
+
     if (former := set_aside(out)) is not None:
         LOG.print(f"renamed the former demo to {former}", highlight=False)
     OUT.rule("1. train on intervals (Algorithm 2) and export")
     train(out=out, data=_DATA, cells=_CELLS)
     OUT.rule("2. verify the deployed ONNX file by running it, claim `cell`")
     records = out / "verify"
-    verify(model=out / "deploy.onnx", data=_DATA, out=records)
+    verify(model=out / DEPLOY, data=_DATA, out=records)
     OUT.rule("3. tune the cells (Algorithm 3): one step, from 2 to 3 cells")
     tune(out=out / "tune", radius=_RADIUS, radius_scale=RadiusScale.PIXEL, data=_DATA, steps=2)
     OUT.rule("4. look at the records")
@@ -61,7 +63,7 @@ def demo(
     OUT.rule(f"5. train for every image within {_RADIUS}, and guard the ONNX file")
     ball = out / "ball"
     train(out=ball, data=_DATA, method="reachable", radius=_RADIUS, cells=_CELLS)
-    guard(model=ball / "deploy.onnx", out=out / "guard.onnx", radius=list(_GUARDED), largest=True)
+    guard(model=ball / DEPLOY, out=out / "guard.onnx", radius=list(_GUARDED), largest=True)
     _write_try_page(out, web)
     for line in (
         f"All files are in {out}. Open {out / 'report.html'} in a browser.",

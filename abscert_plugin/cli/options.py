@@ -9,7 +9,7 @@ import typer
 from abscert_plugin.api.grids import DEFAULT_CELLS
 from abscert_plugin.api.guess import DEFAULT_DATA
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import RadiusScale
+from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, RadiusScale
 from abscert_plugin.cli import completion, manual
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.grid import Grid
@@ -140,7 +140,8 @@ DecidedTogether: TypeAlias = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
-        help="Images that are decided together.  [default: 250, of a ball 100]",
+        help="Images that are decided together.  "
+        f"[default: {DECIDED_AT_ONCE[Claim.CELL]}, of a ball {DECIDED_AT_ONCE[Claim.BALL]}]",
         rich_help_panel=manual.RUNNING,
     ),
 ]

@@ -15,10 +15,9 @@ from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.records import RunInfo, read_records
+from abscert_plugin.records import RUN, RunInfo, read_records
 from abscert_plugin.report.provenance import is_model_of, run_images, run_model
 from abscert_plugin.verification.queries import LISTS, write_queries
-from abscert_plugin.verification.run import RUN
 
 _EXAMPLE: Final = "abscert queries runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --out benchmark"
 

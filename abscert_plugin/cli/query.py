@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -21,8 +20,10 @@ from abscert_plugin.choices import expected_one_of
 from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.progress import progress_bar, telling
+from abscert_plugin.decimals import decimal
 from abscert_plugin.errors import ConfigError, QueryError, RecordError
 from abscert_plugin.files import read_json, write_whole
+from abscert_plugin.folders import writing_in
 
 if TYPE_CHECKING:
     from abscert_plugin.query.attack import Witness
@@ -213,10 +214,8 @@ def _make(folder: Path | None) -> None:
     """Make a folder before anything is decided, so that no verdict is lost for want of it."""
     if folder is None:
         return
-    try:
+    with writing_in(folder, advice="choose another folder"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
 
 
 def _printed(query: "Query", answer: "Witness") -> list[str]:
@@ -224,22 +223,18 @@ def _printed(query: "Query", answer: "Witness") -> list[str]:
     tensors = [(query.input, answer.inputs), (query.output, answer.outputs)]
     if query.input.shape is None:
         pairs = [
-            f"({it.name}_{place} {_decimal(value)})" for it, values in tensors for place, value in enumerate(values)
+            f"({it.name}_{place} {_number(value)})" for it, values in tensors for place, value in enumerate(values)
         ]
         return [("(" if not place else " ") + pair for place, pair in enumerate(pairs[:-1])] + [f" {pairs[-1]})"]
     lines = []
     for declared, values in tensors:
         sizes = ",".join(map(str, declared.shape or ()))
-        lines += [f"{declared.name} {declared.kind} [{sizes}]", *map(_decimal, values)]
+        lines += [f"{declared.name} {declared.kind} [{sizes}]", *map(_number, values)]
     return lines
 
 
-def _decimal(value: Any) -> str:
-    """Return a number exactly, without an exponent, so that whoever compares decimals compares the very number."""
-    if not isinstance(value, np.floating):
-        return str(value)
-    text = format(Decimal(float(value)), "f")
-    return text if "." in text else f"{text}.0"
+def _number(value: Any) -> str:
+    return decimal(float(value)) if isinstance(value, np.floating) else str(value)
 
 
 def _serialise(folder: Path, query: "Query", network: "Network", answer: "Witness") -> None:

@@ -14,7 +14,7 @@ from abscert_plugin.cli.console import LOG, OUT, say
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import write_text
 from abscert_plugin.plugins import registered
-from abscert_plugin.records import RunInfo, read_records
+from abscert_plugin.records import RUN, RunInfo, read_records, rows_in
 from abscert_plugin.report.comparison import Comparison, changed_table, transition_table
 from abscert_plugin.report.comparison_page import render_comparison
 from abscert_plugin.report.page import PageContent, render_page
@@ -31,7 +31,6 @@ from abscert_plugin.report.terminal import (
 )
 from abscert_plugin.report.training_page import TrainingContent, is_training, render_training, training_table
 from abscert_plugin.report.tuning_page import TuningContent, is_tuning, render_tuning
-from abscert_plugin.verification.run import rows_in
 
 _EXAMPLE: Final = "abscert show runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --html report.html"
 _PORT: Final = 8000
@@ -173,7 +172,7 @@ def _pages(images: Images, data_dir: Path | None) -> Pages:
     others = [make for _, make in registered(_PAGES_GROUP)]
 
     def page(folder: Path) -> str | None:
-        if (records := rows_in(folder)) is not None and records.with_name("run.json").is_file():
+        if (records := rows_in(folder)) is not None and records.with_name(RUN).is_file():
             return render_page(read_content(records, images, _note))
         if is_tuning(folder):
             return render_tuning(TuningContent.read(folder))

@@ -25,9 +25,8 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import set_aside
 from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.query.naming import is_query
-from abscert_plugin.records import RunInfo
+from abscert_plugin.records import RECORDS, RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
-from abscert_plugin.verification.run import RECORDS
 from abscert_plugin.verification.summary import Summary
 
 _AGAIN: Final = "the same command goes on with it"

@@ -113,6 +113,22 @@ class Operands(Generic[W]):
         need(axis % rank > 0, "expected the images of a batch to stay apart")
         return axis % rank
 
+    def reduces_nothing(self) -> bool:
+        """Return whether a reduction is over no axes at all, and gives what it reads."""
+        axes, is_inert = self.integers("axes", 1), bool(self.attribute("noop_with_empty_axes", 0))
+        self.attribute("keepdims", 1)  # which says nothing there
+        return is_inert and not axes
+
+    def reduced_axes(self) -> tuple[list[int], bool]:
+        """Return the axes of a reduction, counted with the batch, and whether they are kept."""
+        axes, rank = self.integers("axes", 1) or [], len(self.shape()) + 1
+        self.attribute("noop_with_empty_axes", 0)  # which says nothing where there are axes
+        need(bool(axes), "expected axes")
+        need(all(-rank <= axis < rank for axis in axes), f"expected axes of {rank}, got {axes}")
+        places = sorted({axis % rank for axis in axes})
+        need(places[0] > 0, "expected the images of a batch to stay apart")
+        return places, bool(self.attribute("keepdims", 1))
+
     # --- windows -----------------------------------------------------------------------------------------------------
 
     def pool(self, ranks: Collection[int] = (2,)) -> Window:

@@ -18,10 +18,8 @@ from abscert_plugin.instances.elsewhere import BenchQuestion, decided_elsewhere,
 from abscert_plugin.instances.listing import Instance
 from abscert_plugin.instances.rows import RESULTS, Row, read_results, write_results
 from abscert_plugin.instances.running import COMMAND, Ran, run_instance
-from abscert_plugin.records import RecordWriter, RunInfo, differences
+from abscert_plugin.records import RECORDS, RUN, RecordWriter, RunInfo, equal_run
 
-RECORDS: Final = "records.jsonl"
-RUN: Final = "run.json"
 _SAME: Final = ("command", "configuration", "versions")
 """What two runs must say alike, so that one goes on with the other."""
 
@@ -121,13 +119,6 @@ def _kept(ran: Ran, instance: Instance, out: Path) -> Row:
 
 def _stored(out: Path, info: RunInfo) -> tuple[list[Row], float]:
     """Return the rows of an earlier, equal run in this folder, and the seconds that it took."""
-    if not (out / RUN).exists():
-        if (out / RECORDS).exists():
-            raise RecordError(f"{out} holds records without a {RUN}; choose another --out")
+    if (former := equal_run(out, info, _SAME)) is None:
         return [], 0.0
-    former = RunInfo.read(out / RUN)
-    there, now = ({name: getattr(run, name) for name in _SAME} for run in (former, info))
-    pairs = differences(there, now)
-    if pairs:
-        raise RecordError(f"{out} holds another run ({pairs}); use --fresh or another --out")
     return read_results(out / RECORDS) if (out / RECORDS).exists() else [], former.seconds or 0.0

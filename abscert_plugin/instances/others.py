@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.errors import AbscertError, RecordError
-from abscert_plugin.instances.bench import RECORDS
 from abscert_plugin.instances.listing import PACKED, Instance, is_there, lines_of
 from abscert_plugin.instances.rows import RESULTS, Result, Row, read_results
+from abscert_plugin.records import RECORDS
 
 _WORDS: Final[Mapping[str, Result]] = MappingProxyType(
     {

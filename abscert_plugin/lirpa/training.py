@@ -1,13 +1,50 @@
 """CROWN-IBP bounds of a network in training, differentiable in its weights."""
 
-from typing import Any, final
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from abscert_plugin.bounds.intervals import frozen_statistics
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet, refuse_statistics
+
+
+@runtime_checkable
+class Traced(Protocol):
+    """What is traced from a network, once."""
+
+    network: nn.Module
+
+
+Margins = TypeVar("Margins", bound=Traced)
+
+
+def margins_of(
+    network: nn.Module,
+    former: Margins | None,
+    make: Callable[[nn.Module, Tensor, int], Margins],
+    image: Callable[[], Float[Tensor, "1 *feature"]],
+) -> Margins:
+    """Return the former margins where they are of this very network, or made ones.
+
+    Args:
+        network: the network.
+        former: those that were made last.
+        make: makes them of a network, inputs to trace it with, and the number of its classes.
+        image: returns an input.
+
+    Raises:
+        AbscertError: what `make` raises.
+    """
+    if former is not None and former.network is network:
+        return former
+    example = image()
+    with torch.no_grad(), frozen_statistics(network):
+        classes = network(example).shape[1]
+    return make(network, example.repeat(2, *[1] * (example.ndim - 1)), classes)
 
 
 @final

@@ -7,7 +7,7 @@ from torch import nn
 
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks.activation import ACTIVATIONS, Activation
-from abscert_plugin.networks.shape import InputShape
+from abscert_plugin.networks.shape import InputShape, windows
 
 
 @final
@@ -46,7 +46,8 @@ class ConvolutionalPlan:
         channels, height, width = shape
         for plan in self.convolutions:
             layers.append(nn.Conv2d(channels, plan.filters, plan.kernel, plan.stride, plan.padding))
-            channels, height, width = plan.filters, _convolved(height, plan), _convolved(width, plan)
+            height, width = (windows(size, plan.kernel, plan.stride, plan.padding) for size in (height, width))
+            channels = plan.filters
             if min(height, width) < 1:
                 raise ConfigError(f"expected images large enough for this network, got {shape[1]}x{shape[2]}")
             layers += [nn.BatchNorm2d(channels)] if self.is_normalised else []
@@ -59,10 +60,6 @@ class ConvolutionalPlan:
             layers.append(ACTIVATIONS[activation]((hidden,)))
             features = hidden
         return nn.Sequential(*layers, nn.Linear(features, classes))
-
-
-def _convolved(size: int, plan: Convolution) -> int:
-    return (size + 2 * plan.padding - plan.kernel) // plan.stride + 1
 
 
 DM_SMALL: Final = ConvolutionalPlan((Convolution(16, 4, 2, 2), Convolution(32, 4, 1, 2)), (100,))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks.activation import ACTIVATIONS, Activation
-from abscert_plugin.networks.shape import InputShape
+from abscert_plugin.networks.shape import InputShape, windows
 
 # The forwards of this module have no shapes in their types: a check of shapes would be part of a trace.
 
@@ -93,7 +93,7 @@ class Stack:
         """Add a convolution and its BatchNorm."""
         has_bias = self._epsilon is None
         self.layers.append(nn.Conv2d(self.shape[0], filters, kernel, stride, padding, bias=has_bias))
-        self.shape = filters, *(_windows(size, kernel, stride, padding) for size in self.shape[1:])
+        self.shape = filters, *(windows(size, kernel, stride, padding) for size in self.shape[1:])
         if self._epsilon is not None:
             self.layers.append(nn.BatchNorm2d(filters, self._epsilon))
 
@@ -156,7 +156,7 @@ class MaxPool:
         """Put its layer on the stack."""
         stack.layers.append(nn.MaxPool2d(self.kernel, self.stride, self.padding, ceil_mode=self.is_ceiled))
         more = self.stride - 1 if self.is_ceiled else 0
-        sizes = (_windows(size + more, self.kernel, self.stride, self.padding) for size in stack.shape[1:])
+        sizes = (windows(size + more, self.kernel, self.stride, self.padding) for size in stack.shape[1:])
         stack.shape = stack.shape[0], *sizes
 
 
@@ -295,10 +295,6 @@ class ImageNetPlan:
         stack.put(*self.stages)
         stack.connect(classes)
         return stack.put()
-
-
-def _windows(size: int, kernel: int, stride: int, padding: int) -> int:
-    return (size + 2 * padding - kernel) // stride + 1
 
 
 def _averaging(size: int, count: int) -> Tensor:

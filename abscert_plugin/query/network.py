@@ -18,7 +18,7 @@ from abscert_plugin.artifact.adapted import saved
 from abscert_plugin.artifact.fitting import element_name, goes_with
 from abscert_plugin.artifact.model_file import ModelFile, read_whole
 from abscert_plugin.artifact.trial import try_in_child
-from abscert_plugin.blackbox import Runner
+from abscert_plugin.blackbox import Runner, shapes_by_running
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.errors import QueryError, UnsupportedModelError, VerifierError
 from abscert_plugin.graph.lift import flattened, lifted
@@ -127,20 +127,10 @@ class Network:
         return None
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of all tensors, by running the file once."""
-        whole = onnx.ModelProto()
-        whole.CopyFrom(self.file.model)
-        known = {value.name for value in whole.graph.output}
-        names = [name for node in whole.graph.node for name in node.output if name and name not in known]
-        whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         try:
-            runner = Runner(whole.SerializeToString(), threads=1)
+            return shapes_by_running(self.graph, self.file.model, self.input_shape)
         except ValueError as error:  # beyond protobuf's 2 GiB
             raise UnsupportedModelError(f"{self.file.path}: too large to tell the shapes of its tensors") from error
-        outputs = runner.run(np.zeros(self.input_shape, np.float32))
-        shapes = {name: tuple(value.shape) for name, value in outputs.items()}
-        constants = {tensor.name: tuple(tensor.dims) for tensor in whole.graph.initializer}
-        return {**constants, **shapes, self.graph.input: self.input_shape}
 
 
 def open_network(path: Path, query: Query) -> Network:

@@ -1,6 +1,6 @@
 """The tree of a proof that nothing satisfies a case: boxes that are cut, signs that are fixed, what closes parts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
@@ -9,6 +9,7 @@ import numpy as np
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.part import Cuts, Part
 from abscert_plugin.bounds.part import cut as cut_hidden
+from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.errors import RecordError
 
 INPUTS: Final = "inputs"
@@ -89,15 +90,6 @@ class Region:
         """Return the parts in which an activation reads at most a value, and at least it."""
         below, above = cut_hidden(self.cuts, place, value)
         return Region(self.lower, self.upper, below), Region(self.lower, self.upper, above)
-
-
-def nodes_of(root: QueryNode) -> Iterator[QueryNode]:
-    """Yield the nodes of a tree: each before its lower and then its upper half."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting += reversed(node.halves or ())
 
 
 def listed(root: QueryNode) -> list[list[Any]]:

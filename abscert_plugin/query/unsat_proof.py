@@ -1,8 +1,6 @@
 """Proofs that nothing satisfies a query, in a file; and proving again what they say, without a search."""
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +15,7 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.part_lines import PartLines
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import RecordError, UnsupportedModelError, VerifierError
 from abscert_plugin.files import read_json, write_json
@@ -26,7 +25,8 @@ from abscert_plugin.query.query import Case
 from abscert_plugin.query.reading import QueryFile
 from abscert_plugin.query.refuting import Refuter
 from abscert_plugin.query.search import Group
-from abscert_plugin.query.tree import COMBINED, INPUTS, MOST_NODES, OPTIMISED, Region, closed_parts, listed, nodes_of
+from abscert_plugin.query.tree import COMBINED, INPUTS, MOST_NODES, OPTIMISED, Region, closed_parts, listed
+from abscert_plugin.records import digest_of
 from abscert_plugin.wording import plain_words
 
 KIND: Final = "abscert unsat proof"
@@ -105,7 +105,7 @@ def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Se
             **{name: version(name) for name in ("torch", "numpy")},
         },
     }
-    write_json(path, {**content, "digest": _digest(content)}, option="--unsat-proofs")
+    write_json(path, {**content, "digest": digest_of(content)}, option="--unsat-proofs")
 
 
 def _stored(group: Group) -> StoredGroup:
@@ -131,7 +131,7 @@ def read_unsat_proof(path: Path) -> UnsatProof:
         proof = msgspec.convert(value, UnsatProof)
     except msgspec.ValidationError as error:
         raise RecordError(f"{path} is no unsat proof: {plain_words(error)}") from error
-    if proof.digest != _digest({key: item for key, item in value.items() if key != "digest"}):
+    if proof.digest != digest_of({key: item for key, item in value.items() if key != "digest"}):
         raise RecordError(f"{path}: its digest is not that of its content; it was changed after it was written")
     return proof
 
@@ -263,8 +263,3 @@ def _refutes(
     linear, _ = refuter.explained(values, ends)
     bounds = torch.maximum(refuter.bounds(values, BoundMethod.IBP), linear)
     return bool(refuter.refuted(values, bounds).all())
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -16,19 +16,11 @@ _SOFTMAX_PER_AXIS: Final = 13  # before, a softmax goes over all axes from its o
 _GROUP_BY_CHANNEL: Final = 21  # before, a group has one scale
 
 
-def _axes(view: View) -> tuple[list[int], bool]:
-    """Return the axes of a reduction, counted with the batch, and whether they are kept."""
-    axes, rank = view.integers("axes", 1), len(view.shape()) + 1
-    places = sorted({axis % rank for axis in axes or ()})
-    need(bool(places) and places[0] > 0, "expected axes, and the images of a batch to stay apart")
-    return places, bool(view.attribute("keepdims", 1))
-
-
 def _reduced(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[[View], Computed]:
     def rule(view: View) -> Computed:
-        if not view.integers("axes", 1) and view.attribute("noop_with_empty_axes", 0):
+        if view.reduces_nothing():
             return of_first(lambda values: values)
-        axes, keeps = _axes(view)
+        axes, keeps = view.reduced_axes()
         return of_first(lambda values: function(values, axes, keeps))
 
     return rule

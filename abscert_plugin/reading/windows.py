@@ -7,28 +7,18 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from abscert_plugin.graph.operands import SAME, Window
 from abscert_plugin.graph.walk import need
 from abscert_plugin.reading.building import Computed, Function, View
+from abscert_plugin.reading.sliding import CONVOLUTIONS, MAX_POOLS, RANKS, TRANSPOSED, padder
 
 _LEAST_SUM: Final = 1e-30  # of powers: at 0 the slope of a root is infinite
-_RANKS: Final = (1, 2, 3)
-_CONVOLUTIONS: Final = (functional.conv1d, functional.conv2d, functional.conv3d)
-_TRANSPOSED: Final = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
-_MAX_POOLS: Final = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
-
-
-def _padder(begins: Sequence[int], ends: Sequence[int], value: float = 0.0) -> Function:
-    """Return what puts a number around the last axes; a padding below 0 takes entries away."""
-    pads = [pad for pair in zip(reversed(begins), reversed(ends), strict=True) for pad in pair]
-    return lambda values: functional.pad(values, pads, value=value)
 
 
 def _convolution(view: View) -> Computed:
-    window, groups = view.window(view.array(1).shape[2:], _RANKS), int(view.attribute("group", 1))
-    pad, run = _padder(window.begins, window.ends), _CONVOLUTIONS[len(window.kernel) - 1]
+    window, groups = view.window(view.array(1).shape[2:], RANKS), int(view.attribute("group", 1))
+    pad, run = padder(window.begins, window.ends), CONVOLUTIONS[len(window.kernel) - 1]
 
     def convolved(values: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
         one = bias[0] if bias else None
@@ -47,10 +37,10 @@ def _transposed_convolution(view: View) -> Computed:
         for size, step, side, apart, extra in zip(sizes, stride, kernel, dilation, more, strict=True)
     ]
     begins, ends = _cut(view, sizes, stride, full)
-    cut = _padder([-pad for pad in begins], [extra - pad for extra, pad in zip(more, ends, strict=True)])
+    cut = padder([-pad for pad in begins], [extra - pad for extra, pad in zip(more, ends, strict=True)])
 
     def convolved(values: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
-        run = _TRANSPOSED[rank - 1]
+        run = TRANSPOSED[rank - 1]
         found = cut(run(values, weight, stride=stride, groups=groups, dilation=dilation))
         return found + bias[0].reshape(-1, *(1 for _ in kernel)) if bias else found
 
@@ -72,13 +62,13 @@ def _cut(view: View, sizes: Sequence[int], stride: Sequence[int], full: Sequence
 
 def _max_pool(view: View) -> Computed:
     need(len([name for name in view.node.outputs if name]) == 1, "expected no indices")
-    window = view.pool(_RANKS)
-    pad, run = _padder(window.begins, window.ends, -torch.inf), _MAX_POOLS[len(window.kernel) - 1]
+    window = view.pool(RANKS)
+    pad, run = padder(window.begins, window.ends, -torch.inf), MAX_POOLS[len(window.kernel) - 1]
     return Computed((lambda values: run(pad(values), window.kernel, window.stride, dilation=window.dilation),))
 
 
 def _average_pool(view: View) -> Computed:
-    window = view.pool(_RANKS)
+    window = view.pool(RANKS)
     summed, count = _window_sums(window), prod(window.kernel)
     counts = torch.full((1,), float(count))
     if not view.attribute("count_include_pad", 0):
@@ -87,7 +77,7 @@ def _average_pool(view: View) -> Computed:
 
 
 def _lp_pool(view: View) -> Computed:
-    return _root_of_powers(view, _window_sums(view.pool(_RANKS)))
+    return _root_of_powers(view, _window_sums(view.pool(RANKS)))
 
 
 def _global_lp_pool(view: View) -> Computed:
@@ -102,7 +92,7 @@ def _root_of_powers(view: View, summed: Function) -> Computed:
 
 def _window_sums(window: Window) -> Function:
     """Return what sums the entries of each window, channel by channel."""
-    pad, run = _padder(window.begins, window.ends), _CONVOLUTIONS[len(window.kernel) - 1]
+    pad, run = padder(window.begins, window.ends), CONVOLUTIONS[len(window.kernel) - 1]
     kernel = torch.ones((1, 1, *window.kernel))
 
     def summed(values: Tensor) -> Tensor:

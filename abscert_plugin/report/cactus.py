@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-from abscert_plugin.report.line_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick, round_places
+from abscert_plugin.report.line_plot import FRAME, Tick, round_places
 
 _LEAST: Final = 0.01  # seconds: what takes less is drawn there
 
@@ -42,11 +42,11 @@ def cactus(times: Mapping[str, Sequence[float]], total: int) -> Cactus:
     high = max(math.ceil(math.log10(max(seconds))), low + 1)
 
     def x(count: int) -> float:
-        return round(LEFT + count / max(total, 1) * (WIDTH - LEFT - RIGHT), 2)
+        return FRAME.x(count / max(total, 1))
 
     def y(value: float) -> float:
         share = (math.log10(max(value, _LEAST)) - low) / (high - low)
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 2)
+        return FRAME.y(share)
 
     def path(values: Sequence[float]) -> str:
         steps = [f"{x(place):g} {y(value):g}H{x(place + 1):g}" for place, value in enumerate(sorted(values))]

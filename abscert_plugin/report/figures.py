@@ -8,6 +8,7 @@ from typing import Final
 from abscert_plugin.records import Record
 
 ABSENT: Final = "\N{EM DASH}"
+_ROUND: Final = 10  # hours of an estimate from which they are whole
 # scale -> (the other scale, what a radius on it is multiplied by): x_training = 2 * x_pixel - 1
 _OTHER_SCALE: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
     {"pixel": ("training", 2.0), "training": ("pixel", 0.5)}
@@ -49,6 +50,18 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def rough_duration(seconds: float) -> str:
+    """Return an estimate of a time, in one unit and two digits or so: more would say more than is known.
+
+    >>> rough_duration(42.3), rough_duration(200.0), rough_duration(9000.0), rough_duration(3.6e7)
+    ('42 s', '3 min', '2.5 h', '10,000 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours = seconds / 3600
+    return f"{hours:,.0f} h" if hours >= _ROUND else f"{hours:.1f} h" if hours >= 1 else f"{seconds / 60:.0f} min"
 
 
 def signed(value: float | None) -> str:

@@ -12,16 +12,15 @@ from abscert_plugin.artifact.contract import check_artifact
 from abscert_plugin.artifact.metadata import GUARD, INTERVAL, Metadata, refuse_guard
 from abscert_plugin.artifact.model_file import external_locations, model_sha256, read_model
 from abscert_plugin.artifact.third_party import is_of_this_project
+from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import TEXT_LIMIT, read_bytes
-from abscert_plugin.records import RunInfo
+from abscert_plugin.records import RUN, RunInfo
 from abscert_plugin.report.verified import Verifications, Verified
-from abscert_plugin.verification.run import RUN
 from abscert_plugin.wording import plain_words
 
-DEPLOY: Final = "deploy.onnx"
 _GUARD_FILE: Final = "guard.onnx"
 _HISTORY: Final = "history.jsonl"
 _TRAIN: Final = "train"

@@ -15,10 +15,41 @@ _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 @final
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A place on an axis, and its text."""
+    """A place on an axis, and its text; `beside` is the same on another scale, where there is one."""
 
     at: float
     text: str
+    beside: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A field on a plane of fixed size, within margins.
+
+    Args:
+        width, height: of the plane.
+        left, right, top, bottom: the margins.
+    """
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+    def x(self, share: float) -> float:
+        """Return the place at a share of the field's width, 0 to 1, from its left side."""
+        return round(self.left + share * (self.width - self.left - self.right), 2)
+
+    def y(self, share: float) -> float:
+        """Return the place at a share of the field's height, 0 to 1, from its foot."""
+        return round(self.height - self.bottom - share * (self.height - self.top - self.bottom), 2)
+
+
+FRAME: Final = Frame(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM)
+"""Of pages of one training, and of lists of instances."""
 
 
 @final
@@ -66,10 +97,10 @@ def line_plot(
     end = max(last, 2)
 
     def x(number: int) -> float:
-        return round(LEFT + (number - 1) / (end - 1) * (WIDTH - LEFT - RIGHT), 2)
+        return FRAME.x((number - 1) / (end - 1))
 
     def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 2)
+        return FRAME.y((value - low) / (high - low))
 
     where = dict(points)
     mark = None if marked is None or marked not in where else (x(marked), y(where[marked]))

@@ -7,12 +7,11 @@ from typing import Any
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, DataError, GridError, RecordError
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import Record, RunInfo, read_records
+from abscert_plugin.records import RUN, Record, RunInfo, read_records
 from abscert_plugin.report.counterexamples import Replay
 from abscert_plugin.report.page import PageContent
 from abscert_plugin.report.provenance import run_images, run_replay
 from abscert_plugin.verification.decision import ITSELF
-from abscert_plugin.verification.run import RUN
 
 Images = Callable[[RunInfo, Path], DataSet | None]
 """Finds the images that the rows of a run in a folder speak of, None to leave them out; a DataError says why they are

@@ -14,7 +14,7 @@ import abscert_plugin
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.errors import AbscertError, RecordError
 from abscert_plugin.files import read_json, read_text
-from abscert_plugin.records import RunInfo
+from abscert_plugin.records import RUN, RunInfo
 from abscert_plugin.report import line_plot
 from abscert_plugin.report.figures import percent
 from abscert_plugin.report.line_plot import LinePlot
@@ -77,7 +77,7 @@ class TrainingContent:
             RecordError: if there is neither, or one cannot be read.
         """
         name = folder.resolve().name
-        checkpoint, history, run = (folder / part for part in (CHECKPOINT, HISTORY, "run.json"))
+        checkpoint, history, run = (folder / part for part in (CHECKPOINT, HISTORY, RUN))
         if checkpoint.is_file():
             said = read_json(checkpoint)
             description = said.get("description")

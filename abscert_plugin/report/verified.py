@@ -12,9 +12,8 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import sha256_of
-from abscert_plugin.records import Record, RunInfo, read_records
+from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records
 from abscert_plugin.verification.certificate import read_certificate
-from abscert_plugin.verification.run import RECORDS, RUN
 from abscert_plugin.verification.summary import Summary, summarise
 from abscert_plugin.wording import plain_words
 

@@ -16,7 +16,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation
 from abscert_plugin.training.objective import Objective
-from abscert_plugin.training.options import OptionFacts, facts_of
+from abscert_plugin.training.options import GRADIENT_CLIP, PATIENCE, OptionFacts, facts_of
 from abscert_plugin.wording import plain_words
 
 _RADIUS: Final = "radius"
@@ -85,8 +85,8 @@ class MethodEntry:
     options: type[Any]
     method: Callable[[Any], Method] = is_method
     activation: Activation = Activation.RELU
-    patience: int | None = 0
-    gradient_clip: float | None = 10.0
+    patience: int | None = PATIENCE
+    gradient_clip: float | None = GRADIENT_CLIP
     step_cost: float | None = None
 
     @property

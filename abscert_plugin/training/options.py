@@ -13,6 +13,12 @@ from enum import EnumType
 from types import MappingProxyType
 from typing import Any, Final, final, get_type_hints
 
+PATIENCE: Final = 0
+"""`TrainingConfig.patience` of methods where nothing else is asked for: a loss that rises with the radius is no reason
+to end."""
+GRADIENT_CLIP: Final = 10.0
+"""`TrainingConfig.gradient_clip` likewise; as in the code of Shi et al. 2021."""
+
 _RANGE: Final = "range"
 UNIT: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "0 to 1"})
 POSITIVE: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "at least 1"})

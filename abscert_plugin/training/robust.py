@@ -333,13 +333,9 @@ class RobustObjective:
         return least
 
     def _linear_margins(self, network: nn.Module, images: Tensor) -> "CrownIbpMargins":
-        from abscert_plugin.lirpa.training import CrownIbpMargins  # auto_LiRPA is needed here alone
+        from abscert_plugin.lirpa.training import CrownIbpMargins, margins_of  # auto_LiRPA is needed here alone
 
-        if self._linear is None or self._linear.network is not network:
-            example = self._balls.center(images[:1])
-            with torch.no_grad(), frozen_statistics(network):
-                classes = network(example).shape[1]
-            self._linear = CrownIbpMargins(network, example.repeat(2, *[1] * (example.ndim - 1)), classes)
+        self._linear = margins_of(network, self._linear, CrownIbpMargins, lambda: self._balls.center(images[:1]))
         return self._linear
 
 

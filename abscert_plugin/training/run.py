@@ -18,12 +18,13 @@ from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.choices import member
 from abscert_plugin.data import DataSet, Split, load_data
-from abscert_plugin.errors import CheckpointError, ConfigError, RecordError
+from abscert_plugin.errors import CheckpointError, ConfigError
 from abscert_plugin.files import alone_in, write_text
+from abscert_plugin.folders import try_to_write, writing_in
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.shape import InputShape
-from abscert_plugin.records import RunInfo
+from abscert_plugin.records import RUN, RunInfo
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
@@ -190,12 +191,8 @@ def prepare_folder(out: Path, resume: bool) -> None:
         CheckpointError: if a training is there already and it is not to be resumed.
         RecordError: if the folder cannot be written.
     """
-    try:
-        probe = next(place for place in (out, *out.parents) if place.exists()) / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RecordError(f"cannot write in {out}: {error.strerror}; choose another --out") from error
+    with writing_in(out):
+        try_to_write(next(place for place in (out, *out.parents) if place.exists()))
     if (out / FILE_NAME).exists() and not resume:
         raise CheckpointError(f"{out} already holds a training; add --resume to go on with it, or choose another --out")
 
@@ -261,7 +258,7 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
         },
         model={"path": exported.deploy.name, "best_epoch": run.checkpoint.best_epoch},
         seconds=sum(row["seconds"] for row in run.checkpoint.history),
-    ).write(out / "run.json")
+    ).write(out / RUN)
     return exported
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from abscert_plugin.blackbox import Runner
+from abscert_plugin.blackbox import shapes_by_running
 from abscert_plugin.bounds.proof.constants import exact
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.graph.lift import lifted
@@ -34,27 +34,14 @@ def alone(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> Graph
     """
     if graph.input_type != TensorProto.FLOAT or (graph.input_shape or (None,))[0] not in (None, 1):
         raise UnsupportedModelError("expected a batch of one image of float32")
-    shapes = _shapes(graph, model, (1, *shape))
+    try:
+        shapes = shapes_by_running(graph, model, (1, *shape))
+    except (ValueError, VerifierError) as error:  # beyond protobuf's 2 GiB, or it does not run
+        raise UnsupportedModelError(f"the shapes of its tensors are not known: {error}") from error
     try:
         return lifted(_folded(graph, shapes), shapes)
     except BROKEN as error:  # at nodes that are not as ONNX defines them
         raise UnsupportedModelError(one_line(error)) from error
-
-
-def _shapes(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors, by running the file once on an image."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    given = {value.name for value in whole.graph.output}
-    names = [name for node in whole.graph.node for name in node.output if name and name not in given]
-    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    try:
-        runner = Runner(whole.SerializeToString(), threads=1)
-        outputs = runner.run(np.zeros(shape, np.float32))
-    except (ValueError, VerifierError) as error:  # beyond protobuf's 2 GiB, or it does not run
-        raise UnsupportedModelError(f"the shapes of its tensors are not known: {error}") from error
-    found = {name: tuple(np.shape(value)) for name, value in outputs.items()}
-    return {name: tuple(tensor.dims) for name, tensor in graph.tensors.items()} | found | {graph.input: shape}
 
 
 def _folded(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:

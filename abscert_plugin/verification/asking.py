@@ -18,8 +18,7 @@ from abscert_plugin.files import read_packed
 from abscert_plugin.front import Cells, Images, Point, Reach
 from abscert_plugin.records import SCHEMA_VERSION, Record
 from abscert_plugin.verification.answers import Answer, Word
-from abscert_plugin.verification.batch import counterexample_name
-from abscert_plugin.verification.decision import Decided
+from abscert_plugin.verification.decision import Decided, counterexample_name
 from abscert_plugin.verification.queries import BoxQuestion, asked_network, version_1, version_2
 from abscert_plugin.verification.query_solvers import QuerySolver, Task
 

@@ -14,7 +14,7 @@ from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.errors import BoundDefectError, VerifierError
 from abscert_plugin.front import Point, Reach
 from abscert_plugin.records import SCHEMA_VERSION, Record
-from abscert_plugin.verification.decision import ITSELF, Decided
+from abscert_plugin.verification.decision import ITSELF, Decided, counterexample_name
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import Evidence
 from abscert_plugin.verification.logits import read_logits
@@ -254,8 +254,3 @@ class BallBatch:
             arithmetic=self._arithmetic.get(row),
             schema=SCHEMA_VERSION,
         )
-
-
-def counterexample_name(index: int) -> str:
-    """Return the name of the file, beside the records, that holds an image's counterexample."""
-    return f"counterexamples/{index:08d}.npy"

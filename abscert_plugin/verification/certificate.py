@@ -17,8 +17,8 @@ from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_array, read_text, write_json
 from abscert_plugin.front import Images
-from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo
-from abscert_plugin.verification.decision import ITSELF
+from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo, digest_of
+from abscert_plugin.verification.decision import ITSELF, counterexample_name
 from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
 from abscert_plugin.wording import plain_words
 
@@ -196,7 +196,7 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
         "device": run.device,
         "rows": rows,
     }
-    write_json(path, {**content, "digest": _digest(content)}, option="--certificate")
+    write_json(path, {**content, "digest": digest_of(content)}, option="--certificate")
 
 
 def read_certificate(path: Path) -> tuple[Certificate, bool]:
@@ -221,7 +221,7 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
         _check_row(row, certificate.claim, path)
     if len({row.record.index for row in certificate.rows}) < len(certificate.rows):
         raise RecordError(f"{path}: an image stands twice")
-    return certificate, value["digest"] == _digest({key: item for key, item in value.items() if key != "digest"})
+    return certificate, value["digest"] == digest_of({key: item for key, item in value.items() if key != "digest"})
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def _proven(record: Record) -> Record:
 def _packed(folder: Path, record: Record) -> str | None:
     if record.counterexample in (None, ITSELF):
         return None
-    name = f"counterexamples/{record.index:08d}.npy"
+    name = counterexample_name(record.index)
     if record.counterexample != name:  # rows come from a file: no other path is opened
         raise RecordError(f"expected the counterexample of image {record.index} in {name}, got another name")
     values = read_array(folder / name)
@@ -277,8 +277,3 @@ def _packed(folder: Path, record: Record) -> str | None:
         raise RecordError(f"expected float32 in {folder / name}, got {values.dtype}")
     values = values.astype("<f4")
     return base64.b64encode(values.tobytes()).decode("ascii")
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()

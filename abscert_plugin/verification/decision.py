@@ -14,6 +14,11 @@ ITSELF: Final = "itself"
 """What a row names as its counterexample where the clean image is one."""
 
 
+def counterexample_name(index: int) -> str:
+    """Return the name of the file, beside the records, that holds an image's counterexample."""
+    return f"counterexamples/{index:08d}.npy"
+
+
 @final
 @dataclass(frozen=True)
 class Decided:

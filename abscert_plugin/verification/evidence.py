@@ -1,6 +1,6 @@
 """What proves a certified image besides the name of its method: optimised slopes, or the tree of a search."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 
 from abscert_plugin.bounds.part import Part
 from abscert_plugin.bounds.part_lines import PartLines, numbers, packed, unpacked
+from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
 from abscert_plugin.wording import plain_words
@@ -54,15 +55,6 @@ class TreeNode:
         return self.halves
 
 
-def listed(root: TreeNode) -> Iterator[TreeNode]:
-    """Yield the nodes of a tree: each before its lower and then its upper half."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting += reversed(node.halves or ())
-
-
 @final
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a check needs to prove an image again without a search.
@@ -85,7 +77,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     @classmethod
     def of_tree(cls, root: TreeNode) -> "Evidence | None":
         """Return the evidence that a tree is; None where it is too long to keep."""
-        places = [node.place if node.halves else -1 - CLOSING.index(node.closed_by) for node in listed(root)]
+        places = [node.place if node.halves else -1 - CLOSING.index(node.closed_by) for node in nodes_of(root)]
         return _if_short(cls(tree=packed(np.array(places, dtype="<i4"))))
 
     @classmethod
@@ -105,7 +97,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             loose: the hidden tensors that were left to intervals.
         """
         made = cls.of_tree(root)
-        parts = [node.part for node in listed(root) if node.part is not None]
+        parts = [node.part for node in nodes_of(root) if node.part is not None]
         if made is None:
             return None
         made = msgspec.structs.replace(made, loose=tuple(loose), by_hidden=True)

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Final, final
 
@@ -16,6 +15,7 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import BlackBox, Provider
 from abscert_plugin.claim import Verdict
 from abscert_plugin.data import DataSet
+from abscert_plugin.decimals import decimal
 from abscert_plugin.errors import RecordError, UnsupportedModelError
 from abscert_plugin.files import write_text, write_whole
 from abscert_plugin.front import Points
@@ -137,12 +137,6 @@ def _bounds(asked: BoxQuestion, names: Sequence[str]) -> Iterator[str]:
     for name, least, most in zip(names, asked.lower.ravel().tolist(), asked.upper.ravel().tolist(), strict=True):
         yield f"(assert (>= {name} {decimal(least)}))"
         yield f"(assert (<= {name} {decimal(most)}))"
-
-
-def decimal(value: float) -> str:
-    """Return a number exactly, as a decimal with a point."""
-    text = format(Decimal(value), "f")
-    return text if "." in text else f"{text}.0"
 
 
 def _asked(artifact: Artifact, ball: Ball, records: Sequence[Record], data: DataSet) -> Iterator[BoxQuestion]:

@@ -15,20 +15,28 @@ import numpy as np
 import abscert_plugin
 from abscert_plugin.artifact.foreign import PREPROCESSING
 from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.claim import DECIDED_AT_ONCE, Claim
 from abscert_plugin.data import Batch, DataSet
-from abscert_plugin.errors import DataError, RecordError
+from abscert_plugin.errors import DataError
 from abscert_plugin.files import alone_in, write_array
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import Record, RecordWriter, RunInfo, differences, read_records, write_records
+from abscert_plugin.records import (
+    RECORDS,
+    RUN,
+    Record,
+    RecordWriter,
+    RunInfo,
+    equal_run,
+    read_records,
+    write_records,
+)
 from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import ITSELF, Decided, Decider, Decisions
 from abscert_plugin.verification.elsewhere import Elsewhere
 from abscert_plugin.verification.evidence import evidence_name, write_evidence
 
-__all__ = ["RECORDS", "RUN", "Artifact", "Verification", "cell_facts", "rows_in"]
+__all__ = ["Artifact", "Verification", "cell_facts"]
 
-RECORDS: Final = "records.jsonl"
-RUN: Final = "run.json"
 _SAME: Final = ("command", "configuration", "versions", "provider", "data", "model")
 """What two runs must say alike, so that one goes on with the other."""
 
@@ -47,7 +55,7 @@ class Verification:
 
     artifact: Artifact
     data: DataSet
-    batch_size: int = 250
+    batch_size: int = DECIDED_AT_ONCE[Claim.CELL]
     decider: Decider | None = None
 
     @property
@@ -199,18 +207,6 @@ def cell_facts(grid: Grid | None) -> dict[str, Any]:
 
 def _stored(out: Path, info: RunInfo) -> list[Record]:
     """Return the records of an earlier, equal run in this folder."""
-    if not (out / RUN).exists():
-        if (out / RECORDS).exists():
-            raise RecordError(f"{out} holds records without a {RUN}; choose another --out")
+    if equal_run(out, info, _SAME) is None:
         return []
-    former = RunInfo.read(out / RUN)
-    there, now = ({name: getattr(run, name) for name in _SAME} for run in (former, info))
-    pairs = differences(there, now).replace("data.images:", "data.images (--limit):")
-    if pairs:
-        raise RecordError(f"{out} holds another run ({pairs}); use --fresh or another --out")
     return read_records(out / RECORDS) if (out / RECORDS).exists() else []
-
-
-def rows_in(folder: Path) -> Path | None:
-    """Return the rows of a run's folder, plain or packed; None where there are none."""
-    return next((folder / name for name in (RECORDS, f"{RECORDS}.gz") if (folder / name).is_file()), None)

@@ -15,6 +15,7 @@ from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.engines.leash import when_stdin_ends
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.memory import keep_freed_memory
+from abscert_plugin.report.figures import rough_duration
 from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name
 from compare.cli.progress import plan_progress
 from compare.plans.plan import read_plan, shipped_plans
@@ -208,8 +209,4 @@ def _name_costly(left: Sequence[Run]) -> None:
 
 
 def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return "unknown" if seconds is None else rough_duration(seconds)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, final
 
 from abscert_plugin.errors import ConfigError
+from abscert_plugin.folders import writing_in
 from compare.landscape.stored_landscape import LANDSCAPES, DrawnNetwork, LandscapeRecord
 from compare.plans.plan import read_plan
 from compare.results.stored_run import TRAINING, State, stored_runs_of
@@ -87,10 +88,8 @@ def picture_in(results: Path, stem: str) -> Path:
     folder = results / LANDSCAPES
     if Path(stem).name != stem:
         raise ConfigError(f"expected a --name without folders, got {stem!r}")
-    try:
+    with writing_in(folder, ConfigError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot write in {folder}: {error.strerror}; choose another --out") from error
     return folder / f"{stem}.png"
 
 

@@ -6,13 +6,14 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.report.figures import percent
-from abscert_plugin.report.line_plot import round_places
+from abscert_plugin.report.line_plot import Frame, Tick, round_places
 from compare.page.curves import Curve, CurveChart, Level, Point
 
 WIDTH: Final = 640
 HEIGHT: Final = 420
 LEFT, RIGHT, TOP, BOTTOM = 76, 12, 36, 86
 """The margins around the field; text of phones, larger in these units, has room in them."""
+_FRAME: Final = Frame(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM)
 
 COLOURS: Final = (
     ("#1768ac", "#6cb0ff"),
@@ -55,16 +56,6 @@ class Style:
     colour: int
     mark: str
     dash: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A place on an axis, with its texts; `beside` is the radius on the training scale."""
-
-    at: float
-    text: str
-    beside: str = ""
 
 
 @final
@@ -145,10 +136,10 @@ class _Field:
     top: float
 
     def x(self, radius: float) -> float:
-        return round(LEFT + radius / self.end * (WIDTH - LEFT - RIGHT), 2)
+        return _FRAME.x(radius / self.end)
 
     def y(self, error: float) -> float:
-        return round(HEIGHT - BOTTOM - error / self.top * (HEIGHT - TOP - BOTTOM), 2)
+        return _FRAME.y(error / self.top)
 
 
 def _plot(chart: CurveChart, styles: Mapping[str, Style]) -> Plot:

@@ -12,14 +12,13 @@ from jaxtyping import Float32
 from abscert_plugin.claim import Verdict
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import AbscertError, DataError, RecordError, VerifierError
-from abscert_plugin.records import Record, RunInfo, read_records
+from abscert_plugin.records import RUN, Record, RunInfo, read_records
 from abscert_plugin.report.changes import draw_difference
 from abscert_plugin.report.counterexamples import Replay, read_counterexample, read_stored_image
 from abscert_plugin.report.figures import class_name
 from abscert_plugin.report.gallery import Picture, draw_image, take_images
 from abscert_plugin.report.provenance import run_images, run_replay
 from abscert_plugin.verification.decision import ITSELF
-from abscert_plugin.verification.run import RUN
 from compare.plans.naming import names, setting, variant
 from compare.results.stored_run import TRAINING
 from compare.results.verified_run import VerifiedRun, grouped, records_file

@@ -8,8 +8,7 @@ from typing import Final, final
 from urllib.parse import quote
 
 from abscert_plugin.files import read_json
-from abscert_plugin.records import RunInfo
-from abscert_plugin.verification.run import RUN
+from abscert_plugin.records import RECORDS, RUN, RunInfo
 from compare.plans.planned_run import Run
 from compare.results.stored_run import CONFIG, DONE, TRAINING, StoredRun
 from compare.results.verified_run import VerifiedRun
@@ -116,7 +115,7 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     trained = [("training", folder / TRAINING / RUN), ("epochs", folder / TRAINING / "history.jsonl")]
     verified = [
         (path.parent.name.removeprefix("verify-").replace("-", " "), path)
-        for path in sorted(folder.glob("verify-*/records.jsonl*"))
+        for path in sorted(folder.glob(f"verify-*/{RECORDS}*"))
     ]
     return [(text, path) for text, path in (*own, *trained, *verified) if path.is_file()]
 

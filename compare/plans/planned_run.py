@@ -1,7 +1,5 @@
 """One run of a plan: what is trained and verified, and all that its result depends on."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final, TypeAlias, final
@@ -9,6 +7,7 @@ from typing import Any, Final, TypeAlias, final
 import msgspec
 
 from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.records import digest_of
 
 _KEY_LENGTH: Final = 16
 Options: TypeAlias = dict[str, str]
@@ -68,8 +67,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """What the run's folder is called: a hash of all of the above that is not its default."""
         defaults = _defaults()
         chosen = {name: value for name, value in as_mapping(self).items() if getattr(self, name) != defaults[name]}
-        canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_LENGTH]
+        return digest_of(chosen)[:_KEY_LENGTH]
 
     @property
     def trained_for(self) -> Radius:

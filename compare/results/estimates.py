@@ -8,6 +8,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_text, write_json
+from abscert_plugin.folders import writing_in
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run, as_mapping
 
@@ -62,10 +63,8 @@ def keep_estimates(results: Path, seconds: Mapping[str, float], runs: Iterable[R
     known = {one.run.key: one for one in read_estimates(results)}
     known |= {run.key: Estimate(run=run, seconds=round(seconds[run.key])) for run in runs if run.key in seconds}
     path = results / ESTIMATES
-    try:
+    with writing_in(results):
         results.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot write in {results}: {error.strerror}; choose another --out") from error
     rows = [{"run": as_mapping(one.run), "seconds": one.seconds} for one in known.values()]
     write_json(path, {"estimates": rows})
     return path

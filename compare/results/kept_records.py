@@ -10,12 +10,12 @@ from typing import Final
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_packed, write_whole
-from abscert_plugin.records import ROWS_LIMIT
+from abscert_plugin.folders import writing_in
+from abscert_plugin.records import RECORDS, ROWS_LIMIT, RUN
 from compare.results.estimates import ESTIMATES
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
 
-_ROWS: Final = "records.jsonl"
-_OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/run.json", f"{TRAINING}/history.jsonl", "verify-*/run.json")
+_OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/{RUN}", f"{TRAINING}/history.jsonl", f"verify-*/{RUN}")
 _BESIDE_RUNS: Final = (ESTIMATES, "times/*/*.json", "times/*/*.jsonl", "landscapes/*")
 _ADVICE: Final = "choose another --into"
 _GREATEST: Final = 2**20  # bytes of a file beside the runs
@@ -39,14 +39,12 @@ def keep(results: Path, into: Path) -> Sequence[Path]:
     ended = [stored.folder for stored in stored_runs(results) if stored.state in (State.DONE, State.FAILED)]
     if not ended:
         raise RecordError(f"expected runs that have ended in {results}, found none")
-    try:
+    with writing_in(into, advice=_ADVICE):
         copied = [folder for folder in ended if _keep_run(folder, into / RUNS / folder.name)]
         for source in _found(results, _BESIDE_RUNS):
             target = into / source.relative_to(results)
             if source.stat().st_size <= _GREATEST:
                 _copy(source, target)
-    except OSError as error:
-        raise RecordError(f"cannot write in {into}: {error.strerror}; {_ADVICE}") from error
     return copied
 
 
@@ -60,9 +58,9 @@ def _keep_run(folder: Path, target: Path) -> bool:
     try:
         for source in _found(folder, _OF_A_RUN):
             _copy(source, part / source.relative_to(folder))
-        for rows in _found(folder, (f"verify-*/{_ROWS}", f"verify-*/{_ROWS}.gz")):
+        for rows in _found(folder, (f"verify-*/{RECORDS}", f"verify-*/{RECORDS}.gz")):
             content = gzip.compress(read_packed(rows, ROWS_LIMIT), mtime=0)  # the same bytes each time
-            write_whole(part / rows.parent.name / f"{_ROWS}.gz", partial(_fill, content=content), _ADVICE)
+            write_whole(part / rows.parent.name / f"{RECORDS}.gz", partial(_fill, content=content), _ADVICE)
         part.rename(target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

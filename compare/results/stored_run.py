@@ -10,6 +10,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import blocks_of, read_json
+from abscert_plugin.records import RECORDS
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
 
@@ -54,7 +55,7 @@ class StoredRun:
     @property
     def progress(self) -> str:
         """What it is at, in a few words, read from its files."""
-        verifications = sorted(self.folder.glob("verify-*/records.jsonl"), key=lambda path: path.stat().st_mtime)
+        verifications = sorted(self.folder.glob(f"verify-*/{RECORDS}"), key=lambda path: path.stat().st_mtime)
         if verifications:
             images = sum(block.count(b"\n") for block in blocks_of(verifications[-1]))
             return f"{verifications[-1].parent.name}, {images:,} images"

@@ -11,7 +11,7 @@ from typing import Any, Final, final
 from abscert_plugin.claim import Radius, RadiusScale, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_text
-from abscert_plugin.records import Record, RunInfo, read_records
+from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records, rows_in
 from abscert_plugin.verification.summary import Summary, summarise
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
@@ -91,7 +91,7 @@ def verified_runs(results: Path) -> tuple[tuple[VerifiedRun, ...], tuple[StoredR
 def _of_run(stored: StoredRun) -> Iterator[VerifiedRun]:
     training = _training(stored.run, stored.folder / TRAINING)
     for folder in sorted(stored.folder.glob("verify-*")):
-        info = RunInfo.read(folder / "run.json")
+        info = RunInfo.read(folder / RUN)
         if info.seconds is None:
             raise RecordError(
                 f"{folder} holds a run that did not end, though its {stored.run.key} is done; run it again"
@@ -127,8 +127,7 @@ def grouped(found: Iterable[VerifiedRun], key: Callable[[VerifiedRun], str]) -> 
 
 def records_file(folder: Path) -> Path:
     """Return the records of a verification; kept ones may be compressed."""
-    plain, packed = folder / "records.jsonl", folder / "records.jsonl.gz"
-    return packed if packed.exists() and not plain.exists() else plain
+    return rows_in(folder) or folder / RECORDS
 
 
 def _radius(configuration: Mapping[str, Any]) -> Radius | None:
@@ -147,7 +146,7 @@ def _attacked(records: list[Record]) -> float:
 
 
 def _training(run: Run, folder: Path) -> _TrainingFigures:
-    history, path = folder / "history.jsonl", folder / "run.json"
+    history, path = folder / "history.jsonl", folder / RUN
     try:
         rows = [json.loads(line) for line in read_text(history).splitlines()]
         pace = float(statistics.median(row["seconds"] for row in rows))

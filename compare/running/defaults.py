@@ -1,10 +1,8 @@
 """Default options of a run, the same for all methods: what a plan leaves open of training and verification."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from abscert_plugin.artifact.opened import Artifact
@@ -13,6 +11,7 @@ from abscert_plugin.claim import Arithmetic, Radius
 from abscert_plugin.data import DataSet
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.methods import METHODS
+from abscert_plugin.training.options import GRADIENT_CLIP, PATIENCE
 from abscert_plugin.training.run import RunSpec, make_spec
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.cell import open_cells
@@ -21,9 +20,6 @@ from abscert_plugin.verification.opening import BallQuestion, NetworkChoice, ope
 from abscert_plugin.verification.solvers import open_solver
 from compare.plans.planned_run import Run
 
-DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({"cell": 250, "ball": 100})
-"""Images that are decided together, by claim."""
-_CLIP: Final = 10.0  # greatest norm of a step's gradient, the same for every method
 _LARGEST_OPENED: Final = 3 * 64 * 64  # values of an image; bounds of a network of larger ones fill the memory
 
 
@@ -38,8 +34,8 @@ def training_spec(run: Run, data_dir: Path | None) -> RunSpec:
         "epochs": run.epochs,
         "batch_size": run.batch_size,
         "learning_rate": run.learning_rate,
-        "patience": 0,  # losses rise with the radius
-        "gradient_clip": _CLIP,
+        "patience": PATIENCE,
+        "gradient_clip": GRADIENT_CLIP,
         "seed": run.seed,
     }
     grid = None if run.cells is None else Grid(run.cells)

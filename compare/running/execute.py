@@ -4,15 +4,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.claim import DECIDED_AT_ONCE
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.files import write_json
+from abscert_plugin.records import RUN
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
 from abscert_plugin.verification.run import Artifact, Verification
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, TRAINING
-from compare.running.defaults import DECIDED_AT_ONCE, ball_search, cell_decider, training_spec
+from compare.running.defaults import ball_search, cell_decider, training_spec
 
 
 def execute(
@@ -33,9 +36,9 @@ def execute(
     prepare_folder(folder, resume=True)
     write_json(folder / CONFIG, as_mapping(run))
     training = folder / TRAINING
-    deploy = training / "deploy.onnx"
+    deploy = training / DEPLOY
     began = time.perf_counter()
-    if not (training / "run.json").exists():  # written after the ONNX files
+    if not (training / RUN).exists():  # written after the ONNX files
         spec = training_spec(run, data_dir)
         prepare_folder(training, resume=True)
         loaded = TrainingData.as_published(spec) if run.protocol == "paper" else TrainingData.load(spec)

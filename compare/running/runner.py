@@ -6,8 +6,9 @@ from pathlib import Path
 
 from abscert_plugin.choices import did_you_mean
 from abscert_plugin.engines.job import Engine
-from abscert_plugin.errors import ConfigError, RecordError
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import locked, write_json
+from abscert_plugin.folders import try_to_write, writing_in
 from compare.plans.planned_run import Run
 from compare.results.stored_run import FAILURE, RUNS, State, StoredRun
 from compare.running.engines import OnProgress, endings
@@ -61,13 +62,9 @@ def held(results: Path) -> Iterator[None]:
 
 
 def _check_writable(results: Path) -> None:
-    try:
+    with writing_in(results):
         (results / RUNS).mkdir(parents=True, exist_ok=True)
-        probe = results / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RecordError(f"cannot write in {results}: {error.strerror}; choose another --out") from error
+        try_to_write(results)
 
 
 def pick(runs: Sequence[Run], method: str | None = None, network: str | None = None) -> tuple[Run, ...]:

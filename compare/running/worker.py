@@ -16,6 +16,7 @@ import msgspec
 from abscert_plugin.engines.job import KilledError, Work
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import locked, write_json
+from abscert_plugin.folders import writing_in
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, FAILURE, State, StoredRun, stored_run
 
@@ -59,10 +60,8 @@ def prepare(stored: StoredRun) -> None:
     Raises:
         RecordError: if the folder cannot be written.
     """
-    try:
+    with writing_in(stored.folder):
         stored.folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot write in {stored.folder}: {error.strerror}; choose another --out") from error
     try:
         stored_run(stored.folder)
     except RecordError:

@@ -65,7 +65,7 @@ _READING: Final = (
     "Seconds are of runs that were not timed side by side; Table 3 is made of interleaved timings.",
 )
 _NUMBER: Final = re.compile(
-    r"|-|not run(: [\d.,]+ (h|min) by estimate)?|undefined"
+    r"|-|not run(: [\d.,]+ (h|min|s) by estimate)?|undefined"
     r"|[+-]?\d[\d,]*(\.\d+)?(/\d+)?( \([\d./]+\))?|± [\d.]+, \d+ seeds|[\d.]+ to [\d.]+"
 )
 

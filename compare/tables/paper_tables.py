@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 from abscert_plugin.claim import Radius
+from abscert_plugin.report.figures import rough_duration
 from compare.results.estimates import Estimate
 from compare.results.verified_run import ACTIVATIONS, VerifiedRun
 from compare.tables.error_table import CLAIMS, LINE, NOT_RUN, PROTOCOL_NOTES, SCALES, TableRow, scales
@@ -29,7 +30,6 @@ _BOUNDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 _RELU: Final = "relu"
-_ROUND: Final = 10  # hours from which they are whole
 _COUNTS: Final[Mapping[Quantity, Count]] = MappingProxyType(
     {Quantity.VERIFIED_ERROR: not_verified, Quantity.ACCURACY: labelled}
 )
@@ -122,10 +122,7 @@ class Pool:
         seconds = [one.seconds for one in group if would_count(one.run, claim, radius)]
         if not seconds:
             return NOT_RUN
-        least = min(seconds)
-        hours = least / 3600
-        time = f"{hours:,.0f} h" if hours >= _ROUND else f"{hours:.1f} h" if hours >= 1 else f"{least / 60:.0f} min"
-        return f"{NOT_RUN}: {time} by estimate"
+        return f"{NOT_RUN}: {rough_duration(min(seconds))} by estimate"
 
     def place(self, data: str) -> str:
         """Return what a row calls the paper's data set: its name, or what stands in its place."""

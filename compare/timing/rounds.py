@@ -16,6 +16,7 @@ import msgspec
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import write_json, write_whole
+from abscert_plugin.folders import writing_in
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.records import drop_half_line
 from abscert_plugin.training.machine import choose_device, describe_device, library_versions
@@ -229,11 +230,9 @@ class RoundLog:
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         self._path = folder / ROWS
-        try:
+        with writing_in(folder):
             folder.mkdir(parents=True, exist_ok=True)
             drop_half_line(self._path)
-        except OSError as error:
-            raise RecordError(f"cannot write in {folder}: {error.strerror}; choose another --out") from error
         write_json(folder / SETTING, msgspec.to_builtins(setting))
         there = read_blocks(self._path)
         whole = whole_rounds(setting, there)

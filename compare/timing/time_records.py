@@ -1,7 +1,5 @@
 """Records of interleaved timings, and what they come to: seconds of each method, and its speed-up; no torch here."""
 
-import hashlib
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +13,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import TEXT_LIMIT, read_bytes, read_json
+from abscert_plugin.records import digest_of
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
 
@@ -95,8 +94,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         value = msgspec.to_builtins(self)
         for subject in value["subjects"]:
             subject["run"] = msgspec.convert(subject["run"], Run).key
-        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:_KEY_LENGTH]
+        return digest_of(value)[:_KEY_LENGTH]
 
     @property
     def title(self) -> str:

@@ -14,8 +14,10 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.forward import crown_lbp_margins
+from abscert_plugin.claim import DECIDED_AT_ONCE
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.training import CrownIbpMargins
@@ -26,7 +28,7 @@ from abscert_plugin.verification.decision import Decider
 from baselines.pixels import PixelBalls
 from compare.plans.planned_run import Run
 from compare.results.stored_run import TRAINING, State, stored_runs_of
-from compare.running.defaults import DECIDED_AT_ONCE, ball_search, one_epoch, training_spec
+from compare.running.defaults import ball_search, one_epoch, training_spec
 from compare.timing.time_records import Kind, Setting, Subject
 
 _VALIDATED: Final = 32  # the loop validates after its steps, which is not timed
@@ -147,7 +149,7 @@ def _searcher(run: Run, results: Path, test: DataSet) -> Decider:
             f"run the plan there first (`abscert compare run`), or leave --search-images out"
         )
     training = stored.folder / TRAINING
-    return ball_search(run, _opened(training / "deploy.onnx"), test, run.certify[0])
+    return ball_search(run, _opened(training / DEPLOY), test, run.certify[0])
 
 
 def _seconds_deciding(decider: Decider, test: DataSet, claim: str) -> float:

@@ -16,10 +16,9 @@ from tiny_networks import run_onnx
 
 from abscert_plugin.cli.progress import ProgressObserver
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.records import read_records
+from abscert_plugin.records import RECORDS, read_records
 from abscert_plugin.training.checkpoint import Checkpoint, read_checkpoint
 from abscert_plugin.training.methods import METHODS
-from abscert_plugin.verification.run import RECORDS
 
 pytestmark = pytest.mark.slow  # the file as a whole
 

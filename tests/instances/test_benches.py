@@ -7,9 +7,10 @@ import pytest
 from stand_in import ANSWER, COMMAND, started, write_list
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.instances.bench import RECORDS, Bench
+from abscert_plugin.instances.bench import Bench
 from abscert_plugin.instances.listing import read_lists
 from abscert_plugin.instances.rows import RESULTS, Result, Row, read_results
+from abscert_plugin.records import RECORDS
 
 QUERIES = ["sat", "unsat", "unknown", "refuses"]
 

@@ -22,10 +22,11 @@ from abscert_plugin.cli import bench as command
 from abscert_plugin.engines.job import Answers, Job, Task, TaskAnswer, answered
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.instances import running
-from abscert_plugin.instances.bench import RECORDS, Bench
+from abscert_plugin.instances.bench import Bench
 from abscert_plugin.instances.elsewhere import BenchQuestion, decided_elsewhere, own_versions
 from abscert_plugin.instances.listing import read_lists
 from abscert_plugin.instances.rows import Result, Row, read_results
+from abscert_plugin.records import RECORDS
 
 QUERIES = ["sat", "unsat", "unknown", "refuses", "dies", "babbles"]
 

@@ -19,7 +19,8 @@ from abscert_plugin.query.reading import parse, read_query
 from abscert_plugin.query.refuting import Refuter
 from abscert_plugin.query.solve import QueryOutcome, QueryVerdict, solve
 from abscert_plugin.query.tree import COMBINED, listed
-from abscert_plugin.query.unsat_proof import _digest, fault_of, read_unsat_proof, write_unsat_proof
+from abscert_plugin.query.unsat_proof import fault_of, read_unsat_proof, write_unsat_proof
+from abscert_plugin.records import digest_of
 
 
 def test_weights_are_found_where_a_linear_program_says_that_there_are_some() -> None:
@@ -71,7 +72,7 @@ def checked(folder: Path, change: dict[str, object]) -> str:
     """Return what is said of the proof with another first group."""
     value = json.loads((folder / "proof.json").read_text())
     value["groups"][0].update(change)
-    value["digest"] = _digest({key: item for key, item in value.items() if key != "digest"})
+    value["digest"] = digest_of({key: item for key, item in value.items() if key != "digest"})
     (folder / "forged.json").write_text(json.dumps(value))
     query = read_query(folder / "q.vnnlib")
     return fault_of(read_unsat_proof(folder / "forged.json"), query, open_network(folder / "net.onnx", query.query))

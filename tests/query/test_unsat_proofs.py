@@ -22,7 +22,8 @@ from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
 from abscert_plugin.query.solve import QueryVerdict, solve
 from abscert_plugin.query.tree import CUT, SIGN, QueryNode, Region, closed_parts, listed
-from abscert_plugin.query.unsat_proof import _digest, fault_of, read_unsat_proof, write_unsat_proof
+from abscert_plugin.query.unsat_proof import fault_of, read_unsat_proof, write_unsat_proof
+from abscert_plugin.records import digest_of
 
 pytest.importorskip("vnnlib")
 Change = Callable[[dict[str, Any]], object]
@@ -57,7 +58,7 @@ def fault(proven: Path, name: str, change: Change = lambda _: None, model: str =
     """Return what a check says of a proof that was changed, with a digest that fits."""
     value = json.loads((proven / f"{name}.json").read_text())
     change(value)
-    value["digest"] = _digest({key: item for key, item in value.items() if key != "digest"})
+    value["digest"] = digest_of({key: item for key, item in value.items() if key != "digest"})
     path = proven / "forged.json"
     path.write_text(json.dumps(value))
     question = read_query(proven / f"{query or name}.vnnlib")
@@ -236,7 +237,7 @@ def test_odd_values_in_a_proof_are_refused(proven: Path, name: str, data: st.Dat
     changed = data.draw(json_values(value))
     if not isinstance(changed, dict) or changed == value:
         return
-    changed["digest"] = _digest({key: item for key, item in changed.items() if key != "digest"})
+    changed["digest"] = digest_of({key: item for key, item in changed.items() if key != "digest"})
     path = proven / "odd.json"
     path.write_text(json.dumps(changed))
     question = read_query(proven / f"{name}.vnnlib")

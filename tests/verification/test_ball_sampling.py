@@ -12,8 +12,7 @@ from command_line import abscert, train
 
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.grid import Grid
-from abscert_plugin.records import read_records
-from abscert_plugin.verification.run import RECORDS
+from abscert_plugin.records import RECORDS, read_records
 
 LIMIT = 40
 BATCH = 2048

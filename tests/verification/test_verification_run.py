@@ -16,8 +16,8 @@ from abscert_plugin.cores import thread_count
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
 from abscert_plugin.files import set_aside
-from abscert_plugin.records import Record, RunInfo, read_records
-from abscert_plugin.verification.run import RECORDS, RUN, Artifact, Verification
+from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records
+from abscert_plugin.verification.run import Artifact, Verification
 
 COUNT = 23
 BATCH = 5

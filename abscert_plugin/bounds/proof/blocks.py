@@ -74,8 +74,9 @@ def _changes_nothing(step: Step, shape: tuple[int, ...]) -> bool:
             return False
     if isinstance(step, Shift):
         return step.sign == 1 and (step.bias is None or not bool(step.bias.magnitude.any()))
-    is_scale = isinstance(step, Affine) and isinstance(step.map, Scale) and step.bias is None
-    return is_scale and bool((step.map.weights.center == 1).all())
+    if isinstance(step, Affine) and isinstance(step.map, Scale) and step.bias is None:
+        return bool((step.map.weights.center == 1).all())
+    return False
 
 
 def mean_of(

@@ -6,6 +6,7 @@ What it then computes is another function than the file's, so that no proof of t
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -37,7 +38,7 @@ def has_gates(graph: Graph, source: str) -> bool:
 def need_no_lookalike(view: View, has_gates: bool) -> None:
     """Raise where a node's constant is nearly, and not quite, one of those of a function that runtimes recognise."""
     if view.node.operator == "Pow":
-        numbers = _EXPONENTS
+        numbers: Sequence[float] = _EXPONENTS
     elif has_gates and view.node.operator in ("Add", "Div", "Mul"):
         numbers = _FACTORS
     else:

@@ -1,6 +1,6 @@
 """From ONNX nodes that pool, windows or everything, to steps."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import prod
 from types import MappingProxyType
 from typing import Final
@@ -19,24 +19,13 @@ from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 from abscert_plugin.bounds.proof.pairs import Ranged
 from abscert_plugin.graph.operands import Window
 from abscert_plugin.graph.walk import need
-
-RANKS: Final = (1, 2, 3)
-"""How many axes a window may have."""
+from abscert_plugin.reading.sliding import CONVOLUTIONS, MAX_POOLS, RANKS, padder
 
 _LARGEST_POWER: Final = 8
 
 _SAME: Final = ("Cast", "Dropout", "Identity")
 _MOVING: Final = (*_SAME, "AveragePool", "MaxPool", "Reshape", "Slice", "Transpose")  # of numbers of at least 0 too
 _POSITIVE: Final = ("Relu", "Sigmoid")
-
-_CONVOLUTIONS: Final = (functional.conv1d, functional.conv2d, functional.conv3d)
-_MAX_POOLS: Final = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
-
-
-def padder(begins: Sequence[int], ends: Sequence[int], value: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """Return what puts a number around the last axes; a padding below 0 takes entries away."""
-    pads = [pad for pair in zip(reversed(begins), reversed(ends), strict=True) for pad in pair]
-    return lambda values: functional.pad(values, pads, value=value)
 
 
 def _need_no_joined_pad(view: View, is_harmless: bool) -> None:
@@ -53,7 +42,7 @@ def _max_pool(view: View) -> None:
     _need_no_joined_pad(view, False)
     need(len([name for name in view.node.outputs if name]) == 1, "expected no indices")
     window = view.pool(RANKS)
-    pad, run = padder(window.begins, window.ends, -torch.inf), _MAX_POOLS[len(window.kernel) - 1]
+    pad, run = padder(window.begins, window.ends, -torch.inf), MAX_POOLS[len(window.kernel) - 1]
 
     def pool(values: Tensor) -> Tensor:
         return run(pad(values), window.kernel, window.stride, dilation=window.dilation)
@@ -102,7 +91,7 @@ def _window_sums(window: Window) -> Callable[[Tensor], Tensor]:
     def summed(values: Tensor) -> Tensor:
         padded = pad(values).flatten(0, 1).unsqueeze(1)
         kernel = torch.ones((1, 1, *window.kernel), dtype=values.dtype)
-        found = _CONVOLUTIONS[rank - 1](padded, kernel, stride=window.stride, dilation=window.dilation)
+        found = CONVOLUTIONS[rank - 1](padded, kernel, stride=window.stride, dilation=window.dilation)
         return found.reshape(*values.shape[:2], *found.shape[2:])
 
     return summed
@@ -113,17 +102,11 @@ def _global_average_pool(view: View) -> None:
 
 
 def _reduce(view: View, is_mean: bool) -> None:
-    axes, rank = view.integers("axes", 1), len(view.shape()) + 1
-    keeps, is_inert = bool(view.attribute("keepdims", 1)), bool(view.attribute("noop_with_empty_axes", 0))
-    if not axes and is_inert:
+    if view.reduces_nothing():
         view.moved(lambda values: values)
         return
-    need(bool(axes), "expected axes")
-    assert axes is not None
-    need(all(-rank <= axis < rank for axis in axes), f"expected axes of {rank}, got {axes}")
-    places = sorted({axis % rank for axis in axes})
-    need(places[0] > 0, "expected the images of a batch to stay apart")
-    _reduced(view, places, keeps, is_mean)
+    axes, keeps = view.reduced_axes()
+    _reduced(view, axes, keeps, is_mean)
 
 
 def _reduced(view: View, axes: list[int], keeps: bool, is_mean: bool) -> None:

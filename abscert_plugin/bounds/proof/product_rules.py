@@ -9,19 +9,17 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.constants import exactly, reshaped, scaled, weights
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Bilinear, Convolution, Matrix, Scale
-from abscert_plugin.bounds.proof.pooling_rules import RANKS, padder
 from abscert_plugin.graph.operands import SAME
 from abscert_plugin.graph.walk import need
+from abscert_plugin.reading.sliding import RANKS, TRANSPOSED, padder
 
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
-_TRANSPOSED: Final = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
 
 
 def _convolution(view: View) -> None:
@@ -61,7 +59,7 @@ def _transposed_convolution(view: View) -> None:
     need(min(sizes) >= 1, "nothing is left of an axis")
 
     def apply(weight: Tensor, values: Tensor) -> Tensor:
-        return cut(_TRANSPOSED[rank - 1](values, weight, stride=stride, groups=groups, dilation=dilation))
+        return cut(TRANSPOSED[rank - 1](values, weight, stride=stride, groups=groups, dilation=dilation))
 
     products = inputs // groups * prod(kernel)
     view.affine(

@@ -14,23 +14,12 @@ from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.nonlinear import Largest
 from abscert_plugin.bounds.proof.pairs import Ranged, corners
 from abscert_plugin.bounds.proof.softmax import Softmax, log_softmax, log_sum_exp
-from abscert_plugin.graph.walk import need
 
 _SOFTMAX_PER_AXIS: Final = 13  # before, a softmax goes over all axes from its own on
 
 
-def _axes(view: View) -> tuple[list[int], bool]:
-    """Return the axes of a reduction, counted with the batch, and whether they are kept."""
-    axes, rank = view.integers("axes", 1), len(view.shape()) + 1
-    view.attribute("noop_with_empty_axes", 0)  # which says nothing where there are axes
-    need(bool(axes), "expected axes")
-    places = sorted({axis % rank for axis in axes or ()})
-    need(places[0] > 0, "expected the images of a batch to stay apart")
-    return places, bool(view.attribute("keepdims", 1))
-
-
 def _largest(view: View) -> None:
-    axes, keeps = _axes(view)
+    axes, keeps = view.reduced_axes()
     view.walk.append(Largest(view.output, view.name(), lambda values: values.amax(axes, keepdim=keeps)))
 
 
@@ -39,7 +28,7 @@ def _ranged(view: View, ends: Callable[[Interval], Interval]) -> None:
 
 
 def _least(view: View) -> None:
-    axes, keeps = _axes(view)
+    axes, keeps = view.reduced_axes()
 
     def ends(given: Interval) -> Interval:
         return given[0].amin(axes, keepdim=keeps), given[1].amin(axes, keepdim=keeps)
@@ -48,7 +37,7 @@ def _least(view: View) -> None:
 
 
 def _product(view: View) -> None:
-    axes, keeps = _axes(view)
+    axes, keeps = view.reduced_axes()
 
     def ends(given: Interval) -> Interval:
         flat = [_apart(end, axes) for end in given]
@@ -82,7 +71,7 @@ def _kept(values: Tensor, axes: list[int]) -> Tensor:
 
 def _sum_of(view: View, kind: str) -> None:
     """Sums of sizes or squares, and the root or logarithm of a sum."""
-    axes, keeps = _axes(view)
+    axes, keeps = view.reduced_axes()
     source, last = view.name(), view.output
     if kind == "ReduceL1":
         mean_of(view, function_of(view, source, functions.ABS), axes, keeps, True, last)
@@ -99,7 +88,7 @@ def _sum_rule(kind: str) -> Callable[[View], None]:
 
 
 def _log_sum_exp(view: View) -> None:
-    axes, keeps = _axes(view)
+    axes, keeps = view.reduced_axes()
     _ranged(view, log_sum_exp(axes, keeps))
 
 

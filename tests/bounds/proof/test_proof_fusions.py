@@ -1,6 +1,7 @@
 """What onnxruntime fuses: a factor in front of a matrix product that goes behind it, and functions spelled out."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from abscert_plugin.bounds.parts import PartBounds
-from abscert_plugin.bounds.proof import Proof
-from abscert_plugin.bounds.proof import affine as affine_module
+from abscert_plugin.bounds.proof import Proof, arithmetic
 from abscert_plugin.bounds.proof.affine import Affine
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.proof import margin_rows
@@ -134,11 +134,10 @@ def without_gain_in_underflow(self: Affine, before: Any, reach: Any, gain: float
     return UNDERFLOW(self, before, reach)
 
 
-def without_gain_in_overflow(self: Enclosure, peak: float = 1.0, top: float = affine_module.arithmetic.LARGEST) -> Any:
-    return CHECKED(affine_module.Enclosure(*(getattr(self, name) for name in FIELDS), 1.0), peak, top)
+def without_gain_in_overflow(self: Enclosure, peak: float = 1.0, top: float = arithmetic.LARGEST) -> Enclosure:
+    return replace(CHECKED(replace(self, gain=1.0), peak, top), gain=self.gain)
 
 
-FIELDS = ("lower", "upper", "magnitude", "roundings", "underflow", "reach")
 UNDERFLOW, CHECKED = Affine.underflow_after, Enclosure.checked
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any], str, bool]] = {
     "underflow of a chain": (Affine, "underflow_after", without_gain_in_underflow, "underflows", True),
