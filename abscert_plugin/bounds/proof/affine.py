@@ -11,7 +11,7 @@ from typing_extensions import override
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.descent import Descent, Step, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure, clipped, largest, spread
-from abscert_plugin.bounds.proof.maps import LinearMap
+from abscert_plugin.bounds.proof.maps import LinearMap, Scale
 
 _FEW = 16  # roundings of our own that an affine step has beyond its sum
 
@@ -78,7 +78,7 @@ class Affine(Unary):
         )
         gain = value.gain * weights.gain
         made = Enclosure(lower, upper, magnitude, roundings, carried, reach, gain)
-        return made.checked(self.peak, self.kind.largest)
+        return made.checked(max(self.peak, 1.0 if isinstance(self.map, Scale) else gain), self.kind.largest)
 
     def underflow_after(self, before: Tensor, reach: Tensor, gain: float = 1.0) -> Tensor:
         """Return what underflow adds up to behind the node.

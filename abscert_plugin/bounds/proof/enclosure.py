@@ -32,9 +32,9 @@ it in the chain: the terms of a node are counted `gain` times. QED.
 
 The sum of two values that are no constants may be fused into a convolution as its start, so it counts n1 + n2 + 1.
 
-**Overflow.** If M (1 + gamma(n)) + T, or a product of weights that may be folded, or reach times gain, which bounds
-sums in which some factors of the chain are still left out, is not below the largest float32, or anything is infinite or
-NaN, the ends are infinite, the magnitude too, and so is that of all that reads the value.
+**Overflow.** If M (1 + gamma(n)) + T, or a product of weights that may be folded, or behind a sum reach times
+gain, which bounds what it is where some factors of the chain are still left out, is not below the largest float32, or
+anything is infinite or NaN, the ends are infinite, the magnitude too, and so is that of all that reads the value.
 
 **Own rounding.** The ends and magnitudes are computed in float64, whose errors the same inequality bounds with
 u = 2^-53; |ideal| <= M always, so `own_gamma(p + few) M` covers an affine step. No rounding modes are used.
@@ -146,7 +146,7 @@ class Enclosure:
             peak: bound of sums on the way, as a multiple of the reach.
             top: the largest finite number that they are computed in.
         """
-        fits = (self.size() < top) & spread(self.reach * max(peak, self.gain) < top, self.magnitude)
+        fits = (self.size() < top) & spread(self.reach * peak < top, self.magnitude)
         fits &= (self.gain < top) & (self.lower <= self.upper)
         if bool(fits.all()):
             return self
