@@ -128,7 +128,7 @@ def test_it_does_in_front_of_sums_of_one_product_too() -> None:
         ("Relu", "p", "h"),
         ("Mul", "h el", "logits"),
     )
-    powers = {"es": 2.0**70, "eb": 2.0**-100, "k": np.full((1, 2), 2.0**62), "el": 2.0**-30}
+    powers: dict[str, Any] = {"es": 2.0**70, "eb": 2.0**-100, "k": np.full((1, 2), 2.0**62), "el": 2.0**-30}
     file = model(nodes, column=np.full((4, 1), 0.5), **powers)
     assert not np.isfinite(run(file, POINT, is_fused=True)).all()
     assert is_covered(file, is_fused=True)
