@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, final
 
 import numpy as np
@@ -21,6 +22,10 @@ from abscert_plugin.bounds.proof.moves import Concatenation, Move, Planted
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import MOVES, Walk, need
+
+_INERT: Final[Mapping[str, float]] = MappingProxyType({"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0})
+_NEARLY: Final = 1e-4
+"""Constants by which a node gives what it reads, or nearly so."""
 
 _GIVE_TRUTH: Final = frozenset({"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor"})
 _GIVE_WHOLE: Final = frozenset({"ArgMax", "ArgMin"})
@@ -236,13 +241,32 @@ class View(Operands[Build]):
         self.move(joint, lambda values: values.index_select(1, index).reshape(len(values), *shape), self.output)
 
     def giver(self, name: str, through: Collection[str] = ()) -> Node | None:
-        """Return the node that gives a tensor; of operators in `through`, that which gives what they read first."""
+        """Return the node that gives a tensor.
+
+        Nodes that runtimes leave out are passed over: those that add 0, multiply by 1 or expand, and of operators in
+        `through`, for what they read first.
+        """
         givers = {output: node for node in self.walk.graph.nodes for output in node.outputs}
         node = givers.get(name)
-        while node is not None and node.operator in through:
-            node = givers.get(node.inputs[0]) if node.inputs else None
+        while node is not None:
+            read = node.inputs[:1] if node.operator in through else self._read_by_nothing(node)
+            if not read:
+                break
+            node = givers.get(read[0])
         need(node is None or node.operator != "If", "expected no If before it, whose nodes runtimes may join with it")
         return node
+
+    def _read_by_nothing(self, node: Node) -> Sequence[str]:
+        """Return what a node reads and gives as it is, by its constant; nothing of other nodes."""
+        if node.operator == "Expand":
+            return node.inputs[:1]
+        if node.operator not in _INERT:
+            return ()
+        for place in (0, 1) if node.operator in ("Add", "Mul") else (1,):
+            array = self.walk.arrays.get(node.inputs[place])
+            if array is not None and bool((abs(array - _INERT[node.operator]) < _NEARLY).all()):
+                return (node.inputs[1 - place],)
+        return ()
 
     def part(self) -> str:
         """Return a name for a tensor inside the node; NUL is in no name of a file that was checked."""

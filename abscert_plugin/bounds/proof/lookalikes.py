@@ -15,6 +15,7 @@ from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import need
 
+_SAME: Final = ("Cast", "Dropout", "Identity")
 _GATES: Final = frozenset({"Erf", "Tanh"})
 _FACTORS: Final = (
     1.0,
@@ -37,6 +38,9 @@ def has_gates(graph: Graph, source: str) -> bool:
 
 def need_no_lookalike(view: View, has_gates: bool) -> None:
     """Raise where a node's constant is nearly, and not quite, one of those of a function that runtimes recognise."""
+    if view.node.operator == "Sqrt":
+        _need_normalisation(view)
+        return
     if view.node.operator == "Pow":
         numbers: Sequence[float] = _EXPONENTS
     elif has_gates and view.node.operator in ("Add", "Div", "Mul"):
@@ -52,6 +56,35 @@ def need_no_lookalike(view: View, has_gates: bool) -> None:
         if lower.numel() == 1:
             for number in numbers:
                 _need_exact(float(lower), float(upper), number, is_half)
+
+
+def _need_normalisation(view: View) -> None:
+    """Raise where a root is that of a variance plus a constant, but for layer normalisation as it is spelled out.
+
+    onnxruntime takes it for that whatever the power, the epsilon and the order of what is subtracted, added or divided.
+    """
+    graph, total = view.walk.graph, view.giver(view.node.inputs[0], _SAME)
+    if total is None or total.operator != "Add":
+        return
+    means = [view.giver(name, _SAME) for name in total.inputs]
+    squares = [
+        view.giver(mean.inputs[0], _SAME) for mean in means if mean is not None and mean.operator == "ReduceMean"
+    ]
+    powers = [node for node in squares if node is not None and node.operator in ("Mul", "Pow")]
+    if not powers:
+        return
+    epsilon, power = view.walk.arrays.get(total.inputs[1]), powers[0]
+    is_plain = epsilon is not None and epsilon.size == 1
+    exponent = view.walk.arrays.get(power.inputs[1])
+    is_plain &= power.operator == "Mul" or (exponent is not None and exponent.size == 1 and bool((exponent == 2).all()))
+    difference = view.giver(power.inputs[0], _SAME)
+    if difference is not None and difference.operator == "Sub":
+        first = view.giver(difference.inputs[0], _SAME)
+        is_plain &= first is None or first.operator != "ReduceMean"
+    for node in graph.nodes:
+        if node.operator == "Div":
+            is_plain &= view.giver(node.inputs[0], _SAME) is not view.node
+    need(is_plain, "expected (x - mean) / sqrt(variance + number) in this order; runtimes take all else for it too")
 
 
 def _need_exact(lower: float, upper: float, number: float, is_half: bool) -> None:

@@ -1,5 +1,6 @@
 """Nonlinear nodes, whose outputs a runtime has to hold: a chain ends at what they read and a new one begins."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -50,17 +51,26 @@ class Activation(Unary):
 @final
 @dataclass(frozen=True, slots=True)
 class Hold(Unary):
-    """A value as it is, which a node behind it reads as one tensor: a new chain begins."""
+    """A value as it is, which a node behind it reads as one tensor: a new chain begins.
+
+    Args:
+        output: name of what it gives.
+        input: name of what it reads.
+        most: absolute value beyond which nothing is known of it.
+    """
 
     is_curved: ClassVar[bool] = True
     ends_chains: ClassVar[bool] = True
     reads_ends: ClassVar[bool] = True
     output: str
     input: str
+    most: float = math.inf
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
         lower, upper = values[self.input].computed()
+        fits = torch.maximum(lower.abs(), upper.abs()) <= self.most
+        lower, upper = lower.where(fits, -torch.inf), upper.where(fits, torch.inf)
         return _held_unless_unknown(lower, upper, lower, upper)
 
     @override

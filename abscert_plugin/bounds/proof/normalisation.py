@@ -1,7 +1,7 @@
 """Normalisations whose statistics are those of the input, put together from squares, means, roots and products."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from math import inf, prod
 from types import MappingProxyType
 from typing import Final
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.proof import arithmetic, functions
-from abscert_plugin.bounds.proof.affine import Affine
+from abscert_plugin.bounds.proof.activations import Interval
 from abscert_plugin.bounds.proof.blocks import (
     difference_of,
     divided_by,
@@ -24,19 +24,25 @@ from abscert_plugin.bounds.proof.blocks import (
     square_of,
 )
 from abscert_plugin.bounds.proof.building import View
-from abscert_plugin.bounds.proof.constants import exactly, reshaped
-from abscert_plugin.bounds.proof.enclosure import Enclosure
-from abscert_plugin.bounds.proof.maps import Mean
+from abscert_plugin.bounds.proof.constants import reshaped
+from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.nonlinear import Hold
-from abscert_plugin.bounds.proof.pairs import Product, corners
+from abscert_plugin.bounds.proof.pairs import Product, Ranged, corners
 from abscert_plugin.bounds.proof.smooth_rules import number
 from abscert_plugin.graph.walk import need
 
+_MODERATE: Final = 2.0**30
 
-def normalised(view: View, source: str, axes: Sequence[int], epsilon: float, is_centred: bool = True) -> str:
-    """Give (x - mean) / sqrt(variance + epsilon), the mean 0 where it is not centred; x is one tensor to the node."""
+
+def normalised(
+    view: View, source: str, axes: Sequence[int], epsilon: float, is_centred: bool = True, most: float = inf
+) -> str:
+    """Give (x - mean) / sqrt(variance + epsilon), the mean 0 where it is not centred; x is one tensor to the node.
+
+    Nothing is known of it where |x| may be above `most`.
+    """
     need(epsilon >= 2.0**-100, f"expected an epsilon well above 0, got {epsilon}")
-    source = view.walk.append(Hold(view.part(), source))
+    source = view.walk.append(Hold(view.part(), source, most))
     shape = shape_of(view, source)
     if is_centred:
         source = difference_of(view, source, mean_of(view, source, axes))
@@ -93,7 +99,12 @@ def _layer(view: View, is_centred: bool = True) -> None:
 def _instance(view: View) -> None:
     shape = view.shape()
     need(len(shape) >= 2, "expected images")
-    found = normalised(view, view.name(), range(2, len(shape) + 1), number(view, "epsilon", 1e-5))
+    scale = view.constant(1).magnitude
+    # a kernel computes x (s r) - mean (s r): with moderate numbers no product on the way over- or underflows
+    is_moderate = (scale == 0) | ((scale >= 1 / _MODERATE) & (scale <= _MODERATE))
+    need(bool(is_moderate.all()), "expected scales of a moderate size")
+    axes, epsilon = range(2, len(shape) + 1), number(view, "epsilon", 1e-5)
+    found = normalised(view, view.name(), axes, epsilon, most=_MODERATE)
     _affine(view, found, *(_by_channel(view.constant(place), shape) for place in (1, 2)))
 
 
@@ -117,12 +128,16 @@ def _group(view: View) -> None:
 
 
 def _mean_variance(view: View) -> None:
-    """(x - mean) / (sqrt(variance) + 1e-9), of which nothing is known where the variance may be 0."""
+    """(x - mean) / (sqrt(variance) + 1e-9), of which nothing is known where the variance may be 0.
+
+    onnxruntime's kernel adds no 1e-9.
+    """
     axes = [axis % (len(view.shape()) + 1) for axis in view.attribute("axes", [0, 2, 3])]
     source, shape = view.walk.append(Hold(view.part(), view.name())), view.shape()
     difference = difference_of(view, source, mean_of(view, source, axes))
     root = function_of(view, mean_of(view, square_of(view, difference), axes), functions.SQRT)
-    inverse = function_of(view, shifted_by(view, root, 1e-9), functions.RECIPROCAL)
+    ends = (torch.full((1,) * (len(shape) + 1), end, dtype=torch.float64) for end in (0.0, 1e-9))
+    inverse = function_of(view, shifted_by(view, root, held(*ends, is_constant=True)), functions.RECIPROCAL)
     product_of(view, difference, expanded(view, inverse, shape), view.output)
 
 
@@ -146,14 +161,22 @@ def _local_response(view: View) -> None:
     source, channels = view.name(), view.shape()[0]
     before, behind = (size - 1) // 2, size // 2
 
+    # a kernel goes from one channel to the next: it adds the square that comes in, and takes off the one that leaves
+    share = arithmetic.gamma(3 * (2 * channels + size) + 8)
+
     def summed(values: Tensor) -> Tensor:
-        flat = values.flatten(2)
-        padded = torch.nn.functional.pad(flat, (0, 0, before, behind))
-        total = sum((padded[:, start : start + channels] for start in range(size)), torch.zeros_like(flat))
+        padded = torch.nn.functional.pad(values.flatten(2), (0, 0, before, behind))
+        total = sum((padded[:, start : start + channels] for start in range(1, size)), padded[:, :channels])
         return total.reshape(values.shape)
 
-    squares = square_of(view, source)
-    total = view.walk.append(Affine(view.part(), squares, Mean(summed, exactly(1.0), size), peak=2.0 * size))
+    def ends(squares: Interval) -> Interval:
+        lower, upper = (end.clamp(min=0) for end in squares)
+        last = [min(channel + behind, channels - 1) for channel in range(channels)]
+        room = (share + arithmetic.own_gamma(channels + size)) * upper.cumsum(1)[:, last]
+        room = room + arithmetic.underflow(8.0 * channels)
+        return summed(lower) - room, summed(upper) + room
+
+    total = view.walk.append(Ranged(view.part(), (square_of(view, source),), ends))
     scaled = scaled_by(view, divided_by(view, total, size), alpha)
     factor = function_of(view, shifted_by(view, scaled, bias), functions.power(-beta))
     product_of(view, source, factor, view.output)

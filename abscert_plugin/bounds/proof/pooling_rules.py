@@ -5,6 +5,7 @@ from math import prod
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -35,6 +36,11 @@ def _need_no_joined_pad(view: View, is_harmless: bool) -> None:
         return
     before = view.giver(pad.inputs[0], _MOVING)
     is_below = before is not None and before.operator in _POSITIVE and view.node.operator == "MaxPool"
+    window = view.pool(RANKS)
+    given = pad.attributes["pads"] if "pads" in pad.attributes else view.walk.constant(pad.inputs[1])
+    most = max(0, *np.asarray(given).reshape(-1).tolist()) + max(*window.begins, *window.ends)
+    # else a window may hold nothing but what it is padded by
+    is_below &= set(window.dilation) == {1} and most < min(window.kernel)
     need(is_below, "expected no Pad before it, but behind a Relu; onnxruntime joins them and pads by other numbers")
 
 

@@ -264,3 +264,145 @@ def test_what_does_nothing_does_not_hide_a_variance(nothing: str, constants: dic
     assert (widths[1] >= widths[0] * (1 - 1e-9)).all()
     assert (widths[1] <= widths[0] * 2).all()
     assert is_covered(spelled_out(nothing, **constants), is_fused=True)
+
+
+NORMALISED: dict[str, tuple[str, ...]] = {
+    "epsilon first": ("f m", "eps v", "d r"),
+    "a vector of epsilons": ("f m", "v many", "d r"),
+    "an epsilon of the input": ("f m", "v m", "d r"),
+    "the mean less the input": ("m f", "v eps", "d r"),
+    "the root over the difference": ("f m", "v eps", "r d"),
+}
+
+
+def normalised(difference: str, total: str, quotient: str, power: float = 2.0) -> onnx.ModelProto:
+    nodes = (
+        ("Add", "x far", "f"),
+        ("ReduceMean", "f axes", "m", {"keepdims": 1}),
+        ("Sub", difference, "d"),
+        ("Pow", "d two", "s"),
+        ("ReduceMean", "s axes", "v", {"keepdims": 1}),
+        ("Add", total, "e"),
+        ("Sqrt", "e", "r"),
+        ("Div", quotient, "n"),
+        ("MatMul", "n w", "logits"),
+    )
+    more = {"many": np.array([0.1, 0.2, 0.3, 0.4])} if "many" in total else {"eps": 0.1} if "eps" in total else {}
+    return model(nodes, far=100.0, axes=[-1], two=power, w=np.eye(4, 2), **more)
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_what_is_taken_for_a_normalisation_and_is_none_has_no_proof(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="in this order"):
+        known(normalised(*NORMALISED[name]))
+
+
+def test_another_power_is_no_variance() -> None:
+    with pytest.raises(UnsupportedModelError, match="in this order"):
+        known(normalised("f m", "v eps", "d r", power=4.0))
+    assert is_covered(normalised("f m", "v eps", "d r"), is_fused=True)
+
+
+# --- nodes that runtimes join, with others between that they leave out ------------------------------------------------
+
+NOTHING: dict[str, tuple[str, dict[str, Any]]] = {
+    "Identity": ("a", {}),
+    "Add": ("a zero", {"zero": 0.0}),
+    "Sub": ("a zero", {"zero": 0.0}),
+    "Mul": ("unit a", {"unit": 1.0}),
+    "Div": ("a unit", {"unit": 1.0}),
+    "Expand": ("a same", {"same": [1, 1]}),
+}
+
+
+def quantised_twice(nothing: str) -> onnx.ModelProto:
+    inputs, constants = NOTHING[nothing]
+    nodes = (
+        ("QuantizeLinear", "x s", "q"),
+        ("DequantizeLinear", "q s", "a"),
+        (nothing, inputs, "b"),
+        ("QuantizeLinear", "b t", "p"),
+        ("DequantizeLinear", "p t", "y"),
+        ("MatMul", "y w", "logits"),
+    )
+    return model(nodes, s=0.03, t=0.05, w=np.eye(4, 2), **constants)
+
+
+def pooled_pad(nothing: str = "Identity", first: str = "Neg", padding: int = 1, **pool: Any) -> onnx.ModelProto:
+    inputs, constants = NOTHING[nothing]
+    constants = {**constants, **({"same": [1, 1, 1, 1]} if "same" in constants else {})}
+    nodes = (
+        ("Reshape", "x image", "i"),
+        (first, "i", "n"),
+        ("Pad", "n around", "a"),
+        (nothing, inputs, "b"),
+        ("MaxPool", "b", "p", {"kernel_shape": [2, 2], **pool}),
+        ("ReduceMax", "p axes", "f", {"keepdims": 0}),
+        ("MatMul", "f w", "logits"),
+    )
+    around = [0, 0, padding, padding] * 2
+    return model(nodes, image=[0, 1, 2, 2], around=around, axes=[2, 3], w=np.ones((1, 2)), **constants)
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_what_does_nothing_keeps_no_nodes_apart(nothing: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(quantised_twice(nothing))
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(pooled_pad(nothing))
+
+
+def test_a_pad_behind_a_relu_is_joined_where_each_window_holds_a_number() -> None:
+    wide: tuple[dict[str, Any], ...] = ({"dilations": [3, 3]}, {"pads": [1, 1, 1, 1]}, {"padding": 2})
+    for options in wide:
+        with pytest.raises(UnsupportedModelError, match="joins them"):
+            known(pooled_pad(first="Relu", **options))
+    for file in (pooled_pad(first="Relu"), pooled_pad("Mul", first="Relu")):
+        assert is_covered(file, is_fused=True)
+
+
+# --- kernels that compute in their own order --------------------------------------------------------------------------
+
+
+def by_kernel(operator: str, *constants: float, scale: float = 1.0, **attributes: Any) -> onnx.ModelProto:
+    """Return a normalisation of x as 4 channels (LRN) or as one, times a number."""
+    nodes = (
+        ("Reshape", "x image", "i"),
+        (operator, " ".join(["i", *("st"[: len(constants)])]), "n", attributes),
+        ("Mul", "n scale", "m"),
+        ("Flatten", "m", "f"),
+        ("MatMul", "f w", "logits"),
+    )
+    image = [0, 4, 1, 1] if operator == "LRN" else [0, 1, 1, 4]
+    given = {name: [value] for name, value in zip("st", constants, strict=False)}
+    floats = {name: np.array(value, np.float32) for name, value in given.items()}
+    return model(nodes, image=image, scale=scale, w=np.eye(4, 2, k=-2), **floats)
+
+
+@pytest.mark.parametrize("first", [1.0, 1e3, 1e4])
+@pytest.mark.parametrize("last", [1e-3, 1.0, 30.0])
+def test_sums_of_squares_run_from_channel_to_channel(first: float, last: float) -> None:
+    points = np.array([[first, 0.5, 0.3, last], [first, first, last, last]], np.float32)
+    file = by_kernel("LRN", size=3, alpha=1.0, bias=1.0, beta=0.75)
+    logits, (lower, upper) = run(file, points, is_fused=True), known(file, points)
+    assert not ((logits < lower) | (logits > upper)).any()  # where the base may be below 0, nothing is known
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6, 1e-8])
+def test_a_kernel_adds_nothing_to_the_deviation(size: float) -> None:
+    points = np.array([[1, 2, 4, 5]], np.float32) * np.float32(size)
+    file = by_kernel("MeanVarianceNormalization", axes=[2, 3])
+    logits, (lower, upper) = run(file, points, is_fused=True), known(file, points)
+    assert not ((logits < lower) | (logits > upper)).any()
+
+
+def test_a_kernel_multiplies_the_input_by_the_scale_first() -> None:
+    for scale in (2e37, 1e-29):
+        with pytest.raises(UnsupportedModelError, match="moderate size"):
+            known(by_kernel("InstanceNormalization", scale, 0.0, scale=1 / scale))
+    file = by_kernel("InstanceNormalization", 2.0, 0.5)
+    for size, is_known in ((1.0, True), (1e17, False)):
+        points = np.array([[1, 2, -1, 3]], np.float32) * np.float32(size)
+        logits, (lower, upper) = run(file, points, is_fused=True), known(file, points)
+        assert not ((logits < lower) | (logits > upper)).any()
+        assert np.isfinite(lower).all() == is_known
