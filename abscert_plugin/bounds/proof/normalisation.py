@@ -136,8 +136,9 @@ def _mean_variance(view: View) -> None:
     source, shape = view.walk.append(Hold(view.part(), view.name())), view.shape()
     difference = difference_of(view, source, mean_of(view, source, axes))
     root = function_of(view, mean_of(view, square_of(view, difference), axes), functions.SQRT)
-    ends = (torch.full((1,) * (len(shape) + 1), end, dtype=torch.float64) for end in (0.0, 1e-9))
-    inverse = function_of(view, shifted_by(view, root, held(*ends, is_constant=True)), functions.RECIPROCAL)
+    most = torch.full((1,) * (len(shape) + 1), 1e-9, dtype=torch.float64)
+    added = held(torch.zeros_like(most), most, is_constant=True)
+    inverse = function_of(view, shifted_by(view, root, added), functions.RECIPROCAL)
     product_of(view, difference, expanded(view, inverse, shape), view.output)
 
 

@@ -266,7 +266,7 @@ def test_what_does_nothing_does_not_hide_a_variance(nothing: str, constants: dic
     assert is_covered(spelled_out(nothing, **constants), is_fused=True)
 
 
-NORMALISED: dict[str, tuple[str, ...]] = {
+NORMALISED: dict[str, tuple[str, str, str]] = {
     "epsilon first": ("f m", "eps v", "d r"),
     "a vector of epsilons": ("f m", "v many", "d r"),
     "an epsilon of the input": ("f m", "v m", "d r"),
@@ -375,7 +375,7 @@ def by_kernel(operator: str, *constants: float, scale: float = 1.0, **attributes
     )
     image = [0, 4, 1, 1] if operator == "LRN" else [0, 1, 1, 4]
     given = {name: [value] for name, value in zip("st", constants, strict=False)}
-    floats = {name: np.array(value, np.float32) for name, value in given.items()}
+    floats: dict[str, Any] = {name: np.array(value, np.float32) for name, value in given.items()}
     return model(nodes, image=image, scale=scale, w=np.eye(4, 2, k=-2), **floats)
 
 
