@@ -12,6 +12,8 @@ _SHORT = (  # headings; the notes say that radii are on the pixel scale, with th
     (", pixel (training)", ""),
     ("Impr. over ", "Impr. "),
     ("SpeedUp over ", "SpeedUp "),
+    ("balls certified for", "certified for"),
+    ("ball interval", "interval"),
     ("s verifying balls", "s verifying"),
 )
 

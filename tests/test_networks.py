@@ -210,5 +210,5 @@ def test_weights_lie_within_the_bounds_of_xavier_and_biases_are_zero(name: str) 
 
 @pytest.mark.parametrize("name", ["dm-tiny", "", "DM-small"])
 def test_an_unknown_network_is_refused_with_the_names_there_are(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"dm-small.*fc-5-code.*resnet18, got '{name}'"):
+    with pytest.raises(ConfigError, match=f"dm-small.*fc-5-code.*resnet18; got '{name}'"):
         NetworkConfig(name, Activation.RELU, MNIST, 10)

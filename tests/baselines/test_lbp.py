@@ -202,7 +202,7 @@ def test_the_table_has_it_with_its_activation() -> None:
 @pytest.mark.parametrize("name", ["eta", "eta_end", "bend_at", "natural_end"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_options_without_a_meaning_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"expected {name.replace('_', '-')} from 0 to 1"):
+    with pytest.raises(ConfigError, match=f"expected {name} from 0 to 1"):
         Lbp(RADIUS, **{name: value})
 
 

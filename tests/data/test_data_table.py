@@ -39,7 +39,7 @@ def test_the_table_cannot_be_changed() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="digits, mnist, fashion-mnist, cifar10, imagenet, folder, got 'svhn'"):
+    with pytest.raises(ConfigError, match="digits, mnist, fashion-mnist, cifar10, imagenet, folder; got 'svhn'"):
         load_data("svhn", Split.TEST)
 
 

@@ -271,7 +271,7 @@ def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
     assert "verified under the claim ball" in refused("compare", "curves", "--out", tmp_path)
     assert "ends in .svg" in refused("compare", "curves", "--out", tmp_path, "--into", tmp_path / "curves.png")
     assert "expected runs in" in refused("compare", "curves", "--out", tmp_path / "none")
-    assert "or a plan of" in refused("compare", "curves", "--out", tmp_path, "--plan", "no-such")
+    assert "or a plan: one of" in refused("compare", "curves", "--out", tmp_path, "--plan", "no-such")
 
 
 def test_curves_are_made_without_torch(tmp_path: Path) -> None:

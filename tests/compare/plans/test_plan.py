@@ -103,7 +103,7 @@ def test_every_part_of_a_run_is_under_test_above() -> None:
         (("cells = [2, 4]", ""), "expected cells"),
         (('share = "0.3"', 'shar = "0.3"'), "no option 'shar'"),
         (('share = "0.3"', 'share = "3"'), "share from 0 to 1"),
-        (("[[grid]]", "protocol = 'new'\n[[grid]]"), "the protocol of sound, paper, cpu"),
+        (("[[grid]]", "protocol = 'new'\n[[grid]]"), "the protocol: one of sound, paper, cpu"),
         (("[[grid]]", "[[grid]]\nsolver = 'hope'"), "expected a solver: one of abscert.*; got 'hope'"),
         (("[[grid]]", "[[grid]"), "cannot be read"),
     ],
@@ -136,7 +136,7 @@ PART = '[[grid]]\ndata = ["digits"]\nnetwork = ["fc-3"]\nmethod = ["ibp"]\nradiu
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"digits"', '"digit"', "a data set of digits"),
+        ('"digits"', '"digit"', "a data set: one of digits"),
         ('"fc-3"', '"fc-33"', "expected a network: one of"),
         ('"ibp"', '"ipb"', "expected a method: one of"),
         ('"0.1"]', '"0.1"]\nactivation = ["rleu"]', "expected an activation: one of"),
