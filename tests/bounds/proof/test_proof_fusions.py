@@ -135,7 +135,7 @@ def test_it_does_in_front_of_sums_of_one_product_too() -> None:
     assert is_covered(file, is_fused=False)
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(st.tuples(*[st.integers(-100, 100)] * 5), st.booleans())
 def test_whatever_the_factors_every_evaluation_is_covered(
     powers: tuple[int, int, int, int, int], is_constant: bool
