@@ -52,6 +52,8 @@ def write_whole(
     Raises:
         AbscertError: of the type `error`; nothing is left under the temporary name then.
     """
+    if not path.name:  # `.`, or the root
+        raise error(f"cannot write {path}: Is a directory; {advice}")
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -235,3 +235,9 @@ def test_a_pipe_is_no_file(tmp_path: Path, read: Callable[[Path], object]) -> No
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises((RecordError, OSError), match="not a regular file"):
         read(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("place", [".", "/", ""])
+def test_a_path_without_a_name_is_no_file_to_write(place: str) -> None:
+    with pytest.raises(RecordError, match="Is a directory; choose another --out"):
+        write_whole(Path(place), lambda part: part.write_text("x"))
