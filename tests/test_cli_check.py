@@ -146,6 +146,16 @@ def test_an_edit_is_found_out_even_where_the_digest_was_made_anew(
     assert name in failed(abscert("check", path, deploy, *ON, "--all", "--json", status=1).json)
 
 
+def test_of_a_file_that_is_run_alone_no_proof_is_confirmed(deploy: Path, ball: Path, tmp_path: Path) -> None:
+    """A certificate of any order names methods that run points, which show this runtime's order alone."""
+    (check,) = [
+        check
+        for check in abscert("check", ball, deploy, *ON, "--black-box", "--json", status=1).json["checks"]
+        if not check["holds"]
+    ]
+    assert "of what is run alone nothing is proven" in check["detail"]
+
+
 def test_an_edit_is_found_by_the_digest(deploy: Path, ball: Path, tmp_path: Path) -> None:
     path = edited(ball, tmp_path / "c.json", lambda value: value["rows"][0]["record"].update(seconds=1.0), digest=False)
     assert failed(abscert("check", path, deploy, *ON, "--json", status=1).json) == ["digest"]

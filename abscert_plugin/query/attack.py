@@ -1,5 +1,6 @@
 """Looking for an input that satisfies a query: points of its boxes, run and held against what is written."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Attack:
 
     def _holds_for_reals(self, point: np.ndarray) -> bool:
         outputs = exact_output(self._network.graph, point.reshape(self._network.input_shape))
-        if outputs is not None:
+        if outputs is not None and len(outputs) == math.prod(self._network.output_shape):
             return self._query.holds(exactly(point), outputs)
         try:
             proof = self._network.proof

@@ -81,8 +81,7 @@ def _leaky(node: Node, values: Any) -> Any:
 
 
 def _flatten(node: Node, values: Any) -> Any:
-    axis = node.attributes.get("axis", 1)
-    return values.reshape(int(np.prod(values.shape[: axis % (values.ndim + 1) if axis < 0 else axis])), -1)
+    return values.reshape(int(np.prod(values.shape[: node.attributes.get("axis", 1)])), -1)
 
 
 def _reshape(node: Node, values: Any, shape: Any) -> Any:
@@ -93,10 +92,10 @@ def _reshape(node: Node, values: Any, shape: Any) -> Any:
 
 
 def _sum(node: Node, values: Any, axes: Any = None) -> Any:
-    if axes is None and "axes" not in node.attributes and node.attributes.get("noop_with_empty_axes", 0):
-        return values
     given = node.attributes.get("axes") if axes is None else axes.tolist()
-    return values.sum(axis=None if given is None else tuple(given), keepdims=bool(node.attributes.get("keepdims", 1)))
+    if not given and node.attributes.get("noop_with_empty_axes", 0):
+        return values
+    return values.sum(axis=tuple(given) if given else None, keepdims=bool(node.attributes.get("keepdims", 1)))
 
 
 _RULES: Final[Mapping[str, Callable[..., Any]]] = {

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.claim import PROVABLE, Arithmetic
-from abscert_plugin.errors import UnsupportedModelError, VerifierError
+from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.front import Front, Images, Points
 from abscert_plugin.verification.logits import read_logits, unshown
 from abscert_plugin.verification.proving import Prover
@@ -39,12 +39,17 @@ class Deployed:
         note: why they hold for this runtime alone where nobody asked for that; empty elsewhere.
 
     Raises:
+        ConfigError: if any order is asked for of a file whose graph is left alone.
         UnsupportedModelError: if the file takes interval images, so that no image can be replayed through it, or any
             order was asked for and its graph cannot be read.
         VerifierError: if the file does not run.
     """
 
     def __init__(self, artifact: Artifact, arithmetic: Arithmetic | None = None, is_black_box: bool = False) -> None:
+        if is_black_box and arithmetic in PROVABLE:
+            raise ConfigError(
+                "expected --arithmetic this-runtime with --black-box: of what is run alone nothing is proven"
+            )
         if not artifact.takes_images:
             raise UnsupportedModelError(
                 "expected a deploy.onnx for the claim `ball`, got an interval network: a ball is one of images, and "

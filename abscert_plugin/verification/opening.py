@@ -9,7 +9,7 @@ import torch
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import LEVELS, Ball
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.claim import PROVABLE, Arithmetic, Inputs
+from abscert_plugin.claim import Arithmetic, Inputs
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.lirpa.whitebox import WhiteBox, open_white_box
@@ -75,8 +75,6 @@ def open_verifier(asked: BallQuestion) -> tuple[BallVerifier, str]:
     """
     choice, budget = asked.choice, asked.budget
     check_inputs(asked.data, asked.ball)
-    if choice.black_box and asked.arithmetic in PROVABLE:
-        raise ConfigError("expected --arithmetic this-runtime with --black-box: of what is run alone nothing is proven")
     deployed = Deployed(asked.artifact, asked.arithmetic, choice.black_box)
     white_box, closed = _opened(asked.artifact, choice)
     if budget.only is not None:
