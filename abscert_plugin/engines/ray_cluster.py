@@ -133,9 +133,8 @@ class Room(msgspec.Struct, frozen=True, tag=True):
     tasks: int
 
 
-Events: TypeAlias = (
-    "Queue[Room | TaskAnswer | str]"  # a text is the last: why the driver ended, empty if it did not say
-)
+Events: TypeAlias = "Queue[Room | TaskAnswer | str]"
+"""A text is the last: why the driver ended, empty if it did not say."""
 _decoder: Final = msgspec.msgpack.Decoder(Room | TaskAnswer)
 
 

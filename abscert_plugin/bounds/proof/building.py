@@ -76,6 +76,7 @@ class Build(Walk):
         wide_sums: bool = False,
     ) -> None:
         super().__init__(graph, source)
+        self.givers = {output: node for node in graph.nodes for output in node.outputs}
         zero = torch.zeros((1, *shape), dtype=torch.float64)
         self.values = {source: held(zero, zero)}  # enclosures of a single zero image, for shapes
         self.constants: dict[str, Enclosure] = {}  # those that are computed with roundings
@@ -246,7 +247,7 @@ class View(Operands[Build]):
         Nodes that runtimes leave out are passed over: those that add 0, multiply by 1 or expand, and of operators in
         `through`, for what they read first.
         """
-        givers = {output: node for node in self.walk.graph.nodes for output in node.outputs}
+        givers = self.walk.givers
         node = givers.get(name)
         while node is not None:
             read = node.inputs[:1] if node.operator in through else self._read_by_nothing(node)

@@ -1,0 +1,216 @@
+"""Functions that onnxruntime recognises in plain nodes, nodes that it joins, and kernels with an order of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fused_files import doing_nothing, is_covered, known, model, operators, run
+
+from abscert_plugin.errors import UnsupportedModelError
+
+
+def gelu(root: float = 2**0.5, one: float = 1.0, half: float = 0.5) -> onnx.ModelProto:
+    nodes = (
+        ("Div", "x root", "d"),
+        ("Erf", "d", "e"),
+        ("Add", "e one", "a"),
+        ("Mul", "x a", "m"),
+        ("Mul", "m half", "g"),
+        ("MatMul", "g w", "logits"),
+    )
+    return model(nodes, root=root, one=one, half=half, w=np.eye(4, 2))
+
+
+def by_tanh(cube: float = 0.044715, root: float = 0.7978845608, three: float = 3.0) -> onnx.ModelProto:
+    nodes = (
+        ("Pow", "x three", "c"),
+        ("Mul", "c cube", "d"),
+        ("Add", "x d", "e"),
+        ("Mul", "e root", "f"),
+        ("Tanh", "f", "t"),
+        ("Add", "t one", "a"),
+        ("Mul", "x half", "h"),
+        ("Mul", "h a", "g"),
+        ("MatMul", "g w", "logits"),
+    )
+    return model(nodes, cube=cube, root=root, three=three, one=1.0, half=0.5, w=np.eye(4, 2))
+
+
+NEARLY = {
+    "the root of Gelu": gelu(root=2**0.5 * (1 + 4e-6)),
+    "the one of Gelu": gelu(one=1 - 8e-6),
+    "the half of Gelu": gelu(half=0.5 - 4e-6),
+    "the cube of Gelu by tanh": by_tanh(cube=0.044715 * (1 - 8e-6)),
+    "the root of Gelu by tanh": by_tanh(root=0.7978845608 * (1 + 8e-6)),
+    "the power of Gelu by tanh": by_tanh(three=3 + 1e-5),
+}
+
+
+@pytest.mark.parametrize("name", NEARLY)
+def test_a_number_that_is_nearly_one_of_a_known_function_has_no_proof(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="is nearly"):
+        known(NEARLY[name])
+
+
+@pytest.mark.parametrize("file", [gelu(), by_tanh(), gelu(root=1.5), gelu(half=0.625)])
+def test_known_functions_and_others_are_covered(file: onnx.ModelProto) -> None:
+    assert is_covered(file, is_fused=True)
+    assert is_covered(file, is_fused=False)
+
+
+def test_onnxruntime_takes_one_for_the_other(tmp_path: Path) -> None:
+    assert "Gelu" in operators(NEARLY["the half of Gelu"], tmp_path)
+    assert "Gelu" not in operators(gelu(half=0.625), tmp_path)
+
+
+NORMALISED: dict[str, tuple[str, str, str]] = {
+    "epsilon first": ("f m", "eps v", "d r"),
+    "a vector of epsilons": ("f m", "v many", "d r"),
+    "an epsilon of the input": ("f m", "v m", "d r"),
+    "the mean less the input": ("m f", "v eps", "d r"),
+    "the root over the difference": ("f m", "v eps", "r d"),
+}
+
+
+def normalised(
+    difference: str = "f m",
+    total: str = "v eps",
+    quotient: str = "d r",
+    power: float = 2.0,
+    nothing: str = "",
+) -> onnx.ModelProto:
+    """Return layer normalisation of x + 100 by plain nodes; with a node that does nothing behind the difference."""
+    between, constants = doing_nothing(nothing, "d0", "d") if nothing else (None, {})
+    nodes = (
+        ("Add", "x far", "f"),
+        ("ReduceMean", "f axes", "m", {"keepdims": 1}),
+        ("Sub", difference, "d0" if nothing else "d"),
+        *([between] if between else []),
+        ("Pow", "d two", "s"),
+        ("ReduceMean", "s axes", "v", {"keepdims": 1}),
+        ("Add", total, "e"),
+        ("Sqrt", "e", "r"),
+        ("Div", quotient, "n"),
+        ("MatMul", "n w", "logits"),
+    )
+    constants |= {"many": np.array([0.1, 0.2, 0.3, 0.4])} if "many" in total else {}
+    constants |= {"eps": 0.1} if "eps" in total else {}
+    return model(nodes, far=100.0, axes=[-1], two=power, w=np.eye(4, 2), **constants)
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_what_is_taken_for_a_normalisation_and_is_none_has_no_proof(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="in this order"):
+        known(normalised(*NORMALISED[name]))
+
+
+def test_another_power_is_no_variance() -> None:
+    with pytest.raises(UnsupportedModelError, match="in this order"):
+        known(normalised(power=4.0))
+    assert is_covered(normalised(), is_fused=True)
+
+
+@pytest.mark.parametrize("nothing", ["Identity", "Mul", "Add", "Reshape"])
+def test_what_does_nothing_does_not_hide_a_variance(nothing: str) -> None:
+    plain, hidden = known(normalised()), known(normalised(nothing=nothing))
+    widths = [upper - lower for lower, upper in (plain, hidden)]
+    assert (widths[1] >= widths[0] * (1 - 1e-9)).all()
+    assert (widths[1] <= widths[0] * 2).all()
+    assert is_covered(normalised(nothing=nothing), is_fused=True)
+
+
+# --- nodes that runtimes join, with others between that they leave out ------------------------------------------------
+
+
+def quantised_twice(nothing: str) -> onnx.ModelProto:
+    between, constants = doing_nothing(nothing, "a", "b")
+    nodes = (
+        ("QuantizeLinear", "x s", "q"),
+        ("DequantizeLinear", "q s", "a"),
+        between,
+        ("QuantizeLinear", "b t", "p"),
+        ("DequantizeLinear", "p t", "y"),
+        ("MatMul", "y w", "logits"),
+    )
+    return model(nodes, s=0.03, t=0.05, w=np.eye(4, 2), **constants)
+
+
+def pooled_pad(nothing: str = "Identity", first: str = "Neg", padding: int = 1, **pool: Any) -> onnx.ModelProto:
+    between, constants = doing_nothing(nothing, "a", "b", rank=4)
+    nodes = (
+        ("Reshape", "x image", "i"),
+        (first, "i", "n"),
+        ("Pad", "n around", "a"),
+        between,
+        ("MaxPool", "b", "p", {"kernel_shape": [2, 2], **pool}),
+        ("ReduceMax", "p axes", "f", {"keepdims": 0}),
+        ("MatMul", "f w", "logits"),
+    )
+    around = [0, 0, padding, padding] * 2
+    return model(nodes, image=[0, 1, 2, 2], around=around, axes=[2, 3], w=np.ones((1, 2)), **constants)
+
+
+@pytest.mark.parametrize("nothing", ["Identity", "Add", "Sub", "Mul", "Div", "Expand"])
+def test_what_does_nothing_keeps_no_nodes_apart(nothing: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(quantised_twice(nothing))
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(pooled_pad(nothing))
+
+
+def test_a_pad_behind_a_relu_is_joined_where_each_window_holds_a_number() -> None:
+    wide: tuple[dict[str, Any], ...] = ({"dilations": [3, 3]}, {"pads": [1, 1, 1, 1]}, {"padding": 2})
+    for options in wide:
+        with pytest.raises(UnsupportedModelError, match="joins them"):
+            known(pooled_pad(first="Relu", **options))
+    for file in (pooled_pad(first="Relu"), pooled_pad("Mul", first="Relu")):
+        assert is_covered(file, is_fused=True)
+
+
+# --- kernels that compute in their own order --------------------------------------------------------------------------
+
+
+def by_kernel(operator: str, *constants: float, scale: float = 1.0, **attributes: Any) -> onnx.ModelProto:
+    """Return a normalisation of x as 4 channels (LRN) or as one, times a number."""
+    nodes = (
+        ("Reshape", "x image", "i"),
+        (operator, " ".join(["i", *("st"[: len(constants)])]), "n", attributes),
+        ("Mul", "n scale", "m"),
+        ("Flatten", "m", "f"),
+        ("MatMul", "f w", "logits"),
+    )
+    image = [0, 4, 1, 1] if operator == "LRN" else [0, 1, 1, 4]
+    given = {name: [value] for name, value in zip("st", constants, strict=False)}
+    floats: dict[str, Any] = {name: np.array(value, np.float32) for name, value in given.items()}
+    return model(nodes, image=image, scale=scale, w=np.eye(4, 2, k=-2), **floats)
+
+
+@pytest.mark.parametrize("first", [1.0, 1e3, 1e4])
+@pytest.mark.parametrize("last", [1e-3, 1.0, 30.0])
+def test_sums_of_squares_run_from_channel_to_channel(first: float, last: float) -> None:
+    points = np.array([[first, 0.5, 0.3, last], [first, first, last, last]], np.float32)
+    file = by_kernel("LRN", size=3, alpha=1.0, bias=1.0, beta=0.75)
+    logits, (lower, upper) = run(file, points, is_fused=True), known(file, points)
+    assert not ((logits < lower) | (logits > upper)).any()  # where the base may be below 0, nothing is known
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-6, 1e-8])
+def test_a_kernel_adds_nothing_to_the_deviation(size: float) -> None:
+    points = np.array([[1, 2, 4, 5]], np.float32) * np.float32(size)
+    file = by_kernel("MeanVarianceNormalization", axes=[2, 3])
+    logits, (lower, upper) = run(file, points, is_fused=True), known(file, points)
+    assert not ((logits < lower) | (logits > upper)).any()
+
+
+def test_a_kernel_multiplies_the_input_by_the_scale_first() -> None:
+    for scale in (2e37, 1e-29):
+        with pytest.raises(UnsupportedModelError, match="moderate size"):
+            known(by_kernel("InstanceNormalization", scale, 0.0, scale=1 / scale))
+    file = by_kernel("InstanceNormalization", 2.0, 0.5)
+    for size, is_known in ((1.0, True), (1e17, False)):
+        points = np.array([[1, 2, -1, 3]], np.float32) * np.float32(size)
+        logits, (lower, upper) = run(file, points, is_fused=True), known(file, points)
+        assert not ((logits < lower) | (logits > upper)).any()
+        assert np.isfinite(lower).all() == is_known
