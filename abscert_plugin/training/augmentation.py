@@ -16,6 +16,7 @@ _ERASED_ASPECT: Final = (0.3, 3.3)
 _LINEAR: Final = 0.08  # standard deviation of what is added to the entries of the identity: turns, stretches, shears
 _BENT: Final = 0.03  # standard deviation of the field at its knots, as a share of the side
 _KNOTS: Final = 4  # along each side
+_CONTRAST: Final = 1.2  # undoes the blur of bending: MNIST keeps its number of pixels near 0.25, 0.5 and 0.75
 
 
 def augment(
@@ -52,7 +53,8 @@ def _bend(images: Tensor, levels: int, generator: torch.Generator) -> Tensor:
     grid = functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
     field = functional.interpolate(knots.to(images.device), (height, width), mode="bicubic", align_corners=True)
     moved = functional.grid_sample(images.float(), grid + field.permute(0, 2, 3, 1), "bicubic", align_corners=False)
-    return moved.round().clamp(0, levels).to(images.dtype)
+    sharp = levels / 2 + _CONTRAST * (moved - levels / 2)
+    return sharp.round().clamp(0, levels).to(images.dtype)
 
 
 def _flip(images: Tensor, generator: torch.Generator) -> Tensor:

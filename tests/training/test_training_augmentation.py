@@ -218,6 +218,15 @@ def test_elastic_changes_move_light_a_little_and_bend_each_image_in_another_way(
     assert not augment(black, Augmentation.ELASTIC, levels, generator).any()
 
 
+def test_elastic_changes_leave_as_many_grey_pixels() -> None:
+    """A blurred image would have more pixels near the edges of cells than the test images have."""
+    images = blobs(200, 112, 255).reshape(200, 1, 28, 4, 28, 4).mean((3, 5)).astype(np.uint8)
+    out = augment(torch.from_numpy(images), Augmentation.ELASTIC, 255, torch.Generator().manual_seed(0)).numpy()
+    before, after = (((x > 51) & (x < 204)).mean() for x in (images, out))
+    assert before > 0.01
+    assert abs(after / before - 1) < 0.1
+
+
 def test_elastic_changes_are_those_of_the_generator() -> None:
     images = torch.from_numpy(blobs(20, 28, 255))
     first, again, other = (
