@@ -22,6 +22,12 @@ RECORDS: Final = "records.jsonl"
 """The rows in a run's folder."""
 RUN: Final = "run.json"
 """What they were made by, beside them."""
+FORWARD: Final = "forward"
+"""The method of a verdict that a run of the image itself decided."""
+EXHAUSTIVE: Final = "exhaustive"
+"""The method of one that running every combination of cells decided."""
+SEARCHED: Final = "branch and bound"
+"""The method of one that a search decided."""
 _BLOCK: Final = 2**16  # bytes that are read at once
 ROWS_LIMIT: Final = (
     2**30
@@ -78,7 +84,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """
         if self.arithmetic is not None or self.verdict == Verdict.UNKNOWN:
             return self.arithmetic
-        was_run = self.verdict == Verdict.FALSIFIED or self.method in _RUNS
+        was_run = self.verdict == Verdict.FALSIFIED or self.method in (FORWARD, EXHAUSTIVE)
         return Arithmetic.THIS_RUNTIME if was_run else Arithmetic.UNPROVEN
 
 
@@ -123,7 +129,6 @@ def _flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-_RUNS: Final = ("forward", "exhaustive")
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder(Record)
 _Row = TypeVar("_Row", bound=msgspec.Struct)

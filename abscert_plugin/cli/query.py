@@ -139,8 +139,11 @@ class _TimeUp(BaseException):  # no Exception: nothing that catches those is to 
 @contextmanager
 def _stopped_after(seconds: float) -> Iterator[None]:
     """Stop a block when its time is up, where the system has a signal for that: one step may take longer than all."""
+    is_up = False
 
     def stop(*_: object) -> None:
+        nonlocal is_up
+        is_up = True
         raise _TimeUp
 
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
@@ -150,6 +153,10 @@ def _stopped_after(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.0) + _GRACE)
     try:
         yield
+    except Exception as error:
+        if is_up:  # what an import or a library's own code makes of it
+            raise _TimeUp from error
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)

@@ -15,6 +15,7 @@ from abscert_plugin.claim import Claim, Verdict
 from abscert_plugin.front import Cells, Images
 from abscert_plugin.lirpa.compat import lirpa_version
 from abscert_plugin.lirpa.whitebox import WhiteBox
+from abscert_plugin.records import EXHAUSTIVE, SEARCHED
 from abscert_plugin.verification.batch import BallBatch, Rows
 from abscert_plugin.verification.bounding import Bounding
 from abscert_plugin.verification.budget import Budget
@@ -173,7 +174,7 @@ class BallVerifier:
             self._enumerate(batch, rows[_has_few(batch.log2_counts[rows], self._budget.exhaustive)])
 
     def _enumerate(self, batch: BallBatch, rows: Rows) -> None:
-        method = "exhaustive"
+        method = EXHAUSTIVE
         for row in rows.tolist():
             if not len(batch.in_time(np.array([row]))):
                 continue
@@ -223,7 +224,7 @@ class BallVerifier:
         What stays open ends where the share is all of it, and where more time would not help: if a complete search is
         through, or bounds nothing.
         """
-        method = "branch and bound"
+        method = SEARCHED
         problems = {row: self._problem(batch, row, share) for row in rows.tolist()}
         search = Search(cut, lambda row, point: batch.refute(row, point, method), self._budget)
         outcomes = search.run(problems)

@@ -13,13 +13,12 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.errors import BoundDefectError, VerifierError
 from abscert_plugin.front import Point, Reach
-from abscert_plugin.records import SCHEMA_VERSION, Record
+from abscert_plugin.records import FORWARD, SCHEMA_VERSION, Record
 from abscert_plugin.verification.decision import ITSELF, Decided, counterexample_name
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import Evidence
 from abscert_plugin.verification.logits import read_logits
 
-FORWARD: Final = "forward"
 _CHECKED_POINTS: Final = 16
 Rows: TypeAlias = Int64[np.ndarray, "some"]
 

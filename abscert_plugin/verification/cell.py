@@ -13,11 +13,9 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.claim import Arithmetic, Claim, Verdict
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
 from abscert_plugin.grid import check_pixels
-from abscert_plugin.records import SCHEMA_VERSION, Record
+from abscert_plugin.records import FORWARD, SCHEMA_VERSION, Record
 from abscert_plugin.verification.decision import ITSELF, Decided
 from abscert_plugin.verification.logits import Answers, read_logits, unshown
-
-_METHOD: Final = "forward"
 
 
 @final
@@ -176,7 +174,7 @@ def _record(
         radius_scale=None,
         verdict=verdict,
         reason=reason,
-        method=_METHOD,
+        method=FORWARD,
         reachable_log2=0.0,
         margin=margin if math.isfinite(margin) else None,
         seconds=seconds,

@@ -14,6 +14,7 @@ from abscert_plugin.bounds.part_lines import PartLines, numbers, packed, unpacke
 from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
+from abscert_plugin.records import EXHAUSTIVE, FORWARD, SEARCHED
 from abscert_plugin.wording import plain_words
 
 RUN: Final = "run"
@@ -22,6 +23,9 @@ RUN: Final = "run"
 CLOSING: Final = (RUN, "ibp", "crown-ibp", "crown", "optimised")
 PROVEN: Final = ("ibp", "crown-ibp", "crown-lbp", "crown", "optimised")
 """The methods of rows that a proof alone has decided."""
+
+CERTIFYING: Final = (FORWARD, EXHAUSTIVE, SEARCHED, *PROVEN)
+"""The methods of rows that are certified."""
 
 RESEARCH: Final = "re-search"
 """What stands where nothing was kept that proves an image: it has to be searched for again."""

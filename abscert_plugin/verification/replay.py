@@ -27,7 +27,7 @@ from abscert_plugin.verification.certificate import (
     sentence,
 )
 from abscert_plugin.verification.decision import ITSELF, Decider
-from abscert_plugin.verification.evidence import PROVEN, RESEARCH, Evidence
+from abscert_plugin.verification.evidence import CERTIFYING, PROVEN, RESEARCH, Evidence
 from abscert_plugin.verification.logits import read_logits
 
 _OF_FILE: Final = ("classes", "network", "training", "preprocessing")  # what its metadata say, or how it was opened
@@ -229,6 +229,8 @@ def _contradiction(certificate: Certificate, record: Record) -> str:
     is_right = record.prediction == record.label
     if record.arithmetic != _arithmetic(certificate, record):
         return f"image {record.index} is said to hold for {record.arithmetic}, which its method cannot show"
+    if record.verdict == Verdict.CERTIFIED and record.method not in CERTIFYING:
+        return f"image {record.index} is certified by {record.method!r}, which shows nothing"
     if record.verdict == Verdict.CERTIFIED and not is_right:
         return f"image {record.index} is certified and mislabelled"
     if record.verdict == Verdict.FALSIFIED and is_right == (record.counterexample == ITSELF):
@@ -281,6 +283,11 @@ def _is_near(told: float | None, found: float, floor: float) -> bool:
     return told is not None and abs(told - found) <= 2 * floor + _NEAR * max(1.0, abs(found))
 
 
+def _is_more(told: float | None, found: float, floor: float) -> bool:
+    """Return whether a row says more than a margin that was found, by more than rounding; None says it is infinite."""
+    return not (math.inf if told is None else told) <= found + 2 * floor + _NEAR * max(1.0, abs(found))
+
+
 def _other_answers(records: Sequence[Record], pixels: np.ndarray, replay: Replay) -> list[str]:
     """Return where rows do not say what the file answers to the images themselves, by more than the floor."""
     labels = np.array([record.label for record in records], dtype=np.int64)
@@ -300,6 +307,8 @@ def _other_answers(records: Sequence[Record], pixels: np.ndarray, replay: Replay
             faults.append(f"image {record.index} is itself mislabelled, and its row says {record.verdict}")
         elif replay.ball is None and np.isfinite(margin) and not _is_near(record.margin, margin, replay.floor):
             faults.append(f"image {record.index} has a margin of {margin:.6g}, not {record.margin}")
+        elif record.verdict == Verdict.CERTIFIED and _is_more(record.margin, margin, replay.floor):
+            faults.append(f"image {record.index} has a margin of {margin:.6g} itself, less than {record.margin}")
     return faults
 
 
@@ -310,8 +319,9 @@ def _proven_anew(
     on_images: Callable[[int], None],
 ) -> Check:
     faults: list[str] = []
-    searched = 0
+    searched = less = 0
     evidence = {row.record.index: row.evidence for row in rows}
+    margins = {row.record.index: row.record.margin for row in rows}
     for part, batch, pixels in batches_of([row.record for row in rows], data):
         again = np.arange(len(part))
         if replay.reproof is not None:
@@ -330,8 +340,11 @@ def _proven_anew(
             for item in replay.decider().decide(pixels[again], batch.labels[again], batch.index[again]):
                 if item.record.verdict != Verdict.CERTIFIED:
                     faults.append(f"image {item.record.index} is {item.record.verdict} ({item.record.reason})")
+                least = math.inf if item.record.margin is None else item.record.margin
+                less += _is_more(margins[item.record.index], least, replay.floor)
         on_images(len(part))
     more = f", {searched} of them by a new search" if searched else ""
+    more += f"; {less} of their rows name a larger margin than was proven now" if less else ""
     return _check("certified images, proven again", _listed(faults), f"all {len(rows)}{more}")
 
 

@@ -13,7 +13,7 @@ from abscert_plugin.claim import PROVABLE
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.front import Cells, Point, combinations
 from abscert_plugin.grid import log2_count
-from abscert_plugin.records import Record
+from abscert_plugin.records import EXHAUSTIVE, FORWARD, SEARCHED, Record
 from abscert_plugin.verification.cell_cut import halved
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import CLOSING, RESEARCH, RUN, Evidence
@@ -70,12 +70,12 @@ class Reproof:
             VerifierError: if nothing can be proven.
         """
         method = record.method
-        if method in ("forward", "exhaustive"):
+        if method in (FORWARD, EXHAUSTIVE):
             return self._run(lowest, highest, record.label)
         prover = self._deployed.prover
         if prover is None:
             raise RecordError(f"nothing can be proven of this file: {self._deployed.note or 'it is run alone'}")
-        if method == "branch and bound":
+        if method == SEARCHED:
             if evidence is None or evidence.tree is None:
                 return None
             if isinstance(self._deployed.front, Cells) and not evidence.by_hidden:

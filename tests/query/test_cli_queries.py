@@ -128,12 +128,18 @@ def test_what_is_not_decided_in_time_is_timed_out(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [(solve, "bounded"), (reading, "read_query")], ids=["bounds", "reading"])
+@pytest.mark.parametrize("is_import", [False, True], ids=["", "import"])
 def test_a_step_that_takes_too_long_is_stopped(
-    step: tuple[ModuleType, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+    step: tuple[ModuleType, str], is_import: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(*_: object) -> None:
-        for _step in range(10_000):  # as a bound of a large network that never looks at the time
-            time.sleep(0.01)
+        try:
+            for _step in range(10_000):  # as a bound of a large network that never looks at the time
+                time.sleep(0.01)
+        except BaseException as error:
+            if is_import:
+                raise ImportError("a library was stopped in its import") from error
+            raise
 
     monkeypatch.setattr(*step, slow)
     begun = time.monotonic()
