@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from types import MappingProxyType
@@ -105,7 +106,10 @@ class Radius:
             raise ConfigError(f"expected a radius from 0 to 1 on the pixel scale, got {self}{hint}")
 
     def __str__(self) -> str:
-        return f"{float(self.given):.6g} ({self.scale} scale)"
+        nearest = float(self.given)
+        if self.given and not nearest:  # less than any float64
+            return f"{Decimal(self.given.numerator) / self.given.denominator:.6g} ({self.scale} scale)"
+        return f"{nearest:.6g} ({self.scale} scale)"
 
     @property
     def written(self) -> str:

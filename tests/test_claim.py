@@ -69,3 +69,4 @@ def test_what_is_no_number_is_refused_at_once(text: str) -> None:
 def test_a_radius_says_its_scale() -> None:
     assert str(Radius.parse("0.3", RadiusScale.TRAINING)) == "0.3 (training scale)"
     assert str(Radius.parse("8/255")) == "0.0313725 (pixel scale)"
+    assert str(Radius.parse("1e-400")) == "1e-400 (pixel scale)"  # less than any float

@@ -90,6 +90,8 @@ def _check_form(bare: str) -> None:
 def _reason(error: Exception) -> str:
     """Return in one line what the package says of a query that it does not take."""
     said = str(error)
+    if said.endswith(("stod", "stoi", "stol", "stoll", "stoull")):  # names of C++ functions that read numbers
+        return "a number in it is too large or too long"
     try:
         first = json.loads(said)["errors"][0]
         found = f"line {first['line']}: {first['message']}, at {first['offendingSymbol']!r}. {first['hint']}"

@@ -185,11 +185,16 @@ def odd(folder: Path) -> dict[str, tuple[str, str, str]]:
             "line 9: .*between inputs and outputs",
         ),
         "parse": (query_text([*plain, "(<= Y[0,0]"], 2, outputs=1), "f", "line 9"),
+        "large": (
+            query_text([*plain, f"(<= Y[0,0] 1{'0' * 400}.0)"], 2, outputs=1),
+            "f",
+            "a number in it is too large or too long",
+        ),
     }
 
 
 @pytest.mark.parametrize(
-    "kind", ["name", "inputs", "outputs", "type", "rank", "count", "empty", "open", "mixed", "parse"]
+    "kind", ["name", "inputs", "outputs", "type", "rank", "count", "empty", "open", "mixed", "parse", "large"]
 )
 def test_bad_input_is_one_line_on_stderr(kind: str, folder: Path) -> None:
     text, name, reason = odd(folder)[kind]
