@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded: workers that 
 
 check_arrays_alone()
 
-settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)  # what does not say otherwise
 settings.load_profile("ci")  # --hypothesis-profile chooses another
 
 DATA_VARIABLE = "ABSCERT_TEST_DATA"
