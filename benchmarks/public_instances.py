@@ -11,6 +11,7 @@ results.csv that it finds. Seconds are those of the process from start to end, a
 
 import argparse
 import csv
+import gzip
 import re
 import shutil
 import subprocess
@@ -32,6 +33,15 @@ SETTINGS: Final = {
     "marabou-cifar10": "vnncomp21/marabou_cifar10.yaml",
     "sri_resnet_a": "vnncomp21/cifar10-resnet.yaml",
     "sri_resnet_b": "vnncomp21/cifar10-resnet.yaml",
+    "cgan": "vnncomp23/cgan.yaml",
+    "collins_rul_cnn": "vnncomp23/collins-rul-cnn.yaml",
+    "dist_shift": "vnncomp23/dist-shift.yaml",
+    "tllverifybench": "vnncomp23/tllVerifyBench.yaml",
+    "vit": "vnncomp23/vit.yaml",
+    "cora": "vnncomp24/cora.yaml",
+    "linearizenn": "vnncomp24/linearizenn.yaml",
+    "cifar100": "vnncomp24/cifar100.yaml",
+    "tinyimagenet": "vnncomp24/tinyimagenet.yaml",
 }
 """Of the categories that are asked about, what its vnncomp_scripts take, below complete_verifier/exp_configs; but their
 settings for oval21 and sri_resnet make cuts by CPLEX, and these are of like networks without."""
@@ -53,7 +63,10 @@ def few(folders: Sequence[Path], each: int, seconds: float, into: Path) -> None:
                 for file in (one.network_file, one.query_file):
                     copy = out / file.relative_to(path.parent)
                     copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, copy)
+                    if file.suffix == ".gz":  # which not every solver reads
+                        copy.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+                    else:
+                        shutil.copy(file, copy)
                 print(one.network, one.query, f"{seconds:g}", sep=",", file=chosen)
 
 
