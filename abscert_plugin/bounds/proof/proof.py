@@ -28,7 +28,8 @@ from abscert_plugin.bounds.proof.points import PointsPass
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.graph.nodes import Graph
 
-_ENTRIES: Final = 2**24  # of rows at once, in a backward pass for hidden values
+_ENTRIES: Final = 2**22  # of the widest tensor's rows, over the boxes of one pass
+_HIDDEN_ENTRIES: Final = 2**18  # of rows at once, for hidden values: what a core's cache holds takes half the time
 NEARLY: Final = 0.1
 """A margin that is bounded so far below 0 may be shown with more precision; one that is further below is not."""
 METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
@@ -335,7 +336,7 @@ class Proof:
         most = int(is_open.sum(1).max())
         order = is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         largest = max(value.lower[0].numel() for value in values.values())
-        chunk = max(1, _ENTRIES // (2 * images * largest))
+        chunk = max(1, _HIDDEN_ENTRIES // (2 * images * largest))
         shape = values[name].lower.shape[1:]
         for start in range(0, most, chunk):
             places = order[:, start : start + chunk]
