@@ -31,6 +31,15 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
+class QueryVerdict(StrEnum):
+    """What a solver says of a query, in the words of the VNN-LIB 2 standard."""
+
+    SAT = "sat"
+    UNSAT = "unsat"
+    UNKNOWN = "unknown"
+    TIMED_OUT = "timed-out"
+
+
 class Arithmetic(StrEnum):
     """What evaluations of a file a verdict holds for. A verdict of one kind says nothing of another.
 

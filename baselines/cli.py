@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.claim import Claim, Radius, RadiusScale
 from abscert_plugin.cli import completion, manual, options, train, verify
 from abscert_plugin.cli.console import LOG, OUT, print_json
 from abscert_plugin.training.options import GRADIENT_CLIP, PATIENCE
@@ -91,7 +91,7 @@ def certify(  # one parameter per option
         data=data,
         data_dir=data_dir,
         image_size=image_size,
-        claim=options.ClaimName.BALL,
+        claim=Claim.BALL,
         radius=radius,
         radius_scale=radius_scale,
         inputs=inputs,

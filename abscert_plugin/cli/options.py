@@ -15,13 +15,6 @@ from abscert_plugin.cli.console import LOG
 from abscert_plugin.grid import Grid
 
 
-class ClaimName(StrEnum):
-    """The claims that `verify` decides."""
-
-    CELL = "cell"
-    BALL = "ball"
-
-
 class DeviceName(StrEnum):
     """Where a network is trained."""
 
@@ -211,7 +204,7 @@ Radius: TypeAlias = Annotated[
     typer.Option("--radius", help="Radius, such as 0.1 or 8/255.", metavar="R", rich_help_panel=manual.CLAIM),
 ]
 KnownClaim: TypeAlias = Annotated[
-    ClaimName | None,
+    Claim | None,
     typer.Option(
         "--claim",
         help="What to decide.  [default: ball where --radius is given, else what the model was trained for]",

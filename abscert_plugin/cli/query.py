@@ -17,6 +17,7 @@ import numpy as np
 import typer
 
 from abscert_plugin.choices import expected_one_of
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.progress import progress_bar, telling
@@ -100,7 +101,7 @@ def verify_query(
     begun = time.monotonic()  # before torch is imported
     from abscert_plugin.query.network import open_network
     from abscert_plugin.query.reading import read_query
-    from abscert_plugin.query.solve import QueryVerdict, solve
+    from abscert_plugin.query.solve import solve
     from abscert_plugin.query.unsat_proof import write_unsat_proof
 
     if not 0 < seconds < float("inf"):

@@ -3,10 +3,10 @@
 import logging
 import time
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Final, final
 
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.errors import UnsupportedModelError, VerifierError
 from abscert_plugin.query.attack import Attack, Witness
 from abscert_plugin.query.network import Network
@@ -24,15 +24,6 @@ _TRYING: Final = "cases in which points are tried"
 _FOLLOWING: Final = "cases in which gradients are followed"
 _BOUNDING: Final = "cases that are bounded"
 _CUTTING: Final = "rounds of cutting"
-
-
-class QueryVerdict(StrEnum):
-    """What a solver says, in the words of the VNN-LIB 2 standard."""
-
-    SAT = "sat"
-    UNSAT = "unsat"
-    UNKNOWN = "unknown"
-    TIMED_OUT = "timed-out"
 
 
 @final

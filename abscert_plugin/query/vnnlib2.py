@@ -1,6 +1,7 @@
 """VNN-LIB 2, parsed and type-checked by the package `vnnlib`, which its authors maintain."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -34,6 +35,7 @@ _COMPARISONS: Final = (
     (vnnlib.NotEqual, "!="),
 )
 _OPERATIONS: Final = ((vnnlib.Negate, "-"), (vnnlib.Plus, "+"), (vnnlib.Minus, "-"), (vnnlib.Multiply, "*"))
+_NUMBER: Final = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
 # What the package raises: its own exception, and what C++ throws at numbers that are too long.
 _FAULTS: Final = (vnnlib.VNNLibException, IndexError, ValueError, RuntimeError, OverflowError, MemoryError)
 
@@ -53,7 +55,7 @@ def read_version_2(text: str) -> Query:
     try:
         parsed = vnnlib.parse_query_string(text)
     except _FAULTS as error:
-        raise QueryError(_reason(error)) from error
+        raise QueryError(_reason(error, bare)) from error
     if len(parsed.networks) != 1:
         raise QueryError(f"expected one network, got {[network.name for network in parsed.networks]}")
     (network,) = parsed.networks
@@ -87,11 +89,12 @@ def _check_form(bare: str) -> None:
             raise QueryError(f"line {line}: expected whole numbers of at least 0 in [], got {match[0][:40]!r}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, bare: str) -> str:
     """Return in one line what the package says of a query that it does not take."""
     said = str(error)
-    if said.endswith(("stod", "stoi", "stol", "stoll", "stoull")):  # names of C++ functions that read numbers
-        return "a number in it is too large or too long"
+    if said.endswith("stod"):  # the C++ function that reads numbers; it says no more
+        lines = (number for number, words in enumerate(bare.split("\n"), 1) if _has_huge(words))
+        return f"line {next(lines, 1)}: expected numbers below 2^1024 in size"
     try:
         first = json.loads(said)["errors"][0]
         found = f"line {first['line']}: {first['message']}, at {first['offendingSymbol']!r}. {first['hint']}"
@@ -99,6 +102,10 @@ def _reason(error: Exception) -> str:
         line = re.search(r"line (\d+)", said)
         found = (f"line {line[1]}: " if line else "") + (said.removeprefix("Parse error: ") or type(error).__name__)
     return " ".join(found.split())[:_LONGEST]
+
+
+def _has_huge(words: str) -> bool:
+    return any(math.isinf(float(number)) for number in _NUMBER.findall(words))
 
 
 def _declared(tensor: Any, bare: str) -> Declared:

@@ -2,30 +2,20 @@
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float64
 
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.errors import VerifierError
 
-
-class Word(StrEnum):
-    """What is said of a query."""
-
-    SAT = "sat"
-    UNSAT = "unsat"
-    UNKNOWN = "unknown"
-    TIMED_OUT = "timed-out"
-
-
 _WORDS: Final = {
-    **{str(word): word for word in Word},
-    "holds": Word.UNSAT,
-    "violated": Word.SAT,
-    "timeout": Word.TIMED_OUT,
-    "timed_out": Word.TIMED_OUT,
+    **{str(word): word for word in QueryVerdict},
+    "holds": QueryVerdict.UNSAT,
+    "violated": QueryVerdict.SAT,
+    "timeout": QueryVerdict.TIMED_OUT,
+    "timed_out": QueryVerdict.TIMED_OUT,
 }
 _FIRST: Final = re.compile(r"([\w-]+)[ \t,]*(\(.*)?")  # nothing but a word, or an input after it
 _PAIR: Final = re.compile(r"\(\s*X_(\d+)\s+([-+.\w]+)\s*\)")
@@ -38,7 +28,7 @@ _SHOWN: Final = 60
 class Answer:
     """A solver's word, and the input that it names, in row-major order; None of all words but `sat`."""
 
-    word: Word
+    word: QueryVerdict
     point: Float64[np.ndarray, "size"] | None = None
 
 
@@ -60,9 +50,9 @@ def read_answer(text: str, size: int) -> Answer:
         raise VerifierError("it gave no answer")
     first = _FIRST.fullmatch(lines[0])
     word = None if first is None else _WORDS.get(first[1].lower())
-    if first is None or word is None or (first[2] and word is not Word.SAT):
+    if first is None or word is None or (first[2] and word is not QueryVerdict.SAT):
         raise VerifierError(f"expected sat, unsat, unknown or timed-out on its first line, got {lines[0][:_SHOWN]!r}")
-    if word is not Word.SAT:
+    if word is not QueryVerdict.SAT:
         return Answer(word)
     rest = [*([first[2]] if first[2] else []), *lines[1:]]
     point = _listed(rest, size) if any(_TENSOR.fullmatch(line) for line in rest) else _paired(rest, size)

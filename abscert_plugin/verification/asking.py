@@ -12,18 +12,18 @@ from jaxtyping import Float32, Float64, Int64
 
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import Arithmetic, Claim, Verdict
+from abscert_plugin.claim import Arithmetic, Claim, QueryVerdict, Verdict
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.files import read_packed
 from abscert_plugin.front import Cells, Images, Point, Reach
 from abscert_plugin.records import SCHEMA_VERSION, Record
-from abscert_plugin.verification.answers import Answer, Word
+from abscert_plugin.verification.answers import Answer
 from abscert_plugin.verification.decision import Decided, counterexample_name
 from abscert_plugin.verification.queries import BoxQuestion, asked_network, version_1, version_2
 from abscert_plugin.verification.query_solvers import QuerySolver, Task
 
 _LARGEST: Final = 2**31  # bytes of a packed network
-_SAID: Final = {Word.UNKNOWN: "it answered unknown", Word.TIMED_OUT: "its time was up"}
+_SAID: Final = {QueryVerdict.UNKNOWN: "it answered unknown", QueryVerdict.TIMED_OUT: "its time was up"}
 
 
 @final
@@ -87,12 +87,14 @@ class AskedSolver:
         asked = BoxQuestion(index, label, lower[0], upper[0])
         answer = self._answer(asked)
         # of its least likely class the image itself is a counterexample
-        if answer.word is Word.UNSAT and self._answer(replace(asked, label=least)).word is Word.UNSAT:
+        if answer.word is QueryVerdict.UNSAT and self._answer(replace(asked, label=least)).word is QueryVerdict.UNSAT:
             raise VerifierError("it answers unsat even to what the image itself satisfies: it misreads the file")
         image = None if answer.point is None else image_at(reach, answer.point.reshape(lower.shape))
-        if answer.word is Word.SAT and image is None:
+        if answer.word is QueryVerdict.SAT and image is None:
             raise VerifierError("it answered sat with an input that is that of no image of the ball")
-        verdict = {Word.SAT: Verdict.FALSIFIED, Word.UNSAT: Verdict.CERTIFIED}.get(answer.word, Verdict.UNKNOWN)
+        verdict = {QueryVerdict.SAT: Verdict.FALSIFIED, QueryVerdict.UNSAT: Verdict.CERTIFIED}.get(
+            answer.word, Verdict.UNKNOWN
+        )
         reason = _SAID.get(answer.word, f"it answered {answer.word}")
         record = Record(
             index=index,

@@ -8,11 +8,12 @@ from query_texts import box_texts, query_text
 from small_nets import Net
 
 from abscert_plugin.bounds.part import Part
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.query.attack import Attack
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import parse
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.solve import QueryOutcome, QueryVerdict, solve
+from abscert_plugin.query.solve import QueryOutcome, solve
 from abscert_plugin.query.tree import COMBINED, OPTIMISED, SIGN, listed
 
 pytest.importorskip("vnnlib")

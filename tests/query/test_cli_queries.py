@@ -188,7 +188,7 @@ def odd(folder: Path) -> dict[str, tuple[str, str, str]]:
         "large": (
             query_text([*plain, f"(<= Y[0,0] 1{'0' * 400}.0)"], 2, outputs=1),
             "f",
-            "a number in it is too large or too long",
+            "line 9: expected numbers below",
         ),
     }
 

@@ -10,6 +10,7 @@ from query_texts import box_texts, query_text
 from scipy.optimize import linprog
 from small_nets import Net, relu_file
 
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.query import refuting
 from abscert_plugin.query.attack import Attack
 from abscert_plugin.query.combining import combination
@@ -17,7 +18,7 @@ from abscert_plugin.query.network import exactly, open_network
 from abscert_plugin.query.query import Query
 from abscert_plugin.query.reading import parse, read_query
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.solve import QueryOutcome, QueryVerdict, solve
+from abscert_plugin.query.solve import QueryOutcome, solve
 from abscert_plugin.query.tree import COMBINED, listed
 from abscert_plugin.query.unsat_proof import fault_of, read_unsat_proof, write_unsat_proof
 from abscert_plugin.records import digest_of

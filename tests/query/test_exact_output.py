@@ -13,11 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from query_texts import box_texts, query_text
 from small_nets import Net
 
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.query.exact import exact_output
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import parse
-from abscert_plugin.query.solve import QueryVerdict, solve
+from abscert_plugin.query.solve import solve
 
 
 @settings(max_examples=15)

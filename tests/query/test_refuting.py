@@ -9,12 +9,13 @@ import torch
 from query_texts import query_text
 from small_nets import Net, relu_file
 
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.query import refuting
 from abscert_plugin.query.network import Network, open_network
 from abscert_plugin.query.query import Query
 from abscert_plugin.query.reading import parse
 from abscert_plugin.query.refuting import Refuter
-from abscert_plugin.query.solve import QueryVerdict, solve
+from abscert_plugin.query.solve import solve
 
 pytest.importorskip("vnnlib")
 

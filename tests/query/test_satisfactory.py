@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.errors import QueryError, UnsupportedModelError
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
-from abscert_plugin.query.solve import QueryVerdict, solve
+from abscert_plugin.query.solve import solve
 
 pytest.importorskip("vnntest", reason="vnnlib-satisfactory is not installed: pip install --no-deps vnnlib-satisfactory")
 SECONDS = 20.0  # of which a query that is decided takes a few tenths

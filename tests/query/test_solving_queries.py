@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from query_texts import FORMULAS, atoms, box_texts, decimal, formula_text, query_text
 from small_nets import Net
 
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.errors import QueryError
 from abscert_plugin.query import refuting, tree
 from abscert_plugin.query.attack import Attack
@@ -18,7 +19,7 @@ from abscert_plugin.query.formula import Formula, Some
 from abscert_plugin.query.network import Network, exactly, open_network
 from abscert_plugin.query.query import Query
 from abscert_plugin.query.reading import parse
-from abscert_plugin.query.solve import QueryOutcome, QueryVerdict, solve
+from abscert_plugin.query.solve import QueryOutcome, solve
 
 pytest.importorskip("vnnlib")
 SECONDS = 4.0

@@ -16,11 +16,12 @@ from query_texts import box_texts, query_text
 from small_nets import Net
 
 from abscert_plugin.bounds.part_lines import numbers, packed
+from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.query import unsat_proof
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import read_query
-from abscert_plugin.query.solve import QueryVerdict, solve
+from abscert_plugin.query.solve import solve
 from abscert_plugin.query.tree import CUT, SIGN, QueryNode, Region, closed_parts, listed
 from abscert_plugin.query.unsat_proof import fault_of, read_unsat_proof, write_unsat_proof
 from abscert_plugin.records import digest_of

@@ -18,12 +18,12 @@ from torch import nn
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import Radius
+from abscert_plugin.claim import QueryVerdict, Radius
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import ConfigError, VerifierError
 from abscert_plugin.records import Record
-from abscert_plugin.verification.answers import Word, read_answer
+from abscert_plugin.verification.answers import read_answer
 from abscert_plugin.verification.budget import Budget
 from abscert_plugin.verification.certificate import UNPROVEN_HERE, read_certificate, write_certificate
 from abscert_plugin.verification.child_process import run_within
@@ -334,9 +334,14 @@ def test_what_is_no_solver_is_refused_in_one_line(safe: Case, named: str) -> Non
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("unsat\n", Word.UNSAT), ("\nholds", Word.UNSAT), ("timeout", Word.TIMED_OUT), ("UNKNOWN\n", Word.UNKNOWN)],
+    [
+        ("unsat\n", QueryVerdict.UNSAT),
+        ("\nholds", QueryVerdict.UNSAT),
+        ("timeout", QueryVerdict.TIMED_OUT),
+        ("UNKNOWN\n", QueryVerdict.UNKNOWN),
+    ],
 )
-def test_words_are_those_of_the_field(text: str, word: Word) -> None:
+def test_words_are_those_of_the_field(text: str, word: QueryVerdict) -> None:
     assert read_answer(text, 2).word is word
 
 
