@@ -13,6 +13,7 @@ from jaxtyping import Float32, Float64, Int64, UInt
 from abscert_plugin.errors import GridError
 
 MAX_CELLS: Final = 65_535
+ONE_CELL: Final = "note: with one cell every image is the same to the network, so it decides nothing"
 _BYTE: Final = 256  # cells that a byte tells apart
 # Edges are multiples of 2^-24 on the pixel scale. Each is then a float32, and so is 2 * edge - 1: a pixel lies
 # between the ends of its cell exactly, on both scales, with no rounding anywhere.

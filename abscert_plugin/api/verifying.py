@@ -30,6 +30,7 @@ from abscert_plugin.data import DataSet
 from abscert_plugin.data.arrays import ARRAYS
 from abscert_plugin.engines.job import Engine
 from abscert_plugin.errors import ConfigError, DataError
+from abscert_plugin.grid import ONE_CELL
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.decision import Decider
 from abscert_plugin.verification.run import Verification
@@ -98,7 +99,7 @@ def ask(
             tell(line)
 
     if artifact.grid is not None and artifact.grid.cells == 1:
-        note("note: with one cell every image is the same to the network, so it decides nothing")
+        note(ONE_CELL)
     question.check()
     decider, closed = _decider(artifact, images, question)
     if closed:

@@ -12,7 +12,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, RadiusScale
 from abscert_plugin.cli import completion, manual
 from abscert_plugin.cli.console import LOG
-from abscert_plugin.grid import Grid
+from abscert_plugin.grid import ONE_CELL, Grid
 
 
 class DeviceName(StrEnum):
@@ -243,4 +243,4 @@ def known_data(given: str | None, told: str | None, teller: str) -> tuple[str, s
 def note_one_cell(grid: Grid) -> None:
     """Say so where one cell decides nothing."""
     if grid.cells == 1:
-        LOG.print("note: with one cell every image is the same to the network, so it decides nothing", highlight=False)
+        LOG.print(ONE_CELL, highlight=False)
