@@ -124,6 +124,7 @@ def verify_query(
         return
     typer.echo(outcome.verdict)
     say(outcome.reason and f"note: {outcome.reason}")
+    say(_rounded(len(query.query.rounded)))
     if outcome.verdict is QueryVerdict.UNSAT and proofs is not None:
         write_unsat_proof(proofs, query, network, outcome.groups)
         say(f"proof: {proofs}")
@@ -216,6 +217,14 @@ def _network_file(query: "QueryFile", networks: list[str]) -> Path:
         got = ", ".join(repr(name) for name, _ in pairs) or "none"
         raise QueryError(f"{query.path} is about {wanted}; expected --network {asked or 'NAME'}=FILE once, got {got}")
     return Path(pairs[0][1])
+
+
+def _rounded(count: int) -> str:
+    """Return a note that says how many inputs were read as the nearest float32; empty where none were."""
+    if not count:
+        return ""
+    inputs = "1 input lies" if count == 1 else f"{count} inputs lie"
+    return f"note: {inputs} between decimals with no float32 between them; these are read as the nearest float32"
 
 
 def _make(folder: Path | None) -> None:

@@ -1,7 +1,8 @@
 """Formulas of a query: comparisons of terms under `and` and `or`, and the disjuncts that they stand for."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import product
 from types import MappingProxyType
 from typing import Final, TypeAlias, final
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from abscert_plugin.errors import QueryError
-from abscert_plugin.query.terms import Ends, Term, Values, Variable
+from abscert_plugin.query.terms import Ends, Number, Term, Values, Variable
 
 MOST_DISJUNCTS: Final = 100_000
 """A query that stands for more is refused."""
@@ -50,6 +51,17 @@ class Atom:
         left, right = self.left.single(none), self.right.single(none)
         return bool(left < right) if self.is_strict else bool(left <= right)
 
+    def with_rounded(self, places: Collection[int]) -> "Atom":
+        """Return it with its number rounded to float32 where it bounds one of some inputs."""
+        terms = self.left, self.right
+        for variable, number in (terms, terms[::-1]):
+            if isinstance(variable, Variable) and isinstance(number, Number):
+                if variable.is_output or variable.place not in places or not np.isfinite(number.rounded):
+                    return self
+                nearer = Number(Fraction(float(number.rounded)))
+                return replace(self, left=nearer) if number is self.left else replace(self, right=nearer)
+        return self
+
     def fails_between(self, inputs: Ends, outputs: Ends) -> Bool[np.ndarray, "batch"]:
         """Return where it holds for nothing between ends, [batch, entries] each, however it is read."""
         least, _ = self.left.between(inputs, outputs)
@@ -80,6 +92,13 @@ class Some:
 
 Formula: TypeAlias = Atom | Every | Some
 Conjunction: TypeAlias = tuple[Atom, ...]
+
+
+def with_rounded(formula: Formula, places: Collection[int]) -> Formula:
+    """Return a formula with numbers rounded to float32 that bound some inputs."""
+    if isinstance(formula, Atom):
+        return formula.with_rounded(places)
+    return replace(formula, parts=tuple(with_rounded(part, places) for part in formula.parts))
 
 
 def compared(sign: str, left: Term, right: Term, line: int) -> Formula:

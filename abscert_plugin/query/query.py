@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from abscert_plugin.errors import QueryError
-from abscert_plugin.query.formula import Atom, Conjunction, Formula, holds, spread
+from abscert_plugin.query.formula import Atom, Conjunction, Formula, holds, spread, with_rounded
 from abscert_plugin.query.terms import Number, Values, Variable, nearest
 
 MOST_ENTRIES: Final = 2**24
@@ -90,6 +90,7 @@ class Query:
         output: what it gives.
         assertions: what is to hold.
         cases: the same as boxes of inputs with constraints on outputs, of which one is to be satisfied.
+        rounded: inputs between whose bounds lies no float32 as they are written: they are read as the nearest ones.
     """
 
     version: str
@@ -98,6 +99,7 @@ class Query:
     output: Declared
     assertions: tuple[Formula, ...]
     cases: tuple[Case, ...] = field(repr=False)
+    rounded: frozenset[int] = frozenset()
 
     @property
     def is_real(self) -> bool:
@@ -121,10 +123,41 @@ def build(
 ) -> Query:
     """Return a query.
 
+    An input that is fixed to a decimal is meant to be the float32 next to it, as files of the field write their images;
+    no float32 at all is that decimal. So bounds that leave none are rounded first.
+
     Raises:
         QueryError: if a constraint joins inputs and outputs, an input is not bounded on both sides, no disjunct has an
             input at all, or there are more disjuncts than are taken up.
     """
+    query = _built(version, network, source, output, assertions)
+    if query.is_real:
+        return query
+    places = _unheld(query.cases)
+    if not places:
+        return query
+    nearer = [with_rounded(formula, places) for formula in assertions]
+    return _built(version, network, source, output, nearer, places)
+
+
+def _unheld(cases: Sequence[Case]) -> frozenset[int]:
+    """Return the inputs that no float32 satisfies in some boxes, and whose bounds are float32 themselves in all others.
+
+    So where a box is read as it is written, it still is when these are rounded.
+    """
+    is_empty = np.stack([case.inner[0] > case.inner[1] for case in cases])
+    is_exact = np.stack([(case.inner == (case.lower, case.upper)).all(axis=0) for case in cases])
+    return frozenset(np.flatnonzero(is_empty.any(axis=0) & (is_empty | is_exact).all(axis=0)).tolist())
+
+
+def _built(
+    version: str,
+    network: str | None,
+    source: Declared,
+    output: Declared,
+    assertions: Sequence[Formula],
+    rounded: frozenset[int] = frozenset(),
+) -> Query:
     common, disjuncts = spread(tuple(assertions))
     is_real = source.kind is ElementType.REAL and version != VERSION_1
     start = _Box.whole(source.count, is_real)
@@ -148,7 +181,7 @@ def build(
     if not found:
         raise QueryError(unfit or "expected an assertion that something satisfies, got none")
     cases = [Case(box.lower, box.upper, box.inner, key[2], tuple(parts)) for key, (box, parts) in found.items()]
-    return Query(version, network, source, output, tuple(assertions), tuple(cases))
+    return Query(version, network, source, output, tuple(assertions), tuple(cases), rounded)
 
 
 @final

@@ -106,6 +106,14 @@ def test_networks_of_other_types_are_refused(kinds: tuple[int, int], reason: str
     assert_matches(reason, result.err)
 
 
+def test_a_fixed_decimal_is_the_float32_next_to_it(folder: Path) -> None:
+    ends = ["(== X[0,0] 0.1)", "(>= X[0,1] -1.0)", "(<= X[0,1] 1.0)", "(>= Y[0,0] 0.1)"]
+    (folder / "fixed.vnnlib").write_text(query_text(ends, 2, outputs=1))
+    result = verify(folder, "fixed.vnnlib")
+    assert result.out.splitlines()[0] == "sat"
+    assert "note: 1 input lies between decimals with no float32" in result.err
+
+
 def test_assignments_are_tensors(folder: Path) -> None:
     out = folder / "answer"
     assert verify(folder, "sat.vnnlib", "--serialise-assignments", out).out == "sat\n"

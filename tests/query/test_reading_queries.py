@@ -278,3 +278,58 @@ def test_whatever_is_written_is_read_or_refused_in_one_line(version: int, change
         fault = str(error)
         if len(fault.splitlines()) > 1 or len(fault) > 600:
             raise AssertionError(fault) from error
+
+
+DECIMALS = st.integers(-(10**9), 10**9).map(lambda number: f"{number / 10**9:.9f}")
+
+
+def in_boxes(boxes: Sequence[Sequence[tuple[str, str]]], version: int) -> Query:
+    """Return a query about several boxes of two inputs, given by their ends."""
+    parts = [
+        " ".join(
+            f"(>= {name} {low}) (<= {name} {high})"
+            for name, (low, high) in zip((("X_0", "X_1") if version == 1 else ("X[0,0]", "X[0,1]")), box, strict=True)
+        )
+        for box in boxes
+    ]
+    return parse(query_text([f"(or {' '.join(f'(and {part})' for part in parts)})"], version))
+
+
+@given(DECIMALS, st.sampled_from([1, 2]))
+def test_an_input_that_is_fixed_to_a_decimal_is_the_float32_next_to_it(decimal: str, version: int) -> None:
+    query = in_boxes([[(decimal, decimal), ("-0.5", "0.3")]], version)
+    near = nearest(Fraction(decimal))
+    is_held = Fraction(float(near)) == Fraction(decimal)
+    assert query.rounded == (frozenset() if is_held else {0})
+    (case,) = query.cases
+    assert case.inner[:, 0].tolist() == [near, near]
+    others = [near, np.nextafter(near, np.float32(2)), np.nextafter(near, np.float32(-2))]
+    for found, place in product(others, (Fraction(0), Fraction("0.3"), Fraction(float(np.float32(0.3))))):
+        point = [Fraction(float(found)), place]
+        # the other input is read as it is written, and rounded as well: 0.3 lies below the float32 next to it
+        assert query.holds(point, [Fraction(0)] * 2) == (found == near and place <= Fraction("0.3"))
+
+
+@given(st.lists(st.tuples(st.booleans(), DECIMALS, DECIMALS), min_size=2, max_size=3), st.sampled_from([1, 2]))
+def test_boxes_that_hold_a_float32_are_read_as_they_are_written(
+    boxes: list[tuple[bool, str, str]], version: int
+) -> None:
+    """What satisfies a query satisfies it in both readings, but for boxes that hold no float32 in one of them."""
+    ends = [
+        (low, low) if is_fixed else (min(low, high, key=Fraction), max(low, high, key=Fraction))
+        for is_fixed, low, high in boxes
+    ]
+    query = in_boxes([[pair, ("-1.0", "1.0")] for pair in ends], version)
+    for low, high in ends:
+        for value in (nearest(Fraction(low)), nearest(Fraction(high))):
+            if query.holds([Fraction(float(value)), Fraction(0)], [Fraction(0)] * 2):
+                held = [(a, b) for a, b in ends if Fraction(a) <= Fraction(float(value)) <= Fraction(b)]
+                fixed = [(a, b) for a, b in ends if nearest(Fraction(a)) <= value <= nearest(Fraction(b))]
+                assert held or (query.rounded and all(not _held(a, b) for a, b in fixed))
+
+
+def _held(low: str, high: str) -> bool:
+    """Return whether a float32 lies between two decimals."""
+    first = nearest(Fraction(low))
+    first = first if Fraction(float(first)) >= Fraction(low) else np.nextafter(first, np.float32(2))
+    return Fraction(float(first)) <= Fraction(high)
