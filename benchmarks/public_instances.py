@@ -27,12 +27,12 @@ from abscert_plugin.instances.listing import Instance, read_lists
 SETTINGS: Final = {
     "acasxu": "vnncomp21/acasxu.yaml",
     "mnistfc": "vnncomp22/mnistfc.yaml",
-    "oval21": "vnncomp21/marabou_cifar10.yaml",
+    "oval21": "vnncomp21/oval21.yaml",
     "cifar10_resnet": "vnncomp21/cifar10-resnet.yaml",
     "eran": "vnncomp21/eran_mlp.yaml",
     "marabou-cifar10": "vnncomp21/marabou_cifar10.yaml",
-    "sri_resnet_a": "vnncomp21/cifar10-resnet.yaml",
-    "sri_resnet_b": "vnncomp21/cifar10-resnet.yaml",
+    "sri_resnet_a": "vnncomp22/resnet_A.yaml",
+    "sri_resnet_b": "vnncomp22/resnet_B.yaml",
     "cgan": "vnncomp23/cgan.yaml",
     "collins_rul_cnn": "vnncomp23/collins-rul-cnn.yaml",
     "dist_shift": "vnncomp23/dist-shift.yaml",
@@ -43,9 +43,9 @@ SETTINGS: Final = {
     "cifar100": "vnncomp24/cifar100.yaml",
     "tinyimagenet": "vnncomp24/tinyimagenet.yaml",
 }
-"""Of the categories that are asked about, what its vnncomp_scripts take, below complete_verifier/exp_configs; but their
-settings for oval21 and sri_resnet make cuts by CPLEX, and these are of like networks without."""
+"""Of the categories that are asked about, what its vnncomp_scripts take, below complete_verifier/exp_configs."""
 SIGMOID: Final = "vnncomp21/eran_sigmoid.yaml"  # of the networks of `eran` that have sigmoids in them
+_CUTS: Final = re.compile(r"(\bcut:\s+enabled:) True")  # by CPLEX, which is not to be had freely
 PATIENCE: Final = 60.0  # seconds past its time-out after which it is ended
 
 
@@ -86,8 +86,10 @@ def answer(one: Instance, python: str, checkout: Path) -> str:
     """Return its word about an instance."""
     settings = SIGMOID if "SIGMOID" in one.network else SETTINGS[one.category]
     with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder) / "results.txt"
-        command = [python, "abcrown.py", "--config", f"exp_configs/{settings}", "--device", "cpu"]
+        results, config = Path(folder) / "results.txt", Path(folder) / "config.yaml"
+        text = (checkout / "complete_verifier" / "exp_configs" / settings).read_text()
+        config.write_text(_CUTS.sub(r"\1 False", text))
+        command = [python, "abcrown.py", "--config", str(config), "--device", "cpu"]
         command += ["--onnx_path", str(one.network_file.resolve()), "--vnnlib_path", str(one.query_file.resolve())]
         command += ["--results_file", str(results), "--timeout", f"{one.timeout:g}"]
         try:
