@@ -83,7 +83,7 @@ def signs() -> Proven:
 
 @pytest.fixture(scope="module")
 def curved() -> Proven:
-    network = bump([0.1, -0.1], [1.0, -1.0], nn.Tanh(), 8.0, 1.6)
+    network = bump([0.05, -0.05], [1.0, -1.0], nn.Tanh(), 4.0, 0.8)
     return proven(plain(network, (1, 1, 3)), Ball(Radius.parse("1.0")), ONLY_SEARCH, count=1)
 
 

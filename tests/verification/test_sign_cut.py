@@ -165,8 +165,8 @@ def everything(seconds: float = LONG) -> dict[int, Problem]:
 def test_a_tanh_is_cut_until_its_bounds_are_near_and_a_gap_between_halves_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The second logit is 1.33 where x = 0, about, and no larger elsewhere; intervals say 2."""
-    right, wrong = (bump([0.1, -0.1], [1.0, -1.0], nn.Tanh(), 8.0, first) for first in (1.6, 1.25))
+    """The second logit is 0.39 where x = 0, about, and no larger elsewhere; intervals say 2."""
+    right, wrong = (bump([0.05, -0.05], [1.0, -1.0], nn.Tanh(), 4.0, first) for first in (0.8, 0.35))
     outcomes, _ = search(right, everything(60.0), believe=False)
     check(right, everything(), outcomes)
     assert outcomes[0].certified

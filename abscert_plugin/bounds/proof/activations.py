@@ -82,7 +82,7 @@ class Function(ABC):
     def drafted(self, lower: Tensor, upper: Tensor) -> Callable[[Tensor | None], Lines]:
         """Return what gives the lines of shares between two ends, differentiable, with nothing taken off for errors.
 
-        None stands for those of `first_share`.
+        None stands for those of `slopes`.
         """
         lines = self.lines(lower, upper)
         return lambda _: lines

@@ -22,8 +22,9 @@ _LIBRARY: Final = 2.0**-48
 
 _HALVINGS: Final = 20  # that find where a tangent meets the far end; any slope is sound
 
-Touching = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""The first and the last point of tangents below; where there are any; slope and offset of the line elsewhere."""
+Touching = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The first point of tangents below, the one of half of the way, and the last; where there are any; slope and offset of
+the line elsewhere."""
 
 
 @final
@@ -67,32 +68,34 @@ class SShaped(Function):
         return self._slope_below(lower, upper), self._slope_below(-upper, -lower)  # it is odd
 
     def _slope_below(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Return the slope of the chord, or of the tangent at the lower end where the chord would cut."""
-        middle = self._slope((lower + upper) / 2)
-        chord = (self._odd(upper) - self._odd(lower)) / (upper - lower).clamp(min=1e-12)
-        chord = torch.where(upper - lower > 1e-9, chord, middle)
-        across = torch.minimum(chord, self._slope(lower))
-        return torch.where(upper <= 0, middle, torch.where(lower >= 0, chord, across))
+        """Return the slope of the tangent at half of the way, or of the chord."""
+        _, middle, _, is_free, chord, _ = self._touching(lower, upper)
+        return torch.where(is_free, self._slope(middle), chord)
 
     @override
     def chosen(self, lower: Tensor, upper: Tensor, share: Tensor) -> Interval:
-        """Return slopes of tangents, the share of the way from the first point that one may touch to the last."""
+        """Return slopes of tangents, at a share of the way from the first point that one may touch to the last.
+
+        Half of the way is the middle between the ends, or the last point where that lies before it: a tangent there is
+        near the curve at both ends, where one at the last point may be far below the lower end.
+        """
         sides = self._touching(lower, upper), self._touching(-upper, -lower)
         below, above = (self._tangent(side, share)[0] for side in sides)
         return below, above
 
     @override
     def first_share(self, lower: Tensor, upper: Tensor) -> Tensor:
+        # steps find the way up from 0 sooner than the way down from half of the way
         return torch.where((lower < 0) & (upper > 0), 0.0, 0.5).to(lower.dtype)
 
     @override
     def drafted(self, lower: Tensor, upper: Tensor) -> Callable[[Tensor | None], Lines]:
         lower = torch.minimum(lower, upper)
         sides = self._touching(lower, upper), self._touching(-upper, -lower)
-        first = self.first_share(lower, upper)
+        half = torch.full_like(lower, 0.5)
 
         def lines(share: Tensor | None) -> Lines:
-            (below, low), (above, high) = (self._tangent(side, first if share is None else share) for side in sides)
+            (below, low), (above, high) = (self._tangent(side, half if share is None else share) for side in sides)
             return below, above, self.shift + low, self.shift - high
 
         return lines
@@ -112,12 +115,13 @@ class SShaped(Function):
                 near, end = torch.where(is_below, middle, near), torch.where(is_below, end, middle)
             last = last.masked_scatter(is_across, near)
         offset = torch.minimum(self._odd(lower) - chord * lower, self._odd(upper) - chord * upper)
-        return lower, last, (upper <= 0) | is_across, chord, offset
+        middle = torch.minimum(last, (lower + upper) / 2)
+        return lower, middle, last, (upper <= 0) | is_across, chord, offset
 
     def _tangent(self, touching: Touching, share: Tensor) -> tuple[Tensor, Tensor]:
         """Return slope and offset of the tangent at a share of the way, or of the chord."""
-        first, last, is_free, chord, offset = touching
-        point = first + share * (last - first)
+        first, middle, last, is_free, chord, offset = touching
+        point = first + (2 * share).clamp(max=1) * (middle - first) + (2 * share - 1).clamp(min=0) * (last - middle)
         height = torch.tanh(self.steepness * point)
         slope = self.height * self.steepness * (1 - height.square())
         return torch.where(is_free, slope, chord), torch.where(is_free, self.height * height - slope * point, offset)
