@@ -114,3 +114,25 @@ def test_the_oracle_sees_an_s_shaped_line_that_is_too_tight(
     tighter(monkeypatch, SShaped, side, lambda *arguments: [offset + nearer for offset in right(*arguments)])
     with pytest.raises(AssertionError):
         s_shaped_oracle(function, 0, 4.0)
+
+
+@pytest.mark.parametrize("function", [SIGMOID, TANH], ids=["sigmoid", "tanh"])
+@pytest.mark.parametrize("spread", [0.5, 3.0, 20.0])
+def test_lines_that_are_not_chosen_lose_the_least_area(function: SShaped, spread: float) -> None:
+    """Of lines that a share chooses none leaves less between itself and the curve, over the ends as a whole."""
+    lower, upper, _ = ends_and_slopes(1, spread)
+    middle = (lower + upper) / 2
+    low, high = (line(middle) for line in lines_of(function, lower, upper, function.slopes(lower, upper)))
+    for share in torch.linspace(0, 1, 16, dtype=torch.float64):
+        chosen = function.chosen(lower, upper, share.expand_as(lower))
+        below, above = (line(middle) for line in lines_of(function, lower, upper, chosen))
+        assert (below <= low + 1e-4).all()
+        assert (above >= high - 1e-4).all()
+
+
+def lines_of(
+    function: SShaped, lower: Tensor, upper: Tensor, slopes: tuple[Tensor, Tensor]
+) -> list[Callable[[Tensor], Tensor]]:
+    """Return the lines of two slopes below and above a function between two ends."""
+    offsets = function.offsets(lower, upper, *slopes)
+    return [lambda x, line=line: line[0] * x + line[1] for line in zip(slopes, offsets, strict=True)]  # type: ignore[misc]
