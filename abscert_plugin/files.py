@@ -257,16 +257,18 @@ def raise_limit() -> str:
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
-    """Return the sha256 checksum of files, one after the other.
+    """Return the sha256 checksum of a file; of several, that of theirs, so that no byte passes from one to the next.
 
     Raises:
         OSError: if one cannot be read.
     """
-    digest = hashlib.sha256()
+    digests = []
     for path in paths:
+        digest = hashlib.sha256()
         for block in blocks_of(path):
             digest.update(block)
-    return digest.hexdigest()
+        digests.append(digest.hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def blocks_of(path: Path) -> Iterator[bytes]:

@@ -153,7 +153,12 @@ def test_a_checksum_is_of_all_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"a" * 3_000_000)
     (tmp_path / "b").write_bytes(b"abc")
     assert sha256_of([tmp_path / "b"]) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sha256_of([tmp_path / "a", tmp_path / "b"]) != sha256_of([tmp_path / "b", tmp_path / "a"])
+    both = [tmp_path / "a", tmp_path / "b"]
+    found = sha256_of(both)
+    assert found != sha256_of(both[::-1])
+    (tmp_path / "a").write_bytes(b"a" * 2_999_999)  # the last byte goes on to the next file
+    (tmp_path / "b").write_bytes(b"aabc")
+    assert found != sha256_of(both)
 
 
 NOT_PACKED = st.binary(max_size=50).filter(lambda content: content[:2] != b"\x1f\x8b")

@@ -127,7 +127,7 @@ def _check_external_sizes(model: onnx.ModelProto, path: Path) -> None:
 
 
 def model_sha256(path: Path, model: onnx.ModelProto) -> str:
-    """Return the checksum of an ONNX file and of the files that hold its tensors, in the order of their names."""
+    """Return the checksum of an ONNX file; with files that hold its tensors, of them all, by name."""
     beside = [path.parent / location for location in external_locations(model)]
     return sha256_of([path, *beside])
 

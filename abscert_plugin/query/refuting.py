@@ -5,7 +5,8 @@ of its constraints on inputs is satisfied nowhere in it. A conjunction is refute
 constraints, each times a weight of at least 0, is satisfied by no output of the box.
 
 **Readings.** A query about float32 may be read in exact rationals, or with its decimals and sums rounded to float32.
-What is refuted here is refuted in both: a constraint of k roundings is loosened by gamma(k) of its absolute terms.
+What is refuted here is refuted in both: a constraint of k roundings is loosened by gamma(k) of its absolute terms. It
+says nothing of outputs so large that something in it may overflow, or of numbers that float32 holds as subnormals.
 
 **Real arithmetic.** Enclosures of `bounds/proof` hold every evaluation of the file in float32. They hold the exact
 results of its graph as well, by induction along the graph: at each chain these satisfy the theorem's inequality with no
@@ -14,6 +15,7 @@ gives, since errors only widen these. So what is refuted for all evaluations in 
 outward is refuted for the network as a function of real numbers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Final, final
@@ -33,6 +35,9 @@ from abscert_plugin.query.terms import Linear, Number, Operation, Term
 
 METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 _HUGE: Final = Fraction(2) ** 1000
+_TOO_MANY: Final = 10**6  # roundings
+_FITS: Final = Fraction(2) ** 127  # float32 holds what is less, after roundings too
+_LEAST: Final = Fraction(1, 2**126)  # the least normal number
 _TINY: Final = 1e-300  # more than what underflows in float64 adds up to, over any number of constraints
 
 
@@ -77,6 +82,7 @@ class Refuter:
         self._places = torch.tensor([limit.place for limit in limits], dtype=torch.int64)
         self._bounds = torch.tensor([limit.bound for limit in limits], dtype=torch.float64)
         self._slack = torch.from_numpy(np.stack([limit.slack for limit in limits]) if limits else np.zeros(shape))
+        self._reach = torch.tensor([limit.reach for limit in limits], dtype=torch.float64)
 
     @property
     def is_linear(self) -> bool:
@@ -128,7 +134,10 @@ class Refuter:
 
     def most(self, values: Mapping[str, Enclosure]) -> Float64[Tensor, "batch limit"]:
         """Return the most that the row of each limit may be where an output of the boxes satisfies its constraint."""
-        return _loosened(self._bounds, self._slack, values[self._proof.output])
+        output = values[self._proof.output]
+        limits = _loosened(self._bounds, self._slack, output)
+        is_in_reach = output.size().flatten(1).amax(1, keepdim=True) <= self._reach
+        return torch.where(is_in_reach, limits, torch.inf)
 
     def combined(
         self, values: Mapping[str, Enclosure], weights: Float64[Tensor, "batch limit"], part: Part | None = None
@@ -148,7 +157,8 @@ class Refuter:
         row = (weights @ rows).unsqueeze(1)
         bound, _ = self._proof.explained_bounds(values, row, part)
         output = values[self._proof.output]
-        return (bound - _loosened(limit.unsqueeze(1), slack.unsqueeze(1), output)).squeeze(1) > 0
+        is_in_reach = output.size().flatten(1).amax(1) <= self._reach.min()
+        return ((bound - _loosened(limit.unsqueeze(1), slack.unsqueeze(1), output)).squeeze(1) > 0) & is_in_reach
 
     def refuted(
         self, values: Mapping[str, Enclosure], bounds: Float64[Tensor, "batch row"]
@@ -213,10 +223,11 @@ class _Limit:
         row: coefficients.
         bound: the right side, rounded up, and loosened by what does not depend on y.
         slack: what multiplies |y| in loosening it further.
+        reach: the largest |y| of which it is implied: nothing in the constraint overflows.
     """
 
-    def __init__(self, row: np.ndarray, bound: float, slack: np.ndarray) -> None:
-        self.row, self.bound, self.slack, self.place = row, bound, slack, 0
+    def __init__(self, row: np.ndarray, bound: float, slack: np.ndarray, reach: float) -> None:
+        self.row, self.bound, self.slack, self.reach, self.place = row, bound, slack, reach, 0
 
     @classmethod
     def of(cls, atom: Atom, classes: int, is_real: bool) -> "_Limit | None":
@@ -226,6 +237,8 @@ class _Limit:
             return None
         whole = left.plus(right, Fraction(-1))
         roundings, gain = (0, Fraction(1)) if is_real else _roundings((atom.left, atom.right))
+        if roundings >= _TOO_MANY:
+            return None
         share = Fraction(arithmetic.gamma(roundings)) if roundings else Fraction(0)
         size = _absolute(atom.left).plus(_absolute(atom.right))
         if not share < _HUGE or max([gain, abs(whole.constant), *size.coefficients.values()]) > _HUGE:
@@ -239,7 +252,11 @@ class _Limit:
         bound = -whole.constant + share * size.constant
         if roundings:
             bound += 4 * (roundings + 1) * Fraction(arithmetic.TINY) * gain
-        return cls(row, _above(bound), slack)
+        sides = atom.left, atom.right
+        powers = (Fraction(2) ** power for power in range(127, -1, -1))
+        fits = (float(most) for most in powers if max(_largest(side, most) for side in sides) < _FITS)
+        reach = math.inf if is_real or not roundings else next(fits, -1.0)
+        return cls(row, _above(bound), slack, reach)
 
 
 def _loosened(bounds: Tensor, slack: Tensor, output: Enclosure) -> Float64[Tensor, "batch limit"]:
@@ -266,12 +283,24 @@ def _roundings(terms: Sequence[Term]) -> tuple[int, Fraction]:
     count, gain = 0, Fraction(1)
     for term in terms:
         if isinstance(term, Number):
-            count += Fraction(float(term.rounded)) != term.value if np.isfinite(term.rounded) else 10**9
+            is_normal = not term.value or _LEAST <= abs(term.value) < _FITS
+            count += Fraction(float(term.rounded)) != term.value if is_normal else _TOO_MANY
             gain *= max(Fraction(1), abs(term.value))
         elif isinstance(term, Operation):
             inner, more = _roundings(term.parts)
             count, gain = count + inner + len(term.parts) - 1, gain * more
     return count, gain
+
+
+def _largest(term: Term, most: Fraction) -> Fraction:
+    """Return a number that nothing in a term is larger than, of entries no larger than another one."""
+    if isinstance(term, Number):
+        return abs(term.value)
+    if not isinstance(term, Operation):
+        return most
+    parts = [_largest(part, most) for part in term.parts]
+    whole = math.prod(parts, start=Fraction(1)) if term.sign == "*" else sum(parts, Fraction(0))
+    return max(whole, *parts)
 
 
 def _absolute(term: Term) -> Linear:

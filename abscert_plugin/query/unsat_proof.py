@@ -156,7 +156,7 @@ def fault_of(
     cases = query.query.cases
     asked = {(number, place) for number, case in enumerate(cases) for place in range(len(case.outputs))}
     refuted = [(group.case, place) for group in stored.groups for place in group.conjunctions]
-    if set(refuted) != asked or len(refuted) != len(asked):
+    if set(refuted) != asked or len(refuted) != len(asked) or not all(group.conjunctions for group in stored.groups):
         return f"it refutes other conjunctions than the {len(asked)} of the query"
     if sum(len(group.tree) for group in stored.groups) > MOST_NODES:
         return f"its trees have more than {MOST_NODES:,} nodes"

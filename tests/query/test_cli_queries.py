@@ -106,6 +106,21 @@ def test_networks_of_other_types_are_refused(kinds: tuple[int, int], reason: str
     assert_matches(reason, result.err)
 
 
+@pytest.mark.parametrize(
+    "atom",
+    [
+        "(>= (* 1e-46 Y_0) 3e-46)",  # Y is 2 at most, and both sides are 0 in float32
+        "(<= (* 1e38 (* 1e38 (+ Y_0 2.0))) (* 1e38 1e38))",  # infinite in float32
+        "(<= (* 1e30 (* 1e-30 (* 1e30 (* 1e30 (+ Y_0 2.0))))) (* 1e30 1e30))",
+        "(>= (* 1e-30 (* 1e-30 (* 1e30 (* 1e30 Y_0)))) 3.0)",
+    ],
+)
+def test_what_float32_cannot_tell_is_not_unsat(atom: str, folder: Path) -> None:
+    """The constraint is false of the decimals, and true where its parts are rounded to float32, as all inputs are."""
+    (folder / "q.vnnlib").write_text(query_text([*box_texts(1), atom], 1, outputs=1))
+    assert verify(folder, "q.vnnlib", "--timeout", 2).out.strip() in ("unknown", "timed-out")
+
+
 def test_a_fixed_decimal_is_the_float32_next_to_it(folder: Path) -> None:
     ends = ["(== X[0,0] 0.1)", "(>= X[0,1] -1.0)", "(<= X[0,1] 1.0)", "(>= Y[0,0] 0.1)"]
     (folder / "fixed.vnnlib").write_text(query_text(ends, 2, outputs=1))

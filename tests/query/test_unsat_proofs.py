@@ -110,6 +110,11 @@ FORGED: list[tuple[str, Change, str]] = [
     ("cuts", lambda value: value["groups"].append(value["groups"][0]), "other conjunctions"),
     ("cuts", lambda value: value["groups"][0].update(conjunctions=[]), "other conjunctions"),
     ("cuts", lambda value: value["groups"][0].update(case=-1), "other conjunctions"),
+    (
+        "cuts",
+        lambda value: value["groups"].append({"case": 999, "conjunctions": [], "tree": [["ibp"]]}),
+        "other conjunctions",
+    ),
     ("cuts", lambda value: value["groups"][0].update(case=1), "other conjunctions"),
     ("cuts", drop(-1), "leaves parts open"),
     ("cuts", lambda value: value["groups"][0]["tree"].append(["crown"]), "more nodes than parts"),
