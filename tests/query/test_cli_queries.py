@@ -117,7 +117,8 @@ def test_networks_of_other_types_are_refused(kinds: tuple[int, int], reason: str
 )
 def test_what_float32_cannot_tell_is_not_unsat(atom: str, folder: Path) -> None:
     """The constraint is false of the decimals, and true of all inputs where its parts are rounded to float32."""
-    weights = numpy_helper.from_array(np.float32([[1e18, 0]]), "w"), numpy_helper.from_array(np.float32([0, 1e17]), "b")
+    values = {"w": [[1e18, 0.0]], "b": [0.0, 1e17]}
+    weights = [numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in values.items()]
     given, found = (helper.make_tensor_value_info(name, 1, [1, size]) for name, size in (("x", 1), ("y", 2)))
     graph = helper.make_graph([helper.make_node("Gemm", ["x", "w", "b"], ["y"])], "large", [given], [found], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), folder / "net.onnx")
