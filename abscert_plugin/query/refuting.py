@@ -136,8 +136,11 @@ class Refuter:
         """Return the most that the row of each limit may be where an output of the boxes satisfies its constraint."""
         output = values[self._proof.output]
         limits = _loosened(self._bounds, self._slack, output)
-        is_in_reach = output.size().flatten(1).amax(1, keepdim=True) <= self._reach
-        return torch.where(is_in_reach, limits, torch.inf)
+        return torch.where(self._in_reach(output), limits, torch.inf)
+
+    def _in_reach(self, output: Enclosure) -> Bool[Tensor, "batch limit"]:
+        """Return of each box whether its outputs are so small that nothing in a constraint overflows."""
+        return output.size().flatten(1).amax(1, keepdim=True) <= self._reach
 
     def combined(
         self, values: Mapping[str, Enclosure], weights: Float64[Tensor, "batch limit"], part: Part | None = None
@@ -157,8 +160,8 @@ class Refuter:
         row = (weights @ rows).unsqueeze(1)
         bound, _ = self._proof.explained_bounds(values, row, part)
         output = values[self._proof.output]
-        is_in_reach = output.size().flatten(1).amax(1) <= self._reach.min()
-        return ((bound - _loosened(limit.unsqueeze(1), slack.unsqueeze(1), output)).squeeze(1) > 0) & is_in_reach
+        room = (bound - _loosened(limit.unsqueeze(1), slack.unsqueeze(1), output)).squeeze(1)
+        return (room > 0) & self._in_reach(output).all(dim=1)
 
     def refuted(
         self, values: Mapping[str, Enclosure], bounds: Float64[Tensor, "batch row"]

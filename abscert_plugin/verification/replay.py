@@ -280,12 +280,17 @@ def _counterexample_fault(row: Row, data: DataSet, places: Mapping[int, int], re
 
 
 def _is_near(told: float | None, found: float, floor: float) -> bool:
-    return told is not None and abs(told - found) <= 2 * floor + _NEAR * max(1.0, abs(found))
+    return told is not None and abs(told - found) <= _room(found, floor)
 
 
 def _is_more(told: float | None, found: float, floor: float) -> bool:
     """Return whether a row says more than a margin that was found, by more than rounding; None says it is infinite."""
-    return not (math.inf if told is None else told) <= found + 2 * floor + _NEAR * max(1.0, abs(found))
+    return not (math.inf if told is None else told) <= found + _room(found, floor)
+
+
+def _room(margin: float, floor: float) -> float:
+    """Return by how much margins of one image may differ: by rounding, or another provider."""
+    return 2 * floor + _NEAR * max(1.0, abs(margin))
 
 
 def _other_answers(records: Sequence[Record], pixels: np.ndarray, replay: Replay) -> list[str]:
