@@ -1,9 +1,10 @@
 """Where the time of a training step goes, and what other ways of computing it would gain, side by side in one process.
 
 Ways: as it is (float32); bfloat16 by autocast, with intervals in float32 (`--precision bfloat16`); weights and values
-with channels last; both; intervals of a quarter of each batch (`--set interval_batch=0.25`); one attack step in place
-of three; the network compiled by torch.compile (its plain passes: intervals go through its layers one by one). One
-thread. Shares are of the step as it is, backward passes with what they belong to: attack, intervals, the passes of
+with channels last; both; intervals of a quarter of each batch (`--set interval_batch=0.25`); an attack on the quarter
+of largest loss alone (`--set attacked_batch=0.25`), with intervals of as many or of a sixteenth; one attack step in
+place of three; the network compiled by torch.compile (its plain passes: intervals go through its layers one by one).
+One thread. Shares are of the step as it is, backward passes with what they belong to: attack, intervals, the passes of
 plain and attacked images, Adam and the rest.
 
 usage: python benchmarks/step_profile.py [--networks dm-small dm-medium cnn-7] [--rounds 6] [--compile]
@@ -110,6 +111,9 @@ def ways(method: str, compiled: bool) -> dict[str, dict[str, object]]:
     if method == "reachable":
         found["a quarter's intervals"] = {"options": {"interval_batch": 0.25}}
         found["a quarter's intervals, bfloat16"] = {"options": {"interval_batch": 0.25}, "half": True}
+        hardest = {"interval_batch": 0.25, "attacked_batch": 0.25}
+        found["a quarter's intervals and attack"] = {"options": hardest}
+        found["a quarter's attack, bfloat16"] = {"options": {**hardest, "interval_batch": 0.0625}, "half": True}
         found["one attack step"] = {"options": {"attack_steps": 1}}
     if compiled:
         found["compiled"] = {"compiled": True}

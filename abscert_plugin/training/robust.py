@@ -105,6 +105,8 @@ class RobustConfig:
         initialisation: how the first weights are drawn.
         interval_batch: share of each batch that the interval bounds are computed of: they cost
             two passes and back, and where their weight is small a part of the batch tells enough (MTL-IBP alone).
+        attacked_batch: share of each batch that is attacked and learnt from: the images of the largest loss at a random
+            input of their ball. The others, which cost one pass, count as if their loss were 0 (MTL-IBP alone).
         selection: what the epoch is chosen by.
         attack: how `reachable` looks for adversarial inputs; methods on images take gradient steps.
 
@@ -127,6 +129,7 @@ class RobustConfig:
     smooth: bool = False
     initialisation: Initialisation = Initialisation.XAVIER
     interval_batch: float = field(default=1.0, metadata=PART)
+    attacked_batch: float = field(default=1.0, metadata=PART)
     selection: Selection = Selection.INTERVALS
     attack: CellAttack = CellAttack.ENDS
 
@@ -139,10 +142,12 @@ class RobustConfig:
             raise ConfigError(f"expected a regulariser of at least 0, got {self.regulariser}")
         if self.loss_fusion and self.bounds is not BoundKind.CROWN_IBP:
             raise ConfigError(f"expected bounds of {BoundKind.CROWN_IBP} with loss fusion, got {self.bounds}")
-        if not 0 < self.interval_batch <= 1:
-            raise ConfigError(f"expected interval_batch above 0 and at most 1, got {self.interval_batch}")
-        if self.interval_batch < 1 and (self.loss is not RobustLoss.MTL_IBP or self.bounds is not BoundKind.INTERVAL):
-            raise ConfigError(f"expected a loss of {RobustLoss.MTL_IBP} and bounds of intervals with interval_batch")
+        for name in ("interval_batch", "attacked_batch"):
+            part = getattr(self, name)
+            if not 0 < part <= 1:
+                raise ConfigError(f"expected {name} above 0 and at most 1, got {part}")
+            if part < 1 and (self.loss is not RobustLoss.MTL_IBP or self.bounds is not BoundKind.INTERVAL):
+                raise ConfigError(f"expected a loss of {RobustLoss.MTL_IBP} and bounds of intervals with {name}")
         if self.attack_steps < 1:
             raise ConfigError(f"expected at least 1 attack step, got {self.attack_steps}")
 
@@ -187,6 +192,7 @@ class RobustConfig:
             "smooth": self.smooth,
             "initialisation": str(self.initialisation),
             **({"interval_batch": self.interval_batch} if self.interval_batch < 1 else {}),
+            **({"attacked_batch": self.attacked_batch} if self.attacked_batch < 1 else {}),
             **({"selection": str(self.selection)} if self.selection is not Selection.INTERVALS else {}),
             **({"attack": str(self.attack)} if self.attack is not CellAttack.ENDS else {}),
         }
@@ -207,12 +213,17 @@ class Balls(Protocol):
     def adversarial(
         self, network: nn.Module, box: Box, labels: Int64[Tensor, "batch"], steps: int
     ) -> Float[Tensor, "batch *feature"]:
-        """Return inputs within the box, that images of the ball lead to, on which the loss is large."""
+        """Return inputs within the box, that images of the ball lead to, on which the loss is large.
+
+        Random ones where there are no steps.
+        """
         ...
 
 
 _NEGLIGIBLE: Final = 1e-5
 _LEAST_RADIUS: Final = 1e-6
+_FIRST_STEPS: Final = 3
+_NEAR: Final = 0.25  # of a batch
 _SELECTING_STEPS: Final = 10
 _RESTARTS: Final = 2
 
@@ -271,10 +282,11 @@ class RobustObjective:
         # boxes without any width tell the regulariser nothing
         least = _LEAST_RADIUS if config.regulariser and progress < 1 else 0.0
         box = self._balls.box(inputs, max(least, progress * config.radius.outward))
-        adversarial = None
+        adversarial, targets = None, labels
         if natural_weight < 1 and config.loss is not RobustLoss.INTERVAL:
             with frozen_statistics(network):
-                adversarial = self._balls.adversarial(network, box, labels, config.attack_steps)
+                within, targets = self._hardest(network, box, labels)
+                adversarial = self._balls.adversarial(network, within, targets, config.attack_steps)
         if adversarial is not None and config.loss is RobustLoss.SABR:
             box = small_box(box, adversarial, config.share)
         part = labels
@@ -294,7 +306,8 @@ class RobustObjective:
             robust = functional.cross_entropy(-margins, part)
         if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
             with frozen_statistics(network):
-                attacked = functional.cross_entropy(network(adversarial).float(), labels)
+                losses = functional.cross_entropy(network(adversarial).float(), targets, reduction="sum")
+            attacked = losses / len(labels)
             robust = (1 - config.share) * attacked + config.share * robust
         total = total + (1 - natural_weight) * robust
         if progress < 1 and config.regulariser > 0:
@@ -309,7 +322,8 @@ class RobustObjective:
     ) -> Float[Tensor, "batch"]:
         """Return a lower bound of each image's margin over the whole ball, by the bounds the training ends with.
 
-        With `Selection.ATTACK`, the least margin that an attack finds: an upper bound.
+        With `Selection.ATTACK`, the least margin that an attack finds: an upper bound. Those of images that a short
+        attack is far from refuting are of that one.
         """
         box = self._balls.box(inputs, self._config.radius.outward)
         if self._config.selection is Selection.ATTACK:
@@ -320,17 +334,39 @@ class RobustObjective:
             lower = torch.maximum(lower, linear)
         return lower.scatter(1, labels[:, None], torch.inf).amin(dim=1)
 
+    def _hardest(self, network: nn.Module, box: Box, labels: Tensor) -> tuple[Box, Tensor]:
+        """Return boxes and labels of the images that are worth an attack.
+
+        Source: Loshchilov and Hutter 2015, Jiang et al. 2019, who learn from examples of large loss; here at an input
+        of the ball, since what a network labels rightly with ease it often does on the whole ball.
+        """
+        count = max(1, round(self._config.attacked_batch * len(labels)))
+        if count == len(labels):
+            return box, labels
+        with torch.no_grad():
+            some = self._balls.adversarial(network, box, labels, 0)
+            losses = functional.cross_entropy(network(some).float(), labels, reduction="none")
+        chosen = losses.topk(count).indices
+        return Box(box.center[chosen], box.radius[chosen]), labels[chosen]
+
     def _attacked_margins(self, network: nn.Module, box: Box, labels: Tensor) -> Tensor:
-        least = torch.full(labels.shape, torch.inf, device=labels.device)
+        """Attack every image shortly, and those for long on which that nearly succeeded."""
         with torch.random.fork_rng():
             torch.manual_seed(0)  # every epoch is attacked from the same starts, in a training that was resumed too
+            least = self._least_margins(network, box, labels, _FIRST_STEPS)
+            near = least.where(least > 0, torch.inf).argsort()[: math.ceil(_NEAR * len(labels))]
+            within = Box(box.center[near], box.radius[near])
             for _ in range(_RESTARTS):
-                with torch.enable_grad():
-                    point = self._balls.adversarial(network, box, labels, _SELECTING_STEPS)
-                logits = network(point).float()
-                label = logits.gather(1, labels[:, None])
-                least = torch.minimum(least, (label - logits).scatter(1, labels[:, None], torch.inf).amin(dim=1))
+                found = self._least_margins(network, within, labels[near], _SELECTING_STEPS)
+                least[near] = torch.minimum(least[near], found)
         return least
+
+    def _least_margins(self, network: nn.Module, box: Box, labels: Tensor, steps: int) -> Tensor:
+        with torch.enable_grad():
+            point = self._balls.adversarial(network, box, labels, steps)
+        logits = network(point).float()
+        label = logits.gather(1, labels[:, None])
+        return (label - logits).scatter(1, labels[:, None], torch.inf).amin(dim=1)
 
     def _linear_margins(self, network: nn.Module, images: Tensor) -> "CrownIbpMargins":
         from abscert_plugin.lirpa.training import CrownIbpMargins, margins_of  # auto_LiRPA is needed here alone

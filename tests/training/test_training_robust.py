@@ -142,6 +142,9 @@ def test_the_radius_rises_as_the_schedule_says(start: float, ramp: float, step: 
         ({"attack_steps": 0}, "at least 1 attack step"),
         ({"interval_batch": 0.0}, "interval_batch above 0"),
         ({"interval_batch": 0.5}, "loss of mtl-ibp"),
+        ({"attacked_batch": 0.0}, "attacked_batch above 0"),
+        ({"attacked_batch": 1.5}, "attacked_batch above 0 and at most 1"),
+        ({"attacked_batch": 0.5, "loss": RobustLoss.SABR}, "loss of mtl-ibp .* with attacked_batch"),
     ],
 )
 def test_options_without_meaning_are_refused(options: dict[str, Any], words: str) -> None:
@@ -160,6 +163,25 @@ class Fixed:
 
     def adversarial(self, network: nn.Module, box: Box, labels: Tensor, steps: int) -> Tensor:
         return box.lower + 0.75 * (box.upper - box.lower)
+
+
+class RecordingAttack(Fixed):
+    """Remembers how many inputs were attacked with how many steps."""
+
+    def __init__(self, balls: Fixed) -> None:
+        self.center, self.box = balls.center, balls.box
+        self.asked: list[tuple[int, int]] = []
+
+    def adversarial(self, network: nn.Module, box: Box, labels: Tensor, steps: int) -> Tensor:
+        self.asked.append((len(labels), steps))
+        return super().adversarial(network, box, labels, steps)
+
+
+class FartherWithSteps(Fixed):
+    """Whose inputs lie a tenth farther from the lower end with each step, ten of which reach the upper one."""
+
+    def adversarial(self, network: nn.Module, box: Box, labels: Tensor, steps: int) -> Tensor:
+        return box.lower + steps / 10 * (box.upper - box.lower)
 
 
 def objective(balls: Fixed, **options: object) -> RobustObjective:
@@ -216,6 +238,19 @@ def test_intervals_of_a_part_of_the_batch() -> None:
     torch.testing.assert_close(found, 0.6 * attacked + 0.4 * bounded)
 
 
+@pytest.mark.parametrize(("part", "count"), [(0.25, 2), (0.01, 1), (1.0, 8)])
+def test_an_attack_on_the_images_of_the_largest_loss(part: float, count: int) -> None:
+    network, (images, labels) = tiny_network(5), stored(5, count=8)
+    balls, options = Fixed(ReachableCells(Grid(4), 255, CPU)), {"loss": RobustLoss.MTL_IBP, "share": 0.4}
+    attacked = RecordingAttack(balls)
+    found = objective(attacked, **options, attacked_batch=part).loss(network, images, labels, END)
+    point = balls.adversarial(network, balls.box(images, 0.2), labels, 0)
+    losses = torch.stack([natural_loss(network, point[[i]], labels[[i]]) for i in range(8)])
+    bounded = objective(balls, **{**options, "share": 1.0}).loss(network, images, labels, END)
+    torch.testing.assert_close(found, 0.6 * losses.sort().values[-count:].sum() / 8 + 0.4 * bounded)
+    assert attacked.asked == [(8, 0), (count, 3)][count == 8 :]  # a random input of all, three steps for some
+
+
 def test_bounds_are_in_float32_where_passes_are_in_bfloat16() -> None:
     network, (images, labels) = tiny_network(5), stored(5)
     balls = Fixed(ReachableCells(Grid(4), 255, CPU))
@@ -241,6 +276,25 @@ def test_epochs_chosen_by_an_attack_count_what_it_refutes() -> None:
         assert (found >= bounds - 1e-5).all()
         label = own.gather(1, labels[:, None])
         assert (found <= (label - own).scatter(1, labels[:, None], torch.inf).amin(dim=1) + 1e-5).sum() >= 5
+
+
+def test_images_that_a_short_attack_nearly_refutes_are_attacked_for_long() -> None:
+    network, (images, labels) = tiny_network(5), stored(5, count=24)
+    balls = FartherWithSteps(ReachableCells(Grid(4), 255, CPU))
+    chosen = RobustObjective("reachable", balls, config(selection=Selection.ATTACK))
+    box = balls.box(images, 0.2)
+
+    def margins_at(share: float) -> Tensor:
+        logits = network(box.lower + share * (box.upper - box.lower))
+        return (logits.gather(1, labels[:, None]) - logits).scatter(1, labels[:, None], torch.inf).amin(dim=1)
+
+    with torch.no_grad():
+        found, first, far = chosen.margins(network, images, labels), margins_at(0.3), margins_at(1.0)
+    open_yet = first.where(first > 0, torch.inf)
+    near = open_yet <= open_yet.sort().values[5]  # a quarter of 24
+    assert (first > 0).sum() > 6
+    assert all((far < first)[some].any() for some in (near, ~near))
+    torch.testing.assert_close(found, torch.where(near, torch.minimum(first, far), first))
 
 
 @pytest.mark.parametrize("loss", list(RobustLoss))
