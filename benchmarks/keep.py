@@ -1,24 +1,40 @@
 """Keep the records of finished runs: copy them, compressed, from a runs folder into benchmarks/records/single.
 
 The network itself is kept with --network alone: what it is verified by again, and what a longer training begins with
-(`abscert train --initial`).
+(`abscert train --initial`). Epochs of the trainings before, whose weights a run began with, are kept beside its own:
+--after names their folders, in order.
 
-usage: python benchmarks/keep.py [--network] RUN_FOLDER [RUN_FOLDER ...]     (folders that `abscert train --out` wrote)
+usage: python benchmarks/keep.py [--network] RUN_FOLDER [RUN_FOLDER ...] [--after RUN_FOLDER ...]
+       (folders that `abscert train --out` wrote, or kept ones)
 """
 
 import argparse
 import gzip
+import json
 import shutil
 from pathlib import Path
 
 KEPT = Path(__file__).parent / "records" / "single"
 
 
-def keep(run: Path, with_network: bool) -> None:
+def history(run: Path) -> list[dict[str, object]]:
+    """Return the epochs of a training, of one that was stopped too, with those before it."""
+    former = run / "earlier.jsonl"
+    before = former.read_text().splitlines() if former.exists() else []
+    rows = [json.loads(line) for line in before]
+    if (run / "history.jsonl").exists():
+        return rows + [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [*rows, *json.loads((run / "checkpoint.json").read_text())["history"]]
+
+
+def keep(run: Path, with_network: bool, after: list[Path]) -> None:
     target = KEPT / run.name
     target.mkdir(parents=True, exist_ok=True)
     shutil.copy(run / "run.json", target / "train.json")
     shutil.copy(run / "history.jsonl", target / "history.jsonl")
+    if after:
+        rows = [json.dumps(row) + "\n" for one in after for row in history(one)]
+        (target / "earlier.jsonl").write_text("".join(rows))
     if with_network:
         shutil.copy(run / "deploy.onnx", target / "deploy.onnx")
     for verification in sorted(run.glob("verify-*")):
@@ -33,9 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="store_true", help="keep deploy.onnx too")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER")
+    parser.add_argument("--after", nargs="+", type=Path, default=[], metavar="RUN_FOLDER", help="the trainings before")
     asked = parser.parse_args()
     for run in asked.runs:
-        keep(run, asked.network)
+        keep(run, asked.network, asked.after)
 
 
 if __name__ == "__main__":

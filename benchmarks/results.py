@@ -45,10 +45,19 @@ INTO = HERE.parent / "docs"
 
 @dataclass(frozen=True)
 class Single:
-    """One verification of a training that belongs to no plan."""
+    """One verification of a training that belongs to no plan.
+
+    Args:
+        name: of the folder that keeps it.
+        training: its configuration, and its best epoch.
+        earlier: epochs of the trainings before, whose weights it began with.
+        epoch_seconds: median of an epoch, of those before too.
+        rows, run: the verification.
+    """
 
     name: str
     training: dict
+    earlier: int
     epoch_seconds: float
     rows: Sequence[Record]
     run: RunInfo
@@ -73,7 +82,11 @@ class Single:
 
     @property
     def epochs(self) -> str:
-        return f"{self.training['training']['epochs']} ({self.training['best_epoch']})"
+        return f"{self.total_epochs} ({self.earlier + self.training['best_epoch']})"
+
+    @property
+    def total_epochs(self) -> int:
+        return int(self.earlier + self.training["training"]["epochs"])
 
     @property
     def interval(self) -> str:
@@ -114,11 +127,16 @@ def single(*names: str, claim: str) -> list[Single]:
 def _single(path: Path) -> Single:
     folder = path.parent.parent
     training = json.loads((folder / "train.json").read_text())
-    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    before = folder / "earlier.jsonl"
+    earlier, own = (
+        [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
+        for place in (before, folder / "history.jsonl")
+    )
     return Single(
         name=folder.name,
         training={**training["configuration"], "best_epoch": training["model"]["best_epoch"]},
-        epoch_seconds=statistics.median(row["seconds"] for row in history),
+        earlier=len(earlier),
+        epoch_seconds=statistics.median(row["seconds"] for row in (*earlier, *own)),
         rows=read_records(path),
         run=RunInfo.read(path.with_name("run.json")),
     )
@@ -253,7 +271,7 @@ def sound_balls() -> list[Ball]:
             error=one.summary.verified_error,
             clean=one.summary.clean_error,
             holds_for=one.summary.holds_for,
-            epochs=one.training["training"]["epochs"],
+            epochs=one.total_epochs,
             epoch_seconds=one.epoch_seconds,
             images=one.summary.images,
         )

@@ -24,6 +24,7 @@ EDGES: Final = "abscert.edges"
 GUARD: Final = "abscert.guard"
 """The key that only a guard has (`abscert guard`): what it is of, as JSON."""
 REPRESENTED: Final = "abscert.represented"
+TRAINING: Final = "abscert.training"
 _FIXED: Final[Mapping[str, str]] = MappingProxyType({"abscert.domain": DOMAIN, "abscert.pixel_range": PIXEL_RANGE})
 
 
@@ -64,7 +65,7 @@ class Metadata:
     @property
     def training_facts(self) -> Mapping[str, str]:
         """How it was trained, by key; no key of which the file does not tell."""
-        return dict(pair.partition("=")[::2] for pair in self.training.split(";") if "=" in pair)
+        return _facts(self.training)
 
     def as_properties(self) -> Mapping[str, str]:
         """Return the key-value pairs that are stored in the file; `abscert.edges` only where cells differ in width."""
@@ -75,7 +76,7 @@ class Metadata:
             "abscert.image_shape": ",".join(map(str, self.image_shape)),
             "abscert.classes": str(self.classes),
             "abscert.network": self.network,
-            "abscert.training": self.training,
+            TRAINING: self.training,
             **({REPRESENTED: ",".join(map(repr, self.represented))} if self.represented else {}),
         }
 
@@ -119,6 +120,15 @@ def _sizes(properties: Mapping[str, str]) -> tuple[tuple[int, int, int], int]:
     return (channels, height, width), classes
 
 
+def training_facts(model: onnx.ModelProto) -> Mapping[str, str]:
+    """Return what an ONNX file says of its training, by key; nothing where it does not say."""
+    return _facts(next((entry.value for entry in model.metadata_props if entry.key == TRAINING), ""))
+
+
+def _facts(training: str) -> Mapping[str, str]:
+    return dict(pair.partition("=")[::2] for pair in training.split(";") if "=" in pair)
+
+
 def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
     """Return the metadata of an ONNX file of this project.
 
@@ -140,7 +150,7 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
             image_shape=shape,
             classes=classes,
             network=properties["abscert.network"],
-            training=properties["abscert.training"],
+            training=properties[TRAINING],
             represented=_represented(properties, grid),
         )
     except (ValueError, AbscertError) as error:

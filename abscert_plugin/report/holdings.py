@@ -55,6 +55,7 @@ class Training(msgspec.Struct, frozen=True):
     cells: int | None
     training: dict[str, Any]
     chosen_on: str | None = None
+    initial_epochs: int = 0
 
 
 class _Model(msgspec.Struct, frozen=True):

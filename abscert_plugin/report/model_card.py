@@ -185,6 +185,7 @@ def _training(trained: TrainedRun) -> list[tuple[str, str]]:
         **{f"method: {key}": value for key, value in method.items()},
         **told.training,
         "best epoch": trained.best_epoch,
+        **({"epochs of its first weights": told.initial_epochs} if told.initial_epochs else {}),
     }
     if trained.validation_error is not None:
         rows[f"error of that epoch, claim {told.claim}, in per cent"] = percent(trained.validation_error)

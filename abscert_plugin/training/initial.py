@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
+from abscert_plugin.artifact.metadata import training_facts
 from abscert_plugin.artifact.model_file import read_model, with_tensors
 from abscert_plugin.errors import CheckpointError
 from abscert_plugin.training.checkpoint import read_checkpoint
@@ -18,6 +19,9 @@ from abscert_plugin.training.loop import weights_of
 from abscert_plugin.wording import plain_words
 
 _FLOAT: Final = TensorProto.FLOAT
+INITIAL_EPOCHS: Final = "initial_epochs"
+"""Key under which a training says how long its first weights had been trained."""
+_DIGITS: Final = 10
 _COUNTED: Final = "num_batches_tracked"  # of BatchNorm, where its average is a moving one: it changes nothing
 
 
@@ -29,10 +33,13 @@ class Initial:
     Args:
         path: where they are from.
         tensors: by the names that the torch network has for them.
+        epochs: that they were trained for, with those of the weights which that training began with; 0 where the file
+            does not say.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
+    epochs: int = 0
 
     @classmethod
     def read(cls, path: Path) -> "Initial":
@@ -43,10 +50,15 @@ class Initial:
             UnsupportedModelError: if it is a file, and no ONNX model.
         """
         if path.is_dir():
-            return cls(path, weights_of(read_checkpoint(path).best))
-        found = [one for one in with_tensors(read_model(path), path).graph.initializer if one.data_type == _FLOAT]
+            checkpoint = read_checkpoint(path)
+            earlier = checkpoint.description.get(INITIAL_EPOCHS)
+            return cls(path, weights_of(checkpoint.best), checkpoint.best_epoch + _count(earlier))
+        model = read_model(path)
+        facts = training_facts(model)
+        found = [one for one in with_tensors(model, path).graph.initializer if one.data_type == _FLOAT]
         try:
-            return cls(path, {one.name: torch.from_numpy(np.array(numpy_helper.to_array(one))) for one in found})
+            tensors = {one.name: torch.from_numpy(np.array(numpy_helper.to_array(one))) for one in found}
+            return cls(path, tensors, _count(facts.get("best_epoch")) + _count(facts.get(INITIAL_EPOCHS)))
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: cannot read its tensors: {plain_words(error)}") from error
 
@@ -67,9 +79,20 @@ class Initial:
             )
         network.load_state_dict({name: self.tensors[name] for name in wanted}, strict=False)
 
+    def describe(self, network: nn.Module) -> Mapping[str, Any]:
+        """Return what a training that begins with them says of them in its checkpoint, run.json and ONNX files."""
+        known = {INITIAL_EPOCHS: self.epochs} if self.epochs else {}
+        return {"initial_sha256": self.sha256(network), **known}
+
     def sha256(self, network: nn.Module) -> str:
         """Return the checksum of those that a network takes, by which a training to be resumed is known."""
         digest = hashlib.sha256()
         for name in sorted(set(self.tensors) & set(network.state_dict())):
             digest.update(name.encode() + self.tensors[name].numpy().tobytes())
         return digest.hexdigest()
+
+
+def _count(said: object) -> int:
+    """Return the number of epochs that a file says, 0 where that is no number."""
+    text = str(said)
+    return int(text) if text.isdecimal() and len(text) < _DIGITS else 0

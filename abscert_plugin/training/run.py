@@ -28,7 +28,7 @@ from abscert_plugin.records import RUN, RunInfo
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
-from abscert_plugin.training.initial import Initial
+from abscert_plugin.training.initial import INITIAL_EPOCHS, Initial
 from abscert_plugin.training.loop import Observer, TrainingJob, load_weights, train
 from abscert_plugin.training.machine import choose_device, describe_device, library_versions
 from abscert_plugin.training.method import Method
@@ -292,6 +292,7 @@ def training_note(checkpoint: Checkpoint) -> str:
         "seed": options["seed"],
         "epochs": options["epochs"],
         "best_epoch": checkpoint.best_epoch,
+        **({INITIAL_EPOCHS: earlier} if (earlier := checkpoint.description.get(INITIAL_EPOCHS)) else {}),
         "data": checkpoint.description["data"],
         **({"chosen_on": checkpoint.description["chosen_on"]} if "chosen_on" in checkpoint.description else {}),
     }
@@ -360,5 +361,5 @@ def _describe(
         "image_shape": list(config.image_shape),
         "classes": config.classes,
         "training": spec.training.describe(),
-        **({"initial_sha256": spec.initial.sha256(network)} if spec.initial is not None else {}),
+        **({} if spec.initial is None else spec.initial.describe(network)),
     }

@@ -8,8 +8,10 @@ import torch
 from command_line import abscert, refused, train
 
 from abscert_plugin.api.training import train as train_in_python
+from abscert_plugin.artifact.metadata import TRAINING, training_facts
 from abscert_plugin.files import read_json
 from abscert_plugin.training.checkpoint import read_checkpoint
+from abscert_plugin.training.initial import Initial
 
 CELLS = ("--cells", 3)
 NETWORK = "fc-3-code"
@@ -42,6 +44,29 @@ def test_it_begins_with_the_best_weights_of_a_folder_or_of_either_onnx_file(form
         assert same_weights(folder, former)
         said.add(read_json(folder / "run.json")["configuration"]["initial_sha256"])
     assert len(said) == 1
+
+
+def test_every_file_says_how_long_its_first_weights_were_trained(former: Path, tmp_path: Path) -> None:
+    best = read_checkpoint(former).best_epoch
+    second = begun(tmp_path / "second", "--initial", former)
+    third = begun(tmp_path / "third", "--initial", second / "deploy.onnx")
+    fourth = begun(tmp_path / "fourth", "--initial", third)
+    for folder, before in ((former, 0), (second, best), (third, best + 1), (fourth, best + 2)):
+        assert read_json(folder / "run.json")["configuration"].get("initial_epochs", 0) == before
+        said = training_facts(onnx.load_model(str(folder / "deploy.onnx")))
+        assert said.get("initial_epochs", "0") == str(before)
+    abscert("card", second, "--out", tmp_path / "card")
+    card = "".join(path.read_text() for path in (tmp_path / "card").glob("*.md"))
+    assert f"| epochs of its first weights | {best} |" in card
+
+
+@pytest.mark.parametrize("said", ["", "-3", "1e9", "9" * 30, "²"])
+def test_epochs_that_are_no_number_count_for_nothing(former: Path, tmp_path: Path, said: str) -> None:
+    model = onnx.load_model(str(former / "deploy.onnx"))
+    entry = next(one for one in model.metadata_props if one.key == TRAINING)
+    entry.value = f"{entry.value};initial_epochs={said}"
+    onnx.save_model(model, str(tmp_path / "said.onnx"))
+    assert Initial.read(tmp_path / "said.onnx").epochs == read_checkpoint(former).best_epoch
 
 
 def test_in_python_too(former: Path, tmp_path: Path) -> None:
