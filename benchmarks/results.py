@@ -124,19 +124,20 @@ def single(*names: str, claim: str) -> list[Single]:
     return found
 
 
+def _rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def _single(path: Path) -> Single:
     folder = path.parent.parent
     training = json.loads((folder / "train.json").read_text())
     before = folder / "earlier.jsonl"
-    earlier, own = (
-        [json.loads(line) for line in place.read_text().splitlines()] if place.exists() else []
-        for place in (before, folder / "history.jsonl")
-    )
+    earlier = _rows(before) if before.exists() else []
     return Single(
         name=folder.name,
         training={**training["configuration"], "best_epoch": training["model"]["best_epoch"]},
         earlier=len(earlier),
-        epoch_seconds=statistics.median(row["seconds"] for row in (*earlier, *own)),
+        epoch_seconds=statistics.median(row["seconds"] for row in (*earlier, *_rows(folder / "history.jsonl"))),
         rows=read_records(path),
         run=RunInfo.read(path.with_name("run.json")),
     )

@@ -47,6 +47,10 @@ class Box:
         """The upper end."""
         return self.center + self.radius
 
+    def of(self, images: slice | Int64[Tensor, "part"]) -> "Box":
+        """Return the boxes of some images of the batch."""
+        return Box(self.center[images], self.radius[images])
+
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from abscert_plugin.bounds.intervals import (
     records_statistics,
     warmup_regulariser,
 )
+from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
@@ -292,7 +293,7 @@ class RobustObjective:
         part = labels
         if config.interval_batch < 1:  # the order of the images is random: the first ones are as good as any
             part = labels[: max(1, round(config.interval_batch * len(labels)))]
-            box, clean = Box(box.center[: len(part)], box.radius[: len(part)]), clean[: len(part)]
+            box, clean = box.of(slice(len(part))), clean[: len(part)]
         with torch.autocast(
             labels.device.type, enabled=False
         ):  # rounded to bfloat16, bounds would be of another network
@@ -347,7 +348,7 @@ class RobustObjective:
             some = self._balls.adversarial(network, box, labels, 0)
             losses = functional.cross_entropy(network(some).float(), labels, reduction="none")
         chosen = losses.topk(count).indices
-        return Box(box.center[chosen], box.radius[chosen]), labels[chosen]
+        return box.of(chosen), labels[chosen]
 
     def _attacked_margins(self, network: nn.Module, box: Box, labels: Tensor) -> Tensor:
         """Attack every image shortly, and those for long on which that nearly succeeded."""
@@ -355,7 +356,7 @@ class RobustObjective:
             torch.manual_seed(0)  # every epoch is attacked from the same starts, in a training that was resumed too
             least = self._least_margins(network, box, labels, _FIRST_STEPS)
             near = least.where(least > 0, torch.inf).argsort()[: math.ceil(_NEAR * len(labels))]
-            within = Box(box.center[near], box.radius[near])
+            within = box.of(near)
             for _ in range(_RESTARTS):
                 found = self._least_margins(network, within, labels[near], _SELECTING_STEPS)
                 least[near] = torch.minimum(least[near], found)
@@ -364,9 +365,7 @@ class RobustObjective:
     def _least_margins(self, network: nn.Module, box: Box, labels: Tensor, steps: int) -> Tensor:
         with torch.enable_grad():
             point = self._balls.adversarial(network, box, labels, steps)
-        logits = network(point).float()
-        label = logits.gather(1, labels[:, None])
-        return (label - logits).scatter(1, labels[:, None], torch.inf).amin(dim=1)
+        return logit_margins(network(point).float(), labels)
 
     def _linear_margins(self, network: nn.Module, images: Tensor) -> "CrownIbpMargins":
         from abscert_plugin.lirpa.training import CrownIbpMargins, margins_of  # auto_LiRPA is needed here alone
