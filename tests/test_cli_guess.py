@@ -85,8 +85,8 @@ def test_a_training_s_folder_is_all_that_verify_show_and_check_need(runs: Path, 
     guard = tmp_path / "guard.onnx"
     abscert("guard", runs / "ball", "--radius", "0.05", "--out", guard, "--json")
     assert guard.is_file()
-    words = ("configuration.timeout_seconds: there 1.0, now 2.0", "data.images (--limit): there 4, now 3")
-    other = refused("verify", runs / "ball", "--limit", 3, "--timeout", 2, "--bound", "ibp")
+    words = ("configuration.timeout_seconds: there 1.0, now 0.5", "data.images (--limit): there 4, now 3")
+    other = refused("verify", runs / "ball", "--limit", 3, "--timeout", 0.5, "--bound", "ibp")
     assert all(word in other for word in words)
     assert "versions" not in other
 

@@ -222,8 +222,8 @@ def verify(
         progress: called with (images decided, images) after each batch.
         engine: who decides batches of images in place of this process: `Processes(4)` on this machine, or
             `Cluster("HOST:PORT")`, a Ray cluster.
-        out: folder for the records; a verification that it holds is gone on with. A temporary one where None, see
-            `Verdicts.save`.
+        out: folder for the records; a verification that it holds is gone on with, and with a longer `timeout` what
+            it left open is decided again. A temporary one where None, see `Verdicts.save`.
         **reading: how a model of others reads pixels: `mean`, `std`, `input_range`, `layout`, `output`, `constants`,
             `image_shape`; see `Reading`.
 

@@ -173,7 +173,12 @@ ArithmeticName: TypeAlias = Annotated[
     ),
 ]
 Timeout: TypeAlias = Annotated[
-    float, typer.Option("--timeout", help="Seconds an image (claim ball).", rich_help_panel=manual.RUNNING)
+    float,
+    typer.Option(
+        "--timeout",
+        help="Seconds an image (claim ball). With more than before, what was left open is decided again.",
+        rich_help_panel=manual.RUNNING,
+    ),
 ]
 Exhaustive: TypeAlias = Annotated[
     int,

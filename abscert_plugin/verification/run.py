@@ -15,7 +15,7 @@ import numpy as np
 import abscert_plugin
 from abscert_plugin.artifact.foreign import PREPROCESSING
 from abscert_plugin.artifact.opened import Artifact
-from abscert_plugin.claim import DECIDED_AT_ONCE, Claim
+from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import DataError
 from abscert_plugin.files import alone_in, write_array
@@ -39,6 +39,8 @@ __all__ = ["Artifact", "Verification", "cell_facts"]
 
 _SAME: Final = ("command", "configuration", "versions", "provider", "data", "model")
 """What two runs must say alike, so that one goes on with the other."""
+_TIME: Final = "timeout_seconds"
+"""The option that the later of them may have more of: what was decided in less time stays decided."""
 
 
 @final
@@ -85,7 +87,8 @@ class Verification:
     ) -> tuple[list[Record], RunInfo]:
         """Decide every image, appending records to `out`, and return all of them.
 
-        Images that `out` already holds the records of are not run again, where the run was the same.
+        Images that `out` already holds the records of are not run again, where the run was the same. Where it had
+        less time an image, those that it left open are.
 
         Args:
             out: folder of records.jsonl and run.json.
@@ -114,7 +117,7 @@ class Verification:
         decide = partial(_in_turn, self.chosen, self.data)
         if elsewhere is not None:
             info, decide = elsewhere.described(info), partial(elsewhere.decided, info, self.data)
-        done = _stored(out, info)
+        done, spent = _stored(out, info)
         records = list(done)
         on_batch(len(done))
         info.write(out / RUN)
@@ -127,7 +130,7 @@ class Verification:
                 records += rows
                 on_batch(len(rows))
         records = _in_order(records, self.data, out / RECORDS)
-        finished = replace(info, seconds=time.perf_counter() - start + sum(record.seconds for record in done))
+        finished = replace(info, seconds=time.perf_counter() - start + spent)
         finished.write(out / RUN)
         return records, finished
 
@@ -205,8 +208,25 @@ def cell_facts(grid: Grid | None) -> dict[str, Any]:
     return {"cells": grid.cells, "edges": None if grid.is_uniform else list(grid.inner_edges)}
 
 
-def _stored(out: Path, info: RunInfo) -> list[Record]:
-    """Return the records of an earlier, equal run in this folder."""
-    if equal_run(out, info, _SAME) is None:
-        return []
-    return read_records(out / RECORDS) if (out / RECORDS).exists() else []
+def _stored(out: Path, info: RunInfo) -> tuple[list[Record], float]:
+    """Return the records of an earlier run in this folder that stand, and the seconds that all of its rows took.
+
+    Those of an equal run stand; of one that had less time an image, those that it decided, and the rest are dropped.
+    """
+    less = _less_time(out, info)
+    same = info if less is None else replace(info, configuration={**info.configuration, _TIME: less})
+    if equal_run(out, same, _SAME) is None or not (out / RECORDS).exists():
+        return [], 0.0
+    rows = read_records(out / RECORDS)
+    stand = rows if less is None else [row for row in rows if row.verdict != Verdict.UNKNOWN]
+    if less is not None:  # before run.json says of the longer time that all rows had it
+        write_records(out / RECORDS, stand)
+    return stand, sum(row.seconds for row in rows)
+
+
+def _less_time(out: Path, info: RunInfo) -> float | None:
+    """Return the seconds an image of an earlier run in this folder, where they are fewer than this run's."""
+    if _TIME not in info.configuration or not (out / RUN).exists():
+        return None
+    former = RunInfo.read(out / RUN).configuration.get(_TIME)
+    return former if isinstance(former, int | float) and former < info.configuration[_TIME] else None
