@@ -76,6 +76,23 @@ SCOPE: Final[Mapping[Claim, str]] = MappingProxyType(
 
 DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({Claim.CELL: 250, Claim.BALL: 100})
 """Images that are decided together where nothing else is asked for, by claim."""
+_BATCH_SECONDS: Final = 1000
+
+
+def decided_at_once(claim: Claim, timeout: float) -> int:
+    """Return how many images are decided together where nothing else is asked for.
+
+    Rows are written a batch at a time: where a ball may take long, a batch is fewer images, so that a kill costs no
+    hours and progress is seen.
+
+    Args:
+        claim: what is decided.
+        timeout: seconds an image of the claim `ball`.
+    """
+    most = DECIDED_AT_ONCE[claim]
+    if claim is Claim.CELL or timeout * most <= _BATCH_SECONDS:
+        return most
+    return max(1, int(_BATCH_SECONDS / timeout))
 
 
 class Inputs(StrEnum):

@@ -25,7 +25,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.choices import member
-from abscert_plugin.claim import DECIDED_AT_ONCE, Arithmetic, Claim, Inputs, Radius, RadiusScale
+from abscert_plugin.claim import Arithmetic, Claim, Inputs, Radius, RadiusScale, decided_at_once
 from abscert_plugin.data import DataSet
 from abscert_plugin.data.arrays import ARRAYS
 from abscert_plugin.engines.job import Engine
@@ -107,7 +107,7 @@ def ask(
     if question.arithmetic is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
         note("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
     claim = Claim.CELL if question.radius is None else Claim.BALL
-    size = DECIDED_AT_ONCE[claim] if question.batch_size is None else question.batch_size
+    size = decided_at_once(claim, question.timeout) if question.batch_size is None else question.batch_size
     verification = Verification(artifact, images, size, decider)
     verification.check()
     return Asked(verification, question, (*notes, *(line for line in (taken, artifact.told) if line)))

@@ -134,7 +134,8 @@ DecidedTogether: TypeAlias = Annotated[
     typer.Option(
         "--batch-size",
         help="Images that are decided together.  "
-        f"[default: {DECIDED_AT_ONCE[Claim.CELL]}, of a ball {DECIDED_AT_ONCE[Claim.BALL]}]",
+        f"[default: {DECIDED_AT_ONCE[Claim.CELL]}, of a ball {DECIDED_AT_ONCE[Claim.BALL]}, "
+        "fewer where --timeout is long]",
         rich_help_panel=manual.RUNNING,
     ),
 ]

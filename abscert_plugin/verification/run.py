@@ -41,6 +41,8 @@ _SAME: Final = ("command", "configuration", "versions", "provider", "data", "mod
 """What two runs must say alike, so that one goes on with the other."""
 _TIME: Final = "timeout_seconds"
 """The option that the later of them may have more of: what was decided in less time stays decided."""
+_TOGETHER: Final = "batch_size"
+"""What may differ then, since rows say nothing of the images beside theirs."""
 
 
 @final
@@ -146,7 +148,7 @@ class Verification:
             command="verify",
             configuration={
                 **decider.configuration,
-                "batch_size": self.batch_size,
+                _TOGETHER: self.batch_size,
                 **artifact.classifier.settings,
             },
             versions={
@@ -214,7 +216,7 @@ def _stored(out: Path, info: RunInfo) -> tuple[list[Record], float]:
     Those of an equal run stand; of one that had less time an image, those that it decided, and the rest are dropped.
     """
     less = _less_time(out, info)
-    same = info if less is None else replace(info, configuration={**info.configuration, _TIME: less})
+    same = info if less is None else replace(info, configuration={**info.configuration, **less})
     if equal_run(out, same, _SAME) is None or not (out / RECORDS).exists():
         return [], 0.0
     rows = read_records(out / RECORDS)
@@ -224,9 +226,12 @@ def _stored(out: Path, info: RunInfo) -> tuple[list[Record], float]:
     return stand, sum(row.seconds for row in rows)
 
 
-def _less_time(out: Path, info: RunInfo) -> float | None:
-    """Return the seconds an image of an earlier run in this folder, where they are fewer than this run's."""
+def _less_time(out: Path, info: RunInfo) -> dict[str, Any] | None:
+    """Return the seconds an image of an earlier run in this folder and its batches, where it had less time."""
     if _TIME not in info.configuration or not (out / RUN).exists():
         return None
-    former = RunInfo.read(out / RUN).configuration.get(_TIME)
-    return former if isinstance(former, int | float) and former < info.configuration[_TIME] else None
+    former = RunInfo.read(out / RUN).configuration
+    seconds = former.get(_TIME)
+    if not isinstance(seconds, int | float) or seconds >= info.configuration[_TIME]:
+        return None
+    return {name: former.get(name) for name in (_TIME, _TOGETHER)}

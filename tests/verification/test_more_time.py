@@ -9,7 +9,7 @@ import pytest
 from tiny_networks import export_tiny, tiny_data, tiny_network
 
 import abscert_plugin as abscert
-from abscert_plugin.claim import Verdict
+from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, Verdict, decided_at_once
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records
@@ -102,6 +102,16 @@ def test_rows_that_still_are_open_have_had_the_longer_time(hurried: Path, deploy
     assert marked not in read_records(hurried / RECORDS)
     assert RunInfo.read(hurried / RUN) == replace(info, seconds=info.seconds)
     assert marked.reason not in {row.reason for row in decide(deploy, data, hurried, 30)}
+
+
+def test_batches_of_a_long_time_out_are_small(deploy: Path, data: DataSet, tmp_path: Path) -> None:
+    """And a run that had larger ones is gone on with all the same."""
+    asked = {0.0: 100, 10.0: 100, 10.1: 99, 60.0: 16, 2e9: 1}
+    assert {seconds: decided_at_once(Claim.BALL, seconds) for seconds in asked} == asked
+    assert decided_at_once(Claim.CELL, 2e9) == DECIDED_AT_ONCE[Claim.CELL]
+    for seconds in (0, 100):
+        abscert.verify(deploy, data, radius=RADIUS, timeout=seconds, exhaustive=1, out=tmp_path)
+        assert RunInfo.read(tmp_path / RUN).configuration["batch_size"] == decided_at_once(Claim.BALL, seconds)
 
 
 @pytest.mark.parametrize(("timeout", "bound"), [(0.0, None), (60.0, "ibp")])
