@@ -292,7 +292,7 @@ class RobustObjective:
             box = small_box(box, adversarial, config.share)
         part = labels
         if config.interval_batch < 1:  # the order of the images is random: the first ones are as good as any
-            part = labels[: max(1, round(config.interval_batch * len(labels)))]
+            part = labels[: _count_of(config.interval_batch, labels)]
             box, clean = box.of(slice(len(part))), clean[: len(part)]
         with torch.autocast(
             labels.device.type, enabled=False
@@ -341,7 +341,7 @@ class RobustObjective:
         Source: Loshchilov and Hutter 2015, Jiang et al. 2019, who learn from examples of large loss; here at an input
         of the ball, since what a network labels rightly with ease it often does on the whole ball.
         """
-        count = max(1, round(self._config.attacked_batch * len(labels)))
+        count = _count_of(self._config.attacked_batch, labels)
         if count == len(labels):
             return box, labels
         with torch.no_grad():
@@ -372,6 +372,11 @@ class RobustObjective:
 
         self._linear = margins_of(network, self._linear, CrownIbpMargins, lambda: self._balls.center(images[:1]))
         return self._linear
+
+
+def _count_of(share: float, labels: Tensor) -> int:
+    """Return how many images a share of a batch is, at least one."""
+    return max(1, round(share * len(labels)))
 
 
 def small_box(box: Box, point: Float[Tensor, "batch *feature"], share: float) -> Box:
