@@ -69,20 +69,26 @@ def test_a_killed_verification_is_completed_by_the_same_command(trained: Path, t
     assert_complete(trained, tmp_path / "out")
 
 
-def test_ctrl_c_says_how_to_go_on(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_say_how_to_go_on(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
     calls = 0
+    before = signal.getsignal(number)
     run = BlackBox.run
 
     def interrupted(box: BlackBox, inputs: np.ndarray) -> np.ndarray:
         nonlocal calls
         calls += 1
         if calls == 5:
-            raise KeyboardInterrupt
+            assert signal.getsignal(number) is not signal.SIG_DFL  # which would end the tests
+            signal.raise_signal(number)
         return run(box, inputs)
 
     with monkeypatch.context() as patch:
         patch.setattr(BlackBox, "run", interrupted)
-        result = abscert(*verify_arguments(trained, tmp_path / "out"), "--json", status=130)
+        result = abscert(*verify_arguments(trained, tmp_path / "out"), "--json", status=status)
+    assert signal.getsignal(number) is before
     assert result.out == ""
     assert result.err == "stopped; the same command goes on with it\n"
     assert 0 < len(read_records(tmp_path / "out" / "records.jsonl")) < TEST_IMAGES
