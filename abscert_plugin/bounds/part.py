@@ -55,7 +55,12 @@ class Part:
     @property
     def bytes(self) -> int:
         """How much keeping it takes, about; its halves share its slopes."""
-        return self.slopes.nbytes + self.multipliers.nbytes + 128 * len(self.cuts)
+        return self.line_bytes + 128 * len(self.cuts)
+
+    @property
+    def line_bytes(self) -> int:
+        """How much its lines take."""
+        return self.slopes.nbytes + self.multipliers.nbytes
 
     def with_cuts(self, cuts: Cuts) -> "Part":
         """Return a part with the same lines, of which other things are known and have no multipliers."""

@@ -2,17 +2,59 @@
 
 import base64
 import zlib
-from collections.abc import Sequence
-from typing import Final, final
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, final
 
 import msgspec
 import numpy as np
 from jaxtyping import Int64
 
 from abscert_plugin.bounds.part import Cuts, Part
+from abscert_plugin.bounds.waiting import Halved, nodes_of
 from abscert_plugin.errors import RecordError
 
 _MOST_BYTES: Final = 2**27  # that a text may unpack to
+
+
+def are_too_many(parts: Iterable[Part]) -> bool:
+    """Return whether the lines of parts are more than a file keeps."""
+    return sum(part.line_bytes for part in parts) > _MOST_BYTES
+
+
+class Closed(Halved, Protocol):
+    """A part of a tree, which lines may close."""
+
+    lines: Part | None
+
+
+@final
+class KeptLines:
+    """The lines that close parts of a tree, while they are no more than a file keeps.
+
+    A search of minutes closes more parts than memory has room for the lines of; more than a file keeps are of no use.
+
+    Args:
+        root: the tree.
+    """
+
+    def __init__(self, root: Closed) -> None:
+        self._root = root
+        self._bytes = 0
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether all lines that a check of the tree needs are kept."""
+        return self._bytes <= _MOST_BYTES
+
+    def add(self, node: Closed, lines: Part | None) -> None:
+        """Keep the lines that close a part, if any do; forget all of the tree's where they have become too many."""
+        if lines is None or not self.are_whole:
+            return
+        node.lines = lines
+        self._bytes += lines.line_bytes
+        if self._bytes > _MOST_BYTES:
+            for one in nodes_of(self._root):
+                one.lines = None
 
 
 @final
@@ -37,7 +79,7 @@ class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cls, parts: Sequence[Part], rows: Int64[np.ndarray, "row"], bent: Int64[np.ndarray, "bent"]
     ) -> "PartLines | None":
         """Return the lines of parts, of which there is at least one; None where they are more than are unpacked."""
-        if sum(part.slopes.nbytes + part.multipliers.nbytes for part in parts) > _MOST_BYTES:
+        if are_too_many(parts):
             return None
         return cls(
             packed(rows.astype("<i4")),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.part_lines import KeptLines
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.waiting import Waiting
@@ -96,6 +97,7 @@ class QuerySearch:
         self.reason = ""
         self._attack = attack
         self._waiting: Waiting[tuple[QueryNode, Cut]] = Waiting(_MOST_BYTES)
+        self._lines = KeptLines(group.root)
         self._at_once, self._most_at_once = 2, min(_MOST_AT_ONCE, max(1, _ENTRIES // proof.entries))
         self._rounds = 0
         refuter = Refuter(proof, case, is_real)
@@ -140,7 +142,8 @@ class QuerySearch:
     ) -> Witness | None:
         looks = self._cutter.look(states)
         for node, look in zip(nodes, looks, strict=True):
-            node.kind, node.weights, node.lines = look.closed_by, look.weights, look.lines
+            node.kind, node.weights = look.closed_by, look.weights
+            self._lines.add(node, look.lines)
         still = [row for row, look in enumerate(looks) if not look.closed_by]
         answer = self._tried(sorted((looks[row] for row in still), key=lambda look: look.bound), until)
         if answer is not None:

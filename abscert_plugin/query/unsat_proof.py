@@ -109,12 +109,14 @@ def write_unsat_proof(path: Path, query: QueryFile, network: Network, groups: Se
 
 
 def _stored(group: Group) -> StoredGroup:
-    parts = [node.lines for node in nodes_of(group.root) if node.lines is not None]
+    closed = [node for node in nodes_of(group.root) if node.kind == OPTIMISED]
+    parts = [node.lines for node in closed if node.lines is not None]
     lines = None
-    if parts:
-        lines = PartLines.of(parts, np.arange(len(parts[0].slopes)), group.bent)
+    if closed:
+        if len(parts) == len(closed):
+            lines = PartLines.of(parts, np.arange(len(parts[0].slopes)), group.bent)
         if lines is None:
-            raise RecordError(f"the proof has the lines of {len(parts):,} parts, more than a file of it can keep")
+            raise RecordError(f"the proof has the lines of {len(closed):,} parts, more than a file of it can keep")
     return StoredGroup(group.case, list(group.conjunctions), listed(group.root), lines)
 
 

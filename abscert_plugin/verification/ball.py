@@ -235,7 +235,7 @@ class BallVerifier:
                 continue
             if outcome.certified:
                 certified[row] = outcome.margin
-                batch.evidence[row] = cut.evidence(row, outcome.tree)
+                batch.evidence[row] = cut.evidence(row, outcome.tree) if outcome.lines.are_whole else None
             elif share < 1 and not (cut.is_complete and (outcome.is_unbounded or outcome.failure == outcome.stuck)):
                 continue
             elif outcome.is_unbounded and self._counts_cells:  # what cannot be bounded can still be run

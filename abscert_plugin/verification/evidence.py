@@ -45,13 +45,13 @@ class TreeNode:
         place: where it is cut: a pixel, or an activation among all; -1 where it is not.
         halves: its two parts, the lower one first.
         closed_by: one of `CLOSING`; empty where it is cut or open.
-        part: the lines that close it, where it is closed by optimised ones.
+        lines: those that close it, where it is closed by optimised ones.
     """
 
     place: int = -1
     halves: tuple["TreeNode", "TreeNode"] | None = None
     closed_by: str = ""
-    part: Part | None = None
+    lines: Part | None = None
 
     def cut(self, place: int) -> tuple["TreeNode", "TreeNode"]:
         """Cut it, and return its halves."""
@@ -101,7 +101,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             loose: the hidden tensors that were left to intervals.
         """
         made = cls.of_tree(root)
-        parts = [node.part for node in nodes_of(root) if node.part is not None]
+        parts = [node.lines for node in nodes_of(root) if node.lines is not None]
         if made is None:
             return None
         made = msgspec.structs.replace(made, loose=tuple(loose), by_hidden=True)

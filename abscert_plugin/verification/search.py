@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias, final, runtime_checkable
 
 from abscert_plugin.bounds.bounder import BoundMemoryError
 from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.part_lines import KeptLines
 from abscert_plugin.bounds.waiting import Waiting
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Point, Points
@@ -121,6 +122,7 @@ class Outcome:
     Args:
         certified: whether every branch was closed.
         tree: the branches.
+        lines: those that close branches, while they are few enough to be kept.
         margin: the least bound or margin that was met and relied on.
         branches: how many were bounded.
         seconds: its share of the time.
@@ -132,6 +134,7 @@ class Outcome:
 
     certified: bool = False
     tree: TreeNode = field(default_factory=TreeNode)
+    lines: KeptLines = field(init=False)
     margin: float = float("inf")
     branches: int = 0
     seconds: float = 0.0
@@ -139,6 +142,9 @@ class Outcome:
     stuck: str = ""
     is_unbounded: bool = False
     is_done: bool = False
+
+    def __post_init__(self) -> None:
+        self.lines = KeptLines(self.tree)
 
     def saw(self, margin: float) -> None:
         """Take notice of a margin or a bound."""
@@ -266,7 +272,8 @@ class Search:
         if outcome.is_done:
             return
         if bounded.closed_by:
-            branch.node.closed_by, branch.node.part = bounded.closed_by, bounded.part
+            branch.node.closed_by = bounded.closed_by
+            outcome.lines.add(branch.node, bounded.part)
             outcome.saw(bounded.bound)
         elif any(self._refutes(branch.number, suspect) for suspect in bounded.suspects):
             outcome.end()

@@ -16,6 +16,7 @@ from query_texts import box_texts, query_text
 from small_nets import Net
 
 from abscert_plugin.bounds.part_lines import numbers, packed
+from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.query import unsat_proof
@@ -161,6 +162,21 @@ FORGED: list[tuple[str, Change, str]] = [
 @pytest.mark.parametrize(("name", "change", "reason"), FORGED)
 def test_no_forgery_holds(proven: Path, name: str, change: Change, reason: str) -> None:
     assert re.search(reason, fault(proven, name, change))
+
+
+def test_a_proof_of_more_lines_than_a_file_keeps_is_not_written(
+    proven: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the search holds none of them."""
+    monkeypatch.setattr("abscert_plugin.bounds.part_lines._MOST_BYTES", 1)
+    query = read_query(proven / "signs.vnnlib")
+    network = open_network(proven / "signs.onnx", query.query)
+    outcome = solve(query.query, network, 60.0)
+    assert outcome.verdict is QueryVerdict.UNSAT
+    assert all(node.lines is None for group in outcome.groups for node in nodes_of(group.root))
+    with pytest.raises(RecordError, match=r"lines of [\d,]+ parts, more than a file of it can keep"):
+        write_unsat_proof(tmp_path / "proof.json", query, network, outcome.groups)
+    assert not list(tmp_path.iterdir())
 
 
 def test_lines_of_other_parts_prove_nothing_wrong(proven: Path) -> None:

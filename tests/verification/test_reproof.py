@@ -1,5 +1,6 @@
 """What a certificate keeps proves its images again, without auto_LiRPA; what was forged does not."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import nn
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.part_lines import packed
+from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.part_lines import KeptLines, packed
+from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.claim import Arithmetic, Radius
 from abscert_plugin.errors import RecordError
 from abscert_plugin.lirpa.bounds import LirpaBounder
@@ -25,6 +28,7 @@ from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import CLOSING, RESEARCH, Evidence, TreeNode
 from abscert_plugin.verification.proving import Prover
 from abscert_plugin.verification.reproof import Reproof
+from abscert_plugin.verification.search import Outcome, Problem, Search
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +87,11 @@ def signs() -> Proven:
 
 @pytest.fixture(scope="module")
 def curved() -> Proven:
+    return bumpy()
+
+
+def bumpy() -> Proven:
+    """Return a proof by lines of parts whose tanh are cut."""
     network = bump([0.05, -0.05], [1.0, -1.0], nn.Tanh(), 4.0, 0.8)
     return proven(plain(network, (1, 1, 3)), Ball(Radius.parse("1.0")), ONLY_SEARCH, count=1)
 
@@ -192,6 +201,45 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("abscert_plugin.bounds.part_lines._MOST_BYTES", 1000)
     with pytest.raises(RecordError, match="at most 1000 bytes"):
         Evidence(tree=packed(np.zeros(10_000, dtype="<i4"))).nodes()
+
+
+def test_lines_that_are_more_than_a_file_keeps_are_forgotten(curved: Proven, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search of minutes closes more parts than memory has room for the lines of."""
+    outcomes: list[Outcome] = []
+    run = Search.run
+
+    def watched(search: Search, problems: Mapping[int, Problem]) -> dict[int, Outcome]:
+        found = run(search, problems)
+        outcomes.extend(found.values())
+        return found
+
+    monkeypatch.setattr(Search, "run", watched)
+    for room, is_kept in ((2**27, True), (1, False)):
+        outcomes.clear()
+        monkeypatch.setattr("abscert_plugin.bounds.part_lines._MOST_BYTES", room)
+        case = bumpy()
+        assert case.rows[0][0].record.verdict == curved.rows[0][0].record.verdict == "certified"
+        assert (case.rows[0][0].evidence is not None) is is_kept
+        nodes = [node for outcome in outcomes for node in nodes_of(outcome.tree)]
+        assert any(node.lines is not None for node in nodes) is is_kept
+        assert (case.fault() == RESEARCH) is not is_kept
+
+
+def test_lines_are_forgotten_when_they_become_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abscert_plugin.bounds.part_lines._MOST_BYTES", 12)
+    root = TreeNode()
+    low, high = root.cut(0)
+    kept, lines = KeptLines(root), Part(np.zeros((2, 3), dtype=np.uint8))
+    for node in (low, high):
+        kept.add(node, lines)
+        assert (kept.are_whole, node.lines) == (True, lines)
+    kept.add(low, None)
+    assert low.lines is lines
+    first, second = high.cut(1)
+    kept.add(first, lines)
+    kept.add(second, lines)
+    assert not kept.are_whole
+    assert [node.lines for node in nodes_of(root)] == [None] * 5
 
 
 def test_what_crown_suffices_for_is_proven_again_without_a_search() -> None:
