@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from results_plots import Axis, Series, chart
@@ -15,6 +15,7 @@ from compare.tables.selection import OWN
 WHOLE = 10_000  # images of MNIST's test set
 FIRST = ("reachable", "llm", "ibp", "lbp")  # of the plot against the radius
 ERROR = "error %"
+_MEANS = ("error", "clean", "epoch_seconds")
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,20 @@ def best(balls: Sequence[Ball], radius: float) -> Ball:
     return min((one for one in balls if one.radius == radius and one.images == WHOLE), key=lambda one: one.error)
 
 
-def side_by_side(balls: Sequence[Ball], network: str) -> list[tuple[str, Mapping[float, Ball]]]:
-    """Return each method's balls at 0.1 and 0.3 of one network, by its error at 0.1."""
-    rows: dict[str, dict[float, Ball]] = {}
+def over_seeds(balls: Sequence[Ball]) -> Iterator[Ball]:
+    """Yield one ball for all seeds of a training, with the means of their errors and of their times."""
+    alike: dict[Ball, list[Ball]] = {}
     for one in balls:
+        alike.setdefault(replace(one, error=0.0, clean=0.0, epoch_seconds=0.0, holds_for=""), []).append(one)
+    for some in alike.values():
+        means = {name: statistics.mean(getattr(one, name) for one in some) for name in _MEANS}
+        yield replace(some[0], **means)
+
+
+def side_by_side(balls: Sequence[Ball], network: str) -> list[tuple[str, Mapping[float, Ball]]]:
+    """Return each method's balls at 0.1 and 0.3 of one network, means of its seeds, by its error at 0.1."""
+    rows: dict[str, dict[float, Ball]] = {}
+    for one in over_seeds(balls):
         if one.network == network and one.radius in (0.1, 0.3):
             rows.setdefault(f"{one.method} {one.options}".strip(), {})[one.radius] = one
     whole = [(name, row) for name, row in rows.items() if len(row) == 2]
@@ -104,7 +115,7 @@ def error_against_time(balls: Sequence[Ball], radius: float) -> str:
     """Return the plot: the ball error of each method against the seconds of its training."""
     series = []
     for colour, network in enumerate(("cnn-2layer", "dm-small")):
-        here = [one for one in balls if (one.network, one.radius, one.images) == (network, radius, WHOLE)]
+        here = [one for one in over_seeds(balls) if (one.network, one.radius, one.images) == (network, radius, WHOLE)]
         shown = sorted((one for one in here if one.error < 0.5), key=lambda one: one.epochs * one.epoch_seconds)
         points = [(one.epochs * one.epoch_seconds / 60, 100 * one.error) for one in shown]
         labels = [one.method + (" *" if one.options else "") for one in shown]
