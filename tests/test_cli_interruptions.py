@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,15 @@ def test_a_killed_verification_is_completed_by_the_same_command(trained: Path, t
     assert_complete(trained, tmp_path / "out")
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Heed Ctrl-C as a program in a terminal does: one that was started in the background leaves it alone."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_say_how_to_go_on(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int

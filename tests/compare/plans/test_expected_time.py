@@ -142,13 +142,17 @@ def test_a_whole_search_of_a_small_network_is_not_taken_for_its_timeout() -> Non
 def test_estimates_are_those_of_the_records(network: str, epochs: int) -> None:
     """With the pace of the records' own plain trainings, which ran beside the others on the same machine."""
     found = [stored for stored in stored_runs(RECORDS) if (stored.run.network, stored.run.epochs) == (network, epochs)]
-    known = [(stored.run, _epoch_seconds(stored)) for stored in found if stored.run.protocol == "sound"]
+    known = [
+        (stored.run, _epoch_seconds(stored))
+        for stored in found
+        if stored.run.protocol == "sound" and stored.run.seed == 0
+    ]
     pace_then = statistics.median(seconds for run, seconds in known if run.method == "plain") / 55_000
     off = []
     for run, seconds in known:
         expected = expected_seconds(msgspec.structs.replace(run, claims=()), lambda *_: pace_then) or 0
         off.append(math.log2((expected - 10) / epochs / seconds))
-    assert len(off) == 22
+    assert len(off) >= 22
     assert statistics.median(map(abs, off)) < 0.5
     assert sum(abs(one) <= 1 for one in off) >= 0.9 * len(off)  # within a factor of two
 
