@@ -2,7 +2,7 @@
 
 import base64
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol, final
 
 import msgspec
@@ -14,11 +14,6 @@ from abscert_plugin.bounds.waiting import Halved, nodes_of
 from abscert_plugin.errors import RecordError
 
 _MOST_BYTES: Final = 2**27  # that a text may unpack to
-
-
-def are_too_many(parts: Iterable[Part]) -> bool:
-    """Return whether the lines of parts are more than a file keeps."""
-    return sum(part.line_bytes for part in parts) > _MOST_BYTES
 
 
 class Closed(Halved, Protocol):
@@ -79,7 +74,7 @@ class PartLines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cls, parts: Sequence[Part], rows: Int64[np.ndarray, "row"], bent: Int64[np.ndarray, "bent"]
     ) -> "PartLines | None":
         """Return the lines of parts, of which there is at least one; None where they are more than are unpacked."""
-        if are_too_many(parts):
+        if sum(part.line_bytes for part in parts) > _MOST_BYTES:
             return None
         return cls(
             packed(rows.astype("<i4")),
