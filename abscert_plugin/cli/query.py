@@ -5,6 +5,7 @@ the assignment, and everything else on stderr. An error is one line on stderr, w
 """
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -140,19 +141,29 @@ class _TimeUp(BaseException):  # no Exception: nothing that catches those is to 
 
 @contextmanager
 def _stopped_after(seconds: float) -> Iterator[None]:
-    """Stop a block when its time is up, where the system has a signal for that: one step may take longer than all."""
-    is_up = False
+    """Stop a block when its time is up, where the system has a signal for that: one step may take longer than all.
+
+    The signal comes again and again: Python drops what is raised in a finalizer or in a callback of its collector.
+    """
+    is_up = is_done = False
+    former_hook = sys.unraisablehook
 
     def stop(*_: object) -> None:
         nonlocal is_up
-        is_up = True
-        raise _TimeUp
+        if not is_done:
+            is_up = True
+            raise _TimeUp
+
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
+        if what.exc_type is not _TimeUp:
+            former_hook(what)
 
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
     former = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.0) + _GRACE)
+    sys.unraisablehook = dropped
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.0) + _GRACE, _GRACE)
     try:
         yield
     except Exception as error:
@@ -160,8 +171,10 @@ def _stopped_after(seconds: float) -> Iterator[None]:
             raise _TimeUp from error
         raise
     finally:
+        is_done = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
+        sys.unraisablehook = former_hook
 
 
 def check_proof(path: Path, model: Path, query_path: Path, as_json: bool) -> None:

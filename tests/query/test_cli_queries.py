@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_a_step_that_takes_too_long_is_stopped(
     begun = time.monotonic()
     assert verify(folder, "unsat.vnnlib", "--timeout", 1).out == "timed-out\n"
     assert time.monotonic() - begun < 60
+
+
+def test_a_step_is_stopped_though_the_first_signal_is_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class _Waiting:
+        def __del__(self) -> None:
+            for _step in range(6000):  # what is raised in here is dropped by Python
+                time.sleep(0.01)
+
+    def slow(*_: object) -> None:
+        _Waiting()
+        for _step in range(6000):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(solve, "bounded", slow)
+    begun, hook = time.monotonic(), sys.unraisablehook
+    result = verify(folder, "unsat.vnnlib", "--timeout", 1)
+    assert (result.out, sys.unraisablehook) == ("timed-out\n", hook)
+    assert time.monotonic() - begun < 30
 
 
 def test_want_of_memory_is_unknown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
