@@ -23,6 +23,19 @@ class Claim(StrEnum):
     BALL = "ball"
 
 
+def validated(claim: str, options: Mapping[str, object]) -> str:
+    """Return what a training's validation error is of.
+
+    Args:
+        claim: the method's.
+        options: the method's, as its `describe` has them.
+
+    Returns:
+        The claim, or `attacked` where an attack chose the epoch: its error is below that of the claim.
+    """
+    return "attacked" if options.get("selection") == "attack" else claim
+
+
 class Verdict(StrEnum):
     """The three answers. Whatever goes wrong (time-out, NaN, a crashed backend, a tie) is `UNKNOWN`, with a reason."""
 

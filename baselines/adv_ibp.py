@@ -283,7 +283,8 @@ class _TwoObjectives:
             with torch.no_grad():
                 network(clean)
         box = self._balls.box(images, progress * self._options.radius.outward)
-        bounds = interval_margins(network, box, labels, clean)
+        with torch.autocast(labels.device.type, enabled=False):  # in bfloat16 bounds would be of another network
+            bounds = interval_margins(network, box, labels, clean)
         return functional.cross_entropy(-bounds.lower, labels)
 
 

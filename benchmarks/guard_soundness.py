@@ -10,6 +10,7 @@ usage: python benchmarks/guard_soundness.py DEPLOY.ONNX [DEPLOY.ONNX ...] [--rad
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import time
@@ -65,7 +66,7 @@ class Sampling:
         self.counts["guarded"] += len(images)
         self.counts["certified"] += len(rows)
         self._attack(artifact, artifact.front.reach(ball, images[rows[:ATTACKED]]), labels[rows], margins[rows])
-        each, done, started = -(-count // len(rows)), 0, time.perf_counter()
+        each, done, started = math.ceil(count / max(1, len(rows))), 0, time.perf_counter()
         for row in rows:
             low, high = ball.ends(images[row])
             few = min(each, count - done)
@@ -124,7 +125,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     data = load_data(options.data, Split.TEST, options.data_dir)
-    images = data.pixels(data.take(data.index).images)
+    images = data.pixels(data.take(np.arange(len(data))).images)
     sampling = Sampling(options.seed, options.bound)
     for path in options.files:
         sampling.run(path, Radius.parse(options.radius), images, -(-options.images // len(options.files)))

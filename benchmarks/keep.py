@@ -28,8 +28,10 @@ def history(run: Path) -> list[dict[str, object]]:
 
 
 def keep(run: Path, with_network: bool, after: list[Path]) -> None:
-    target = KEPT / run.name
-    target.mkdir(parents=True, exist_ok=True)
+    kept = KEPT / run.name
+    target = kept.with_name(f".{run.name}.part")  # it appears whole, in the place of what was kept before
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     shutil.copy(run / "run.json", target / "train.json")
     shutil.copy(run / "history.jsonl", target / "history.jsonl")
     if after:
@@ -37,12 +39,14 @@ def keep(run: Path, with_network: bool, after: list[Path]) -> None:
         (target / "earlier.jsonl").write_text("".join(rows))
     if with_network:
         shutil.copy(run / "deploy.onnx", target / "deploy.onnx")
-    for verification in sorted(run.glob("verify-*")):
+    for verification in sorted(set(run.glob("verify-*")) - set(run.glob("verify-*.old-*"))):  # set aside by --fresh
         folder = target / verification.name
         folder.mkdir(exist_ok=True)
         shutil.copy(verification / "run.json", folder / "run.json")
         rows = (verification / "records.jsonl").read_bytes()
         (folder / "records.jsonl.gz").write_bytes(gzip.compress(rows, mtime=0))
+    shutil.rmtree(kept, ignore_errors=True)
+    target.rename(kept)
 
 
 def main() -> None:

@@ -88,8 +88,9 @@ def _drawn(
     parts += [_mark(x, y, one) for x, y in places]
     for (x, y), label in zip(places, one.labels, strict=False):
         width = 6.6 * len(label)
-        right, left = x + 8, x - 8 - width
-        tried = [(at, y + step) for step in (0, -13, 13, -26, 26) for at in (right, left)]
+        right, left, over = x + 8, x - 8 - width, x - width / 2
+        near = [(right, y), (left, y), (over, y - 13), (over, y + 13)]
+        tried = [*near, *((at, y + step) for step in (-13, 13, -26, 26) for at in (right, left))]
         at, height = next((place for place in tried if _is_free(*place, width, taken)), tried[0])
         taken.append((at, height, width))
         parts.append(_text(at, height + 4, label))

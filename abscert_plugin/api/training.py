@@ -14,7 +14,7 @@ from abscert_plugin.api.trained import Epoch, Teller, Trained
 from abscert_plugin.api.training_data import Data, Pair, training_data
 from abscert_plugin.api.wording import in_python
 from abscert_plugin.choices import did_you_mean, member
-from abscert_plugin.claim import Radius
+from abscert_plugin.claim import Radius, validated
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
@@ -204,7 +204,7 @@ def train(
     scratch = Scratch(out)
     folder = scratch.path
     prepare_folder(folder, resume)
-    teller = Teller(progress, spec.training.epochs, how.claim)
+    teller = Teller(progress, spec.training.epochs, validated(how.claim, how.describe()))
     if (folder / FILE_NAME).exists():
         teller.former(read_checkpoint(folder).history)
     return carry_out(spec, loaded, folder, teller, choice, ball, scratch)

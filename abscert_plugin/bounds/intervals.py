@@ -94,7 +94,7 @@ def interval_margins(
     network: nn.Module,
     box: Box,
     labels: Int64[Tensor, "batch"],
-    clean: Float[Tensor, "batch *feature"] | None = None,
+    clean: Float[Tensor, "all *feature"] | None = None,
 ) -> IntervalMargins:
     """Return bounds of the margins over each box; the last layer is merged with the differences of logits.
 
@@ -104,7 +104,8 @@ def interval_margins(
         network: the layers.
         box: what the network may be fed.
         labels: the class whose margins are bounded, for each box.
-        clean: the images themselves, whose statistics a BatchNorm layer in training mode normalises the boxes by.
+        clean: the images themselves, or all those of a batch of which only some have a box: a BatchNorm layer in
+            training mode normalises the boxes by their statistics.
 
     Raises:
         ConfigError: as `bounded_layers`.
@@ -122,8 +123,8 @@ def interval_margins(
 
 
 def propagated(
-    layers: Sequence[nn.Module], box: Box, clean: Float[Tensor, "batch *feature"] | None = None
-) -> tuple[Box, Float[Tensor, "batch *latent"] | None, tuple[Box, ...]]:
+    layers: Sequence[nn.Module], box: Box, clean: Float[Tensor, "all *feature"] | None = None
+) -> tuple[Box, Float[Tensor, "all *latent"] | None, tuple[Box, ...]]:
     """Return the box after some layers, what they make of the images themselves, and the box before each activation.
 
     Args:

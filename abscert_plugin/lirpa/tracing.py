@@ -50,7 +50,8 @@ def bounded_module(network: nn.Module, example: Float32[Tensor, "batch *feature"
     }
     lirpa = load_lirpa()
     try:
-        with full_precision(example.device), quiet():
+        # a trace under autocast meets its casts of weights, which it takes for constants
+        with torch.autocast(example.device.type, enabled=False), full_precision(example.device), quiet():
             bounded = bounded_with_ramps(
                 network, lambda: lirpa.BoundedModule(network, example, bound_opts=options, device=example.device)
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,11 @@ class ParamRamp(nn.Module):
         if self._collects:
             self._collect(outputs)
         return outputs
+
+    def train(self, mode: bool = True) -> Self:
+        """Change the mode, once it is read whether the bend has begun: an average of weights takes buffers alone."""
+        self._is_bent = bool(self.bends)
+        return super().train(mode)
 
     def set_eta(self, eta: float) -> None:
         """Change the slope of both ends.

@@ -11,7 +11,7 @@ import msgspec
 from rich.table import Table
 
 import abscert_plugin
-from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.claim import Radius, RadiusScale, validated
 from abscert_plugin.errors import AbscertError, RecordError
 from abscert_plugin.files import read_json, read_text
 from abscert_plugin.records import RUN, RunInfo
@@ -146,10 +146,11 @@ def render_training(content: TrainingContent, refresh: int | None = None) -> str
 
 def claim_of(description: Mapping[str, Any]) -> str:
     """Return what the validation error is of, a ball with its radius and scale; empty where nothing says it."""
-    claim, how = str(description.get("claim", "")), _part(description, "method_options")
-    if claim == "ball" and "radius" in how:
-        return f"{claim}, radius {_written(how['radius'])} {how.get('radius_scale', '')}".rstrip()
-    return claim
+    how = _part(description, "method_options")
+    of = validated(str(description.get("claim", "")), how)
+    if of in ("ball", "attacked") and "radius" in how:
+        return f"{of}, radius {_written(how['radius'])} {how.get('radius_scale', '')}".rstrip()
+    return of
 
 
 def _written(radius: Any) -> str:
@@ -195,7 +196,7 @@ def _plots(content: TrainingContent) -> tuple[LinePlot, ...]:
     claim = claim_of(content.description)
     columns: Sequence[tuple[str, str, bool]] = (
         ("loss", "Loss, mean of an epoch's steps", False),
-        ("validation_error", f"Validation error{f', claim {claim}' if claim else ''}", True),
+        ("validation_error", f"Validation error{f' ({claim})' if claim else ''}", True),
     )
     return tuple(
         line_plot.line_plot(
@@ -210,7 +211,7 @@ def _facts(content: TrainingContent) -> dict[str, str]:
     network = ", ".join(str(said[name]) for name in ("network", "activation") if name in said)
     facts = {
         "Method": said.get("method"),
-        "Claim": claim_of(said),
+        "Validation error of": claim_of(said),
         "Data set": said.get("data"),
         "Network": network,
         "Cells per channel": said.get("cells"),

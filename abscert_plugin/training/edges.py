@@ -108,9 +108,8 @@ def _quantiles(counts: Int64[np.ndarray, "values"], cells: int) -> Float64[np.nd
 def _sparse(counts: Int64[np.ndarray, "values"], cells: int, radius: float) -> Float64[np.ndarray, "edges"]:
     """Return mid-points between stored values, with the fewest pixels within the radius of them in all.
 
-    Edges keep a distance of twice the radius, so that no pixel straddles two, or of a cell's mean width if
-    that is less.
-    Dynamic programming over the edges, from left to right.
+    Edges keep a distance of twice the radius, rounded to stored values, so that hardly any pixel straddles two, or of
+    a cell's mean width if that is less. Dynamic programming over the edges, from left to right.
     """
     levels = len(counts) - 1
     places = (np.arange(levels) + 0.5) / levels

@@ -28,7 +28,7 @@ class Method(Protocol):
 
     @property
     def claim(self) -> str:
-        """What its validation error is of: a claim, `cell` or `ball`, or `clean` or `attacked`, which claim nothing."""
+        """What it trains for: a claim, `cell` or `ball`, or `clean` or `attacked`, which claim nothing."""
         ...
 
     @property

@@ -34,7 +34,7 @@ class Objective(Protocol):
 
     @property
     def claim(self) -> str:
-        """What its validation error is of, as of `Method`."""
+        """The claim that it trains for, as of `Method`."""
         ...
 
     def encode(self, images: UInt8[Tensor, "batch channels height width"]) -> Shaped[Tensor, "batch *feature"]:

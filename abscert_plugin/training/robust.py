@@ -293,18 +293,17 @@ class RobustObjective:
         part = labels
         if config.interval_batch < 1:  # the order of the images is random: the first ones are as good as any
             part = labels[: _count_of(config.interval_batch, labels)]
-            box, clean = box.of(slice(len(part))), clean[: len(part)]
-        with torch.autocast(
-            labels.device.type, enabled=False
-        ):  # rounded to bfloat16, bounds would be of another network
+            box = box.of(slice(len(part)))
+        with torch.autocast(labels.device.type, enabled=False):  # in bfloat16 bounds would be of another network
             bounds = interval_margins(network, box, part, clean)
-        if linear is not None and config.loss_fusion:
-            robust = fused_cross_entropy(linear, bounds, box, labels, linear_weight)
-        else:
-            margins = bounds.lower
-            if linear is not None:
-                margins = linear_weight * linear.lower(box.lower, box.upper, labels) + (1 - linear_weight) * margins
-            robust = functional.cross_entropy(-margins, part)
+            if linear is not None and config.loss_fusion:
+                robust = fused_cross_entropy(linear, bounds, box, labels, linear_weight)
+            else:
+                margins = bounds.lower
+                if linear is not None:
+                    bound = linear.lower(box.lower, box.upper, labels)
+                    margins = linear_weight * bound + (1 - linear_weight) * margins
+                robust = functional.cross_entropy(-margins, part)
         if adversarial is not None and config.loss is RobustLoss.MTL_IBP:
             with frozen_statistics(network):
                 losses = functional.cross_entropy(network(adversarial).float(), targets, reduction="sum")
@@ -352,7 +351,7 @@ class RobustObjective:
 
     def _attacked_margins(self, network: nn.Module, box: Box, labels: Tensor) -> Tensor:
         """Attack every image shortly, and those for long on which that nearly succeeded."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([box.lower.device] if box.lower.device.type == "cuda" else []):
             torch.manual_seed(0)  # every epoch is attacked from the same starts, in a training that was resumed too
             least = self._least_margins(network, box, labels, _FIRST_STEPS)
             near = least.where(least > 0, torch.inf).argsort()[: math.ceil(_NEAR * len(labels))]

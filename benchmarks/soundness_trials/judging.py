@@ -178,7 +178,7 @@ class Judge:
             sha256="",
         )
         verifier, _ = open_verifier(BallQuestion(self.artifact, data, task.ball, Budget(seconds=seconds)))
-        batch = data.take(data.index)
+        batch = data.take(np.arange(len(data)))
         try:
             records = [one.record for one in verifier.decide(data.pixels(batch.images), batch.labels, batch.index)]
         except BoundDefectError:

@@ -8,6 +8,7 @@ from abscert_plugin.claim import Claim
 from abscert_plugin.data.table import data_entry
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.networks import InputShape
+from abscert_plugin.training.config import default_config
 from abscert_plugin.training.methods import METHODS
 from compare.plans.pace import method_pace, plain_pace
 from compare.plans.planned_run import Run
@@ -15,7 +16,6 @@ from compare.plans.planned_run import Run
 Pace: TypeAlias = Callable[[str, InputShape, bool], float]
 """Seconds of an image in a step of plain training: of a network, an image's shape, and whether it takes intervals."""
 _EVALUATED: Final = 0.4  # of an epoch of plain training: what the validation after it costs
-_EPOCHS: Final = 10
 # Of the 50 runs in benchmarks/records: the share of --timeout that an image takes where the network was trained for
 # its balls, and where it was not, and what every image takes besides.
 _CLOSED: Final = 0.02
@@ -52,7 +52,8 @@ def expected_seconds(
     except ConfigError:
         plain = 0.0
     step = _step(run, shape, plain)
-    training = (run.epochs or _EPOCHS) * images * (step + _EVALUATED * plain)
+    epochs = run.epochs or default_config(run.data, run.network).epochs
+    training = epochs * images * (step + _EVALUATED * plain)
     if "ball" not in run.claims:
         return training + _OVERHEAD
     method = METHODS.named(run.method).create(run.trained_for, run.options)

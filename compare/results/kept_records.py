@@ -12,13 +12,12 @@ from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_packed, write_whole
 from abscert_plugin.folders import writing_in
 from abscert_plugin.records import RECORDS, ROWS_LIMIT, RUN
-from compare.results.estimates import ESTIMATES
+from compare.results.estimates import keep_estimates, read_estimates
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
 
 _OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/{RUN}", f"{TRAINING}/history.jsonl", f"verify-*/{RUN}")
-_BESIDE_RUNS: Final = (ESTIMATES, "times/*/*.json", "times/*/*.jsonl", "landscapes/*")
+_BESIDE_RUNS: Final = ("times/*/*.json", "times/*/*.jsonl", "landscapes/*")
 _ADVICE: Final = "choose another --into"
-_GREATEST: Final = 2**20  # bytes of a file beside the runs
 
 
 def keep(results: Path, into: Path) -> Sequence[Path]:
@@ -34,7 +33,8 @@ def keep(results: Path, into: Path) -> Sequence[Path]:
         The folders of the runs that were copied.
 
     Raises:
-        RecordError: if nothing has ended, `into` holds the same run with another outcome, or it cannot be written.
+        RecordError: if nothing has ended, `into` holds the same run, timing or landscape with another outcome, or it
+            cannot be written.
     """
     ended = [stored.folder for stored in stored_runs(results) if stored.state in (State.DONE, State.FAILED)]
     if not ended:
@@ -42,9 +42,12 @@ def keep(results: Path, into: Path) -> Sequence[Path]:
     with writing_in(into, advice=_ADVICE):
         copied = [folder for folder in ended if _keep_run(folder, into / RUNS / folder.name)]
         for source in _found(results, _BESIDE_RUNS):
-            target = into / source.relative_to(results)
-            if source.stat().st_size <= _GREATEST:
-                _copy(source, target)
+            _keep_beside(source, into / source.relative_to(results))
+        estimates = read_estimates(results)
+        known = {one.run.key for one in read_estimates(into)}
+        new = [one for one in estimates if one.run.key not in known]
+        if new:
+            keep_estimates(into, {one.run.key: one.seconds for one in new}, [one.run for one in new])
     return copied
 
 
@@ -66,6 +69,16 @@ def _keep_run(folder: Path, target: Path) -> bool:
         shutil.rmtree(part, ignore_errors=True)
         raise
     return True
+
+
+def _keep_beside(source: Path, target: Path) -> None:
+    """Copy a file that is not there, or of which only the beginning is: timings and landscapes go on."""
+    there = target.read_bytes() if target.exists() else b""
+    content = source.read_bytes()
+    if not content.startswith(there):
+        raise RecordError(f"{target} differs from {source}; {_ADVICE}, or remove it to keep the new one")
+    if content != there:
+        _copy(source, target)
 
 
 def _copy(source: Path, target: Path) -> None:

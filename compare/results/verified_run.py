@@ -37,8 +37,8 @@ class VerifiedRun:
         version: of abscert-plugin that verified.
         device: the machine that verified, in words.
         activation: the activation function of its network.
-        validation_error: that of the epoch that was kept, under its method's own claim, 0 to 1; None where the
-            history does not say.
+        validation_error: that of the epoch that was kept, of its method's own claim or of an attack
+            (`claim.validated`), 0 to 1; None where the history does not say.
         chosen_on_test: whether the epoch was chosen on the images that it is tested on; None where no file says.
         training_device: the machine that trained, in words; empty where no file says.
         certified_by: number of images that each way to certify has certified, as rows name it.

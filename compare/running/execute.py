@@ -6,7 +6,7 @@ from pathlib import Path
 
 from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import DECIDED_AT_ONCE
+from abscert_plugin.claim import Claim, decided_at_once
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.files import write_json
 from abscert_plugin.records import RUN
@@ -63,4 +63,4 @@ def _verify(
     on_images: Callable[[int], None],
 ) -> None:
     decider = ball_search(run, artifact, images, text) if claim == "ball" else cell_decider(artifact)
-    Verification(artifact, images, DECIDED_AT_ONCE[claim], decider).run(out, on_images)
+    Verification(artifact, images, decided_at_once(Claim(claim), run.timeout), decider).run(out, on_images)

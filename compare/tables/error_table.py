@@ -61,7 +61,7 @@ _READING: Final = (
     "Certified for: `any-order` is proven for every evaluation of the file in binary32, `wide-sums` is the same of a "
     "file with float16 whose sums are held in float32, `this-runtime` was run here, `unproven` are float32 bounds "
     "whose own rounding was guessed at (docs/METHOD.md).",
-    "Of the ball error, unknown % were neither certified nor falsified, and an attack alone falsified attacked %.",
+    "Of the ball error, unknown % were neither certified nor falsified, attacked % refuted by the image or an attack.",
     "Seconds are of runs that were not timed side by side; Table 3 is made of interleaved timings.",
 )
 _NUMBER: Final = re.compile(
@@ -166,7 +166,8 @@ def epochs(runs: Sequence[VerifiedRun]) -> str:
         return "Flagged: the epoch of every run was chosen on the test set, as in the paper's code."
     unknown = f" Of {on_test.count(None)} no file says it." if None in on_test else ""
     if not any(on_test):
-        return f"The epoch of every run was chosen on a validation split, not on the test set.{unknown}"
+        every = "every run" if not unknown else f"{on_test.count(False)} of {len(on_test)} runs"
+        return f"The epoch of {every} was chosen on a validation split, not on the test set.{unknown}"
     return f"Flagged: the epoch of {on_test.count(True)} of {len(on_test)} runs was chosen on the test set.{unknown}"
 
 

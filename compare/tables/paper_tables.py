@@ -34,8 +34,8 @@ _COUNTS: Final[Mapping[Quantity, Count]] = MappingProxyType(
     {Quantity.VERIFIED_ERROR: not_verified, Quantity.ACCURACY: labelled}
 )
 _VALIDATED: Final = (
-    "Of the cells N that were run (and of several ways to train) a figure is of those with the least validation error "
-    "and the most images tested; the choice does not look at the test images."
+    "Of the cells N that were run (and of several ways to train) a figure is of those with the least validation error, "
+    "of AC that of the claim `cell`, and the most images tested; the choice does not look at the test images."
 )
 _CHOICE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -300,9 +300,9 @@ def _protocol(pool: Pool, blocks: Iterable[PaperRow]) -> str:
     if pool.protocol not in _BESIDE or not runs:
         return f"protocol {pool.protocol}"
     called = {**METHODS, **_BESIDE[pool.protocol]}
-    counts = Counter(one.run.epochs for one in runs)
-    usual = counts.most_common(1)[0][0]
-    others = sorted({(called[one.run.method], one.run.epochs) for one in runs if one.run.epochs != usual})
+    pairs = [(called[one.run.method], str(one.run.epochs or "the data set's own")) for one in runs]
+    usual = Counter(count for _, count in pairs).most_common(1)[0][0]
+    others = sorted({pair for pair in pairs if pair[1] != usual})
     epochs = ", ".join([f"{usual} epochs", *(f"{method} {count}" for method, count in others)])
     seconds = sorted({one.run.timeout for one in runs if one.summary.claim == "ball"})
     times = f"; balls: {' or '.join(f'{time:g}' for time in seconds)} s an image" if seconds else ""

@@ -17,7 +17,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.forward import crown_lbp_margins
-from abscert_plugin.claim import DECIDED_AT_ONCE
+from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, decided_at_once, validated
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.training import CrownIbpMargins
@@ -62,7 +62,8 @@ def subject_of(run: Run) -> Subject:
         ConfigError: if the method is unknown, or an option has no meaning.
     """
     spec = training_spec(run, None)
-    claim = spec.method.claim if spec.method.claim in DECIDED_AT_ONCE else None
+    of = validated(spec.method.claim, spec.method.describe())
+    claim = of if of in DECIDED_AT_ONCE else None
     words = {"cell": "one forward pass of the ONNX file", "ball": _bound(run).title, None: ""}
     return Subject(run=run, batch_size=spec.training.batch_size, claim=claim, verified_by=words[claim])
 
@@ -86,7 +87,8 @@ def workloads(
     found: dict[Kind, Workload] = {}
     if setting.search_images:  # first, so that a missing network is seen at once
         test = data[Split.TEST].first(setting.search_images)
-        found[Kind.SEARCH] = partial(_seconds_deciding, _searcher(subject.run, results, test), test, "ball")
+        at_once = decided_at_once(Claim.BALL, subject.run.timeout)
+        found[Kind.SEARCH] = partial(_seconds_deciding, _searcher(subject.run, results, test), test, at_once)
     seen = TrainingData(
         training_images(data[Split.TRAIN], setting.steps * subject.batch_size),
         data[Split.VALIDATION].first(_VALIDATED),
@@ -98,7 +100,7 @@ def workloads(
     if subject.claim == "cell":
         artifact = _opened(write_run(trained, seen, folder).deploy)
         decider = CellDecider(artifact)
-        found[Kind.VERIFICATION] = partial(_seconds_deciding, decider, test, "cell")
+        found[Kind.VERIFICATION] = partial(_seconds_deciding, decider, test, DECIDED_AT_ONCE[Claim.CELL])
     elif subject.claim == "ball":
         bound = _bound(subject.run)
         margins = bound.of(trained, subject.run.trained_for.outward, test.levels)
@@ -152,9 +154,9 @@ def _searcher(run: Run, results: Path, test: DataSet) -> Decider:
     return ball_search(run, _opened(training / DEPLOY), test, run.certify[0])
 
 
-def _seconds_deciding(decider: Decider, test: DataSet, claim: str) -> float:
+def _seconds_deciding(decider: Decider, test: DataSet, at_once: int) -> float:
     start = time.perf_counter()
-    for batch in test.batches(DECIDED_AT_ONCE[claim]):
+    for batch in test.batches(at_once):
         decider.decide(test.pixels(batch.images), batch.labels, batch.index)
     return time.perf_counter() - start
 

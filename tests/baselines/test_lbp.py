@@ -1,12 +1,16 @@
 """LBP's training: what becomes of the activations at each moment, the loss itself, and a training that is resumed."""
 
+import json
 from collections.abc import Iterable
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import abscert_plugin as abscert
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.compat import load_lirpa
@@ -213,3 +217,22 @@ def test_networks_without_its_activation_are_refused() -> None:
         method.prepare(made)
     with pytest.raises(ConfigError, match="use --activation param-ramp"):
         loss_at(made, method.build(None, 255, CPU), 0)
+
+
+@pytest.mark.slow
+def test_averaged_weights_are_validated_with_the_bends_of_their_buffers_after_a_kill_too(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 128)
+    images = 0.3 * random.random((128, 1, 8, 8), dtype=np.float32)
+    images[np.arange(128)[:, None], 0, 2 * labels[:, None] + [0, 1]] += 0.7
+
+    def trained(folder: str, epochs: int, resume: bool = False) -> list[float]:
+        options: dict[str, Any] = {"method": "lbp", "radius": 0.02, "classes": 4, "epochs": 5, "batch_size": 32}
+        options |= {"average": 0.9, "bend_at": 0.2, "out": tmp_path / folder, "resume": resume}
+        abscert.train("cnn-2layer", (images, labels), **options, progress=lambda epoch: epoch.epoch == epochs)
+        rows = (tmp_path / folder / "history.jsonl").read_text().splitlines()
+        return [json.loads(row)["validation_error"] for row in rows]
+
+    undisturbed = trained("whole", 5)
+    trained("killed", 3)
+    assert trained("killed", 5, resume=True) == undisturbed

@@ -143,6 +143,8 @@ def test_a_validation_error_is_told_of_its_claim_in_the_user_s_number() -> None:
     assert claim_of({"claim": "ball", "method_options": options}) == "ball, radius 0.05 pixel"
     assert claim_of({"claim": "ball", "method_options": {"radius": "<b>"}}) == "ball, radius <b>"
     assert claim_of({"claim": "cell", "method_options": options}) == "cell"
+    attacked = {"claim": "ball", "method_options": {**options, "selection": "attack"}}
+    assert claim_of(attacked) == "attacked, radius 0.05 pixel"
 
 
 def test_what_files_say_is_escaped_and_damaged_ones_are_named(tmp_path: Path) -> None:

@@ -238,6 +238,18 @@ def test_intervals_of_a_part_of_the_batch() -> None:
     torch.testing.assert_close(found, 0.6 * attacked + 0.4 * bounded)
 
 
+@pytest.mark.parametrize(("part", "count"), [(0.5, 4), (0.01, 1)])
+def test_boxes_of_a_part_are_normalised_by_the_whole_batch(part: float, count: int) -> None:
+    torch.manual_seed(5)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    images, labels = stored(5, count=8)
+    balls = Fixed(ReachableCells(Grid(4), 255, CPU))
+    found = objective(balls, loss=RobustLoss.MTL_IBP, share=1.0, interval_batch=part).loss(network, images, labels, END)
+    box = balls.box(images, RADIUS.outward).of(slice(count))
+    bounds = interval_margins(network, box, labels[:count], balls.center(images))
+    torch.testing.assert_close(found, functional.cross_entropy(-bounds.lower, labels[:count]))
+
+
 @pytest.mark.parametrize(("part", "count"), [(0.25, 2), (0.01, 1), (1.0, 8)])
 def test_an_attack_on_the_images_of_the_largest_loss(part: float, count: int) -> None:
     network, (images, labels) = tiny_network(5), stored(5, count=8)

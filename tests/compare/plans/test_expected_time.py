@@ -63,6 +63,11 @@ def test_more_epochs_and_larger_networks_are_expected_to_take_longer() -> None:
     assert times[0] < times[1] < times[2]
 
 
+def test_epochs_that_a_plan_leaves_out_are_the_data_set_s_own() -> None:
+    run = msgspec.structs.replace(RUN, data="cifar10", network="dm-small", epochs=None)
+    assert expected_seconds(run, made_up) == expected_seconds(msgspec.structs.replace(run, epochs=30), made_up)
+
+
 def test_a_new_data_set_is_judged_by_its_own_shape_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, TINY)
     run = msgspec.structs.replace(RUN, data="tiny", epochs=100, claims=())

@@ -4,11 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from command_line import abscert, disk_with_room_for, refused
 from stored_records import RUN, build_tables, store
 
 from abscert_plugin.records import read_records
+from compare.results.estimates import keep_estimates, read_estimates
 from compare.results.kept_records import keep
 from compare.results.stored_run import RUNS, State, stored_runs
 from compare.tables.formats import as_json
@@ -71,6 +73,23 @@ def test_another_outcome_of_the_same_run_is_refused_and_nothing_is_lost(results:
     line = refused("compare", "keep", "--out", tmp_path / "again", "--into", kept)
     assert "with another outcome; remove it" in line
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+
+
+def test_what_lies_beside_the_runs_is_added_to_and_never_overwritten(tmp_path: Path) -> None:
+    kept, other = tmp_path / "kept", msgspec.structs.replace(RUN, seed=7)
+    for name, run in (("one", RUN), ("two", other)):
+        results = tmp_path / name
+        store(results, run, {"ball": 2})
+        keep_estimates(results, {run.key: 60.0}, [run])
+        (results / "times" / "same").mkdir(parents=True)
+        (results / "times" / "same" / "times.jsonl").write_text("first\n" if name == "one" else "first\nsecond\n")
+        keep(results, kept)
+    assert {one.run.seed for one in read_estimates(kept)} == {RUN.seed, 7}
+    assert (kept / "times" / "same" / "times.jsonl").read_text() == "first\nsecond\n"
+    (tmp_path / "two" / "times" / "same" / "times.jsonl").write_text("another\n")
+    line = refused("compare", "keep", "--out", tmp_path / "two", "--into", kept)
+    assert "times.jsonl differs from" in line
+    assert (kept / "times" / "same" / "times.jsonl").read_text() == "first\nsecond\n"
 
 
 def test_what_cannot_be_kept_is_refused(results: Path, tmp_path: Path) -> None:

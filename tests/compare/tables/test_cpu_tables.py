@@ -117,6 +117,10 @@ def test_ibp_and_crown_ibp_stand_beside_the_papers_methods_with_what_their_bound
 def test_the_heading_tells_epochs_and_seconds_an_image() -> None:
     title = drafts(1, Pool.of([outcome(CPU, "cell", 3), outcome(LLM, "ball", 8), outcome(IBP, "ball", 8)], "cpu"))[0]
     assert title.table.title.startswith("Table 1, protocol cpu (10 epochs, LLM 3; balls: 1 s an image): ")
+    own = msgspec.structs.replace(LLM, epochs=None, radius="0.2", certify=("0.2",))
+    theirs = [outcome(run, "ball", 8) for run in (own, LLM)]
+    title = drafts(1, Pool.of([outcome(CPU, "cell", 3), outcome(IBP, "ball", 8), *theirs], "cpu"))[0]
+    assert title.table.title.startswith("Table 1, protocol cpu (10 epochs, LLM 3, LLM the data set's own; balls: ")
 
 
 def test_images_in_place_of_imagenets_are_named_and_not_compared() -> None:
