@@ -107,8 +107,8 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
         path: the file that it was read from, for messages.
 
     Raises:
-        UnsupportedModelError: if it has not one input, no output, gives a name twice, or defines one of ONNX's own
-            operators anew.
+        UnsupportedModelError: if it has not one input, no output, gives a name twice or one with NUL, or defines one of
+            ONNX's own operators anew.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -118,6 +118,9 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
             f"{path}: expected one input and an output, got the inputs {[value.name for value in inputs]} and "
             f"{len(graph.output)} outputs"
         )
+    if hidden := next((name for name in _names(graph) if "\0" in name), None):
+        # our own names of what lies inside a node have it
+        raise UnsupportedModelError(f"{path}: expected names without NUL, got {hidden!r}")
     given = Counter([inputs[0].name, *(tensor.name for tensor in graph.initializer)])
     given.update(tensor.values.name for tensor in graph.sparse_initializer)
     given.update(name for node in graph.node for name in node.output if name)
@@ -146,6 +149,16 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names of a graph's tensors, and of those of the graphs inside it."""
+    yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))
+    yield from (tensor.values.name for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+        for inner in inner_graphs(node):
+            yield from _names(inner)
 
 
 def node_of(node: onnx.NodeProto) -> Node:

@@ -169,9 +169,13 @@ class Operands(Generic[W]):
         if kind in SAME:
             spans = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
             totals = [
-                max((-(-size // step) - 1) * step + span - size, 0)
+                (-(-size // step) - 1) * step + span - size
                 for size, step, span in zip(shape[1:], stride, spans, strict=True)
             ]
+            # onnxruntime pads by less than nothing too: in front of the values the half of -1 is still 0
+            least = -1 if kind == SAME[0] else -2
+            need(min(totals) >= least, f"by {kind.decode()} windows begin behind the first values: runtimes differ")
+            totals = [max(total, 0) for total in totals]
             less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
             pads = [*less, *more] if kind == SAME[0] else [*more, *less]
         elif kind == b"VALID":

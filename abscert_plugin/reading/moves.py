@@ -103,6 +103,9 @@ def _resized(view: View) -> Computed:
     for axis, target in zip(axes, map(float, given or sizes), strict=True):
         if axis and target != (1 if given else shape[axis]):
             matrices[axis] = _matrix(shape[axis], target, bool(given), modes)
+            if is_old and target < 1:  # the tenth set of operators does not say how coordinates are rounded
+                other = _matrix(shape[axis], target, bool(given), {**modes, "nearest_mode": b"ceil"})
+                need(torch.equal(other, matrices[axis]), "runtimes differ about the entries that it takes")
 
     def resize(values: Tensor) -> Tensor:
         for axis, matrix in matrices.items():

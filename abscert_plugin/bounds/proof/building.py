@@ -184,6 +184,7 @@ class Build(Walk):
     def append(self, step: Step) -> str:
         """Append a step and return the name of its output."""
         need(all(self.values[name].lower.numel() for name in step.inputs), "expected values with entries")
+        need(step.output not in self.values, f"expected {step.output!r} to be given once")
         if self._kind is not SINGLE:
             step = in_format(step, self._kind, self.values)
         self.values[step.output] = step.forward(self.values)

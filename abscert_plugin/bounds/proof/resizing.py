@@ -32,7 +32,7 @@ def _resize(view: View) -> None:
     curve = _cubic(view) if mode == b"cubic" else _LINE
     need(not antialias, "expected no antialias")
     kind = "asymmetric" if is_old else view.attribute("coordinate_transformation_mode", b"half_pixel").decode()
-    rounding = "floor" if is_old else view.attribute("nearest_mode", b"round_prefer_floor").decode()
+    rounding = "" if is_old else view.attribute("nearest_mode", b"round_prefer_floor").decode()
     need(kind in _COORDINATES, f"expected another coordinate_transformation_mode than {kind}")
     scales, sizes = _targets(view, 1 if is_old else 2)
     need(scales[0] == 1 and sizes[0] == 1, "expected the batch as it is")
@@ -53,7 +53,10 @@ def _resize(view: View) -> None:
     for count, (axis, size, coordinates) in enumerate(changed, 1):
         output = view.output if count == len(changed) else view.part()
         if mode == b"nearest":
-            source = view.move(source, _picker(axis, [_nearest(*at, size, rounding) for at in coordinates]), output)
+            # the tenth set of operators does not say how: onnxruntime rounds up where it shrinks
+            old = ("floor", "ceil") if scales[axis] < 1 else ("floor",)
+            entries = [_nearest(*at, size, (rounding,) if rounding else old) for at in coordinates]
+            source = view.move(source, _picker(axis, entries), output)
         else:
             source = view.walk.append(Affine(output, source, _between(view, source, axis, coordinates, size, curve)))
 
@@ -90,10 +93,12 @@ def _picker(axis: int, places: list[int]) -> Callable[[Tensor], Tensor]:
     return lambda values: values.index_select(axis, index)
 
 
-def _nearest(at: Fraction, doubt: Fraction, size: int, rounding: str) -> int:
+def _nearest(at: Fraction, doubt: Fraction, size: int, roundings: tuple[str, ...]) -> int:
     """Return the entry that is nearest to a coordinate, where no rounding of the coordinate can change which."""
-    need(rounding in _ROUNDINGS, f"expected another nearest_mode than {rounding}")
-    found = {min(max(_ROUNDINGS[rounding](at + shift), 0), size - 1) for shift in (-doubt, doubt)}
+    need(_ROUNDINGS.keys() >= set(roundings), f"expected another nearest_mode than {roundings[0]}")
+    found = {
+        min(max(_ROUNDINGS[rounding](at + shift), 0), size - 1) for shift in (-doubt, doubt) for rounding in roundings
+    }
     need(len(found) == 1, "which entry is nearest depends on the rounding of coordinates")
     return found.pop()
 

@@ -4,6 +4,7 @@ Each refusal below was once a proof of other numbers than onnxruntime's, or than
 """
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +200,64 @@ CASES = {
 }
 
 
+def strided(size: int, kernel: int, stride: int, kind: str) -> Case:
+    """Return a convolution of rows whose padding the file leaves to the runtime."""
+    attributes = {"auto_pad": kind, "strides": [stride], "kernel_shape": [kernel]}
+    weight = np.arange(1.0, kernel + 1).reshape(1, 1, kernel)
+    nodes = (("Conv", "x w", "c", attributes), ("Flatten", "c", "f"))
+    return Case(nodes, {"w": weight}, shape=(1, size), features=-(-size // stride))
+
+
+def shrunk(size: int, target: int, refusal: str = "") -> Case:
+    """Return a row of nearest entries by the tenth set of operators."""
+    scales = np.array([1, 1, 1, target / size])
+    nodes = (("Resize", "x scales", "r", {"mode": "nearest"}), ("Flatten", "r", "f"))
+    return Case(nodes, {"scales": scales}, refusal, opset=10, shape=(1, 1, size), features=target)
+
+
+CASES |= {
+    "three quarters of the entries": shrunk(8, 6, "which entry is nearest"),
+    "half of the entries": shrunk(8, 4),
+    "entries and a half": shrunk(8, 12),
+}
+
+
+@pytest.mark.parametrize("kind", ["SAME_UPPER", "SAME_LOWER"])
+def test_windows_that_the_runtime_places_are_where_onnxruntime_has_them_or_refused(kind: str) -> None:
+    refused = []
+    for size, kernel, stride in product(range(1, 10), range(1, 4), range(1, 6)):
+        case = strided(size, kernel, stride, kind)
+        try:
+            check(case)
+        except UnsupportedModelError as error:
+            refused.append(str(error))
+    assert 0 < len(refused) < 40
+    assert all("windows begin behind the first values" in words for words in refused)
+
+
+def test_a_name_that_our_own_names_could_have_is_refused() -> None:
+    for place in ("a node's", "a constant's"):
+        model = reshaped(0).model()
+        named = model.graph.node[0] if place == "a node's" else model.graph.node[-1]
+        if place == "a node's":
+            model.graph.node[1].input[0] = named.output[0] = "f\0001"
+        else:
+            model.graph.initializer[0].name = named.input[1] = "w\0"
+        with pytest.raises(UnsupportedModelError, match="names without NUL"):
+            read_graph(model, Path("meaning.onnx"))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_proven_is_what_onnxruntime_computes(name: str) -> None:
-    case = CASES[name]
+    check(CASES[name])
+
+
+def check(case: Case) -> None:
+    """Hold a case's proof against onnxruntime, or what it says against its refusal.
+
+    Raises:
+        UnsupportedModelError: if it has no proof, and the case says nothing of a refusal.
+    """
     model = case.model()
     graph = read_graph(model, Path("meaning.onnx"))
     if case.refusal:
