@@ -322,7 +322,7 @@ def test_what_is_no_record_cannot_be_shown(tmp_path: Path) -> None:
     for name, word in (("none", "No such file"), ("empty.jsonl", "at least one record"), ("text.jsonl", "line 1")):
         assert_untouched(tmp_path, ["show", tmp_path / name, "--html", tmp_path / "page.html"], word)
     (tmp_path / "empty").mkdir()
-    assert_untouched(tmp_path, ["show", tmp_path / "empty"], "expected records.jsonl, its own or of one folder in it")
+    assert_untouched(tmp_path, ["show", tmp_path / "empty"], "expected records.jsonl, or one folder with it,")
 
 
 @pytest.mark.parametrize(

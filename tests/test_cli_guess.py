@@ -97,6 +97,10 @@ def test_a_folder_that_does_not_say_which_file_is_meant_is_refused(runs: Path, t
         linear_model(tmp_path / name)
     assert "a.onnx" in refused("guard", tmp_path, "--radius", "0.1", "--out", tmp_path / "guard.onnx")
     assert "found none; name the file" in refused("show", tmp_path)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "checkpoint.json").write_text("{}")
+    line = refused("verify", tmp_path / "begun", "--radius", "0.1")
+    assert line.endswith(f"or write the best epoch's files by `abscert export {tmp_path / 'begun'}`")
     assert "found none; name the file" in refused("check", tmp_path)
     lonely = tmp_path / "c.json"
     certificate = runs / "cell.json"

@@ -14,6 +14,7 @@ from abscert_plugin.records import RECORDS, rows_in
 
 _OF_CERTIFICATES: Final = frozenset({"digest", "rows", "claim"})
 _LISTED: Final = 5
+_CHECKPOINT: Final = "checkpoint.json"  # as training.checkpoint has it, which imports torch
 Found: TypeAlias = tuple[Path, str]
 """A file, and a line that says that it was taken, to be said once no fault was found; empty where it was named."""
 
@@ -22,12 +23,17 @@ def model_in(path: Path) -> Found:
     """Return an ONNX file: the path itself, or of a folder its deploy.onnx, else the only one in or below it.
 
     Raises:
-        ConfigError: if it is a folder without such a file, or with several.
+        ConfigError: if it is a folder without such a file, as that of a training that goes on, or with several.
     """
     if not path.is_dir():
         return path, ""
     usual = path / DEPLOY
     here = [usual] if usual.is_file() else list(path.glob("*.onnx"))
+    if not here and (path / _CHECKPOINT).is_file():
+        raise ConfigError(
+            f"the training in {path} has not ended: go on with `abscert train --resume`, "
+            f"or write the best epoch's files by `abscert export {path}`"
+        )
     return _taken(path, here or path.glob(f"*/{DEPLOY}"), f"{DEPLOY}, or one ONNX file")
 
 
@@ -45,7 +51,7 @@ def records_in(path: Path) -> Found:
         return path, ""
     if (own := rows_in(path)) is not None:  # the folder is the run's own
         return own, ""
-    return _taken(path, path.glob(f"*/{RECORDS}"), f"{RECORDS}, its own or of one folder in it")
+    return _taken(path, path.glob(f"*/{RECORDS}"), f"{RECORDS}, or one folder with it,")
 
 
 def certificate_in(path: Path) -> Found:

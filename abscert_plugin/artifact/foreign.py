@@ -51,7 +51,9 @@ def open_classifier(
     model = read_model(path) if model is None else model
     if is_of_this_project(model):
         if opening is not None:
-            raise ConfigError(f"{path} says itself how it reads images: leave out what tells how a file of others does")
+            raise ConfigError(
+                f"{path} says itself how it reads images; leave out --image-shape, --mean, --output and their like"
+            )
         return Artifact.open(path, provider, model=model)
     return open_foreign(path, provider, opening or Opening(), shape, labels, model)
 

@@ -100,7 +100,7 @@ def advise(
     if found.advised is not None:
         asked = f"--cells {found.advised.cells} --edges {found.advised.edges} --radius {radius}"
         scale = "" if radius_scale is RadiusScale.PIXEL else f" --radius-scale {radius_scale}"
-        command = f"abscert train --data {data} --method reachable {asked}{scale}"
+        command = f"abscert train --data {data} --method reachable {asked}{scale} --out runs/ball"
         OUT.print(f"train by: {command}", highlight=False, soft_wrap=True)
     if out is not None:
         OUT.print(f"wrote {out / 'advice.json'} and {out / 'advice.svg'}", highlight=False, soft_wrap=True)

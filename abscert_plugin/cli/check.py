@@ -69,7 +69,10 @@ def check(  # one parameter per option
         int | None,
         typer.Option("--seed", help="Seed of the sample.  [default: by chance]", rich_help_panel=manual.CONTENT),
     ] = None,
-    timeout: options.Timeout = 10.0,
+    timeout: Annotated[
+        float,
+        typer.Option("--timeout", help="Seconds for an image that is proven again.", rich_help_panel=manual.RUNNING),
+    ] = 10.0,
     black_box: options.BlackBoxOnly = False,
     checkpoint: options.CheckpointFolder = None,
     provider: options.ProviderName = Provider.AUTO,

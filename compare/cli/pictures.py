@@ -119,7 +119,7 @@ def landscape(
     limit: Annotated[
         int, typer.Option("--limit", help="The first so many test images.", rich_help_panel=manual.DATA)
     ] = 500,
-    seed: options.Seed = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the directions.", rich_help_panel=manual.RUNNING)] = 0,
     into: Annotated[
         Path | None, _into("Picture to write to, where there is no --out.  [default: landscape.png]")
     ] = None,
