@@ -275,6 +275,7 @@ def sound_balls() -> list[Ball]:
             epochs=one.total_epochs,
             epoch_seconds=one.epoch_seconds,
             images=one.summary.images,
+            timeout=one.run.configuration["timeout_seconds"],
         )
         for one in single("*", claim="ball")
     ]

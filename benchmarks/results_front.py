@@ -32,6 +32,7 @@ class Ball:
         epochs: of the training.
         epoch_seconds: median of an epoch.
         images: that were tested.
+        timeout: seconds an image.
     """
 
     network: str
@@ -45,6 +46,7 @@ class Ball:
     epochs: int
     epoch_seconds: float
     images: int
+    timeout: float
 
 
 def of_runs(found: Sequence[VerifiedRun], protocol: str = "sound") -> Iterator[Ball]:
@@ -65,6 +67,7 @@ def of_runs(found: Sequence[VerifiedRun], protocol: str = "sound") -> Iterator[B
                 epochs=run.epochs or 0,
                 epoch_seconds=one.epoch_seconds,
                 images=summary.images,
+                timeout=run.timeout,
             )
 
 

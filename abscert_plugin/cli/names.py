@@ -41,15 +41,15 @@ ENGINES: Final = (LOCAL, *table.ENGINES)
 ARITHMETICS: Final = (*map(str, PROVABLE), str(Arithmetic.THIS_RUNTIME))
 
 
-def _with_registered(own: tuple[str, ...], *groups: str) -> tuple[str, ...]:
+def _with_registered(own: tuple[str, ...], group: str) -> tuple[str, ...]:
     """Return names of ours, then those of entry points; an entry point has the name of what it registers."""
-    others = sorted(point.name for group in groups for point in entry_points(group=group))
+    others = sorted(point.name for point in entry_points(group=group))
     return tuple(dict.fromkeys((*own, *others)))
 
 
 def methods() -> tuple[str, ...]:
     """Return the names of the training methods."""
-    return _with_registered(_METHODS, "abscert.methods", "abscert.baselines")
+    return _with_registered(_METHODS, "abscert.methods")
 
 
 def networks() -> tuple[str, ...]:

@@ -10,9 +10,7 @@ from abscert_plugin.training import abstrain, reachable
 from abscert_plugin.training.edges import EdgeChoice
 from abscert_plugin.training.method import Method, MethodEntry
 
-METHODS: Final = Registry(
-    MethodEntry, (abstrain.ENTRY, reachable.ENTRY), ("abscert.methods", "abscert.baselines"), "method"
-)
+METHODS: Final = Registry(MethodEntry, (abstrain.ENTRY, reachable.ENTRY), ("abscert.methods",), "method")
 """Every method by its name; a package adds one through the entry-point group `abscert.methods`."""
 
 
