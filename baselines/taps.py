@@ -349,7 +349,9 @@ class _LatentAttack:
         return small_box(box, found, self._config.share)
 
 
-TAPS = MethodEntry(Taps.name, "interval bounds of the first layers, an attack on the last", "Mao et al. 2023", Taps)
+TAPS = MethodEntry(
+    Taps.name, "interval bounds of the first layers, an attack on the last", "Mao et al. 2023", Taps, step_cost=10.3
+)
 STAPS = MethodEntry(
-    Staps.name, "the same from small boxes round attacks", "Mao et al. 2023; Mueller et al. 2023", Staps
+    Staps.name, "the same from small boxes round attacks", "Mao et al. 2023; Mueller et al. 2023", Staps, step_cost=17.4
 )
