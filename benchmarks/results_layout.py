@@ -2,15 +2,21 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Final
 
-from compare.tables.error_table import LINE, Table
+from abscert_plugin.claim import Claim
+from compare.tables.error_table import LINE, NOT_RUN, Table
 
 LONGEST = 160
 TEXT = 140
+GAINS: Final = ("Impr. ", "SpeedUp ")
+_ESTIMATED: Final = re.compile(rf"{NOT_RUN}: (\S+ \w+) by estimate")
 _SHORT = (  # headings; the notes say that radii are on the pixel scale, with the training scale in brackets
     (", pixel (training)", ""),
-    ("Impr. over ", "Impr. "),
+    ("others' radius", "their radius"),
     ("SpeedUp over ", "SpeedUp "),
     ("balls certified for", "certified for"),
     ("ball interval", "interval"),
@@ -19,20 +25,47 @@ _SHORT = (  # headings; the notes say that radii are on the pixel scale, with th
 
 
 def narrow(table: Table) -> str:
-    """Return a table and its notes as Markdown: what is the same in every row stands above it."""
+    """Return a table and its notes as Markdown: what is the same in every row stands above it.
+
+    What a gain is made of says already that it was not run. A table that is too wide comes in parts, by data set and
+    network.
+    """
+    lines = _lines(table, table.title)
+    if max(map(len, lines[2:])) > LONGEST:
+        lines = [f"{table.title}.", *(line for part in _parts(table) for line in ("", *_lines(part, "")))]
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes)])
+
+
+def _lines(table: Table, title: str) -> list[str]:
+    """Return the lines of a table, with what is the same in all of its rows in the first one."""
+    rows = [tuple(map(_said, table.columns, row)) for row in table.rows]
     places = range(len(table.columns))
-    kept = [place for place in places if table.columns[place] == LINE or len({row[place] for row in table.rows}) > 1]
-    same = [place for place in places if place not in kept and table.rows and table.rows[0][place]]
-    told = ", ".join(f"{_heading(table.columns[place])} {table.rows[0][place]}" for place in same)
-    above = f"{table.title}{f' ({told})' if told else ''}:"
+    kept = [place for place in places if table.columns[place] == LINE or len({row[place] for row in rows}) > 1]
+    same = [place for place in places if place not in kept and rows and rows[0][place]]
+    told = ", ".join(f"{_heading(table.columns[place])} {rows[0][place]}" for place in same)
+    above = f"{title}{f' ({told})' if told else ''}" if title else told[:1].upper() + told[1:]
+    suffix = next((f" ({claim})" for claim in Claim if f"claim {claim}" in table.title), "\0")  # its title says it
     numeric = table.numeric
-    lines = [
-        _row([_heading(table.columns[place]) for place in kept]),
+    return [
+        f"{above}:",
+        "",
+        _row([_heading(table.columns[place].removesuffix(suffix)) for place in kept]),
         "|" + "|".join("--:" if numeric[place] else "---" for place in kept) + "|",
-        *(_row([_cell(row[place]) for place in kept]) for row in table.rows),
+        *(_row([_cell(row[place]) for place in kept]) for row in rows),
     ]
-    notes = [f"- {note}" for note in table.notes]
-    return "\n".join([above, "", *lines, "", *notes])
+
+
+def _parts(table: Table) -> Iterator[Table]:
+    """Yield the rows of each data set and network by themselves."""
+    places = [place for place, name in enumerate(table.columns) if name in ("data", "network")]
+    for _, rows in groupby(table.rows, key=lambda row: [row[place] for place in places]):
+        yield replace(table, rows=tuple(rows))
+
+
+def _said(column: str, text: str) -> str:
+    if column.startswith(GAINS) and text == NOT_RUN:
+        return ""
+    return _ESTIMATED.sub(rf"{NOT_RUN} (\1)", text)
 
 
 def wrapped(page: str) -> str:
@@ -67,6 +100,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _heading(text: str) -> str:
+    if text.startswith("Impr. "):  # it stands behind the method's own column
+        return "Impr."
     for long, short in _SHORT:
         text = text.replace(long, short)
     return text

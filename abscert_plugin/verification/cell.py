@@ -120,7 +120,7 @@ def open_cells(artifact: Artifact, arithmetic: Arithmetic | None) -> tuple[CellD
         raise
 
     def prove(images: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        return prover.at_points(cells.cell(images), labels, seen)
+        return prover.at_points(cells.cell(images), labels, seen, prover.lines_at_points)
 
     return CellDecider(artifact, prove, prover.arithmetic), ""
 

@@ -27,6 +27,8 @@ from abscert_plugin.verification.alone import alone
 from abscert_plugin.verification.part_margins import PartMargins
 
 _PROBES: Final = 4
+_MOST_ENTRIES: Final = 2**17  # of all tensors of an input, where linear bounds at a point take milliseconds
+_MOST_ACTIVATIONS: Final = 2**12  # where those of every activation take less than a second
 _Found = TypeVar("_Found")
 
 PROVEN_BY: Final[Mapping[BoundMethod, BoundMethod]] = {
@@ -106,8 +108,19 @@ class Prover:
                 f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
             )
 
+    @property
+    def lines_at_points(self) -> tuple[BoundMethod, ...]:
+        """The linear bounds that are worth their time at single points: roundings add up less by lines."""
+        if self.entries > _MOST_ENTRIES:
+            return ()
+        return (BoundMethod.CROWN_IBP, BoundMethod.CROWN)[: 1 + (self.activations <= _MOST_ACTIVATIONS)]
+
     def at_points(
-        self, points: Points, labels: Int64[np.ndarray, "batch"], seen: Float32[np.ndarray, "batch"]
+        self,
+        points: Points,
+        labels: Int64[np.ndarray, "batch"],
+        seen: Float32[np.ndarray, "batch"],
+        lines: Sequence[BoundMethod] = (),
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.
 
@@ -118,6 +131,7 @@ class Prover:
             points: the points.
             labels: the classes.
             seen: the margins that the file computed there.
+            lines: linear bounds to try, in order, where intervals show nothing.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
@@ -135,9 +149,11 @@ class Prover:
             if len(rest):
                 proven = prove(lower[rest], upper[rest], torch.from_numpy(labels[rest]))
                 found[rest] = np.maximum(found[rest], proven)
-        lost = np.flatnonzero(found <= 0)
-        if self._proof.has_products and len(lost):
-            found[lost] = self.least_margins(points[lost], points[lost], labels[lost], BoundMethod.CROWN)
+        for method in dict.fromkeys((*lines, *[BoundMethod.CROWN] * self._proof.has_products)):
+            lost = np.flatnonzero((found <= 0) & (seen > 0))
+            if len(lost):
+                bounds = self.least_margins(points[lost], points[lost], labels[lost], method, is_open=True)
+                found[lost] = np.maximum(found[lost], bounds)
         return found
 
     @functools.cached_property

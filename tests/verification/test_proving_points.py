@@ -1,11 +1,18 @@
 """What proves a file's margins at points: the margin that a run saw, or passes of our own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from tiny_networks import CLASSES, SHAPE, export_tiny, tiny_network
+from torch import nn
 
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
+from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.claim import Verdict
+from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.logits import read_logits
 from abscert_plugin.verification.proving import Prover
 
@@ -43,6 +50,30 @@ def test_no_margin_is_taken_from_a_run_below_the_distance_of_two(
     assert (prover.at_points(points, labels, lies) > 0).tolist() == (seen > 0).tolist()
     monkeypatch.setattr(prover, "_apart", 0.5)
     assert (prover.at_points(points, labels, lies) > 0).all()  # so the runs are what decides
+
+
+def test_lines_show_what_intervals_lose_of_many_layers(tmp_path: Path) -> None:
+    """Roundings that layers of large weights add up by absolute values nearly cancel along lines."""
+    generator, layers = torch.Generator().manual_seed(0), list[nn.Module]([nn.Flatten(), nn.Linear(8, 60), nn.Tanh()])
+    for _ in range(7):
+        layers += [nn.Linear(60, 60), nn.Tanh()]
+    network = nn.Sequential(*layers, nn.Linear(60, CLASSES))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.5, generator=generator)
+    artifact = Artifact.open(export_tiny(network, CELLS, tmp_path).deploy, Provider.CPU)
+    points, labels, seen = seen_at(artifact)
+    prover = Prover(artifact)
+    assert prover.lines_at_points == (BoundMethod.CROWN_IBP, BoundMethod.CROWN)
+    right = np.flatnonzero(seen > 0.01)
+    few = (points[right], labels[right], seen[right])
+    plain, lines = prover.at_points(*few), prover.at_points(*few, prover.lines_at_points)
+    assert (plain > 0).mean() < 0.2
+    assert (lines > 0).all()
+    assert (lines <= few[2].astype(np.float64)).all()  # this runtime is one of all that they hold for
+    decided = open_cells(artifact, None)[0].decide(artifact.front.images(points), labels, np.arange(len(points)))
+    shown = [place for place, one in enumerate(decided) if one.record.verdict == Verdict.CERTIFIED]
+    assert set(right[lines > 0]) <= set(shown) <= set(np.flatnonzero(seen > 0))
 
 
 def test_runs_elsewhere_than_on_the_cpu_prove_nothing(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
