@@ -1,6 +1,6 @@
 """Reading an ONNX classifier that this project did not make: its one input, its logits, a current operator set."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, inner_graphs
 
 OLDEST_OPSET: Final = 13
+_OPSET_OF_COORDINATES: Final = 11  # from it on, Resize says how coordinates are meant
 _FLOATS: Final = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _WHOLE: Final = (TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.INT64)
 _INPUTS: Final = (*_FLOATS, *_WHOLE)
@@ -123,12 +124,20 @@ def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Return the model with opset 13 or later and no initializer among its inputs.
 
     Raises:
-        UnsupportedModelError: if onnx's version converter cannot convert it.
+        UnsupportedModelError: if onnx's version converter cannot convert it, or makes another function of it.
     """
     version = next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
+    changed = next((node for node in _nodes(model.graph) if _is_changed(node, version)), None)
+    if changed is not None:
+        raise UnsupportedModelError(
+            f"{path} has opset {version}, and onnx makes another function of its {changed.op_type} in bringing it to "
+            f"{OLDEST_OPSET}; export it again with opset {OLDEST_OPSET} or later"
+        )
     converted = onnx.ModelProto()
     try:
-        converted.CopyFrom(onnx.version_converter.convert_version(model, OLDEST_OPSET) if version < 13 else model)
+        converted.CopyFrom(
+            onnx.version_converter.convert_version(model, OLDEST_OPSET) if version < OLDEST_OPSET else model
+        )
     except (onnx.version_converter.ConvertError, RuntimeError, IndexError, ValueError, EncodeError) as error:
         raise UnsupportedModelError(
             f"{path} has opset {version}, and onnx cannot bring it up to {OLDEST_OPSET}: "
@@ -142,6 +151,25 @@ def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         converted.ir_version, helper.find_min_ir_version_for(converted.opset_import, ignore_unknown=True)
     )
     return converted
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of those inside it."""
+    for node in graph.node:
+        yield node
+        for inner in inner_graphs(node):
+            yield from _nodes(inner)
+
+
+def _is_changed(node: onnx.NodeProto, version: int) -> bool:
+    """Return whether onnx's converter changes what a node of an old set of operators computes.
+
+    Coordinates of Upsample and of the tenth set's Resize are divided by the scale, those of what it makes of them are
+    of pixels' centres; the old Hardmax flattens from its axis on.
+    """
+    mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"nearest")
+    is_scaled = node.op_type == "Upsample" or (node.op_type == "Resize" and version < _OPSET_OF_COORDINATES)
+    return (node.op_type == "Hardmax" and version < OLDEST_OPSET) or (is_scaled and mode != b"nearest")
 
 
 def prefix_names(graph: onnx.GraphProto, prefix: str) -> None:

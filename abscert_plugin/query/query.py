@@ -67,6 +67,7 @@ class Case:
             as they are written, or with their numbers rounded to float32.
         inner: float32 ends of what satisfies the bounds in both readings; the lower one is above the upper one where
             no float32 does.
+        written: float32 ends of what satisfies them as they are written; likewise.
         inputs: constraints on inputs that are no bounds.
         outputs: the conjunctions of constraints on outputs.
     """
@@ -74,6 +75,7 @@ class Case:
     lower: Float64[np.ndarray, "entries"]
     upper: Float64[np.ndarray, "entries"]
     inner: Float32[np.ndarray, "2 entries"]
+    written: Float32[np.ndarray, "2 entries"]
     inputs: Conjunction
     outputs: tuple[Conjunction, ...]
 
@@ -145,7 +147,7 @@ def _unheld(cases: Sequence[Case]) -> frozenset[int]:
 
     So where a box is read as it is written, it still is when these are rounded.
     """
-    is_empty = np.stack([case.inner[0] > case.inner[1] for case in cases])
+    is_empty = np.stack([case.written[0] > case.written[1] for case in cases])
     is_exact = np.stack([(case.inner == (case.lower, case.upper)).all(axis=0) for case in cases])
     return frozenset(np.flatnonzero(is_empty.any(axis=0) & (is_empty | is_exact).all(axis=0)).tolist())
 
@@ -165,7 +167,7 @@ def _built(
     if shared is None:
         raise QueryError(_empty(start, common, source))
     inputs, outputs = shared
-    found: dict[tuple[bytes, bytes, Conjunction], tuple[_Box, list[Conjunction]]] = {}
+    found: dict[tuple[bytes, Conjunction], tuple[_Box, list[Conjunction]]] = {}
     unfit = ""
     for disjunct in disjuncts:
         box = start.copy()
@@ -174,13 +176,16 @@ def _built(
             unfit = unfit or _empty(box, disjunct, source)
             continue
         box.need_ends(source)
-        key = (box.lower.tobytes(), box.upper.tobytes(), inputs + split[0])
+        key = (box.ends, inputs + split[0])
         found.setdefault(key, (box, []))[1].append(outputs + split[1])
         if len(found) * source.count > _MOST_ENDS:
             raise QueryError(f"expected boxes of at most {_MOST_ENDS:,} ends together, got more")
     if not found:
         raise QueryError(unfit or "expected an assertion that something satisfies, got none")
-    cases = [Case(box.lower, box.upper, box.inner, key[2], tuple(parts)) for key, (box, parts) in found.items()]
+    cases = [
+        Case(box.lower, box.upper, box.inner, box.written, inputs, tuple(parts))
+        for (_, inputs), (box, parts) in found.items()
+    ]
     return Query(version, network, source, output, tuple(assertions), tuple(cases), rounded)
 
 
@@ -192,16 +197,23 @@ class _Box:
     lower: np.ndarray
     upper: np.ndarray
     inner: np.ndarray
+    written: np.ndarray
     is_real: bool
     lines: dict[int, int] = field(default_factory=dict)  # of the last bound of an entry
 
     @classmethod
     def whole(cls, entries: int, is_real: bool) -> "_Box":
         inner = np.array([[-np.inf], [np.inf]], np.float32).repeat(entries, axis=1)
-        return cls(np.full(entries, -np.inf), np.full(entries, np.inf), inner, is_real)
+        return cls(np.full(entries, -np.inf), np.full(entries, np.inf), inner, inner.copy(), is_real)
 
     def copy(self) -> "_Box":
-        return _Box(self.lower.copy(), self.upper.copy(), self.inner.copy(), self.is_real, dict(self.lines))
+        lower, upper, inner, written = (end.copy() for end in (self.lower, self.upper, self.inner, self.written))
+        return _Box(lower, upper, inner, written, self.is_real, dict(self.lines))
+
+    @property
+    def ends(self) -> bytes:
+        """All ends, as a key."""
+        return b"".join(end.tobytes() for end in (self.lower, self.upper, self.inner, self.written))
 
     def split(self, atoms: Iterable[Atom]) -> tuple[Conjunction, Conjunction] | None:
         """Take up bounds; return the other constraints, on inputs and on outputs; None where nothing satisfies them."""
@@ -228,11 +240,15 @@ class _Box:
             end, inner = self._end(-right.value, atom.is_strict), _inner_end(-right.value, atom.is_strict)
             self.upper[left.place] = min(self.upper[left.place], -end)
             self.inner[1, left.place] = min(self.inner[1, left.place], -inner)
+            written = _written_end(-right.value, atom.is_strict)
+            self.written[1, left.place] = min(self.written[1, left.place], -written)
             self.lines[left.place] = max(atom.line, self.lines.get(left.place, 0))
         elif isinstance(left, Number) and isinstance(right, Variable):
             end, inner = self._end(left.value, atom.is_strict), _inner_end(left.value, atom.is_strict)
             self.lower[right.place] = max(self.lower[right.place], end)
             self.inner[0, right.place] = max(self.inner[0, right.place], inner)
+            written = _written_end(left.value, atom.is_strict)
+            self.written[0, right.place] = max(self.written[0, right.place], written)
             self.lines[right.place] = max(atom.line, self.lines.get(right.place, 0))
         else:
             return False
@@ -256,6 +272,15 @@ class _Box:
             side = "below" if not np.isfinite(self.lower[place]) else "above"
             line = f"line {self.lines[place]}: " if place in self.lines else ""
             raise QueryError(f"{line}expected finite bounds of every input, got none {side} of {_name(source, place)}")
+
+
+def _written_end(value: Fraction, is_strict: bool) -> np.float32:
+    """Return the least float32 that is at least (or above) a number itself."""
+    found = nearest(value)
+    if not np.isfinite(found):
+        return found
+    exact = Fraction(float(found))
+    return np.nextafter(found, np.float32(np.inf)) if exact < value or (is_strict and exact == value) else found
 
 
 def _inner_end(value: Fraction, is_strict: bool) -> np.float32:

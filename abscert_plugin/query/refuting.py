@@ -16,8 +16,10 @@ outward is refuted for the network as a function of real numbers.
 """
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from itertools import accumulate, takewhile
 from typing import Final, final
 
 import numpy as np
@@ -240,7 +242,7 @@ class _Limit:
             return None
         whole = left.plus(right, Fraction(-1))
         roundings, gain = (0, Fraction(1)) if is_real else _roundings((atom.left, atom.right))
-        if roundings >= _TOO_MANY:
+        if roundings >= _TOO_MANY or not (is_real or (_stays_normal(atom.left) and _stays_normal(atom.right))):
             return None
         share = Fraction(arithmetic.gamma(roundings)) if roundings else Fraction(0)
         size = _absolute(atom.left).plus(_absolute(atom.right))
@@ -295,6 +297,30 @@ def _roundings(terms: Sequence[Term]) -> tuple[int, Fraction]:
     return count, gain
 
 
+def _stays_normal(term: Term) -> bool:
+    """Return whether no product of numbers alone may underflow on its way to the output that it multiplies.
+
+    What underflows behind that output is lost by no more than the numbers that follow make of it, `_roundings`' gain.
+    """
+    if not isinstance(term, Operation):
+        return True
+    if term.sign != "*":
+        return all(map(_stays_normal, term.parts))
+    numbers = [_number(part) for part in term.parts]
+    before = list(takewhile(lambda number: number is not None, numbers))
+    products = accumulate((abs(number) for number in before if number is not None), operator.mul)
+    are_plain = all(number is not None for number in numbers[len(before) + 1 :])
+    is_inside = all(map(_stays_normal, term.parts[len(before) : len(before) + 1]))
+    return are_plain and is_inside and all(not product or product >= _LEAST for product in products)
+
+
+def _number(term: Term) -> Fraction | None:
+    """Return the value of a number, or of one behind a minus; None of anything else."""
+    if isinstance(term, Operation) and term.sign == "-" and len(term.parts) == 1:
+        term = term.parts[0]
+    return term.value if isinstance(term, Number) else None
+
+
 def _largest(term: Term, most: Fraction) -> Fraction:
     """Return a number that nothing in a term is larger than, of entries no larger than another one."""
     if isinstance(term, Number):
@@ -302,8 +328,9 @@ def _largest(term: Term, most: Fraction) -> Fraction:
     if not isinstance(term, Operation):
         return most
     parts = [_largest(part, most) for part in term.parts]
-    whole = math.prod(parts, start=Fraction(1)) if term.sign == "*" else sum(parts, Fraction(0))
-    return max(whole, *parts)
+    if term.sign != "*":
+        return max(sum(parts, Fraction(0)), *parts)
+    return max(*parts, *accumulate(parts, operator.mul))  # factors below 1 come too late for those before them
 
 
 def _absolute(term: Term) -> Linear:

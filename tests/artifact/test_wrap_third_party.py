@@ -14,7 +14,9 @@ import onnx
 import onnx_graphs as graphs
 import onnxruntime
 import pytest
+from command_line import refused
 from midpoint_oracle import assert_logits, intervals, listed, midpoints, pixels, stored_images
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from skl2onnx import to_onnx
 from sklearn.datasets import load_digits
@@ -269,6 +271,33 @@ def test_a_fixed_batch_is_verified_image_by_image(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("operator", "opset"), [("Upsample", 9), ("Resize", 10), ("Hardmax", 11)])
+def test_what_the_converter_makes_another_function_of_is_refused(tmp_path: Path, operator: str, opset: int) -> None:
+    """An offset common to all logits would hide the difference from a comparison of a few."""
+    attributes = {"axis": 1} if operator == "Hardmax" else {"mode": "linear"}
+    nodes = [
+        helper.make_node(operator, ["x"] if operator == "Hardmax" else ["x", "scales"], ["r"], **attributes),
+        helper.make_node("Flatten", ["r"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["y"]),
+    ]
+    entries = 16 if operator == "Hardmax" else 64
+    tensors = [
+        numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"),
+        numpy_helper.from_array(np.random.default_rng(0).standard_normal((entries, 2)).astype(np.float32), "w"),
+        numpy_helper.from_array(np.full(2, 1e4, np.float32), "b"),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 4, 4]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2]),
+    ]
+    graph = helper.make_graph(nodes, "old", ends[:1], ends[1:], tensors[operator == "Hardmax" :])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, tmp_path / "old.onnx")
+    line = refused("wrap", tmp_path / "old.onnx", "--cells", 255, "--image-shape", "1,4,4", "--out", tmp_path / "out")
+    assert f"onnx makes another function of its {operator}" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrap_on_the_command_line_says_what_it_wrote_and_noted(tmp_path: Path) -> None:
     source = light.shipped("squeezenet")
     out = tmp_path / "out"

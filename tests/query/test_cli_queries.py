@@ -19,6 +19,7 @@ from small_nets import Net
 
 from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.cli.query import CAPABILITIES
+from abscert_plugin.decimals import decimal
 from abscert_plugin.query import reading, solve
 from abscert_plugin.query.network import open_network
 
@@ -136,6 +137,45 @@ def test_a_fixed_decimal_is_the_float32_next_to_it(folder: Path) -> None:
     result = verify(folder, "fixed.vnnlib")
     assert result.out.splitlines()[0] == "sat"
     assert "note: 1 input lies between decimals with no float32" in result.err
+
+
+_NEAR, _F32 = "0.100000001490115119384765625", "0.100000001490116119384765625"  # a float32, and 1e-15 less
+EXACT_ONLY = {
+    "strict": f"(and (> X[0,0] {_NEAR}) (<= X[0,0] {_F32}) (>= Y[0,0] 0.05))",
+    "unequal": f"(and (>= X[0,0] {_F32}) (<= X[0,0] {_F32}) (!= X[0,0] 0.1) (>= Y[0,0] 0.05))",
+}
+
+
+@pytest.mark.parametrize("name", EXACT_ONLY)
+def test_a_float32_beside_a_decimal_is_no_empty_box(folder: Path, name: str) -> None:
+    """As it is written the float32 next to 0.1 satisfies it, and rounded to float32 nothing does: that is not unsat."""
+    other = "(and (>= X[0,0] 0.5) (<= X[0,0] 0.5) (<= Y[0,0] 0.25))"
+    ends = [f"(or {EXACT_ONLY[name]} {other})", "(>= X[0,1] 0.0)", "(<= X[0,1] 0.0)"]
+    (folder / "near.vnnlib").write_text(query_text(ends, 2, outputs=1))
+    result = verify(folder, "near.vnnlib", "--timeout", 2)
+    assert result.out != "unsat\n"
+    assert "no float32" not in result.err
+
+
+def powers(*exponents: int) -> str:
+    return " ".join(decimal(2.0**exponent) for exponent in exponents)
+
+
+PREFIXES = {
+    "overflow": ([1.0, 1e6], f"(>= (* {powers(64, 64, -64, -64)} Y_0) Y_1)"),
+    "underflow": ([2.0**30, 0.0], f"(<= (* {powers(-100, -50, 100, 50)} Y_0) 1.0)"),
+    "a sum behind an underflow": ([1.0, 0.0], f"(<= (* {powers(-90, -90)} {'(+ 1.0 1.0 1.0 1.0) ' * 90} Y_0) 0.5)"),
+}
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_products_of_numbers_alone_may_overflow_or_underflow_on_their_way(folder: Path, name: str) -> None:
+    """In float32 from left to right they are infinite, or 0, before the numbers that bring them back."""
+    weights, constraint = PREFIXES[name]
+    Net([(np.array([weights], np.float32), np.zeros(2, np.float32))]).write(folder / "net.onnx")
+    text = query_text(["(>= X_0 1.0)", "(<= X_0 2.0)", constraint], 1, inputs=1, outputs=2)
+    (folder / "prefix.vnnlib").write_text(text)
+    assert verify(folder, "prefix.vnnlib", "--timeout", 1).out != "unsat\n"
 
 
 def test_assignments_are_tensors(folder: Path) -> None:
