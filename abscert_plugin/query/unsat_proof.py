@@ -34,7 +34,7 @@ SCHEMA: Final = 1
 SAYS: Final = (
     "Nothing satisfies the query: whatever input of its boxes the network is run on, in every evaluation of the file "
     "in float32, in any order of its sums, each disjunct has a constraint that is not satisfied. The same holds of the "
-    "network as a function of real numbers."
+    "network as a function of real numbers, at all inputs of the query's type."
 )
 _LIMIT: Final = 2**28  # bytes
 _AT_ONCE: Final = 128  # parts
