@@ -196,7 +196,7 @@ def test_lines_of_other_parts_prove_nothing_wrong(proven: Path) -> None:
 
 
 def test_a_former_proof_of_signs_holds() -> None:
-    """Of the commit 872621a, which closed parts by the lines of CROWN alone."""
+    """Of the commit 872621a, which closed parts by the lines of CROWN alone; what it says is worded as today."""
     folder = Path(__file__).resolve().parents[1] / "fixtures" / "verified" / "unsat"
     question = read_query(folder / "query.vnnlib")
     stored = read_unsat_proof(folder / "proof.json")
