@@ -175,11 +175,17 @@ def _of_balls(table: Table) -> Table:
     )
 
 
-def paper(number: int, protocol: str = "") -> str:
-    """Return a table of the paper, without the rows that have no figure of ours; those of `cpu` say what they take."""
+def paper(number: int, protocol: str = "", device: str = "") -> str:
+    """Return a table of the paper, without the rows that have no figure of ours; those of `cpu` say what they take.
+
+    Args:
+        number: of the table.
+        protocol: of the runs; empty of all.
+        device: a part of the name of the machine, of times; empty of all.
+    """
     drafts = drafts_of(str(number), Sources.of(KEPT, *kept_runs()))
     wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
-    made = [one for one in wanted if not one.is_empty]
+    made = [one for one in wanted if not one.is_empty and device in one.title]
     shown = made if protocol == "cpu" else [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in made]
     return _with_notes([one.table for one in shown])
 
@@ -188,9 +194,9 @@ def _has_figure(block: PaperRow) -> bool:
     return any(not cell.is_missing for cell in block.cells)
 
 
-def times() -> str:
-    """Return the table of interleaved timings."""
-    return _with_notes([time_table(read_times(KEPT))])
+def times(key: str) -> str:
+    """Return the table of an interleaved timing, by the beginning of its key."""
+    return _with_notes([time_table([one for one in read_times(KEPT) if one.key.startswith(key)])])
 
 
 def _with_notes(tables: Sequence[Table]) -> str:

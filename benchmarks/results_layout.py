@@ -16,7 +16,7 @@ GAINS: Final = ("Impr. ", "SpeedUp ")
 _ESTIMATED: Final = re.compile(rf"{NOT_RUN}: (\S+ \w+) by estimate")
 _SHORT = (  # headings; the notes say that radii are on the pixel scale, with the training scale in brackets
     (", pixel (training)", ""),
-    ("others' radius", "their radius"),
+    ("others' radius", "theirs"),
     ("SpeedUp over ", "SpeedUp "),
     ("balls certified for", "certified for"),
     ("ball interval", "interval"),
@@ -65,7 +65,7 @@ def _parts(table: Table) -> Iterator[Table]:
 def _said(column: str, text: str) -> str:
     if column.startswith(GAINS) and text == NOT_RUN:
         return ""
-    return _ESTIMATED.sub(rf"{NOT_RUN} (\1)", text)
+    return _ESTIMATED.sub(rf"{NOT_RUN}, \1", text)
 
 
 def wrapped(page: str) -> str:
@@ -100,8 +100,8 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _heading(text: str) -> str:
-    if text.startswith("Impr. "):  # it stands behind the method's own column
-        return "Impr."
+    if text.startswith(GAINS):  # it stands behind the method's own column
+        return text.split(" ")[0]
     for long, short in _SHORT:
         text = text.replace(long, short)
     return text
