@@ -79,7 +79,8 @@ class ParamRamp(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Change the mode, once it is read whether the bend has begun: an average of weights takes buffers alone."""
-        self._is_bent = bool(self.bends)
+        if not self.bends.is_meta:  # whose network computes nothing but shapes
+            self._is_bent = bool(self.bends)
         return super().train(mode)
 
     def set_eta(self, eta: float) -> None:
