@@ -17,7 +17,6 @@ _ESTIMATED: Final = re.compile(rf"{NOT_RUN}: (\S+ \w+) by estimate")
 _SHORT = (  # headings; the notes say that radii are on the pixel scale, with the training scale in brackets
     (", pixel (training)", ""),
     ("others' radius", "theirs"),
-    ("SpeedUp over ", "SpeedUp "),
     ("balls certified for", "certified for"),
     ("ball interval", "interval"),
     ("s verifying balls", "s verifying"),

@@ -10,11 +10,10 @@ from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.data.own import is_own_file
 from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.files import read_json
-from abscert_plugin.records import RECORDS, rows_in
+from abscert_plugin.records import CHECKPOINT, RECORDS, rows_in
 
 _OF_CERTIFICATES: Final = frozenset({"digest", "rows", "claim"})
 _LISTED: Final = 5
-_CHECKPOINT: Final = "checkpoint.json"  # as training.checkpoint has it, which imports torch
 Found: TypeAlias = tuple[Path, str]
 """A file, and a line that says that it was taken, to be said once no fault was found; empty where it was named."""
 
@@ -29,7 +28,7 @@ def model_in(path: Path) -> Found:
         return path, ""
     usual = path / DEPLOY
     here = [usual] if usual.is_file() else list(path.glob("*.onnx"))
-    if not here and (path / _CHECKPOINT).is_file():
+    if not here and (path / CHECKPOINT).is_file():
         raise ConfigError(
             f"the training in {path} has not ended: go on with `abscert train --resume`, "
             f"or write the best epoch's files by `abscert export {path}`"

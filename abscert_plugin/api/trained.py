@@ -15,7 +15,6 @@ from abscert_plugin.api.radii import RadiusLike
 from abscert_plugin.api.verdicts import Verdicts
 from abscert_plugin.api.verifying import verify
 from abscert_plugin.artifact.export import Exported
-from abscert_plugin.claim import validated
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.run import TrainedRun, TrainingData, write_onnx
 
@@ -135,15 +134,11 @@ class Trained:
         probes = few.pixels(next(iter(few.batches(32))).images)
         return write_onnx(run.network, run.config, run.grid, run.checkpoint, probes, Path(folder))
 
-    @property
-    def _validated(self) -> str:
-        return validated(self.run.objective.claim, self.run.checkpoint.description["method_options"])
-
     def __repr__(self) -> str:
         run = self.run
         return (
             f"<Trained: {run.config.title} by {run.objective.name}, epoch {self.best_epoch} of {run.checkpoint.epoch}, "
-            f"validation error ({self._validated}) {self.validation_error:.2%}, {self.deploy}>"
+            f"validation error ({run.validated}) {self.validation_error:.2%}, {self.deploy}>"
         )
 
 

@@ -1,6 +1,6 @@
 """Reading an ONNX classifier that this project did not make: its one input, its logits, a current operator set."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from abscert_plugin.artifact.metadata import refuse_guard
 from abscert_plugin.artifact.model_file import ModelFile, read_model, read_whole
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
-from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, inner_graphs
+from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, all_nodes, inner_graphs
 
 OLDEST_OPSET: Final = 13
 _OPSET_OF_COORDINATES: Final = 11  # from it on, Resize says how coordinates are meant
@@ -127,7 +127,7 @@ def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         UnsupportedModelError: if onnx's version converter cannot convert it, or makes another function of it.
     """
     version = next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
-    changed = next((node for node in _nodes(model.graph) if _is_changed(node, version)), None)
+    changed = next((node for node in all_nodes(model.graph.node) if _is_changed(node, version)), None)
     if changed is not None:
         raise UnsupportedModelError(
             f"{path} has opset {version}, and onnx makes another function of its {changed.op_type} in bringing it to "
@@ -151,14 +151,6 @@ def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         converted.ir_version, helper.find_min_ir_version_for(converted.opset_import, ignore_unknown=True)
     )
     return converted
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of those inside it."""
-    for node in graph.node:
-        yield node
-        for inner in inner_graphs(node):
-            yield from _nodes(inner)
 
 
 def _is_changed(node: onnx.NodeProto, version: int) -> bool:

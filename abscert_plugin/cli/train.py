@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from abscert_plugin.choices import member
-from abscert_plugin.claim import RadiusScale, validated
+from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import manual, options
 from abscert_plugin.cli import method as method_options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
@@ -190,7 +190,7 @@ def say_what_is_resumed(path: Path, resume: bool) -> None:
 
 def facts(run: "TrainedRun") -> dict[str, Any]:
     """Return what a finished training amounts to."""
-    grid, options = run.grid, run.checkpoint.description["method_options"]
+    grid = run.grid
     return {
         "method": run.objective.name,
         "network": run.config.name,
@@ -201,17 +201,16 @@ def facts(run: "TrainedRun") -> dict[str, Any]:
         "best_epoch": run.checkpoint.best_epoch,
         "edges": None if grid is None else list(grid.inner_edges),
         "claim": run.objective.claim,
-        f"validation_{validated(run.objective.claim, options)}_error": run.validation_error,
+        f"validation_{run.validated}_error": run.validation_error,
         "seconds": sum(row["seconds"] for row in run.checkpoint.history),
     }
 
 
 def training_table(run: "TrainedRun") -> Table:
     """Return the facts of a training as a table."""
-    of = validated(run.objective.claim, run.checkpoint.description["method_options"])
     title = f"training (the epoch is chosen on the validation split: {claim_of(run.checkpoint.description)})"
     table = Table(title=title, title_justify="left")
-    for name in ("network", "cells", "d", "epochs", "best epoch", f"validation error, {of}", "seconds"):
+    for name in ("network", "cells", "d", "epochs", "best epoch", f"validation error, {run.validated}", "seconds"):
         table.add_column(name, justify="left" if name == "network" else "right")
     table.add_row(
         f"{run.config.name}, {run.config.activation}",

@@ -1,14 +1,14 @@
 """Operators that make logits depend on chance, or on training: files that hold one are refused by name."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import onnx
 
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, inner_graphs
+from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, all_nodes, inner_graphs
 
 _RANDOM: Final = ("Bernoulli", "Multinomial", "Random", "Sampling")
 
@@ -25,7 +25,7 @@ def refuse_chance(model: onnx.ModelProto, path: Path) -> None:
         (model.graph.node, model.graph.initializer),
         *((function.node, ()) for function in model.functions),
     ]:
-        nodes = list(_all_nodes(top))
+        nodes = list(all_nodes(top))
         off = _off(nodes, initializers)
         for node in nodes:
             reason = _reason(node, off)
@@ -53,13 +53,6 @@ def _reason(node: onnx.NodeProto, off: set[str]) -> str:
         )
     )
     return "normalises by the batch itself, as in training" if trains else ""
-
-
-def _all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for inner in inner_graphs(node):
-            yield from _all_nodes(inner.node)
 
 
 def _off(nodes: Sequence[onnx.NodeProto], initializers: Sequence[onnx.TensorProto]) -> set[str]:

@@ -1,7 +1,7 @@
 """An ONNX model parsed once into a small graph of nodes, as they stand in the file: nothing is folded or rewritten."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -151,14 +151,22 @@ def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes, and those of the graphs inside them."""
+    for node in nodes:
+        yield node
+        for inner in inner_graphs(node):
+            yield from all_nodes(inner.node)
+
+
 def _names(graph: onnx.GraphProto) -> Iterator[str]:
     """Yield the names of a graph's tensors, and of those of the graphs inside it."""
-    yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))
-    yield from (tensor.values.name for tensor in graph.sparse_initializer)
-    for node in graph.node:
+    nodes = list(all_nodes(graph.node))
+    for one in (graph, *(inner for node in nodes for inner in inner_graphs(node))):
+        yield from (value.name for value in (*one.input, *one.output, *one.initializer))
+        yield from (tensor.values.name for tensor in one.sparse_initializer)
+    for node in nodes:
         yield from (*node.input, *node.output)
-        for inner in inner_graphs(node):
-            yield from _names(inner)
 
 
 def node_of(node: onnx.NodeProto) -> Node:

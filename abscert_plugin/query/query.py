@@ -236,22 +236,17 @@ class _Box:
     def _bound(self, atom: Atom) -> bool:
         """Take up an atom on inputs as an end of the box; return whether it is one."""
         left, right = atom.left, atom.right
-        if isinstance(left, Variable) and isinstance(right, Number):
-            end, inner = self._end(-right.value, atom.is_strict), _inner_end(-right.value, atom.is_strict)
-            self.upper[left.place] = min(self.upper[left.place], -end)
-            self.inner[1, left.place] = min(self.inner[1, left.place], -inner)
-            written = _written_end(-right.value, atom.is_strict)
-            self.written[1, left.place] = min(self.written[1, left.place], -written)
-            self.lines[left.place] = max(atom.line, self.lines.get(left.place, 0))
+        if isinstance(left, Variable) and isinstance(right, Number):  # an upper end is a lower one of the negative
+            side, place, value = 1, left.place, -right.value
         elif isinstance(left, Number) and isinstance(right, Variable):
-            end, inner = self._end(left.value, atom.is_strict), _inner_end(left.value, atom.is_strict)
-            self.lower[right.place] = max(self.lower[right.place], end)
-            self.inner[0, right.place] = max(self.inner[0, right.place], inner)
-            written = _written_end(left.value, atom.is_strict)
-            self.written[0, right.place] = max(self.written[0, right.place], written)
-            self.lines[right.place] = max(atom.line, self.lines.get(right.place, 0))
+            side, place, value = 0, right.place, left.value
         else:
             return False
+        sign, closer, ends = (-1, min, self.upper) if side else (1, max, self.lower)
+        ends[place] = closer(ends[place], sign * self._end(value, atom.is_strict))
+        for float32s, end in ((self.inner, _inner_end), (self.written, _written_end)):
+            float32s[side, place] = closer(float32s[side, place], sign * end(value, atom.is_strict))
+        self.lines[place] = max(atom.line, self.lines.get(place, 0))
         return True
 
     def _end(self, value: Fraction, is_strict: bool) -> float:
@@ -259,10 +254,7 @@ class _Box:
         if self.is_real:
             end = float(value)
             return float(np.nextafter(end, -np.inf)) if Fraction(end) > value else end
-        found = nearest(value)
-        if not is_strict or not np.isfinite(found):
-            return float(found)
-        return float(found if Fraction(float(found)) > value else np.nextafter(found, np.float32(np.inf)))
+        return float(_written_end(value, is_strict) if is_strict else nearest(value))
 
     def need_ends(self, source: Declared) -> None:
         """Raise unless each entry has finite ends on both sides."""
@@ -285,9 +277,7 @@ def _written_end(value: Fraction, is_strict: bool) -> np.float32:
 
 def _inner_end(value: Fraction, is_strict: bool) -> np.float32:
     """Return the least float32 that is at least (or above) a number and its rounding."""
-    found = nearest(value)
-    is_below = np.isfinite(found) and Fraction(float(found)) < value
-    return np.nextafter(found, np.float32(np.inf)) if is_below or is_strict else found
+    return np.nextafter(nearest(value), np.float32(np.inf)) if is_strict else _written_end(value, is_strict)
 
 
 def _empty(box: _Box, atoms: Conjunction, source: Declared) -> str:

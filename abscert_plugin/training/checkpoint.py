@@ -19,10 +19,10 @@ from torch import Tensor
 
 from abscert_plugin.errors import CheckpointError
 from abscert_plugin.files import byte_limit, open_file, raise_limit, read_json, write_json, write_whole
-from abscert_plugin.records import differences
+from abscert_plugin.records import CHECKPOINT, differences
 from abscert_plugin.wording import plain_words
 
-FILE_NAME: Final = "checkpoint.json"
+FILE_NAME: Final = CHECKPOINT
 _SCHEMA: Final = 1
 _LIMIT: Final = 2**34  # bytes of a file of tensors, as of those of an ONNX file
 

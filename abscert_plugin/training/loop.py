@@ -215,7 +215,7 @@ class _Loop:
         job = self._job
         moment = Moment(step, self._steps_per_epoch, job.config.epochs)
         inputs = job.objective.encode(images)
-        # without its cache: before torch 2.11 casts that a pass without gradients made had none in the next pass either
+        # without its cache: in older torch casts that a pass without gradients made had none in the next pass either
         with torch.autocast(job.device.type, dtype=torch.bfloat16, enabled=self._half, cache_enabled=False):
             loss = job.objective.loss(job.network, inputs, labels, moment)
         self._weights.forget_gradients()

@@ -17,6 +17,7 @@ from torch import nn
 from abscert_plugin.artifact.export import Exported, export
 from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.choices import member
+from abscert_plugin.claim import validated
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.errors import CheckpointError, ConfigError
 from abscert_plugin.files import alone_in, write_text
@@ -180,8 +181,13 @@ class TrainedRun:
 
     @property
     def validation_error(self) -> float:
-        """Validation error of the best epoch under the method's claim, 0 to 1."""
+        """Validation error of the best epoch, 0 to 1."""
         return float(self.checkpoint.history[self.checkpoint.best_epoch - 1]["validation_error"])
+
+    @property
+    def validated(self) -> str:
+        """What that error is of: the method's claim, or an attack (`claim.validated`)."""
+        return validated(self.objective.claim, self.checkpoint.description["method_options"])
 
 
 def prepare_folder(out: Path, resume: bool) -> None:

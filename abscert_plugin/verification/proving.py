@@ -113,7 +113,8 @@ class Prover:
         """The linear bounds that are worth their time at single points: roundings add up less by lines."""
         if self.entries > _MOST_ENTRIES:
             return ()
-        return (BoundMethod.CROWN_IBP, BoundMethod.CROWN)[: 1 + (self.activations <= _MOST_ACTIVATIONS)]
+        few = (BoundMethod.CROWN,) if self.activations <= _MOST_ACTIVATIONS else ()
+        return (BoundMethod.CROWN_IBP, *few)
 
     def at_points(
         self,

@@ -10,7 +10,7 @@ import msgspec
 
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import blocks_of, read_json
-from abscert_plugin.records import RECORDS
+from abscert_plugin.records import CHECKPOINT, RECORDS
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
 
@@ -59,7 +59,7 @@ class StoredRun:
         if verifications:
             images = sum(block.count(b"\n") for block in blocks_of(verifications[-1]))
             return f"{verifications[-1].parent.name}, {images:,} images"
-        checkpoint = self.folder / TRAINING / "checkpoint.json"
+        checkpoint = self.folder / TRAINING / CHECKPOINT
         return f"epoch {read_json(checkpoint).get('epoch')} done" if checkpoint.exists() else "training"
 
     @property

@@ -5,29 +5,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from box_oracle import lirpa_or_skip
 from torch import Tensor, nn
 
 import abscert_plugin as abscert
 from abscert_plugin.claim import Radius
-from abscert_plugin.errors import ConfigError
-from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.training.methods import METHODS
 from abscert_plugin.training.objective import Moment
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective
 from baselines.adv_ibp import AdvIbp, Phase
 from baselines.pixels import PixelBalls
 
+lirpa_or_skip()
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.05")
 END, LATE = Moment(90, 10, 10), Moment(85, 10, 10)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _needs_auto_lirpa() -> None:
-    try:
-        load_lirpa()
-    except ConfigError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.slow

@@ -8,12 +8,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from box_oracle import lirpa_or_skip
 from torch import Tensor, nn
 
 import abscert_plugin as abscert
 from abscert_plugin.claim import Radius
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.param_ramp import LEAST_BEND_POINT, ParamRamp, ramps_of
 from abscert_plugin.training.method import Method
@@ -23,18 +23,11 @@ from abscert_plugin.training.robust import RobustObjective
 from baselines.lbp import Lbp
 from baselines.pixels import PixelBalls
 
+lirpa_or_skip()
 CPU = torch.device("cpu")
 RADIUS = Radius.parse("0.05")
 EPOCHS, STEPS, BATCH = 20, 3, 6
 TOTAL = EPOCHS * STEPS
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _needs_auto_lirpa() -> None:
-    try:
-        load_lirpa()
-    except ConfigError as error:
-        pytest.skip(str(error))
 
 
 def network(seed: int = 0) -> nn.Sequential:

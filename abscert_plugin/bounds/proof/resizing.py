@@ -32,7 +32,7 @@ def _resize(view: View) -> None:
     curve = _cubic(view) if mode == b"cubic" else _LINE
     need(not antialias, "expected no antialias")
     kind = "asymmetric" if is_old else view.attribute("coordinate_transformation_mode", b"half_pixel").decode()
-    rounding = "" if is_old else view.attribute("nearest_mode", b"round_prefer_floor").decode()
+    told = () if is_old else (view.attribute("nearest_mode", b"round_prefer_floor").decode(),)
     need(kind in _COORDINATES, f"expected another coordinate_transformation_mode than {kind}")
     scales, sizes = _targets(view, 1 if is_old else 2)
     need(scales[0] == 1 and sizes[0] == 1, "expected the batch as it is")
@@ -54,8 +54,8 @@ def _resize(view: View) -> None:
         output = view.output if count == len(changed) else view.part()
         if mode == b"nearest":
             # the tenth set of operators does not say how: onnxruntime rounds up where it shrinks
-            old = ("floor", "ceil") if scales[axis] < 1 else ("floor",)
-            entries = [_nearest(*at, size, (rounding,) if rounding else old) for at in coordinates]
+            roundings = told or (("floor", "ceil") if scales[axis] < 1 else ("floor",))
+            entries = [_nearest(*at, size, roundings) for at in coordinates]
             source = view.move(source, _picker(axis, entries), output)
         else:
             source = view.walk.append(Affine(output, source, _between(view, source, axis, coordinates, size, curve)))
