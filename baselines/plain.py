@@ -17,6 +17,7 @@ from torch.nn import functional
 from abscert_plugin.bounds.intervals import frozen_statistics
 from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.claim import Radius
+from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.method import MethodEntry
@@ -151,9 +152,7 @@ class _AttackedCrossEntropy:
         The start is drawn from a seed of its own, so that one network always gets one error.
         """
         box = self._balls.box(inputs, self._config.radius.outward)
-        devices = [inputs.device] if inputs.device.type == "cuda" else []
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
-            torch.manual_seed(0)
+        with torch.inference_mode(False), torch.enable_grad(), drawing_from(0, inputs.device):
             copied = labels.clone()
             attacked = self._balls.adversarial(network, box, copied, _EVALUATION_STEPS)
         return logit_margins(network(attacked).float(), labels)

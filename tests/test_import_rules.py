@@ -30,7 +30,7 @@ LONGEST_FILE: Final = 400
 # The rooms of the core, from the ground up: a room imports itself and those below it.
 FLOORS: Final = (
     ("errors",),
-    ("choices", "cores", "decimals", "memory"),
+    ("choices", "cores", "decimals", "draws", "memory"),
     ("plugins", "telling", "wording"),
     ("files", "folders"),
     ("engines",),

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias, final
 import torch
 from torch import nn
 
+from abscert_plugin.draws import drawing_from
 from abscert_plugin.networks import dm, fc, imagenet
 from abscert_plugin.networks.activation import Activation
 from abscert_plugin.networks.shape import InputShape
@@ -114,8 +115,7 @@ class NetworkConfig:
         Raises:
             ConfigError: if the image is too small for the network.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing_from(seed):
             if self.own is not None:
                 return self.own(self.input_shape)
             network = NETWORKS[self.name].build(self.input_shape, self.classes, self.activation)

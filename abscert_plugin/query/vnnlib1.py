@@ -11,12 +11,16 @@ from abscert_plugin.query.formula import Every, Formula, Some, compared
 from abscert_plugin.query.query import MOST_ENTRIES, VERSION_1, Declared, ElementType, Query, build
 from abscert_plugin.query.terms import Number, Operation, Term, Variable
 
-_TOKEN: Final = re.compile(r"(?P<comment>;[^\n]*)|(?P<word>[()]|[^\s();]+)|(?P<line>\n)")
+# what stands in quotes is one word, whatever is in it: SMT-LIB 2.6, section 3.1
+_TOKEN: Final = re.compile(
+    r"""(?P<comment>;[^\n]*)|(?P<word>[()]|"(?:[^"]|"")*"|\|[^|]*\||[^\s();"|]+)|(?P<line>\n)|(?P<quote>["|])"""
+)
 _DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _ENTRY: Final = re.compile(r"([XY])_(\d{1,9})")
 _LONGEST: Final = 1000  # characters of a number
 _LARGEST: Final = 2**127  # near the largest float32
-_IDLE: Final = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
+_SETTINGS: Final = ("set-logic", "set-info", "set-option")
+_QUESTIONS: Final = ("check-sat", "get-model", "exit")
 _DEEPEST: Final = 100  # parentheses
 _COMPARISONS: Final[Mapping[str, str]] = {"<=": "<=", ">=": ">=", "<": "<", ">": ">", "=": "==", "!=": "!="}
 
@@ -50,12 +54,17 @@ def read_version_1(text: str) -> Query:
     """
     counts: dict[str, set[int]] = {"X": set(), "Y": set()}
     assertions = []
+    asked = ""
     for tree in _trees(text):
-        if tree.head == "declare-const":
+        if tree.head in _QUESTIONS:
+            asked = tree.head
+        elif asked:  # it is asked of what stands before it
+            raise QueryError(f"line {tree.line}: expected nothing after {asked} but a question, got {tree.head[:40]!r}")
+        elif tree.head == "declare-const":
             _declare(tree, counts)
         elif tree.head == "assert" and len(tree.parts) == 2:
             assertions.append(_formula(tree.parts[1], counts))
-        elif tree.head not in _IDLE:
+        elif tree.head not in _SETTINGS:
             raise QueryError(f"line {tree.line}: expected declare-const or assert, got {tree.head[:40]!r}")
     tensors = []
     for letter, places in counts.items():
@@ -86,6 +95,8 @@ def _trees(text: str) -> Iterator[_Tree]:
     stack: list[_Tree] = []
     for match in _TOKEN.finditer(text):
         word = match["word"]
+        if match["quote"]:
+            raise QueryError(f"line {line}: expected a second {match['quote']} before the end of the file")
         if match["line"]:
             line += 1
         if word is None:
@@ -104,6 +115,7 @@ def _trees(text: str) -> Iterator[_Tree]:
                 yield done
         else:
             stack[-1].parts.append(_Tree(line, word))
+            line += word.count("\n")
     if stack:
         raise QueryError(f"line {stack[-1].line}: expected ) before the end of the file")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from abscert_plugin.data.dataset import DataSet
+from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import CheckpointError, TrainingError
 from abscert_plugin.training.augmentation import augment
 from abscert_plugin.training.checkpoint import Checkpoint, check_same, remove_leftovers, write_checkpoint
@@ -175,8 +176,7 @@ class _Loop:
         generator = torch.Generator().manual_seed(_mixed_seed(config.seed, epoch))
         order = torch.randperm(len(self._training), generator=generator)[: self._images_per_epoch]
         start = time.perf_counter()
-        with torch.random.fork_rng(devices=[self._job.device] if self._job.device.type == "cuda" else []):
-            torch.manual_seed(_mixed_seed(config.seed, epoch))  # for layers that draw, such as dropout
+        with drawing_from(_mixed_seed(config.seed, epoch), self._job.device):  # for layers that draw, such as dropout
             loss = self._steps(epoch, order, generator)
         seconds = time.perf_counter() - start
         validation_error = error_rate(self._kept, self._job.objective, self._validation)

@@ -21,6 +21,7 @@ from abscert_plugin.bounds.intervals import (
 )
 from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.claim import Radius
+from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
@@ -351,8 +352,7 @@ class RobustObjective:
 
     def _attacked_margins(self, network: nn.Module, box: Box, labels: Tensor) -> Tensor:
         """Attack every image shortly, and those for long on which that nearly succeeded."""
-        with torch.random.fork_rng([box.lower.device] if box.lower.device.type == "cuda" else []):
-            torch.manual_seed(0)  # every epoch is attacked from the same starts, in a training that was resumed too
+        with drawing_from(0, box.lower.device):  # each epoch from the same starts, in a training that was resumed too
             least = self._least_margins(network, box, labels, _FIRST_STEPS)
             near = least.where(least > 0, torch.inf).argsort()[: math.ceil(_NEAR * len(labels))]
             within = box.of(near)

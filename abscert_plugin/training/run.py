@@ -19,6 +19,7 @@ from abscert_plugin.artifact.plain import export_plain
 from abscert_plugin.choices import member
 from abscert_plugin.claim import validated
 from abscert_plugin.data import DataSet, Split, load_data
+from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import CheckpointError, ConfigError
 from abscert_plugin.files import alone_in, write_text
 from abscert_plugin.folders import try_to_write, writing_in
@@ -214,8 +215,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     config = NetworkConfig(spec.network, spec.activation, shape, classes, spec.method.takes_intervals, spec.own)
     objective = spec.method.build(spec.grid, data.training.levels, device)
     network = config.build(spec.training.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.training.seed)
+    with drawing_from(spec.training.seed):
         spec.method.prepare(network)
     if spec.initial is not None:
         spec.initial.put_into(network)

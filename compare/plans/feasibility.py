@@ -8,6 +8,7 @@ import torch
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.claim import Radius
 from abscert_plugin.data.table import data_entry
+from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.networks import NETWORKS, Activation, InputShape, NetworkConfig
 from abscert_plugin.training.methods import METHODS
@@ -54,7 +55,7 @@ def _fault(
     """Return why a method cannot train a network; empty where nothing is known to be wrong."""
     config = NetworkConfig(network, Activation(activation), shape, _CLASSES, takes_intervals)
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        with torch.device("meta"), drawing_from(0):
             built = config.build(0)
             METHODS.named(method).create(_ANY_RADIUS, dict(options)).prepare(built)
     except (ConfigError, UnsupportedModelError) as error:

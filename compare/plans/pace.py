@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from abscert_plugin.claim import Radius
+from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, InputShape, NetworkConfig
@@ -82,7 +83,7 @@ def method_pace(
 
 
 def _network(name: str, activation: Activation, shape: InputShape, takes_intervals: bool) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
+    with drawing_from(0):
         return NetworkConfig(name, activation, shape, _CLASSES, takes_intervals).build(0).train()
 
 
@@ -100,7 +101,7 @@ def _pace(
         # where other work takes the cores, this process's own seconds are nearer to those of an idle machine
         return min(time.perf_counter() - start, time.process_time() - worked) / count
 
-    with torch.random.fork_rng(devices=[]):
+    with drawing_from(0):
         seconds(_SMALL, 0.0)  # the first step makes buffers, graphs and threads
         count = _SMALL if _SMALL * seconds(_SMALL, 0.0) > _PATIENCE else _BATCH
         paces = [seconds(count, place) for place in _PLACES]

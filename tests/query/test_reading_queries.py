@@ -159,6 +159,8 @@ REFUSED = [
     (in_version(1, "(implies Y_0 Y_1)"), "line 9: expected and, or"),
     (in_version(1, "(<= Y_0 Y_1)") + ")", "line 10: expected [(]"),
     (in_version(1) + "(define-fun f)", "line 9: expected declare-const or assert"),
+    (in_version(1) + "(check-sat)\n(assert (<= Y_0 0))", "line 10: expected nothing after check-sat but a question"),
+    (in_version(1) + '(set-info :source "it\nnever ends)', 'line 9: expected a second " before the end of the file'),
     ("(declare-const X_1 Real)\n(declare-const Y_0 Real)", "X_0 to X_n to be declared without gaps"),
     ("(declare-const X_0 Int)", "line 1: expected [(]declare-const X_0 Real"),
     ("", "X_0 to X_n"),
@@ -183,6 +185,15 @@ def test_what_has_no_meaning_is_refused_in_one_line(text: str, reason: str) -> N
     with pytest.raises(QueryError, match=reason) as fault:
         parse(text)
     assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("quoted", ['"a ""b"") ; (assert (<= X_0 -0.5)\n("', "|) (assert (<= X_0 -0.5)) \n ; (|"])
+def test_what_stands_in_quotes_is_one_word(quoted: str) -> None:
+    text = in_version(1, "(<= Y_0 0.0)")
+    query = parse(f"(set-info :source {quoted})\n{text}(check-sat)\n(exit)\n")
+    assert repr(query.cases) == repr(parse(f"\n\n{text}").cases)  # lines of the quotation are counted
+    with pytest.raises(QueryError, match="line 13: expected declare-const"):
+        parse(f"(set-info :source {quoted})\n{text}\n(wrong)")
 
 
 def test_a_file_may_be_packed(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 _RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--object-store-memory=80000000")
 _WORK = " compare work "
+# a node that refuses connections five times is dead: after 15 seconds by default. A slow one has as long as ever
+_SOON_MISSED = {"RAY_health_check_initial_delay_ms": "500", "RAY_health_check_period_ms": "500"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def ray_cluster() -> Iterator[Cluster]:
 
 def _start(nodes: list[Node], *arguments: str) -> None:
     command = [*_RAY, "--node-ip-address=127.0.0.1", "--disable-usage-stats", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **_SOON_MISSED}
     with tempfile.TemporaryFile("w+") as log:
         starting = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         nodes.append(Node(starting.pid))
