@@ -139,6 +139,7 @@ class WrittenGuard:
             return array
 
         ends = {name: (end(one.lower, one.power), end(one.upper, one.power)) for name, one in self.ends.items()}
+        assert all((ends[name][0] >= 0).all() for name, one in self.ends.items() if one.is_positive)
         return Seen(ends, found[self._margin].reshape(-1, self._classes))
 
 

@@ -58,7 +58,9 @@ def _clip(view: View) -> None:
         bounds.append(None if given is None else np.array(np.reshape(given, -1)[0], dtype=np.float32))
     names = ["" if bound is None else view.emitter.constant(bound) for bound in bounds]
     lower, upper = (view.emitter.node("Clip", [name, *names]) for name in (value.lower, value.upper))
-    is_positive = value.is_positive or (bounds[0] is not None and float(bounds[0]) >= 0)
+    least, most = bounds
+    is_positive = value.is_positive or (least is not None and float(least) >= 0)
+    is_positive &= most is None or float(most) >= 0
     view.give(Ends(lower, upper, 0, view.fact.top, is_positive))
 
 

@@ -1,5 +1,6 @@
 """A file taken up node by node, and its guard written beside it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, final
@@ -117,8 +118,10 @@ class View(Operands[GuardWalk]):
 
     @property
     def fact(self) -> Fact:
-        """What is known of what it gives."""
-        return self.walk.facts[self.output]
+        """What is known of what it gives: that something is, since the theorems of guards begin there."""
+        fact = self.walk.facts[self.output]
+        need(math.isfinite(fact.top), "its values may be too large, or no numbers")
+        return fact
 
     @property
     def shape_after(self) -> tuple[int, ...]:

@@ -52,10 +52,31 @@ def test_logits_that_are_too_large_are_refused_in_one_line(tmp_path: Path, large
     draft = Draft()
     artifact = in_cells(draft, draft.dense(draft.node("Flatten", INTERVAL), large, [2.0**99, 0.0]), tmp_path)
     with pytest.raises(
-        UnsupportedModelError, match=r"^this file has no guard: its logits: its values may be too large"
+        UnsupportedModelError, match=r"^this file has no guard: .*: its values may be too large, or no numbers$"
     ):
         write_guard(artifact, [BALL], tmp_path / "guard.onnx")
     assert not (tmp_path / "guard.onnx").exists()
+
+
+def test_values_of_which_the_proof_knows_nothing_have_no_guard(tmp_path: Path) -> None:
+    """A runtime that takes Softplus by its definition, log(exp(x) + 1), gives inf for both logits."""
+    draft = Draft()
+    draft.dense(draft.node("Flatten", INTERVAL), [[100.0, 200.0]] * 2, [0.0, 0.0])
+    artifact = in_cells(draft, draft.node("Softplus", draft.nodes[-1].output[0]), tmp_path)
+    with pytest.raises(UnsupportedModelError, match="its values may be too large, or no numbers"):
+        write_guard(artifact, [BALL], tmp_path / "guard.onnx")
+
+
+def test_what_is_cut_to_below_zero_is_not_taken_for_positive(tmp_path: Path) -> None:
+    """The second logit is nearly all of a large negative number, by whose rounding the margin may be off."""
+    draft = Draft()
+    held = draft.relu(draft.dense(draft.node("Flatten", INTERVAL), [[1.0], [1.0]], [-1.75]))
+    cut = draft.node("Clip", held, "", draft.constant(-(2.0**22)))
+    both = draft.node("Concat", held, cut, axis=1)
+    artifact = in_cells(draft, draft.dense(both, [[0.0, 64.0], [1.0, 1.0]], [3.2, 0.0]), tmp_path)
+    write_guard(artifact, [BALL], tmp_path / "guard.onnx")
+    _, certified, _ = run_onnx(tmp_path / "guard.onnx", np.full((1, 1, 1, 1), 0.2, np.float32), OUTPUTS)
+    assert not certified.any()
 
 
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])

@@ -75,7 +75,9 @@ def curve(operator: str) -> Callable[[Random], Net]:
         elif operator == "LeakyRelu":
             net.add(operator, net.last, alpha=net.pick(0.01, 0.3, 1.0, 0.0))
         elif operator == "Clip":
-            low, high = net.constant(-0.5, np.float32), net.constant(0.7, np.float32)
+            if net.integer(0, 1):
+                net.add("Relu")
+            low, high = (net.constant(end, np.float32) for end in net.pick((-0.5, 0.7), (-0.7, -0.2), (0.0, 0.5)))
             net.add(operator, net.last, *net.pick((low,), ("", high), (low, high)))
         else:
             net.add(operator)
