@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
+from jaxtyping import Float32
 from onnx import TensorProto, helper, numpy_helper
 
 from abscert_plugin.artifact.front_graph import FrontGraph, put_in_front
@@ -21,14 +22,15 @@ _PREFIX: Final = "phi/"
 def phi_graph(grid: Grid) -> FrontGraph:
     """Return phi for images on the pixel scale [0, 1] as ONNX nodes of opset 13 and later."""
     bits = max(1, math.ceil(math.log2(grid.cells)))
-    # Edge k opens cell k; past the last cell nothing is reached, whatever the pixel.
+    # Edge k opens cell k; past the last cell nothing is reached, but by a pixel of inf: that gets the last cell's ends,
+    # since a look-up outside the table would cost the whole batch its answers.
     opening = np.full(2**bits, np.inf, dtype=np.float32)
     opening[: grid.cells] = grid.edges[:-1]
-    ends = grid.training_edges
+    lower, upper = (to_length(ends, 2**bits) for ends in (grid.training_edges[:-1], grid.training_edges[1:]))
     initializers = [
         _constant("edges", opening),
-        _constant("lower", ends[:-1]),
-        _constant("upper", ends[1:]),
+        _constant("lower", lower),
+        _constant("upper", upper),
         _constant("zero", np.array(0, dtype=np.int64)),
     ]
     nodes: list[onnx.NodeProto] = []
@@ -65,6 +67,11 @@ def prepend_phi(graph: onnx.GraphProto, grid: Grid, image_shape: tuple[int, int,
     image = helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, [size, *image_shape])
     graph.value_info.append(interval)
     put_in_front(graph, phi_graph(grid), image)
+
+
+def to_length(table: Float32[np.ndarray, "entries"], length: int) -> Float32[np.ndarray, "length"]:
+    """Return a table whose last entry is there again, as often as it takes to be of a length."""
+    return np.pad(table, (0, length - len(table)), mode="edge")
 
 
 def _node(operator: str, inputs: list[str], output: str, axis: int | None = None) -> onnx.NodeProto:

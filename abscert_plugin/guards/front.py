@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.phi import to_length
 from abscert_plugin.ball import Ball
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.front import Cells
@@ -143,7 +144,8 @@ def _searched(emitter: Emitter, image: str, edges: np.ndarray, opening: np.ndarr
         candidate = emitter.node("Add", [cell, emitter.constant(np.array(step, dtype=np.int64))])
         edge = emitter.node("Gather", [emitter.constant(table), candidate], axis=0)
         cell = emitter.node("Where", [emitter.node("GreaterOrEqual", [image, edge]), candidate, cell])
-    return [emitter.node("Gather", [emitter.constant(side), cell], axis=0) for side in (edges[:-1], edges[1:])]
+    sides = (to_length(side, len(table)) for side in (edges[:-1], edges[1:]))  # a pixel of inf is looked up too
+    return [emitter.node("Gather", [emitter.constant(side), cell], axis=0) for side in sides]
 
 
 def _fed_pixels(image: str, way: Preprocessing, radii: Sequence[float]) -> Pixels:

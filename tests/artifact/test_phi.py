@@ -55,6 +55,14 @@ def test_phi_graph_equals_the_grid_on_any_pixels(grid: Grid, data: st.DataObject
     assert _phi(grid, images).tobytes() == grid.interval_image(images).tobytes()
 
 
+@pytest.mark.parametrize("cells", [1, 2, 5, 8, 9, 255])
+def test_a_pixel_of_no_number_costs_no_other_image_its_cells(cells: int) -> None:
+    images = np.full((4, 1, 1, 2), 0.7, dtype=np.float32)
+    images[:3, 0, 0, 0] = np.inf, -np.inf, np.nan
+    found, inside = _phi(Grid(cells), images), np.nan_to_num(images, posinf=1.0, neginf=0.0)
+    assert found[[0, 1, 3]].tobytes() == Grid(cells).interval_image(inside[[0, 1, 3]]).tobytes()
+
+
 @pytest.mark.parametrize("opset", [13, 15, 18, 21, 23])
 def test_phi_graph_means_the_same_in_later_operator_sets(opset: int) -> None:
     images = graphs.random_images(3)

@@ -1,6 +1,7 @@
 """The ball in a guard's own graph is the verifier's, and nothing is certified that is no image."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +139,9 @@ def test_what_a_file_of_others_is_fed_lies_in_its_guards_ball(radius: str, tmp_p
     assert float((upper - lower - (high - low)).max()) < 1e-4
 
 
-@pytest.mark.parametrize("make", [plain, foreign, lambda folder: in_cells(GRIDS["two"], folder)])
+@pytest.mark.parametrize(
+    "make", [plain, foreign, *(partial(in_cells, GRIDS[name]) for name in ("one", "two", "ten", "uneven"))]
+)
 def test_what_is_no_image_is_never_certified(make: object, tmp_path: Path) -> None:
     assert callable(make)
     artifact = make(tmp_path)
