@@ -9,6 +9,7 @@ from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, SCALED, Metadata, 
 from abscert_plugin.artifact.phi import phi_graph
 from abscert_plugin.artifact.scaling import scaling_of
 from abscert_plugin.errors import UnsupportedModelError
+from abscert_plugin.graph.nodes import refuse_functions
 
 
 def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
@@ -31,8 +32,7 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
         raise UnsupportedModelError(f"{path}: expected {wanted}, got {inputs}")
     if grid is None and model.functions:
         raise UnsupportedModelError(f"{path} defines functions of its own; this is refused")
-    if any(function.domain in ("", "ai.onnx") for function in model.functions):
-        raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
+    refuse_functions(model, path)
     if grid is None:
         refusal = f"{path}: the part between `{IMAGE}` and `{SCALED}` is not 2 x - 1; export the training again"
         check_front(model.graph, scaling_of(model.graph), SCALED, refusal)

@@ -199,7 +199,7 @@ def _skip_zip_maps(graph: onnx.GraphProto) -> None:
     """Give out the tensor of probabilities, of the same name, where skl2onnx makes dictionaries of it."""
     names = set()
     for node in graph.node:
-        if node.op_type == "ZipMap":
+        if (node.domain, node.op_type) == ("ai.onnx.ml", "ZipMap"):
             node.op_type, node.domain = "Identity", ""
             del node.attribute[:]
             names.update(node.output)

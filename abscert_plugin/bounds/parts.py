@@ -207,7 +207,9 @@ class PartBounds:
             for read, step in self._proof.free.items()
         ]
         pulls = torch.cat([torch.zeros(len(group), 0), *of_layers], 1)
-        return _Best(last.bounds[:, 0] - limits, best, pulls, last.seen[self._proof.source][:, 0])
+        source, shape = self._proof.source, self._proof.input_shape
+        at_source = last.seen[source][:, 0] if source in last.seen else torch.zeros(len(group), *shape)  # behind trees
+        return _Best(last.bounds[:, 0] - limits, best, pulls, at_source)
 
     def _ends(self, lines: "_Lines", dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
         """Return what the cuts of parts say of the ends of what activations read."""

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from abscert_plugin.errors import UnsupportedModelError
 
 DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+_KNOWN_DOMAINS: Final = ("ai.onnx.", "com.microsoft.")
 _LOGITS: Final = "logits"
 
 
@@ -127,8 +128,7 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
     twice = [name for name, count in given.items() if count > 1]
     if twice:
         raise UnsupportedModelError(f"{path}: expected each tensor to be given once, got {twice[0]!r} twice")
-    if any(function.domain in DEFAULT_DOMAINS for function in model.functions):
-        raise UnsupportedModelError(f"{path} defines functions under the names of standard operators; this is refused")
+    refuse_functions(model, path)
     opsets = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
     if len(opsets) > 1:
         raise UnsupportedModelError(f"{path}: expected one version of ONNX's operators, got {sorted(opsets)}")
@@ -141,6 +141,15 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
         opset=max(opsets, default=0),
         input_type=inputs[0].type.tensor_type.elem_type,
     )
+
+
+def refuse_functions(model: onnx.ModelProto, path: Path) -> None:
+    """Raise UnsupportedModelError if a file's own function could be taken for an operator, by its name."""
+    for function in model.functions:
+        if function.domain in DEFAULT_DOMAINS or f"{function.domain}.{function.name}".startswith(_KNOWN_DOMAINS):
+            raise UnsupportedModelError(
+                f"{path} defines functions under the names of standard operators; this is refused"
+            )
 
 
 def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

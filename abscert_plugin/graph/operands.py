@@ -252,7 +252,7 @@ def _reshape(node: Operands[Any]) -> tuple[int, ...]:
 def _squeeze(node: Operands[Any]) -> tuple[int, ...]:
     shape, axes = node.shape(), node.integers("axes", 1)
     places = {axis % (len(shape) + 1) for axis in axes or ()}
-    need(axes is not None and 0 not in places, "expected axes, and the batch to stay first")
+    need(bool(axes) and 0 not in places, "expected axes, and the batch to stay first")  # of none, runtimes take all
     need(all(shape[place - 1] == 1 for place in places), f"expected axes of one entry, got {axes} of {shape}")
     return tuple(size for place, size in enumerate(shape, 1) if place not in places)
 

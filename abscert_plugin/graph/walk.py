@@ -105,6 +105,7 @@ class Walk(ABC):
         self.graph = graph
         self.source = source
         self.arrays = {name: graph.array(name) for name in graph.tensors}
+        self.rows: set[str] = set()  # values that hold rows of all images along their first axis
         self._with_batch: set[str] = set()  # constants among which `BATCH` may be
 
     @abstractmethod
@@ -184,6 +185,7 @@ class Walk(ABC):
             self._need_sizes_to_stay(node)
             self.fold(node)
         elif node.operator == "Shape":
+            need(node.inputs[0] not in self.rows, "expected no sizes of rows of all images")  # known by other axes
             sizes = (BATCH, *shape)[node.attributes.get("start", 0) : node.attributes.get("end")]
             self.arrays[node.outputs[0]] = np.array(sizes, dtype=np.int64)
             self._with_batch |= set(node.outputs)

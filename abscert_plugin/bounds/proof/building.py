@@ -83,7 +83,6 @@ class Build(Walk):
         self.steps: list[Step] = []
         self.whole: dict[str, bool] = {}  # names of truth values, as 0 and 1 (True), and of whole numbers (False)
         self.types: dict[str, np.dtype] = {}  # of values that are not float32
-        self.rows: set[str] = set()  # values that hold rows of all images along their first axis
         self._kind = SINGLE  # in which the node at hand computes
         self._wide_sums = wide_sums
         self._rules = rules

@@ -17,6 +17,7 @@ from abscert_plugin.bounds.proof.maps import Matrix, Scale, Weights
 from abscert_plugin.graph.nodes import Node
 from abscert_plugin.graph.walk import CURVES, MOVES, PICKS, evaluate, need
 
+_BITS_OF_DOUBLES: Final = 52.9
 _RECIPROCAL: Final = 3  # roundings of a factor that may be a reciprocal and be multiplied later
 
 
@@ -89,6 +90,11 @@ def need_one_meaning(node: Node, arrays: Mapping[str, np.ndarray]) -> None:
     elif node.operator == "Split":
         count = len(node.outputs)
         need(node.attributes.get("num_outputs", count) == count, f"expected num_outputs = {count}")
+    elif node.operator == "Squeeze" and len(given) > 1:
+        need(given[1].size > 0, "expected axes")  # of none, onnxruntime takes all, and the reference none
+    elif node.operator == "ReduceProd":  # onnxruntime's are in float64
+        bits = np.log2(np.maximum(np.abs(given[0].astype(np.float64)), 1)).sum()
+        need(bits < _BITS_OF_DOUBLES, "expected products of whole numbers below 2^53")
     elif node.operator == "Unsqueeze" and "axes" in node.attributes:  # the reference takes them one after another
         axes = list(node.attributes["axes"])
         need(len(axes) == 1 or axes == sorted(map(abs, axes)), f"expected axes in ascending order, got {axes}")

@@ -23,6 +23,9 @@ class Step(ABC):
     reads_ends: ClassVar[bool] = False
     """Whether it asks nothing of what it reads but the ends of what may be computed."""
 
+    sends_rows: ClassVar[bool] = True
+    """Whether `backward` hands rows on, which lines of what comes before could make better."""
+
     is_curved: ClassVar[bool] = False
     """Whether closer ends of what it reads are worth a backward pass: lines of a curve are much closer between them."""
 

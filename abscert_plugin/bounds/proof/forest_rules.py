@@ -1,7 +1,7 @@
 """From decision trees of ai.onnx.ml, one or a sum of them, to steps."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, final
@@ -77,7 +77,7 @@ def _classifier(view: View) -> None:
     else:
         need(len(classes) > 1, "expected scores of more than one class")
         need(labels > 2 or not base.size, "expected no base values of two scores")
-        need(labels > 2 or _always_names(nodes, added, 1), "expected a tree whose leaves all score the second class")
+        need(labels > 2 or _always_names(nodes, added, {1}), "expected a tree whose leaves all score the second class")
         forest = _forest(view, nodes, added, labels, base, False)
         score = view.walk.append(Trees(view.part(), view.name(), forest))
     transformed(view, score, transform, output)
@@ -186,6 +186,10 @@ def _forest(
     kind = view.walk.types.get(view.name(), FLOATS[0])
     for one in (numbers, base, nodes.thresholds):
         need(bool((np.abs(one) < arithmetic.LARGEST).all() and (one.astype(kind) == one).all()), f"expected {kind}")
+    need(len({one[:2] for one in added}) == len(added), "expected one number for each output of a leaf")
+    # onnxruntime answers 0 for what no leaf scores, whatever its base, and takes a lone output's from elsewhere
+    is_named = _names_everywhere(nodes, added) if outputs == 1 else _always_names(nodes, added, np.flatnonzero(base))
+    need(is_named, "expected a number at every leaf of a tree, for an output that has a base value or is the only one")
     by_leaf: dict[int, list[tuple[int, float]]] = {}
     for place, target, number in added:
         by_leaf.setdefault(place, []).append((target, number))
@@ -260,14 +264,22 @@ def _need_trees(nodes: _Nodes) -> None:
     need(all(before[place] == 1 for place in set(inner) - set(nodes.roots)), "expected one root for each tree")
 
 
-def _always_names(nodes: _Nodes, added: Sequence[tuple[int, int, float]], target: int) -> bool:
-    """Return whether some tree has a number for an output at every leaf."""
-    named = {place for place, one, _ in added if one == target}
+def _always_names(nodes: _Nodes, added: Sequence[tuple[int, int, float]], targets: Iterable[int]) -> bool:
+    """Return whether each of some outputs has a tree with a number for it at every leaf."""
     ends = [*nodes.roots[1:], len(nodes.modes)]
-    return any(
-        all(place in named for place in range(start, end) if nodes.modes[place] == _LEAF)
-        for start, end in zip(nodes.roots, ends, strict=True)
+    named = {(place, one) for place, one, _ in added}
+    return all(
+        any(
+            all((place, target) in named for place in range(start, end) if nodes.modes[place] == _LEAF)
+            for start, end in zip(nodes.roots, ends, strict=True)
+        )
+        for target in targets
     )
+
+
+def _names_everywhere(nodes: _Nodes, added: Sequence[tuple[int, int, float]]) -> bool:
+    """Return whether every leaf has a number."""
+    return {place for place, mode in enumerate(nodes.modes) if mode == _LEAF} <= {place for place, *_ in added}
 
 
 FOREST_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(

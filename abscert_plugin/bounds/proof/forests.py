@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from typing_extensions import override
 
@@ -57,8 +57,13 @@ class Forest:
         """Return how many trees there are."""
         return int(self.tree.max()) + 1
 
+    def is_known(self, ends: Interval) -> Bool[Tensor, "batch"]:
+        """Return whether all that is asked for are numbers, as far as is known: NaN goes where no number does."""
+        asked = self.feature.unique()
+        return (ends[0][:, asked].isfinite() & ends[1][:, asked].isfinite()).all(1)
+
     def reached(self, ends: Interval) -> Iterator[Int64[Tensor, "reached"]]:
-        """Yield the leaves that each box can reach, at least one of each tree.
+        """Yield the leaves that each box can reach by numbers, at least one of each tree.
 
         Args:
             ends: of the features, [batch, features].
@@ -96,6 +101,7 @@ class Trees(Unary):
     """
 
     reads_ends: ClassVar[bool] = True
+    sends_rows: ClassVar[bool] = False
     output: str
     input: str
     forest: Forest
@@ -111,6 +117,7 @@ class Trees(Unary):
         lower, upper, size = (torch.stack(part) for part in zip(*found, strict=True))
         own = arithmetic.own_gamma(forest.terms + _FEW)
         magnitude = (size / forest.divisor + forest.base.abs()) * (1 + own)
+        magnitude[~forest.is_known(ends)] = torch.inf
         lower, upper = (end / forest.divisor + forest.base for end in (lower, upper))
         lower, upper = clipped(lower - own * magnitude, upper + own * magnitude, magnitude)
         reach = largest(magnitude * forest.divisor).clamp(min=1.0)
@@ -121,11 +128,12 @@ class Trees(Unary):
     def backward(self, rows: Tensor, descent: Descent) -> None:
         forest = self.forest
         ends, magnitude = flushed(*descent.values[self.input].computed()), descent.values[self.output].magnitude
+        wide = rows.double()  # those of drafts are narrower
         least = [
             forest.total(leaves, forest.values[leaves] @ each.T, "amin") / forest.divisor
-            for leaves, each in zip(forest.reached(ends), rows, strict=True)
+            for leaves, each in zip(forest.reached(ends), wide, strict=True)
         ]
-        descent.add(torch.stack(least) + rows @ forest.base)
+        descent.add((torch.stack(least) + wide @ forest.base).to(rows.dtype))
         own = arithmetic.own_gamma(forest.terms + rows.shape[-1] + _FEW)
         descent.lose(rows, own * magnitude)
         descent.account(rows, magnitude)

@@ -75,7 +75,7 @@ class Proof:
         """What ReLUs read, in order: names, and shapes without the batch."""
         self.relu_outputs = {step.input: step.output for step in relus}
         """What each gives, by what it reads."""
-        free = [step for step in self._plan.steps if isinstance(step, Activation) and step.function.has_choice]
+        free = [step for step in self._reached() if isinstance(step, Activation) and step.function.has_choice]
         self.free = {step.input: step for step in sorted(free, key=lambda step: step.function is not RELU)}
         """The activations whose lines can be chosen, by what each reads: ReLUs first."""
         self.source, self.output = self._plan.source, self._plan.output
@@ -89,6 +89,15 @@ class Proof:
         """Whether some nodes compute in fewer bits than float32."""
         self.entries = sum(map(math.prod, self._plan.shapes.values()))
         """How many entries all tensors of one input have together."""
+
+    def _reached(self) -> list[Step]:
+        """Return the steps, in order, to which a margin's rows get; none where they do not get to the source."""
+        names, found = {self._plan.output}, list[Step]()
+        for step in reversed(self._plan.steps):
+            if step.output in names:
+                found.append(step)
+                names.update(step.inputs if step.sends_rows else ())
+        return found[::-1] if self._plan.source in names else []
 
     def in_float32(self) -> "Proof":
         """Return the same proof, whose products are quick: see `quick`, and `maps.InSingle`."""

@@ -14,7 +14,14 @@ import pytest
 import torch
 from decision_trees import Leaf, Tree, random_tree
 from onnx import TensorProto, helper
+from soundness_trials.drafts import Draft
+from soundness_trials.judging import plain_file
+from tiny_networks import run_onnx
 
+import abscert_plugin
+from abscert_plugin.artifact.metadata import SCALED
+from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.proof.forests import Forest, Trees
@@ -22,6 +29,7 @@ from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
+from abscert_plugin.verification.proving import Prover
 
 METHODS = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
 LABELS = {2: [0, 1], 3: [0, 1, 2]}
@@ -229,6 +237,45 @@ def test_thresholds_of_float64_are_compared_in_it() -> None:
         proof_of(trees_of.model("TreeEnsembleRegressor", 3, attributes), 3)
 
 
+def behind(draft: Draft, folder: Path) -> Artifact:
+    """Return a file of two pixels with a tree behind the last value of a draft, one feature, which is 0 for most."""
+    fork = trees_of.Fork(
+        0,
+        "BRANCH_LEQ",
+        np.float32(5),
+        Leaf((np.float32(1), np.float32(0))),
+        trees_of.Fork(0, "BRANCH_GT", np.float32(3), *(Leaf((np.float32(k), np.float32(1 - k))) for k in (1, 0))),
+    )
+    attributes = trees_of.by_ids([fork], "target", n_targets=2)
+    logits = draft.node("TreeEnsembleRegressor", draft.nodes[-1].output[0], **attributes)
+    draft.nodes[-1].domain = "ai.onnx.ml"
+    model = draft.model(SCALED, (1, 1, 2), logits, 2)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    plain_file(model, (1, 1, 2), 2, folder / "net.onnx")
+    return Artifact.open(folder / "net.onnx", Provider.CPU, threads=1)
+
+
+@pytest.mark.parametrize("is_nan", [True, False])
+def test_a_tree_behind_a_relu_may_read_what_is_no_number(tmp_path: Path, is_nan: bool) -> None:
+    """NaN is neither at most 5 nor above 3, so it gets to a leaf that no number reaches."""
+    draft = Draft()
+    held = draft.relu(draft.dense(draft.node("Flatten", SCALED), [[1.0], [1.0]], [-1.0]))
+    if is_nan:
+        large = draft.node("Mul", held, draft.constant([1e38]))
+        parts = (draft.node("Mul", large, draft.constant([factor])) for factor in (1e4, 2e4))
+        draft.node("Sub", *parts)
+    artifact = behind(draft, tmp_path)
+    pixels = np.array([[0.5, 0.8], [0.8, 0.9]], np.float32).reshape(2, 1, 1, 2)
+    found = run_onnx(tmp_path / "net.onnx", pixels, ["logits"])[0].argmax(axis=1)
+    assert found.tolist() == [0, int(is_nan)]
+    verdicts = abscert_plugin.verify(tmp_path / "net.onnx", pixels[:1], np.zeros(1, np.int64), radius=0.2, timeout=5)
+    assert verdicts[0].verdict == ("falsified" if is_nan else "certified")
+    proof = Prover(artifact)
+    low, high = (np.full((1, 1, 1, 2), end, np.float32) for end in (-1.0, 1.0))
+    margins = proof.least_margins(low, high, np.zeros(1, np.int64), BoundMethod.CROWN)
+    assert np.isneginf(margins).all() == is_nan
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +312,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a leaf without the second score": (
         _changed(2, class_ids=[0, 1, 0], class_nodeids=[1, 1, 2], class_treeids=[0] * 3, class_weights=[1.0] * 3),
         "whose leaves all score the second class",
+    ),
+    "a leaf without its one score": (
+        _changed(1, class_ids=[0], class_nodeids=[1], class_treeids=[0], class_weights=[1.0]),
+        "expected a number at every leaf",
+    ),
+    "a leaf without a class that has a base value": (
+        _changed(class_ids=[0, 1, 2, 0, 1], class_treeids=[0] * 5, class_nodeids=[1, 1, 1, 2, 2])
+        | {"class_weights": [1.0] * 5, "base_values": [0.0, 0.0, 0.5]},
+        "expected a number at every leaf",
+    ),
+    "two numbers of a leaf": (
+        _changed(class_ids=[0, 1, 2, 0, 1, 1]),
+        "one number for each output of a leaf",
     ),
     "a probit": (_changed(post_transform="PROBIT"), "expected another post_transform"),
 }

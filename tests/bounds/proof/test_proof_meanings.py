@@ -57,6 +57,8 @@ def tensor(named: tuple[str, Any]) -> onnx.TensorProto:
     name, values = named
     if isinstance(values, str):
         return numpy_helper.from_array(np.array([values], dtype=object), name)
+    if isinstance(values, np.ndarray) and values.dtype == np.int64:
+        return numpy_helper.from_array(values, name)
     if isinstance(values, int) or (isinstance(values, list) and isinstance(values[0], int)):
         return numpy_helper.from_array(np.asarray(values, np.int64), name)
     return numpy_helper.from_array(np.asarray(values, np.float32), name)
@@ -128,7 +130,7 @@ def normalised(channels: int, refusal: str, **attributes: Any) -> Case:
         ("Flatten", "m", "f"),
     )
     size = (channels,) if "spatial" not in attributes else (1, 2, 2)
-    values = {"k": np.arange(np.prod(size)).reshape(size), "z": np.zeros(size), "o": np.ones(size)}
+    values = {"k": np.arange(float(np.prod(size))).reshape(size), "z": np.zeros(size), "o": np.ones(size)}
     return Case(nodes, values, refusal, opset=8, shape=(1, 2, 2))
 
 
@@ -215,7 +217,56 @@ def shrunk(size: int, target: int, refusal: str = "") -> Case:
     return Case(nodes, {"scales": scales}, refusal, opset=10, shape=(1, 1, size), features=target)
 
 
+def sized(batch: int | str, refusal: str = "") -> Case:
+    """Multiply by the second size of a reshape that may merge rows of all images."""
+    nodes = (
+        ("Reshape", "x two", "r"),
+        ("Shape", "r", "s"),
+        ("Gather", "s one", "n"),
+        ("Cast", "n", "v", {"to": 1}),
+        ("Mul", "x v", "f"),
+    )
+    return Case(nodes, {"two": [-1, 2] if refusal else [1, 4], "one": [1]}, refusal, batch=batch)
+
+
+def squeezed(axes: list[int], refusal: str = "", of_constant: bool = False) -> Case:
+    """Take the softmax of what is squeezed, along the last axis that is left."""
+    shape = np.array([2, 1] if of_constant else [-1, 4, 1])
+    more = (("Mul", "x m", "g"),) if of_constant else (("Identity", "m", "g"),)
+    source = "k" if of_constant else "x"
+    nodes = (
+        ("Reshape", f"{source} shape", "r"),
+        ("Squeeze", "r axes", "q"),
+        ("ReduceMax", "q", "t", {"axes": [-1]}),
+        ("Reshape", "t row", "m"),
+        *more,
+        ("Flatten", "g", "f"),
+    )
+    constants = {"k": [3.0, -5.0], "shape": shape, "axes": np.array(axes, np.int64), "row": np.array([-1, 1])}
+    return Case(nodes, constants, refusal, features=4 if of_constant else 1)
+
+
+def multiplied(first: int, second: int, refusal: str = "") -> Case:
+    """Multiply by what is left of a product of whole numbers, divided by 2^59."""
+    nodes = (
+        ("ReduceProd", "n", "p", {"axes": [0]}),
+        ("Sub", "p n", "d"),
+        ("Cast", "d", "v", {"to": 1}),
+        ("Slice", "v zero one", "w"),
+        ("Mul", "x w", "f"),
+    )
+    return Case(nodes, {"n": [first, second], "zero": [0], "one": [1]}, refusal)
+
+
 CASES |= {
+    "the size of rows of all images": sized("batch", "no sizes of rows of all images"),
+    "the size of an image": sized(1),
+    "no axes": squeezed([], "expected axes"),
+    "axes": squeezed([2]),
+    "no axes of a constant": squeezed([], "expected axes", of_constant=True),
+    "axes of a constant": squeezed([1], of_constant=True),
+    "a product beyond float64": multiplied(1564780951, -461487970, "products of whole numbers below 2.53"),
+    "a product of whole numbers": multiplied(15647809, -461487),
     "three quarters of the entries": shrunk(8, 6, "which entry is nearest"),
     "half of the entries": shrunk(8, 4),
     "entries and a half": shrunk(8, 12),
@@ -245,6 +296,18 @@ def test_a_name_that_our_own_names_could_have_is_refused() -> None:
             model.graph.initializer[0].name = named.input[1] = "w\0"
         with pytest.raises(UnsupportedModelError, match="names without NUL"):
             read_graph(model, Path("meaning.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("domain", "name"), [("", "Relu"), ("ai.onnx", "Relu"), ("ai.onnx.ml", "Scaler"), ("ai", "onnx.ml.Scaler")]
+)
+def test_a_function_by_the_name_of_an_operator_is_refused(domain: str, name: str) -> None:
+    """Else a proof would take it for that; onnxruntime computes what the file defines."""
+    model = reshaped(0).model()
+    body = [helper.make_node("Neg", ["a"], ["b"])]
+    model.functions.append(helper.make_function(domain, name, ["a"], ["b"], body, model.opset_import[:1]))
+    with pytest.raises(UnsupportedModelError, match="functions under the names of standard operators"):
+        read_graph(model, Path("meaning.onnx"))
 
 
 @pytest.mark.parametrize("name", CASES)
