@@ -75,7 +75,8 @@ def _changes_nothing(step: Step, shape: tuple[int, ...]) -> bool:
     if isinstance(step, Shift):
         return step.sign == 1 and (step.bias is None or not bool(step.bias.magnitude.any()))
     if isinstance(step, Affine) and isinstance(step.map, Scale) and step.bias is None:
-        return bool((step.map.weights.center == 1).all())
+        weights = step.map.weights
+        return weights.radius is None and bool((weights.center == 1).all())
     return False
 
 

@@ -258,7 +258,24 @@ def multiplied(first: int, second: int, refusal: str = "") -> Case:
     return Case(nodes, {"n": [first, second], "zero": [0], "one": [1]}, refusal)
 
 
+def gated(curve: str, offset: float) -> Case:
+    """Multiply by a curve of a product with a constant of which roundings leave little: 1.66 + 2^24 - 2^24 is 2."""
+    nodes = (
+        ("Add", "far k", "s"),
+        ("Sub", "s far", "d"),
+        ("Abs", "d", "c"),
+        ("Mul", "x c", "t"),
+        (curve, "t", "e"),
+        ("Add", "e o", "v"),
+        ("Mul", "x v", "f"),
+    )
+    return Case(nodes, {"far": [2.0**24], "k": [1.66], "o": [offset]})
+
+
 CASES |= {
+    "a factor inside Erf that is not known": gated("Erf", 1.0),
+    "a factor inside Tanh that is not known": gated("Tanh", 1.0),
+    "a factor inside Sigmoid that is not known": gated("Sigmoid", 0.0),
     "the size of rows of all images": sized("batch", "no sizes of rows of all images"),
     "the size of an image": sized(1),
     "no axes": squeezed([], "expected axes"),
