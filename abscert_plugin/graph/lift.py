@@ -53,7 +53,7 @@ class Lift:
         for node in self.graph.between(self.graph.input):
             if not self._dependent & set(node.inputs):
                 self.nodes.append(node)
-            elif node.operator == "Shape":
+            elif node.qualified == "Shape":
                 sizes = self.shapes[node.inputs[0]][node.attributes.get("start", 0) : node.attributes.get("end")]
                 self.tensors[node.outputs[0]] = numpy_helper.from_array(np.array(sizes, np.int64), node.outputs[0])
             elif node.captured or node.qualified not in LIFTS:
@@ -126,7 +126,7 @@ class Lift:
         if name in self.tensors:
             return numpy_helper.to_array(self.tensors[name])
         for node in self.nodes:
-            if name in node.outputs and node.operator == "Constant":
+            if name in node.outputs and node.qualified == "Constant":
                 return _constant(node)
         raise UnsupportedModelError(f"expected {name!r} to be a constant that the file holds")
 

@@ -14,8 +14,8 @@ from onnx.reference import ReferenceEvaluator
 
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.graph.lift import LIFTS, Lift
-from abscert_plugin.graph.nodes import Graph
+from abscert_plugin.graph.lift import LIFTS, Lift, lifted
+from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.query.formula import compared
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.query import Declared, ElementType, Query, build
@@ -170,6 +170,15 @@ def test_what_cannot_be_lifted_is_named(tmp_path: Path) -> None:
     network = open_network(path, query_of([3], path))
     with pytest.raises(UnsupportedModelError, match="no batch for CumSum"):
         _ = network.proof
+
+
+def test_a_function_of_the_files_own_is_no_shape() -> None:
+    nodes = (
+        Node("", "Shape", "own", ("x",), ("n",), {}, frozenset()),
+        Node("", "Mul", "", ("x", "n"), ("y",), {}, frozenset()),
+    )
+    with pytest.raises(UnsupportedModelError, match="no batch for Shape"):
+        lifted(Graph(nodes, {}, "x", (3,), "y", 18), {"x": (3,), "n": (1,), "y": (3,)})
 
 
 def constant_file(node: onnx.NodeProto, path: Path) -> Path:
