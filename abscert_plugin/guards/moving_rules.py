@@ -66,8 +66,9 @@ def _pad(view: View) -> None:
 
     if isinstance(view.value(), Ends):
         value = layers.plain(view.emitter, view.ends())
-        is_positive = value.is_positive and number > 0
-        view.give(Ends(padded(value.lower, number), padded(value.upper, number), 0, view.fact.top, is_positive))
+        is_positive, is_even = value.is_positive and number > 0, value.is_even
+        ends = padded(value.lower, number), padded(value.upper, number)
+        view.give(Ends(*ends, 0, view.fact.top, is_positive, is_even))
         return
     chain = layers.rescaled(view.emitter, view.chain(), 0)
     center, radius, size = padded(chain.center, number), padded(chain.radius, 0.0), padded(chain.size, abs(number))
@@ -112,7 +113,9 @@ def _concatenate(view: View) -> None:
     lower, upper = (
         emitter.node("Concat", [getattr(end, side) for end in ends], axis=axis) for side in ("lower", "upper")
     )
-    view.give(Ends(lower, upper, 0, max(end.top for end in ends), all(end.is_positive for end in ends)))
+    is_even = any(end.is_even for end in ends)  # its chain goes on, and may have larger terms than its ends
+    top, is_positive = max(end.top for end in ends), all(end.is_positive for end in ends)
+    view.give(Ends(lower, upper, 0, top, is_positive, is_even))
 
 
 MOVING_RULES: Final[Mapping[str, Callable[[View], None]]] = MappingProxyType(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from guard_oracle import WrittenGuard, escaped, excess
+from onnx import numpy_helper
 from soundness_trials.drafts import Draft, graph_of
 from soundness_trials.evaluation import Evaluation, Way
 
@@ -94,3 +95,28 @@ def test_pixels_that_are_scaled_as_in_the_file_are_scaled_once() -> None:
     ]
     assert operators[: len(steps)] == steps
     assert operators.count("Pad") == 0
+
+
+@pytest.mark.parametrize("moving", ["Concat", "Pad"])
+def test_what_is_only_moved_keeps_the_terms_that_it_is_made_of(moving: str) -> None:
+    """A runtime may fold what comes before into what comes behind, so sums there have terms of 2^20 as well."""
+    margins = []
+    for operator in ("Identity", moving):
+        draft = Draft()
+        large = draft.constant([2.0**20])
+        value = draft.node("Sub", draft.node("Add", "x", large), large)
+        if operator == "Identity":
+            value = draft.node("Identity", value)
+        elif operator == "Concat":
+            value = draft.node("Concat", value, axis=1)
+        else:
+            pads = draft.constant(np.zeros(8))
+            draft.tensors[-1].CopyFrom(numpy_helper.from_array(np.zeros(8, np.int64), pads))
+            value = draft.node("Pad", value, pads, draft.constant(0.5))
+        weight = np.stack([np.zeros(16), np.ones(16)], 1)
+        graph = graph_of(draft.model("x", SHAPE, draft.dense(draft.node("Flatten", value), weight, [0.5, 0.0]), 2))
+        box = np.full((1, *SHAPE), 0.9, np.float32)
+        guard = WrittenGuard(graph, SHAPE, 2, box, box, ball=(box, 0.0))
+        margins.append(next(guard.by_runtimes()).margins)
+    assert margins[0][0, 1] < -20
+    assert (margins[1] <= margins[0] + 1e-3).all()
