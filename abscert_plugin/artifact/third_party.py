@@ -108,7 +108,7 @@ def read_third_party(
         raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
     file = read_whole(path, model)
     model = file.model
-    _add_default_domain(model)
+    _add_default_domain(model, path)
     _skip_zip_maps(model.graph)
     for name, value in constants.items():
         _fix_input(model.graph, name, value, path)
@@ -184,12 +184,20 @@ def _prefixed(prefix: str, name: str) -> str:
     return prefix + name if name else name  # an empty name stands for an argument left out
 
 
-def _add_default_domain(model: onnx.ModelProto) -> None:
-    """Name the default domain once: files of ai.onnx.ml alone leave it out, others name it twice."""
+def _add_default_domain(model: onnx.ModelProto, path: Path) -> None:
+    """Name the default domain once: files of ai.onnx.ml alone leave it out, others name it twice.
+
+    Raises:
+        UnsupportedModelError: if a domain has two versions: runtimes take the one that they read last.
+    """
     versions: dict[str, int] = {}
     for entry in model.opset_import:
         domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
-        versions[domain] = max(versions.get(domain, 0), entry.version)
+        if versions.setdefault(domain, entry.version) != entry.version:
+            found = f"{versions[domain]} and {entry.version}"
+            raise UnsupportedModelError(
+                f"{path}: expected one version of the operators of {domain or 'ONNX'}, got {found}"
+            )
     versions.setdefault("", OLDEST_OPSET)
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())

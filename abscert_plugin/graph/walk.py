@@ -68,6 +68,7 @@ ON_CONSTANTS: Final = (
 
 BROKEN: Final = (
     ArithmeticError,
+    AttributeError,
     IndexError,
     KeyError,
     MemoryError,

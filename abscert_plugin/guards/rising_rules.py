@@ -52,10 +52,14 @@ def _reduced_largest(view: View) -> None:
 
 
 def _clip(view: View) -> None:
-    value, bounds = layers.plain(view.emitter, view.ends()), []
+    bounds: list[np.ndarray | None] = []
     for place, name in ((1, "min"), (2, "max")):
         given = view.array(place).reshape(-1) if view.has(place) else view.attribute(name, None)
         bounds.append(None if given is None else np.array(np.reshape(given, -1)[0], dtype=np.float32))
+    if bounds == [None, None]:  # its chain goes on
+        view.give(view.value())
+        return
+    value = layers.plain(view.emitter, view.ends())
     names = ["" if bound is None else view.emitter.constant(bound) for bound in bounds]
     lower, upper = (view.emitter.node("Clip", [name, *names]) for name in (value.lower, value.upper))
     least, most = bounds

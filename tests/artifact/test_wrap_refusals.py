@@ -68,6 +68,15 @@ def test_what_the_bad_files_were_made_from_is_wrapped(tmp_path: Path) -> None:
     assert listed(tmp_path / "out") == FILES
 
 
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_two_versions_of_operators_are_refused(tmp_path: Path, domain: str) -> None:
+    """Onnxruntime takes the one that it reads last; an operator may mean another thing in the other one."""
+    model = graphs.linear()
+    model.opset_import.append(onnx.helper.make_opsetid(domain, 11))
+    onnx.save(model, tmp_path / "two.onnx")
+    refuse(tmp_path / "two.onnx", tmp_path / "out", "one version of the operators of ONNX")
+
+
 @pytest.mark.parametrize("by_node", [True, False], ids=["node", "initializer"])
 def test_dropout_that_is_off_is_no_random_number(tmp_path: Path, by_node: bool) -> None:
     path = graphs.save(bad.dropout(training=False, by_node=by_node), tmp_path)

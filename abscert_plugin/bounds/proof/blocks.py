@@ -76,7 +76,7 @@ def _changes_nothing(step: Step, shape: tuple[int, ...]) -> bool:
         return step.sign == 1 and (step.bias is None or not bool(step.bias.magnitude.any()))
     if isinstance(step, Affine) and isinstance(step.map, Scale) and step.bias is None:
         weights = step.map.weights
-        return weights.radius is None and bool((weights.center == 1).all())
+        return weights.are_numbers and bool((weights.center == 1).all())
     return False
 
 

@@ -29,7 +29,7 @@ from abscert_plugin.bounds.proof.affine import Affine, Shift
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.descent import Descent, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
-from abscert_plugin.bounds.proof.maps import Scale
+from abscert_plugin.bounds.proof.maps import OFF, Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.s_shaped import SIGMOID, SIGMOID_ERROR, TANH, TANH_ERROR
 from abscert_plugin.bounds.proof.smooth import Error, Smooth, turning, within
@@ -62,7 +62,6 @@ class _Kind:
     error: float
 
 
-_KNOWN: Final = 2.0**-46  # a share by which a factor may be off: that of a reciprocal in float64
 _SWISH_TURN: Final = -1.2784645427610738
 _GELU_TURN: Final = -0.7517915246935645
 _ROOT: Final = math.sqrt(2)
@@ -132,7 +131,7 @@ class Gate(Step):
         size = torch.maximum(factor.lower.abs(), factor.upper.abs())
         of_gate = of_gate + self.share * self.kind.error
         tall = torch.maximum(gate.lower.abs(), gate.upper.abs()) + of_gate
-        moved = self.height * ((self.kind.leaning + self.kind.slope * of_inner) * of_inner + _KNOWN / 2)
+        moved = self.height * ((self.kind.leaning + self.kind.slope * of_inner) * of_inner + OFF / 2)
         rounded = arithmetic.gamma(4) * (size + of_factor) * tall
         flushed = arithmetic.underflow(8.0) * (1 + size + tall)
         return (of_factor * tall + moved + size * of_gate + rounded + flushed) * (1 + 2.0**-20)
@@ -178,8 +177,7 @@ def _lines(steps: Mapping[str, Step], name: str) -> list[tuple[str, float, float
         step = steps.get(name)
         if isinstance(step, Affine) and isinstance(step.map, Scale) and step.bias is None:
             weights = step.map.weights
-            is_known = weights.radius is None or bool((weights.radius <= _KNOWN * weights.center.abs()).all())
-            number = _single(weights.center) if is_known else None
+            number = _single(weights.center) if weights.are_numbers else None
             slope *= number or 0.0
         elif isinstance(step, Shift) and (step.bias is None or step.bias.is_point):
             number = 0.0 if step.bias is None else _single(step.bias.lower)

@@ -6,7 +6,7 @@ Or convolutions in float32, ten times as fast on a CPU, and errors that are boun
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from typing_extensions import override
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.enclosure import Enclosure
+
+OFF: Final = 2.0**-46
+"""A share by which a reciprocal in float64 is off at most."""
 
 
 @final
@@ -37,6 +40,11 @@ class Weights:
     roundings: int = 0
     underflow: float = 0.0
     gain: float = 1.0
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether each is known but for `OFF` of it: the center does for it where that is accounted for."""
+        return self.radius is None or bool((self.radius <= OFF * self.center.abs()).all())
 
     @classmethod
     def of(cls, constant: Enclosure, change: Callable[[Tensor], Tensor] = lambda values: values) -> "Weights":

@@ -112,7 +112,7 @@ def test_another_power_is_no_variance() -> None:
     assert is_covered(normalised(), is_fused=True)
 
 
-@pytest.mark.parametrize("nothing", ["Identity", "Mul", "Add", "Reshape"])
+@pytest.mark.parametrize("nothing", ["Identity", "Mul", "Div", "Add", "Reshape"])
 def test_what_does_nothing_does_not_hide_a_variance(nothing: str) -> None:
     plain, hidden = known(normalised()), known(normalised(nothing=nothing))
     widths = [upper - lower for lower, upper in (plain, hidden)]
