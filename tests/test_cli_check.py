@@ -112,6 +112,8 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
         assert result["holds"]
         assert failed(result) == []
         assert len(result["checks"]) == 14
+        told = {name: result[name] for name in ("radius", "radius_scale") if name in result}
+        assert told == ({"radius": "1/10", "radius_scale": "pixel"} if path == ball else {})
     value = json.loads(ball.read_text())
     verdicts = [row["record"]["verdict"] for row in value["rows"]]
     assert {"certified", "falsified"} <= set(verdicts)
@@ -122,6 +124,8 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
     assert sum(line.startswith("ok ") for line in lines) == 14
     assert any("proven again: all 5" in line for line in lines)
     assert any("certified images were drawn with --seed" in line for line in lines)
+    certified = f"{verdicts.count('certified')} of {len(verdicts)} images are certified"
+    assert f"claim ball, radius 0.1 (pixel scale): {certified}" in lines
 
 
 @pytest.mark.parametrize(

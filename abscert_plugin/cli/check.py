@@ -146,11 +146,17 @@ def check(  # one parameter per option
     if json:
         checked = [{"name": item.name, "holds": item.holds, "detail": item.detail} for item in found]
         counts = {verdict.value: sum(row.record.verdict == verdict for row in stored.rows) for verdict in Verdict}
-        facts = {"claim": stored.claim, "rows": len(stored.rows), **counts, "decided_anew": decided, "seed": seed}
+        of_ball = stored.ball.radius.as_options() if holds and stored.ball is not None else {}
+        facts = {"claim": stored.claim, **of_ball, "rows": len(stored.rows), **counts}
+        facts |= {"decided_anew": decided, "seed": seed}
         print_json({**facts, "holds": holds, "checks": checked})
     else:
         if decided < certified:
             OUT.print(f"{decided} of {certified} certified images were drawn with --seed {seed}", highlight=False)
+        if holds:
+            radius = f", radius {stored.ball.radius}" if stored.ball is not None else ""
+            of = f"{certified} of {len(stored.rows)} images are certified"
+            OUT.print(f"claim {stored.claim}{radius}: {of}", highlight=False)
         OUT.print(SCOPE[Claim(stored.claim)], highlight=False)
     if not holds:
         raise typer.Exit(_FAILED)
