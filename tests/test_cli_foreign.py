@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.neural_network import MLPClassifier
 
+import abscert_plugin
+
 RADIUS = Fraction(1, 50)
 MEAN, STD = 5.0, 4.0
 READS = ("--input-range", "0,16", "--mean", MEAN, "--std", STD)
@@ -69,6 +71,38 @@ def test_it_is_verified_as_it_is_and_checked(model: Path, tmp_path: Path) -> Non
     assert json.loads(abscert("check", certificate, model, "--all", "--json").out)["holds"]
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["model"]["preprocessing"]["std"] == [STD]
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_axes_of_an_input_without_a_batch_are_the_files_own(tmp_path: Path, axis: int) -> None:
+    """The scores are sums over rows or columns, so what a ball does to margins is known."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(8, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["s"], keepdims=0),
+        helper.make_node("Relu", ["s"], ["h"]),  # none is below 0
+        helper.make_node("Reshape", ["h", "row"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["scores"]),
+    ]
+    values = {"axes": np.array([axis]), "row": np.array([1, -1]), "w": weight}
+    graph = helper.make_graph(
+        nodes,
+        "rows",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [8, 8])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(array, name) for name, array in values.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "x.onnx")
+    images, radius = random.uniform(0.2, 0.8, (60, 1, 8, 8)).astype(np.float32), 0.02
+    scores = images[:, 0].sum(axis=axis % 2 + 1) @ weight
+    labels = scores.argmax(axis=1)
+    apart = [[abs(weight[:, label] - weight[:, other]).sum() for other in range(3)] for label in labels]
+    least = scores.max(axis=1, keepdims=True) - scores - 8 * radius * np.array(apart)
+    least = np.where(np.arange(3) == labels[:, None], np.inf, least).min(axis=1)
+    verdicts = abscert_plugin.verify(tmp_path / "x.onnx", images, labels, radius=radius, timeout=5)
+    assert 5 < (least > 1e-3).sum() < 55
+    for one, margin in zip(verdicts, least, strict=True):
+        assert abs(margin) < 1e-3 or one.verdict == ("certified" if margin > 0 else "falsified")
 
 
 @pytest.mark.parametrize("tail", ["Softmax", "ArgMax"])

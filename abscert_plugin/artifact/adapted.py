@@ -39,7 +39,7 @@ class Adapted:
 
     Args:
         model: the graph; its one input is float32 [batch, *input_shape], its one output float32 [batch, classes].
-        held: name of the tensor that the classifier itself reads.
+        held: name of the tensor that the classifier itself reads, [batch, *input_shape] in its own type.
         classes: how many logits it gives.
         preprocessing: the way from images to its input.
         obstacle: what keeps it from being shown that images of a batch do not meet; None where it is shown.
@@ -78,9 +78,9 @@ def adapt(source: ThirdParty, opening: Opening, labels: int | None) -> Adapted:
     input_shape, is_batched = preprocessing.input_shape, has_batch(source.input, preprocessing.image_shape)
     model = onnx.ModelProto()
     model.CopyFrom(source.file.model)
-    fixed = source.input.fixed_batch if is_batched else 1
+    fixed, held = source.input.fixed_batch if is_batched else 1, source.input.name
     if not is_batched or source.input.element_type != TensorProto.FLOAT:
-        _read_floats(model.graph, source.input, input_shape, is_batched, fixed)
+        held = _read_floats(model.graph, source.input, input_shape, is_batched, fixed)
     check_sizes(read_graph(model, path), model, path, input_shape)
     shape = (fixed or 1, *input_shape)
     with saved(model, path) as copy:
@@ -101,7 +101,7 @@ def adapt(source: ThirdParty, opening: Opening, labels: int | None) -> Adapted:
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(_LOGITS, TensorProto.FLOAT, [size, classes]))
     obstacle = batch_obstacle(read_graph(model, path), model)
-    return Adapted(model, source.input.name, classes, preprocessing, obstacle, path)
+    return Adapted(model, held, classes, preprocessing, obstacle, path)
 
 
 def gives_scores(model: onnx.ModelProto) -> bool:
@@ -145,21 +145,23 @@ def opened(adapted: Adapted, provider: Provider, one_by_one: bool) -> BlackBox:
 
 def _read_floats(
     graph: onnx.GraphProto, port: Port, input_shape: tuple[int, ...], has_batch: bool, fixed: int | None
-) -> None:
-    """Let the graph read float32 with a batch, and make of it what it read before."""
+) -> str:
+    """Let the graph read float32 with a batch; return the last tensor with one before what it read before."""
     name, steps = _PREFIX + "input", list[_Made]()
+    if port.element_type != TensorProto.FLOAT:
+        steps.append(("Cast", [], {"to": port.element_type}))
     if not has_batch:
         shape = numpy_helper.from_array(np.array(input_shape, dtype=np.int64), _PREFIX + "input_shape")
         graph.initializer.append(shape)
         steps.append(("Reshape", [shape.name], {}))
-    if port.element_type != TensorProto.FLOAT:
-        steps.append(("Cast", [], {"to": port.element_type}))
     nodes = [*_chain(name, steps, port.name, name), *graph.node]
+    held = port.name if has_batch else nodes[len(steps) - 1].input[0]
     del graph.node[:]
     graph.node.extend(nodes)
     value = next(value for value in graph.input if value.name == port.name)
     size = fixed or port.batch_symbol or "batch"
     value.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, *input_shape]))
+    return held
 
 
 def _logits(

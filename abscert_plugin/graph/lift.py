@@ -58,6 +58,8 @@ class Lift:
                 self.tensors[node.outputs[0]] = numpy_helper.from_array(np.array(sizes, np.int64), node.outputs[0])
             elif node.captured or node.qualified not in LIFTS:
                 unknown.append(f"node {node.name!r}: no batch for {node.operator}")
+            elif node.qualified in _SHAPED and self._dependent & set(node.inputs[1:]):
+                unknown.append(f"node {node.name!r}: no batch for sizes or axes that depend on the input")
             else:
                 LIFTS[node.qualified](self, node)
                 self._dependent |= set(node.outputs)
@@ -203,8 +205,9 @@ def _matmul(lift: Lift, node: Node) -> None:
             column = lift.add("Reshape", (second, lift.constant(np.array([-1, 1], np.int64))))
             lift.reshaped(lift.add("MatMul", (first, column)), lift.shape(out), out)
         else:
-            _need(_rank(lift, first) > 1 or _rank(lift, second) == 2, node, "a vector times a stack of matrices")
-            lift.same(node)
+            rank = max(_rank(lift, first), _rank(lift, second))
+            _need(_rank(lift, first) > 1 or rank == 2, node, "a vector times a stack of matrices")
+            lift.same(node, (lift.ranked(first, rank) if _rank(lift, first) > 1 else first, second))
     else:
         _need(_rank(lift, first) <= 2, node, "a stack of constant matrices as the first factor")
         rank = _rank(lift, second)
@@ -372,6 +375,8 @@ _IMAGES: Final = (
     *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
     *("InstanceNormalization", "Resize", "Upsample"),
 )
+_SHAPED: Final = frozenset({"Clip", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", *_REDUCTIONS})
+"""Of whose inputs the first alone may depend on the input: the others say in what shape, or in what bounds."""
 _ROWS: Final = (
     "LinearClassifier Normalizer Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"  # of ai.onnx.ml
 )

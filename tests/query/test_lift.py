@@ -46,6 +46,8 @@ CASES: list[Case] = [
     ("MatMul", [3], [X, floats(3, 2)], {}),
     ("MatMul", [2, 3], [X, floats(3, 2)], {}),
     ("MatMul", [2, 3], [X, floats(3)], {}),
+    ("MatMul", [2, 3], [X, floats(1, 3, 2)], {}),
+    ("MatMul", [2, 3], [X, floats(4, 3, 2)], {}),
     ("MatMul", [3], [floats(2, 3), X], {}),
     ("MatMul", [3, 2], [floats(4, 3), X], {}),
     ("MatMul", [3], [floats(3), X], {}),
@@ -170,6 +172,19 @@ def test_what_cannot_be_lifted_is_named(tmp_path: Path) -> None:
     network = open_network(path, query_of([3], path))
     with pytest.raises(UnsupportedModelError, match="no batch for CumSum"):
         _ = network.proof
+
+
+@pytest.mark.parametrize(
+    "operator", ["Clip", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "ReduceSum"]
+)
+def test_sizes_that_depend_on_the_input_are_refused(operator: str) -> None:
+    """What shape a tensor has is known of one input, and would be taken to be that of all."""
+    nodes = (
+        Node("", "Cast", "", ("x",), ("n",), {"to": TensorProto.INT64}, frozenset()),
+        Node("", operator, "", ("x", "n"), ("y",), {}, frozenset()),
+    )
+    with pytest.raises(UnsupportedModelError, match="sizes or axes that depend on the input"):
+        lifted(Graph(nodes, {}, "x", (1,), "y", 18), {"x": (1,), "n": (1,), "y": (1,)})
 
 
 def test_a_function_of_the_files_own_is_no_shape() -> None:
