@@ -160,7 +160,7 @@ def test_the_readme_says_what_the_page_of_results_says() -> None:
     row = re.compile(r"^\| `([a-z-]+)`[^|]*((?:\| [\d.]+ ){4})\|$", re.MULTILINE)
     told = row.findall((ROOT / "README.md").read_text("utf-8"))
     found = dict(row.findall((DOCS / "RESULTS.md").read_text("utf-8")))
-    assert len(told) == 9
+    assert len(told) >= 9
     for name, figures in told:
         assert figures == found[name], name
 
