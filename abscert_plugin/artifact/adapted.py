@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from abscert_plugin.artifact.answer_meaning import THRESHOLD, is_probability, need_own_labels, need_score
 from abscert_plugin.artifact.fitting import fit_preprocessing, has_batch
 from abscert_plugin.artifact.third_party import Port, ThirdParty
 from abscert_plugin.artifact.trial import try_in_child
@@ -27,9 +28,8 @@ from abscert_plugin.preprocessing import Opening, Preprocessing
 
 _PREFIX: Final = "abscert/"
 _LOGITS: Final = _PREFIX + "logits"
-_INERT: Final = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _Made: TypeAlias = tuple[str, list[str], dict[str, Any]]  # operator, what it reads beside the value, attributes
-_THRESHOLD: Final = 0.5  # of a probability of the second of two classes
+_TRIALS: Final = 8  # runs that show what an answer means
 
 
 @final
@@ -83,15 +83,28 @@ def adapt(source: ThirdParty, opening: Opening, labels: int | None) -> Adapted:
         held = _read_floats(model.graph, source.input, input_shape, is_batched, fixed)
     check_sizes(read_graph(model, path), model, path, input_shape)
     shape = (fixed or 1, *input_shape)
-    with saved(model, path) as copy:
+    tried = onnx.ModelProto()
+    tried.CopyFrom(model)
+    tried.graph.output.extend(source.labels)
+    with saved(tried, path) as copy:
         try_in_child(copy, shape, path)
         runner = Runner(copy, 1)
         try:
-            found = runner.run(np.zeros(shape, dtype=np.float32))
+            runs = [
+                runner.run(values) for values in (np.zeros(shape, dtype=np.float32), *_some(preprocessing, shape[0]))
+            ]
         except VerifierError as error:
             raise UnsupportedModelError(str(error)) from error
-    answer = found[source.logits.name]
+    answer = runs[0][source.logits.name]
+    if fixed is not None and fixed > 1 and answer.shape[:1] != shape[:1]:
+        raise UnsupportedModelError(f"{path}: expected an answer for each image of a batch, got {answer.shape}")
     nodes, constants, classes = _logits(source, answer, shape[0], labels, path)
+    is_score = answer.dtype.kind == "f" and answer.size == shape[0]
+    if is_score:
+        need_score(source.file.model.graph, source.logits.name, [run[source.logits.name] for run in runs], path)
+    if opening.output is None and (is_score or answer.size > shape[0]):
+        is_share = is_score and is_probability(source.file.model.graph, source.logits.name)
+        need_own_labels(source.logits.name, runs, THRESHOLD if is_share else 0.0, path)
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(constants)
     is_alone = answer.shape[:1] != shape[:1] or answer.ndim < 2
@@ -190,8 +203,8 @@ def _logits(
     elif answer.dtype != np.float32:
         steps.append(("Cast", [], {"to": TensorProto.FLOAT}))
     if each == 1 and not is_labels:
-        if _is_probability(source.file.model.graph, name):
-            constants["threshold"] = np.array([_THRESHOLD], dtype=np.float32)
+        if is_probability(source.file.model.graph, name):
+            constants["threshold"] = np.array([THRESHOLD], dtype=np.float32)
             steps.append(("Sub", [_PREFIX + "threshold"], {}))
         constants["two_classes"] = np.array([[0.0, 1.0]], dtype=np.float32)
         steps.append(("Mul", [_PREFIX + "two_classes"], {}))
@@ -212,9 +225,9 @@ def _chain(source: str, steps: Sequence[_Made], target: str, stem: str) -> list[
     return nodes
 
 
-def _is_probability(graph: onnx.GraphProto, name: str) -> bool:
-    """Return whether a Sigmoid gives the values of a tensor."""
-    makers = {output: node for node in graph.node for output in node.output}
-    while name in makers and makers[name].op_type in _INERT:
-        name = makers[name].input[0]
-    return name in makers and makers[name].op_type == "Sigmoid"
+def _some(preprocessing: Preprocessing, batch: int) -> Iterator[np.ndarray]:
+    """Yield batches of images of chance, bright and dark, as the classifier reads them."""
+    random = np.random.default_rng(0)
+    for _ in range(_TRIALS):
+        images = random.random((batch, *preprocessing.image_shape)) ** random.uniform(0.2, 3.0, (batch, 1, 1, 1))
+        yield preprocessing.apply(images.astype(np.float32))

@@ -1,5 +1,6 @@
 """Reading an ONNX classifier that this project did not make: its one input, its logits, a current operator set."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,13 @@ class ThirdParty:
         file: the file; its model has no output but the logits.
         input: its one input.
         logits: its one output.
+        labels: other outputs that the file had, of whole numbers, which may be the classes that it says.
     """
 
     file: ModelFile
     input: Port
     logits: Port
+    labels: tuple[onnx.ValueInfoProto, ...]
 
 
 def is_of_this_project(model: onnx.ModelProto) -> bool:
@@ -114,10 +117,12 @@ def read_third_party(
         _fix_input(model.graph, name, value, path)
     source = _input(model.graph, path)
     logits = _choose_output(_outputs(model), output, path)
-    kept = [value for value in model.graph.output if value.name == logits.name]
+    outputs = list(model.graph.output)
     del model.graph.output[:], model.training_info[:]
-    model.graph.output.extend(kept)
-    return ThirdParty(file, source, logits)
+    model.graph.output.extend(value for value in outputs if value.name == logits.name)
+    others = (value for value in outputs if value.name != logits.name)
+    labels = tuple(value for value in others if value.type.tensor_type.elem_type in _WHOLE)
+    return ThirdParty(file, source, logits, labels)
 
 
 def brought_up(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -237,9 +242,15 @@ def _fix_input(graph: onnx.GraphProto, name: str, value: float, path: Path) -> N
         raise ConfigError(f"{path}: expected --constant of one of its inputs, got {name!r}; it has {listed}")
     port = _port(graph.input[places[0]])
     try:
-        array = np.full([size or 1 for size in port.shape or ()], value)
-        tensor = numpy_helper.from_array(array.astype(helper.tensor_dtype_to_np_dtype(port.element_type)), name)
-    except (KeyError, TypeError, ValueError) as error:
+        kind = helper.tensor_dtype_to_np_dtype(port.element_type)
+        least, most = (0, 1) if kind.kind == "b" else (-math.inf, math.inf)
+        if kind.kind in "iu":
+            least, most = np.iinfo(kind).min, np.iinfo(kind).max
+        is_held = least <= value <= most and (kind.kind == "f" or float(value).is_integer())
+        if kind.kind not in "fiub" or not math.isfinite(value) or not is_held:
+            raise ValueError(f"{value} is none of {kind}")
+        tensor = numpy_helper.from_array(np.full([size or 1 for size in port.shape or ()], value).astype(kind), name)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: the input {port} cannot be {value:g}") from error
     del graph.input[places[0]]
     kept = [given for given in graph.initializer if given.name != name]

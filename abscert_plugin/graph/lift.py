@@ -49,7 +49,7 @@ class Lift:
         Raises:
             UnsupportedModelError: if an operator is not known here; names all of them.
         """
-        unknown = []
+        unknown = [] if self.shapes[self.graph.input] else ["expected an input of one axis at least"]
         for node in self.graph.between(self.graph.input):
             if not self._dependent & set(node.inputs):
                 self.nodes.append(node)
@@ -194,18 +194,15 @@ def _entry_by_entry(lift: Lift, node: Node) -> None:
 def _matmul(lift: Lift, node: Node) -> None:
     first, second = node.inputs
     out = node.outputs[0]
+    least, rank = sorted((_rank(lift, first), _rank(lift, second)))
     if lift.depends(first) and lift.depends(second):
-        rank = max(_rank(lift, first), _rank(lift, second))
-        _need(
-            min(_rank(lift, first), _rank(lift, second)) > 1, node, "a product of vectors that both depend on the input"
-        )
+        _need(least > 1, node, "a product of vectors that both depend on the input")
         lift.same(node, (lift.ranked(first, rank), lift.ranked(second, rank)))
     elif lift.depends(first):
         if _rank(lift, second) == 1:
             column = lift.add("Reshape", (second, lift.constant(np.array([-1, 1], np.int64))))
             lift.reshaped(lift.add("MatMul", (first, column)), lift.shape(out), out)
         else:
-            rank = max(_rank(lift, first), _rank(lift, second))
             _need(_rank(lift, first) > 1 or rank == 2, node, "a vector times a stack of matrices")
             lift.same(node, (lift.ranked(first, rank) if _rank(lift, first) > 1 else first, second))
     else:

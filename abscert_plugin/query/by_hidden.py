@@ -81,7 +81,8 @@ class ByHidden:
         cut = None
         if hidden is not None:
             place, value = hidden
-            cut = Cut(VALUE if value else SIGN, place, value, partial(part.halves, *hidden), part.bytes)
+            kind = VALUE if value or place in part.cuts else SIGN  # a sign is fixed once
+            cut = Cut(kind, place, value, partial(part.halves, *hidden), part.bytes)
         return Look("", bound, corner, self._case.upper - self._case.lower, cut=cut)
 
     def _combined(self, parts: Sequence[Part]) -> list[tuple[float, ...]]:

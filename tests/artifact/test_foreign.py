@@ -183,6 +183,61 @@ def test_other_inputs_are_fixed_and_the_others_are_named(tmp_path: Path) -> None
         open_foreign(path, Provider.CPU, Opening(constants={"heat": 2.0}), SHAPE)
 
 
+SCORE = [FIRST, ("Mul", ["s", "small"], ["m"], {})]
+ONE: dict[str, list[graphs.Node]] = {
+    "a probability by another function": [*SCORE, ("HardSigmoid", ["m"], ["p"], {})],
+    "a probability that is cut": [*SCORE, ("Sigmoid", ["m"], ["g"], {}), ("Mul", ["g", "unit"], ["p"], {})],
+    "labels as floats": [("ArgMax", ["y"], ["i"], {"axis": 1, "keepdims": 1}), ("Cast", ["i"], ["p"], {"to": 1})],
+}
+
+
+@pytest.mark.parametrize("kind", ONE)
+def test_one_number_that_is_no_score_is_refused(tmp_path: Path, kind: str) -> None:
+    """A probability would be cut at 0, and every image get the second class."""
+    values = {"small": np.float32(1e-3), "unit": np.float32(1), **ENDS}
+    path = graphs.save(model(["n", 48], after=ONE[kind], answer=(1, ["n", 1]), **values), tmp_path)
+    with pytest.raises(UnsupportedModelError, match="looks like a probability or a label"):
+        open_foreign(path, Provider.CPU, Opening(), SHAPE)
+
+
+def test_a_probability_behind_a_quantisation_is_one(tmp_path: Path) -> None:
+    after = [
+        *SCORE,
+        ("Sigmoid", ["m"], ["g"], {}),
+        ("QuantizeLinear", ["g", "step"], ["q"], {}),
+        ("DequantizeLinear", ["q", "step"], ["p"], {}),
+    ]
+    values = {"small": np.float32(1e-2), "step": np.float32(1 / 256), **ENDS}
+    path = graphs.save(model(["n", 48], after=after, answer=(1, ["n", 1]), **values), tmp_path)
+    found = open_foreign(path, Provider.CPU, Opening(), SHAPE).run_images(IMAGES)
+    expected = 1 / (1 + np.exp(-scores(IMAGES)[:, :1] * 1e-2)) - 0.5
+    np.testing.assert_allclose(found, expected * [0.0, 1.0], atol=1 / 256)
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_labels_beside_the_scores_have_to_be_those_of_the_largest(tmp_path: Path, agrees: bool) -> None:
+    turned: list[graphs.Node] = [("Neg", ["y"], ["t"], {}), ("ArgMax", ["t"], ["label"], {"axis": 1, "keepdims": 0})]
+    made = model(["n", 48], after=ARGMAX if agrees else turned)
+    made.graph.output[0].CopyFrom(graphs.value("label", ["n"], TensorProto.INT64))
+    made.graph.output.append(graphs.value("y", ["n", 5]))
+    path = graphs.save(made, tmp_path)
+    if agrees:
+        assert open_foreign(path, Provider.CPU, Opening(), SHAPE).metadata.classes == 5
+    else:
+        with pytest.raises(UnsupportedModelError, match="'label' gives other labels than the largest of 'y'"):
+            open_foreign(path, Provider.CPU, Opening(), SHAPE)
+    assert open_foreign(path, Provider.CPU, Opening(output="y"), SHAPE).metadata.classes == 5
+
+
+@pytest.mark.parametrize(("kind", "number"), [(2, -1), (2, 257), (2, 0.7), (6, 2**32 + 1), (9, 2), (1, np.nan), (8, 1)])
+def test_a_constant_that_its_type_does_not_hold_is_refused(tmp_path: Path, kind: int, number: float) -> None:
+    made = model(["n", 48])
+    made.graph.input.append(graphs.value("other", [1], kind))
+    path = graphs.save(made, tmp_path)
+    with pytest.raises(ConfigError, match=r"the input 'other' .* cannot be"):
+        open_foreign(path, Provider.CPU, Opening(constants={"other": number}), SHAPE)
+
+
 def test_a_packed_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx.gz"
     path.write_bytes(gzip.compress(model(["n", 48]).SerializeToString()))
