@@ -112,7 +112,7 @@ def read_third_party(
     file = read_whole(path, model)
     model = file.model
     _add_default_domain(model, path)
-    _skip_zip_maps(model.graph)
+    _skip_zip_maps(model.graph, output, path)
     for name, value in constants.items():
         _fix_input(model.graph, name, value, path)
     source = _input(model.graph, path)
@@ -208,11 +208,22 @@ def _add_default_domain(model: onnx.ModelProto, path: Path) -> None:
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
 
 
-def _skip_zip_maps(graph: onnx.GraphProto) -> None:
-    """Give out the tensor of probabilities, of the same name, where skl2onnx makes dictionaries of it."""
+def _skip_zip_maps(graph: onnx.GraphProto, output: str | None, path: Path) -> None:
+    """Give out the tensor of probabilities, of the same name, where skl2onnx makes dictionaries of it.
+
+    Raises:
+        UnsupportedModelError: if these name other whole numbers than the places of classes, and it was not asked for.
+    """
     names = set()
     for node in graph.node:
         if (node.domain, node.op_type) == ("ai.onnx.ml", "ZipMap"):
+            for attribute in node.attribute:
+                told = list(attribute.ints)
+                if output is None and told != list(range(len(told))):
+                    raise UnsupportedModelError(
+                        f"{path}: its output {node.output[0]!r} names its classes {told[:10]}, and not 0 to "
+                        f"{len(told) - 1}; name it with --output: places are the classes"
+                    )
             node.op_type, node.domain = "Identity", ""
             del node.attribute[:]
             names.update(node.output)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphs as graphs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from abscert_plugin.artifact import foreign, opened
 from abscert_plugin.artifact.foreign import open_classifier, open_foreign
@@ -227,6 +228,19 @@ def test_labels_beside_the_scores_have_to_be_those_of_the_largest(tmp_path: Path
         with pytest.raises(UnsupportedModelError, match="'label' gives other labels than the largest of 'y'"):
             open_foreign(path, Provider.CPU, Opening(), SHAPE)
     assert open_foreign(path, Provider.CPU, Opening(output="y"), SHAPE).metadata.classes == 5
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0]])
+def test_classes_of_other_names_have_to_be_asked_for(tmp_path: Path, names: list[int]) -> None:
+    made = model(["n", 48], after=[("Softmax", ["y"], ["p"], {})])
+    made.graph.node.append(helper.make_node("ZipMap", ["p"], ["m"], domain="ai.onnx.ml", classlabels_int64s=names))
+    made.graph.output[0].CopyFrom(onnx.ValueInfoProto(name="m"))
+    made.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    path = graphs.save(made, tmp_path)
+    if names[0]:
+        with pytest.raises(UnsupportedModelError, match=r"names its classes .*, and not 0 to 4"):
+            open_foreign(path, Provider.CPU, Opening(), SHAPE)
+    assert open_foreign(path, Provider.CPU, Opening(output="m"), SHAPE).metadata.classes == 5
 
 
 @pytest.mark.parametrize(("kind", "number"), [(2, -1), (2, 257), (2, 0.7), (6, 2**32 + 1), (9, 2), (1, np.nan), (8, 1)])
