@@ -6,7 +6,7 @@ import onnx
 
 from abscert_plugin.artifact.front_graph import check_front
 from abscert_plugin.artifact.metadata import IMAGE, INTERVAL, SCALED, Metadata, read_metadata, refuse_guard
-from abscert_plugin.artifact.phi import phi_graph
+from abscert_plugin.artifact.phi import phi_in
 from abscert_plugin.artifact.scaling import scaling_of
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import refuse_functions
@@ -41,5 +41,5 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
             f"{path}: the part between `{IMAGE}` and `{INTERVAL}` is not the abstraction that its metadata name, "
             "so no verdict about cells would hold; export or wrap the model again"
         )
-        check_front(model.graph, phi_graph(grid), INTERVAL, refusal)
+        check_front(model.graph, phi_in(model.graph, grid), INTERVAL, refusal)
     return metadata

@@ -19,14 +19,26 @@ from abscert_plugin.grid import Grid
 _PREFIX: Final = "phi/"
 
 
-def phi_graph(grid: Grid) -> FrontGraph:
-    """Return phi for images on the pixel scale [0, 1] as ONNX nodes of opset 13 and later."""
+def phi_in(graph: onnx.GraphProto, grid: Grid) -> FrontGraph:
+    """Return phi as a file has to hold it: those of before have no more ends than cells."""
+    is_former = any(tensor.name == f"{_PREFIX}lower" and [*tensor.dims] == [grid.cells] for tensor in graph.initializer)
+    return phi_graph(grid, is_former)
+
+
+def phi_graph(grid: Grid, is_former: bool = False) -> FrontGraph:
+    """Return phi for images on the pixel scale [0, 1] as ONNX nodes of opset 13 and later.
+
+    Args:
+        grid: the cells.
+        is_former: whether there are no more ends than cells, so that a pixel of inf is looked up outside the table.
+    """
     bits = max(1, math.ceil(math.log2(grid.cells)))
     # Edge k opens cell k; past the last cell nothing is reached, but by a pixel of inf: that gets the last cell's ends,
     # since a look-up outside the table would cost the whole batch its answers.
     opening = np.full(2**bits, np.inf, dtype=np.float32)
     opening[: grid.cells] = grid.edges[:-1]
-    lower, upper = (to_length(ends, 2**bits) for ends in (grid.training_edges[:-1], grid.training_edges[1:]))
+    length = grid.cells if is_former else 2**bits
+    lower, upper = (to_length(ends, length) for ends in (grid.training_edges[:-1], grid.training_edges[1:]))
     initializers = [
         _constant("edges", opening),
         _constant("lower", lower),

@@ -109,12 +109,12 @@ def read_third_party(
     refuse_guard(model, path)
     if is_of_this_project(model):
         raise UnsupportedModelError(f"{path} is under abstraction already; wrap the classifier that it was made from")
+    for name, value in constants.items():  # first: a Dropout may be off by it
+        _fix_input(model.graph, name, value, path)
     file = read_whole(path, model)
     model = file.model
     _add_default_domain(model, path)
     _skip_zip_maps(model.graph, output, path)
-    for name, value in constants.items():
-        _fix_input(model.graph, name, value, path)
     source = _input(model.graph, path)
     logits = _choose_output(_outputs(model), output, path)
     outputs = list(model.graph.output)

@@ -184,6 +184,17 @@ def test_other_inputs_are_fixed_and_the_others_are_named(tmp_path: Path) -> None
         open_foreign(path, Provider.CPU, Opening(constants={"heat": 2.0}), SHAPE)
 
 
+def test_a_dropout_may_be_off_by_an_input_that_is_fixed(tmp_path: Path) -> None:
+    made = model(["n", 48], after=[("Dropout", ["y", "half", "training"], ["t"], {})], half=np.float32(0.5))
+    made.graph.input.append(graphs.value("training", [], TensorProto.BOOL))
+    path = graphs.save(made, tmp_path)
+    artifact = open_foreign(path, Provider.CPU, Opening(constants={"training": 0}), SHAPE)
+    np.testing.assert_allclose(artifact.run_images(IMAGES), scores(IMAGES), rtol=1e-4, atol=1e-3)
+    for constants in ({}, {"training": 1}):
+        with pytest.raises(UnsupportedModelError, match="draws random numbers"):
+            open_foreign(path, Provider.CPU, Opening(constants=constants), SHAPE)
+
+
 SCORE = [FIRST, ("Mul", ["s", "small"], ["m"], {})]
 ONE: dict[str, list[graphs.Node]] = {
     "a probability by another function": [*SCORE, ("HardSigmoid", ["m"], ["p"], {})],
