@@ -83,23 +83,21 @@ def adapt(source: ThirdParty, opening: Opening, labels: int | None) -> Adapted:
         held = _read_floats(model.graph, source.input, input_shape, is_batched, fixed)
     check_sizes(read_graph(model, path), model, path, input_shape)
     shape = (fixed or 1, *input_shape)
-    tried = onnx.ModelProto()
-    tried.CopyFrom(model)
-    tried.graph.output.extend(source.labels)
-    with saved(tried, path) as copy:
+    model.graph.output.extend(source.labels)  # until its one output takes the place of all
+    with saved(model, path) as copy:
         try_in_child(copy, shape, path)
         runner = Runner(copy, 1)
         try:
-            runs = [
-                runner.run(values) for values in (np.zeros(shape, dtype=np.float32), *_some(preprocessing, shape[0]))
-            ]
+            runs = [runner.run(np.zeros(shape, dtype=np.float32))]
+            answer = runs[0][source.logits.name]
+            is_score, has_labels = answer.dtype.kind == "f" and answer.size == shape[0], bool(source.labels)
+            if is_score or (has_labels and opening.output is None):
+                runs += map(runner.run, _some(preprocessing, shape[0]))
         except VerifierError as error:
             raise UnsupportedModelError(str(error)) from error
-    answer = runs[0][source.logits.name]
     if fixed is not None and fixed > 1 and answer.shape[:1] != shape[:1]:
         raise UnsupportedModelError(f"{path}: expected an answer for each image of a batch, got {answer.shape}")
     nodes, constants, classes = _logits(source, answer, shape[0], labels, path)
-    is_score = answer.dtype.kind == "f" and answer.size == shape[0]
     if is_score:
         need_score(source.file.model.graph, source.logits.name, [run[source.logits.name] for run in runs], path)
     if opening.output is None and (is_score or answer.size > shape[0]):
