@@ -195,6 +195,13 @@ def test_a_dropout_may_be_off_by_an_input_that_is_fixed(tmp_path: Path) -> None:
             open_foreign(path, Provider.CPU, Opening(constants=constants), SHAPE)
 
 
+def test_scores_across_a_fixed_batch_are_refused(tmp_path: Path) -> None:
+    """[5, 2] would be read as [2, 5], and the scores of one image be those of several."""
+    made = model([2, 48], after=[("Transpose", ["y"], ["t"], {"perm": [1, 0]})], answer=(TensorProto.FLOAT, [5, 2]))
+    with pytest.raises(UnsupportedModelError, match="an answer for each image of a batch"):
+        open_foreign(graphs.save(made, tmp_path), Provider.CPU, Opening(), SHAPE)
+
+
 SCORE = [FIRST, ("Mul", ["s", "small"], ["m"], {})]
 ONE: dict[str, list[graphs.Node]] = {
     "a probability by another function": [*SCORE, ("HardSigmoid", ["m"], ["p"], {})],

@@ -187,6 +187,12 @@ def test_sizes_that_depend_on_the_input_are_refused(operator: str) -> None:
         lifted(Graph(nodes, {}, "x", (1,), "y", 18), {"x": (1,), "n": (1,), "y": (1,)})
 
 
+def test_an_input_without_axes_is_refused() -> None:
+    node = Node("", "Relu", "", ("x",), ("y",), {}, frozenset())
+    with pytest.raises(UnsupportedModelError, match="an input of one axis at least"):
+        lifted(Graph((node,), {}, "x", (), "y", 18), {"x": (), "y": ()})
+
+
 def test_a_function_of_the_files_own_is_no_shape() -> None:
     nodes = (
         Node("", "Shape", "own", ("x",), ("n",), {}, frozenset()),
