@@ -97,12 +97,12 @@ def adapt(source: ThirdParty, opening: Opening, labels: int | None) -> Adapted:
             raise UnsupportedModelError(str(error)) from error
     if fixed is not None and fixed > 1 and answer.shape[:1] != shape[:1]:
         raise UnsupportedModelError(f"{path}: expected an answer for each image of a batch, got {answer.shape}")
-    nodes, constants, classes = _logits(source, answer, shape[0], labels, path)
-    if is_score:
-        need_score(source.file.model.graph, source.logits.name, [run[source.logits.name] for run in runs], path)
+    threshold = THRESHOLD if is_score and is_probability(source.file.model.graph, source.logits.name) else 0.0
+    nodes, constants, classes = _logits(source, answer, shape[0], threshold, labels, path)
+    if is_score and not threshold:
+        need_score(source.logits.name, [run[source.logits.name] for run in runs], path)
     if opening.output is None and (is_score or answer.size > shape[0]):
-        is_share = is_score and is_probability(source.file.model.graph, source.logits.name)
-        need_own_labels(source.logits.name, runs, THRESHOLD if is_share else 0.0, path)
+        need_own_labels(source.logits.name, runs, threshold, path)
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(constants)
     is_alone = answer.shape[:1] != shape[:1] or answer.ndim < 2
@@ -176,7 +176,7 @@ def _read_floats(
 
 
 def _logits(
-    source: ThirdParty, answer: np.ndarray, batch: int, labels: int | None, path: Path
+    source: ThirdParty, answer: np.ndarray, batch: int, threshold: float, labels: int | None, path: Path
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto], int]:
     """Return nodes that make logits [batch, classes] of the classifier's answer, their constants, and the classes."""
     name, each = source.logits.name, answer.size // batch if answer.size % batch == 0 else 0
@@ -201,8 +201,8 @@ def _logits(
     elif answer.dtype != np.float32:
         steps.append(("Cast", [], {"to": TensorProto.FLOAT}))
     if each == 1 and not is_labels:
-        if is_probability(source.file.model.graph, name):
-            constants["threshold"] = np.array([THRESHOLD], dtype=np.float32)
+        if threshold:
+            constants["threshold"] = np.array([threshold], dtype=np.float32)
             steps.append(("Sub", [_PREFIX + "threshold"], {}))
         constants["two_classes"] = np.array([[0.0, 1.0]], dtype=np.float32)
         steps.append(("Mul", [_PREFIX + "two_classes"], {}))

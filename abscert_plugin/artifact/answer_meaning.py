@@ -24,18 +24,15 @@ def is_probability(graph: onnx.GraphProto, name: str) -> bool:
     return name in makers and makers[name].op_type == "Sigmoid"
 
 
-def need_score(graph: onnx.GraphProto, name: str, answers: Sequence[np.ndarray], path: Path) -> None:
+def need_score(name: str, answers: Sequence[np.ndarray], path: Path) -> None:
     """Raise UnsupportedModelError if a single number of each image is no score that changes its sign with the class.
 
     Args:
-        graph: the file.
-        name: of the output.
+        name: of the output, which no Sigmoid gives.
         answers: what it gave for some images.
         path: the file, for messages.
     """
     values = np.concatenate([answer.reshape(-1) for answer in answers])
-    if is_probability(graph, name):
-        return
     if bool(((values >= 0) & (values <= 1)).all()) or bool((values == np.rint(values)).all()):
         raise UnsupportedModelError(
             f"{path}: its answer {name!r} is one number for each image, which looks like a probability or a label, and "

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from abscert_plugin.artifact.metadata import refuse_guard
 from abscert_plugin.artifact.model_file import ModelFile, read_model, read_whole
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
-from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, all_nodes, inner_graphs
+from abscert_plugin.graph.nodes import DEFAULT_DOMAINS, all_nodes, inner_graphs, opsets_of
 
 OLDEST_OPSET: Final = 13
 _OPSET_OF_COORDINATES: Final = 11  # from it on, Resize says how coordinates are meant
@@ -193,16 +193,9 @@ def _add_default_domain(model: onnx.ModelProto, path: Path) -> None:
     """Name the default domain once: files of ai.onnx.ml alone leave it out, others name it twice.
 
     Raises:
-        UnsupportedModelError: if a domain has two versions: runtimes take the one that they read last.
+        UnsupportedModelError: if a domain has two versions.
     """
-    versions: dict[str, int] = {}
-    for entry in model.opset_import:
-        domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
-        if versions.setdefault(domain, entry.version) != entry.version:
-            found = f"{versions[domain]} and {entry.version}"
-            raise UnsupportedModelError(
-                f"{path}: expected one version of the operators of {domain or 'ONNX'}, got {found}"
-            )
+    versions = opsets_of(model, path)
     versions.setdefault("", OLDEST_OPSET)
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
@@ -254,11 +247,7 @@ def _fix_input(graph: onnx.GraphProto, name: str, value: float, path: Path) -> N
     port = _port(graph.input[places[0]])
     try:
         kind = helper.tensor_dtype_to_np_dtype(port.element_type)
-        least, most = (0, 1) if kind.kind == "b" else (-math.inf, math.inf)
-        if kind.kind in "iu":
-            least, most = np.iinfo(kind).min, np.iinfo(kind).max
-        is_held = least <= value <= most and (kind.kind == "f" or float(value).is_integer())
-        if kind.kind not in "fiub" or not math.isfinite(value) or not is_held:
+        if not _holds(kind, value):
             raise ValueError(f"{value} is none of {kind}")
         tensor = numpy_helper.from_array(np.full([size or 1 for size in port.shape or ()], value).astype(kind), name)
     except (KeyError, OverflowError, TypeError, ValueError) as error:
@@ -267,6 +256,13 @@ def _fix_input(graph: onnx.GraphProto, name: str, value: float, path: Path) -> N
     kept = [given for given in graph.initializer if given.name != name]
     del graph.initializer[:]
     graph.initializer.extend([*kept, tensor])
+
+
+def _holds(kind: np.dtype, value: float) -> bool:
+    """Return whether a type of numbers or truth values has a finite value, or one near it where it is one of floats."""
+    if kind.kind in "iu":
+        return float(value).is_integer() and np.iinfo(kind).min <= value <= np.iinfo(kind).max
+    return value in (0, 1) if kind.kind == "b" else kind.kind == "f" and math.isfinite(value)
 
 
 def _outputs(model: onnx.ModelProto) -> list[Port]:

@@ -59,7 +59,7 @@ class Lift:
             elif node.captured or node.qualified not in LIFTS:
                 unknown.append(f"node {node.name!r}: no batch for {node.operator}")
             elif node.qualified in _SHAPED and self._dependent & set(node.inputs[1:]):
-                unknown.append(f"node {node.name!r}: no batch for sizes or axes that depend on the input")
+                unknown.append(f"node {node.name!r}: no batch for indices, sizes or axes that depend on the input")
             else:
                 LIFTS[node.qualified](self, node)
                 self._dependent |= set(node.outputs)
@@ -288,8 +288,7 @@ def _padded(lift: Lift, name: str, pads: list[int]) -> str:
     return lift.add("Pad", (name, lift.constant(np.array(pads, np.int64))))
 
 
-def _gather(lift: Lift, node: Node) -> None:
-    _need(not lift.depends(node.inputs[1]), node, "indices that depend on the input")
+def _along_axis(lift: Lift, node: Node) -> None:
     lift.same(node, axis=_axis(lift, node, 0))
 
 
@@ -303,10 +302,6 @@ def _slices(lift: Lift, node: Node) -> None:
     data, begin, end, *others = node.inputs
     steps = tuple(others[1:2])
     lift.same(node, (data, begin, end, lift.constant(np.array(places, np.int64)), *steps))
-
-
-def _split(lift: Lift, node: Node) -> None:
-    lift.same(node, axis=_axis(lift, node, 0))
 
 
 def _reduce(lift: Lift, node: Node) -> None:
@@ -372,8 +367,10 @@ _IMAGES: Final = (
     *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
     *("InstanceNormalization", "Resize", "Upsample"),
 )
-_SHAPED: Final = frozenset({"Clip", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", *_REDUCTIONS})
-"""Of whose inputs the first alone may depend on the input: the others say in what shape, or in what bounds."""
+_SHAPED: Final = frozenset(
+    {"Clip", "Expand", "Gather", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", *_REDUCTIONS}
+)
+"""Of whose inputs the first alone may depend on the input: the others say in what shape, where, or in what bounds."""
 _ROWS: Final = (
     "LinearClassifier Normalizer Scaler TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor"  # of ai.onnx.ml
 )
@@ -387,12 +384,12 @@ LIFTS: Final[Mapping[str, Callable[[Lift, Node], None]]] = MappingProxyType(
         **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _in_shape),
         "Concat": _concatenate,
         "Expand": _expand,
-        "Gather": _gather,
+        "Gather": _along_axis,
         "Gemm": _gemm,
         "MatMul": _matmul,
         "Slice": _slices,
         "Softmax": _softmax,
-        "Split": _split,
+        "Split": _along_axis,
         "Transpose": _transpose,
     }
 )

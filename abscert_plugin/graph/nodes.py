@@ -129,18 +129,32 @@ def read_graph(model: onnx.ModelProto, path: Path) -> Graph:
     if twice:
         raise UnsupportedModelError(f"{path}: expected each tensor to be given once, got {twice[0]!r} twice")
     refuse_functions(model, path)
-    opsets = {entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS}
-    if len(opsets) > 1:
-        raise UnsupportedModelError(f"{path}: expected one version of ONNX's operators, got {sorted(opsets)}")
     return Graph(
         nodes=tuple(map(node_of, graph.node)),
         tensors=tensors,
         input=inputs[0].name,
         input_shape=_shape(inputs[0]),
         output=output_name([value.name for value in graph.output]),
-        opset=max(opsets, default=0),
+        opset=opsets_of(model, path).get("", 0),
         input_type=inputs[0].type.tensor_type.elem_type,
     )
+
+
+def opsets_of(model: onnx.ModelProto, path: Path) -> dict[str, int]:
+    """Return the version of the operators of each domain, ONNX's own under an empty name.
+
+    Raises:
+        UnsupportedModelError: if a domain has two: runtimes take the one that they read last.
+    """
+    versions: dict[str, int] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            found = f"{versions[domain]} and {entry.version}"
+            raise UnsupportedModelError(
+                f"{path}: expected one version of the operators of {domain or 'ONNX'}, got {found}"
+            )
+    return versions
 
 
 def refuse_functions(model: onnx.ModelProto, path: Path) -> None:

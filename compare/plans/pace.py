@@ -83,8 +83,7 @@ def method_pace(
 
 
 def _network(name: str, activation: Activation, shape: InputShape, takes_intervals: bool) -> nn.Module:
-    with drawing_from(0):
-        return NetworkConfig(name, activation, shape, _CLASSES, takes_intervals).build(0).train()
+    return NetworkConfig(name, activation, shape, _CLASSES, takes_intervals).build(0).train()
 
 
 def _pace(

@@ -59,8 +59,8 @@ class Forest:
 
     def is_known(self, ends: Interval) -> Bool[Tensor, "batch"]:
         """Return whether all that is asked for are numbers, as far as is known: NaN goes where no number does."""
-        asked = self.feature.unique()
-        return (ends[0][:, asked].isfinite() & ends[1][:, asked].isfinite()).all(1)
+        lower, upper = ends
+        return (lower.isfinite() & upper.isfinite())[:, self.feature].all(1)
 
     def reached(self, ends: Interval) -> Iterator[Int64[Tensor, "reached"]]:
         """Yield the leaves that each box can reach by numbers, at least one of each tree.
