@@ -3,6 +3,7 @@
 import math
 from typing import Final
 
+import numpy as np
 from onnx import TensorProto, helper
 
 from abscert_plugin.artifact.third_party import Port
@@ -39,18 +40,22 @@ def fit_preprocessing(
     if sizes is not None and len(sizes) > 2 and layout is Layout.FLAT:
         raise ConfigError(f"expected the layout nchw or nhwc for the input {port}, got flat")
     is_last = layout is Layout.NHWC
-    if layout is None and sizes is not None and len(sizes) == 3:
+    if layout is None and sizes is not None and len(sizes) != 1:
         is_last = _is_channels_last(port, sizes, image_shape)
     shape = image_shape or _told(port, sizes, is_last)
     input_shape = _filled(port, sizes, shape, is_last, layout)
     element = element_name(port.element_type)
     made = Preprocessing(shape, is_last, input_shape, element, scale)
     low, high = scale.input_range
-    if made.is_whole and not (high - low == _STEPS and low.is_integer() and (scale.mean, scale.std) == ((0,), (1,))):
-        raise ConfigError(
-            f"expected an input range of 0,255 without mean and std for a model that reads bytes or other integers "
-            f"({element}), got {low:g},{high:g}"
-        )
+    if made.is_whole:
+        kept = np.iinfo(element)
+        is_step = high - low == _STEPS and low.is_integer() and (scale.mean, scale.std) == ((0,), (1,))
+        if not (is_step and kept.min <= low and high <= kept.max):
+            wanted = "-128,127" if element == "int8" else "0,255"
+            raise ConfigError(
+                f"expected an input range of {wanted} without mean and std for a model that reads bytes or other "
+                f"integers ({element}), got {low:g},{high:g}"
+            )
     return made
 
 
@@ -79,9 +84,12 @@ def listed(shape: tuple[int, ...]) -> str:
 
 
 def _is_channels_last(port: Port, sizes: tuple[int | None, ...], image_shape: tuple[int, int, int] | None) -> bool:
-    """Return whether an input of three axes has its channels last."""
-    looks_so = sizes[2] in (1, 3) and (sizes[0] is None or sizes[0] >= _NOT_CHANNELS)
-    if image_shape is not None:
+    """Return whether an input of several axes has its channels last."""
+    looks_so = sizes[-1] in (1, 3) and (sizes[0] is None or sizes[0] >= _NOT_CHANNELS)
+    if len(sizes) != 3:  # its pixels are one axis, or there are axes of one entry besides
+        channels = 1 if image_shape is None else image_shape[0]
+        looks_so = channels > 1 and sizes[-1] == channels != sizes[0]
+    elif image_shape is not None:
         channels, height, width = image_shape
         is_first, is_last = goes_with(sizes, image_shape), goes_with(sizes, (height, width, channels))
         if channels == 1 or is_first != is_last:

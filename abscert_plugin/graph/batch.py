@@ -61,8 +61,9 @@ def _outputs(
     for value in reads:
         if isinstance(value, Unknown):
             raise NotShownError(value.reason)
-    if node.domain not in _DOMAINS:
-        raise NotShownError(f"{node} is an operator of {node.domain}")
+    domain = node.operator.rpartition(".")[0]
+    if domain not in _DOMAINS:
+        raise NotShownError(f"{node} is an operator of {domain}")
     scope = Scope(node, {name: values[name] for name in node.inputs if name}, shapes, batch)
     carried = any(isinstance(value, Carried) for value in reads)
     fixed = not carried and not any(isinstance(value, Sizes) and value.with_batch for value in reads)

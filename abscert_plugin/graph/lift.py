@@ -53,15 +53,15 @@ class Lift:
         for node in self.graph.between(self.graph.input):
             if not self._dependent & set(node.inputs):
                 self.nodes.append(node)
-            elif node.qualified == "Shape":
+            elif node.operator == "Shape":
                 sizes = self.shapes[node.inputs[0]][node.attributes.get("start", 0) : node.attributes.get("end")]
                 self.tensors[node.outputs[0]] = numpy_helper.from_array(np.array(sizes, np.int64), node.outputs[0])
-            elif node.captured or node.qualified not in LIFTS:
+            elif node.captured or node.operator not in LIFTS:
                 unknown.append(f"node {node.name!r}: no batch for {node.operator}")
-            elif node.qualified in _SHAPED and self._dependent & set(node.inputs[1:]):
+            elif node.operator in _SHAPED and self._dependent & set(node.inputs[1:]):
                 unknown.append(f"node {node.name!r}: no batch for indices, sizes or axes that depend on the input")
             else:
-                LIFTS[node.qualified](self, node)
+                LIFTS[node.operator](self, node)
                 self._dependent |= set(node.outputs)
         if unknown:
             raise UnsupportedModelError("; ".join(unknown))
@@ -89,7 +89,7 @@ class Lift:
     def add(self, operator: str, inputs: tuple[str, ...], output: str = "", **attributes: Any) -> str:
         """Append a node and return the name of what it gives."""
         output = output or self._name()
-        self.nodes.append(Node(output, operator, "", inputs, (output,), attributes, frozenset()))
+        self.nodes.append(Node(output, operator, inputs, (output,), attributes, frozenset()))
         return output
 
     def same(self, node: Node, inputs: tuple[str, ...] | None = None, **attributes: Any) -> None:
@@ -97,7 +97,7 @@ class Lift:
         given = {**node.attributes, **attributes}
         given = {name: value for name, value in given.items() if value is not None}
         inputs = node.inputs if inputs is None else inputs
-        self.nodes.append(Node(node.name, node.operator, "", inputs, node.outputs, given, frozenset()))
+        self.nodes.append(Node(node.name, node.operator, inputs, node.outputs, given, frozenset()))
 
     def reshaped(self, name: str, shape: tuple[int, ...], output: str = "") -> str:
         """Return a lifted tensor in another shape for each input."""
@@ -128,7 +128,7 @@ class Lift:
         if name in self.tensors:
             return numpy_helper.to_array(self.tensors[name])
         for node in self.nodes:
-            if name in node.outputs and node.qualified == "Constant":
+            if name in node.outputs and node.operator == "Constant":
                 return _constant(node)
         raise UnsupportedModelError(f"expected {name!r} to be a constant that the file holds")
 
@@ -163,7 +163,7 @@ def lifted(graph: Graph, shapes: Shapes) -> Graph:
 def flattened(graph: Graph) -> Graph:
     """Return a graph whose first axis is one of a batch already, with an output [batch, entries]."""
     name = "\0flat"
-    flat = Node(name, "Flatten", "", (graph.output,), (name,), {"axis": 1}, frozenset())
+    flat = Node(name, "Flatten", (graph.output,), (name,), {"axis": 1}, frozenset())
     return Graph((*graph.nodes, flat), graph.tensors, graph.input, graph.input_shape, name, graph.opset)
 
 

@@ -24,8 +24,8 @@ class Node:
 
     Args:
         name: its name in the file, which may be empty.
-        operator: ONNX's name of what it does, such as `Conv`.
-        domain: where the operator is defined; empty for ONNX itself.
+        operator: ONNX's name of what it does, such as `Conv`, behind its domain where that is another than ONNX's own:
+            `ai.onnx.ml.Scaler`.
         inputs: names of the tensors that it reads; empty where an argument is left out.
         outputs: names of the tensors that it gives; empty where one is not wanted.
         attributes: as `onnx.helper.get_attribute_value` returns them.
@@ -34,7 +34,6 @@ class Node:
 
     name: str
     operator: str
-    domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
@@ -42,11 +41,6 @@ class Node:
 
     def __str__(self) -> str:
         return f"node {self.name!r} ({self.operator})"
-
-    @property
-    def qualified(self) -> str:
-        """Return the operator with its domain, where that is another than ONNX's own."""
-        return f"{self.domain}.{self.operator}" if self.domain else self.operator
 
     def has(self, place: int) -> bool:
         """Return whether there is an input at `place`."""
@@ -196,8 +190,7 @@ def node_of(node: onnx.NodeProto) -> Node:
     """Return a node as it stands in a file."""
     return Node(
         name=node.name,
-        operator=node.op_type,
-        domain="" if node.domain in DEFAULT_DOMAINS else node.domain,
+        operator=node.op_type if node.domain in DEFAULT_DOMAINS else f"{node.domain}.{node.op_type}",
         inputs=tuple(node.input),
         outputs=tuple(node.output),
         attributes={attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute},

@@ -309,7 +309,7 @@ _IMAGEWISE: Final = (
 _REDUCTIONS: Final = (
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
 )
-_ROWWISE: Final = (
+_ROWWISE: Final = (  # of ai.onnx.ml
     "LinearClassifier LinearRegressor Normalizer SVMClassifier SVMRegressor Scaler TreeEnsemble "
     "TreeEnsembleClassifier TreeEnsembleRegressor"
 )
@@ -320,7 +320,7 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         **dict.fromkeys(_BROADCASTING.split(), _broadcast),
         **dict.fromkeys(_IMAGEWISE.split(), _each_image),
         **dict.fromkeys(_REDUCTIONS.split(), _reduce),
-        **dict.fromkeys(_ROWWISE.split(), _each_row),
+        **dict.fromkeys((f"ai.onnx.ml.{operator}" for operator in _ROWWISE.split()), _each_row),
         "ArgMax": _arg_extreme,
         "ArgMin": _arg_extreme,
         "Concat": _concatenate,
@@ -356,4 +356,4 @@ RULES: Final[Mapping[str, Rule]] = MappingProxyType(
         "Upsample": _resize,
     }
 )
-"""From an operator, of ONNX itself or of ai.onnx.ml, to what it does with a batch."""
+"""From an operator to what it does with a batch."""

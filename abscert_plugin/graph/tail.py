@@ -59,9 +59,9 @@ def without_tail(graph: Graph) -> Cut | None:
     """
     makers = {name: node for node in graph.nodes for name in node.outputs}
     node = makers.get(graph.output)
-    while node is not None and not node.domain and node.operator in _INERT and len(node.inputs) == 1:
+    while node is not None and node.operator in _INERT and len(node.inputs) == 1:
         node = makers.get(node.inputs[0])
-    if node is not None and node.qualified == _NORMALIZER and node.attributes.get("norm") == b"L1":
+    if node is not None and node.operator == _NORMALIZER and node.attributes.get("norm") == b"L1":
         # shares of one sum are divided by another number for all of them
         shares = without_tail(replace(graph, output=node.inputs[0]))
         return shares if shares is not None and shares.tail is Tail.SOFTMAX else None
@@ -72,7 +72,7 @@ def without_tail(graph: Graph) -> Cut | None:
     if node is not None and plain is not None:
         nodes = tuple(plain if one is node else one for one in graph.nodes)
         return Cut(replace(graph, nodes=nodes, output=node.outputs[-1]), Tail.SOFTMAX)
-    if node is None or node.domain or node.operator not in list(Tail) or node.operator == Tail.ARG_MAX:
+    if node is None or node.operator not in list(Tail) or node.operator == Tail.ARG_MAX:
         return None
     tail = Tail(node.operator)
     if tail in (Tail.SOFTMAX, Tail.LOG_SOFTMAX) and not _is_over_classes(node, graph.opset):
@@ -86,18 +86,18 @@ def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node | Non
     So `artifact/adapted.py` writes what a file that gives labels answers: Cast, Equal with 0, 1, ..., Reshape, ArgMax.
     """
     for operator in ("Cast", "Equal"):
-        if node is None or node.domain or node.operator != operator:
+        if node is None or node.operator != operator:
             return None
         if operator == "Equal":
             numbers = graph.array(node.inputs[1]) if node.inputs[1] in graph.tensors else np.zeros((1, 0))
             if numbers.shape[:1] != (1,) or numbers.tolist() != [list(range(numbers.size))]:
                 return None
         node = makers.get(node.inputs[0])
-    while node is not None and not node.domain and node.operator in ("Reshape", "Flatten", "Cast", "Identity"):
+    while node is not None and node.operator in ("Reshape", "Flatten", "Cast", "Identity"):
         if node.operator == "Cast" and node.attributes["to"] not in _HOLD_LABELS:
             return None
         node = makers.get(node.inputs[0])
-    if node is None or node.domain or node.operator != Tail.ARG_MAX or node.attributes.get("axis", 0) not in (1, -1):
+    if node is None or node.operator != Tail.ARG_MAX or node.attributes.get("axis", 0) not in (1, -1):
         return None
     return node.inputs[0]
 
@@ -105,9 +105,9 @@ def _scores_of_labels(graph: Graph, makers: Mapping[str, Node], node: Node | Non
 def _without_transform(node: Node) -> Node | None:
     """Return a node of ai.onnx.ml as it is before it makes shares of its scores; None of any other node."""
     attributes = node.attributes
-    if node.qualified not in _SCORES or attributes.get("post_transform") != b"SOFTMAX":
+    if node.operator not in _SCORES or attributes.get("post_transform") != b"SOFTMAX":
         return None
-    if _SCORES[node.qualified](attributes) < 2:
+    if _SCORES[node.operator](attributes) < 2:
         return None
     return replace(node, attributes={**attributes, "post_transform": b"NONE"})
 

@@ -175,7 +175,7 @@ class Walk(ABC):
             self._with_batch |= {name for name, array in arrays.items() if bool((array < _FAR).any())}
 
     def _take(self, node: Node) -> None:
-        if node.qualified == _IF:
+        if node.operator == _IF:
             self._take_branch(node)
             return
         shapes = [self.shape_of(name) for name in node.inputs if name]
@@ -203,7 +203,7 @@ class Walk(ABC):
         for inner in (*map(node_of, branch.node), *map(_same, branch.output, node.outputs)):
             is_new = all(name not in self.arrays and self.shape_of(name) is None for name in inner.outputs)
             need(is_new and not branch.initializer, "expected a branch that gives each of its tensors once, by nodes")
-            need(inner.qualified in _IN_BRANCHES, f"no bounds of {inner.qualified} in a branch")
+            need(inner.operator in _IN_BRANCHES, f"no bounds of {inner.operator} in a branch")
             self._take(inner)
 
     def _need_sizes_to_stay(self, node: Node) -> None:
@@ -248,13 +248,13 @@ def unsupported(graph: Graph, source: str, known: Collection[str]) -> list[str]:
         if on_image and node.operator != "Shape":  # what that gives is a constant here
             dependent |= set(node.outputs)
         operators = {*known, "Shape"} if on_image else ON_CONSTANTS
-        if node.qualified != _IF and (node.qualified not in operators or node.captured):
-            lines.append(f"node {node.name!r}: no bounds of {node.qualified}{'' if on_image else ' on constants'}")
+        if node.operator != _IF and (node.operator not in operators or node.captured):
+            lines.append(f"node {node.name!r}: no bounds of {node.operator}{'' if on_image else ' on constants'}")
     return lines
 
 
 def _same(given: onnx.ValueInfoProto, name: str) -> Node:
-    return Node("", "Identity", "", (given.name,), (name,), {}, frozenset())
+    return Node("", "Identity", (given.name,), (name,), {}, frozenset())
 
 
 def evaluate(node: Node, arrays: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray]:

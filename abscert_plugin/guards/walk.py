@@ -78,7 +78,7 @@ class GuardWalk(Walk):
     @override
     def apply(self, node: Node) -> None:
         view = View(node, self)
-        self._rules[node.qualified](view)
+        self._rules[node.operator](view)
         view.need_all_read()
 
     def ends(self, name: str) -> Ends:

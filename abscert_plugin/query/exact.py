@@ -55,7 +55,7 @@ def _rational(array: np.ndarray) -> np.ndarray:
 
 def _given(node: Node, arrays: _Arrays, opset: int) -> np.ndarray | None:
     inputs = [arrays[name] if name else None for name in node.inputs]
-    if node.domain or node.captured or len(node.outputs) != 1:
+    if node.captured or len(node.outputs) != 1:
         return None
     if all(array is not None and array.dtype != object for array in inputs) and node.operator in MOVES:
         read = {name: arrays[name] for name in node.inputs}

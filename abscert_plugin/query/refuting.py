@@ -306,19 +306,12 @@ def _stays_normal(term: Term) -> bool:
         return True
     if term.sign != "*":
         return all(map(_stays_normal, term.parts))
-    numbers = [_number(part) for part in term.parts]
+    numbers = [part.value if isinstance(part, Number) else None for part in term.parts]
     before = list(takewhile(lambda number: number is not None, numbers))
     products = accumulate((abs(number) for number in before if number is not None), operator.mul)
     are_plain = all(number is not None for number in numbers[len(before) + 1 :])
     is_inside = all(map(_stays_normal, term.parts[len(before) : len(before) + 1]))
     return are_plain and is_inside and all(not product or product >= _LEAST for product in products)
-
-
-def _number(term: Term) -> Fraction | None:
-    """Return the value of a number, or of one behind a minus; None of anything else."""
-    if isinstance(term, Operation) and term.sign == "-" and len(term.parts) == 1:
-        term = term.parts[0]
-    return term.value if isinstance(term, Number) else None
 
 
 def _largest(term: Term, most: Fraction) -> Fraction:

@@ -231,6 +231,14 @@ class Operation(Term):
         return first
 
 
+def operation(sign: str, parts: tuple[Term, ...]) -> Term:
+    """Return an operation on terms; the negative of a number is a number, which rounds as the operation does."""
+    first, *others = parts
+    if sign == "-" and not others and isinstance(first, Number):
+        return Number(-first.value)
+    return Operation(sign, parts)
+
+
 def _combined(sign: str, one: Ends, other: Ends) -> Ends:
     with np.errstate(over="ignore", invalid="ignore"):
         if sign == "+":

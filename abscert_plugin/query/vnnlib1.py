@@ -9,7 +9,7 @@ from typing import Final, final
 from abscert_plugin.errors import QueryError
 from abscert_plugin.query.formula import Every, Formula, Some, compared
 from abscert_plugin.query.query import MOST_ENTRIES, VERSION_1, Declared, ElementType, Query, build
-from abscert_plugin.query.terms import Number, Operation, Term, Variable
+from abscert_plugin.query.terms import Number, Term, Variable, operation
 
 # what stands in quotes is one word, whatever is in it: SMT-LIB 2.6, section 3.1
 _TOKEN: Final = re.compile(
@@ -142,7 +142,7 @@ def _term(tree: _Tree, declared: Mapping[str, set[int]]) -> Term:
             raise QueryError(f"line {tree.line}: {tree.word} is not declared")
         return Variable(match[1] == "Y", int(match[2]))
     if tree.head in ("+", "-", "*") and len(tree.parts) > 1:
-        return Operation(tree.head, tuple(_term(part, declared) for part in tree.parts[1:]))
+        return operation(tree.head, tuple(_term(part, declared) for part in tree.parts[1:]))
     raise QueryError(
         f"line {tree.line}: expected a number, an entry, or a sum, difference or product, got {tree.head[:40]!r}"
     )

@@ -12,7 +12,7 @@ import vnnlib
 from abscert_plugin.errors import QueryError
 from abscert_plugin.query.formula import Every, Formula, Some, compared
 from abscert_plugin.query.query import Declared, ElementType, Query, build
-from abscert_plugin.query.terms import Operation, Term, Variable
+from abscert_plugin.query.terms import Term, Variable, operation
 from abscert_plugin.query.vnnlib1 import number
 
 _DEEPEST: Final = 100  # parentheses: the package's parser calls itself
@@ -153,4 +153,4 @@ def _term(node: Any) -> Term:
     if isinstance(node, vnnlib.Literal):
         return number(node.lexeme, int(node.line))
     sign = next(sign for kind, sign in _OPERATIONS if isinstance(node, kind))
-    return Operation(sign, tuple(_term(part) for part in node.children()))
+    return operation(sign, tuple(_term(part) for part in node.children()))

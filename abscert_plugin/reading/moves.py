@@ -122,7 +122,7 @@ def _matrix(size: int, target: float, is_scale: bool, modes: Mapping[str, object
     else:
         arrays["sizes"] = np.array([size, int(target)], dtype=np.int64)
     names = ("x", "", "scales") if is_scale else ("x", "", "", "sizes")
-    node = Node("", "Resize", "", names, ("y",), modes, frozenset())
+    node = Node("", "Resize", names, ("y",), modes, frozenset())
     return torch.from_numpy(np.ascontiguousarray(evaluate(node, arrays, _RESIZED)["y"]))
 
 

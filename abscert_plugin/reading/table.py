@@ -51,7 +51,7 @@ def read_node(view: View) -> Value | list[Value]:
     Raises:
         UnsupportedNodeError: if no layer and no function stands for it.
     """
-    rule, function = RULES.get(view.node.qualified), COMPUTED.get(view.node.qualified)
+    rule, function = RULES.get(view.node.operator), COMPUTED.get(view.node.operator)
     reason = "no bounds of it"
     if rule is not None:
         try:
@@ -65,7 +65,7 @@ def read_node(view: View) -> Value | list[Value]:
 
 
 def _layer(view: View, reason: str, layer: Applied, read: list[LayerOutput]) -> Value:
-    operator = view.node.qualified
+    operator = view.node.operator
     is_affine = operator in _AFFINE and len(read) == 1 and (operator != "Div" or not view.is_constant(0))
     made = view.walk.append_dense(layer, read[0]) if is_affine else None
     if made is not None:

@@ -49,10 +49,10 @@ def _folded(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
     tensors, nodes = dict(graph.tensors), list[Node]()
     for node in graph.between(graph.input):
         found: Mapping[str, np.ndarray] | None = None
-        if node.operator == "Shape" and not node.domain:
+        if node.operator == "Shape":
             sizes = shapes[node.inputs[0]][node.attributes.get("start", 0) : node.attributes.get("end")]
             found = {node.outputs[0]: np.array(sizes, np.int64)}
-        elif node.qualified in ON_CONSTANTS and all(name in tensors for name in node.inputs if name):
+        elif node.operator in ON_CONSTANTS and all(name in tensors for name in node.inputs if name):
             try:
                 arrays = {name: numpy_helper.to_array(tensors[name]) for name in node.inputs if name}
                 found = exact(node, arrays, graph.opset)
@@ -67,7 +67,7 @@ def _folded(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
 
 def _gathering(node: Node, tensors: dict[str, TensorProto]) -> Node:
     """Return a GatherND along the first axis as the Gather that it is; any other node as it is."""
-    if node.qualified != "GatherND" or node.attributes.get("batch_dims", 0) or node.inputs[1] not in tensors:
+    if node.operator != "GatherND" or node.attributes.get("batch_dims", 0) or node.inputs[1] not in tensors:
         return node
     places = numpy_helper.to_array(tensors[node.inputs[1]])
     if places.shape[-1:] != (1,):

@@ -143,6 +143,8 @@ LAST = ["batch", 32, 32, 3]
     [
         (NCHW, {"layout": Layout.FLAT}, r"layout nchw or nhwc for the input 'x' \(float \[\?, 3, 4, 4\]\), got flat"),
         (LAST, {}, "may have its channels last; say --layout nhwc"),
+        (["batch", 16, 3], {"image_shape": (3, 4, 4)}, "may have its channels last; say --layout nhwc"),
+        (["batch", 1, 4, 4, 3], {"image_shape": (3, 4, 4)}, "may have its channels last; say --layout nhwc"),
         (FREE, {}, "leaves sizes free; give its --image-shape"),
         (FLAT, {}, "is flat; give its --image-shape"),
         (FLAT, {"image_shape": (3, 4, 5)}, "image shape of 48 values as the input .*, got 3,4,5"),
@@ -192,6 +194,26 @@ def test_a_model_that_reads_bytes_is_given_bytes_alone(tmp_path: Path, scale: In
     wrapped = wrap(path, tmp_path / "out", WrapOptions(Grid(8), scale=InputScale((0.0, 255.0))))
     stored = stored_images(4, graphs.SHAPE)
     assert_logits(wrapped, stored, 8, np.rint(255 * midpoints(stored, 8)).reshape(4, -1))
+
+
+def test_a_model_that_reads_small_integers_is_given_no_larger_ones(tmp_path: Path) -> None:
+    path = bad.with_input(TensorProto.INT8, NCHW)(tmp_path)
+    match = "input range of -128,127 without mean and std for a model that reads .* got 0,255"
+    refuse(path, tmp_path / "out", match, WrapOptions(Grid(CELLS), scale=InputScale((0.0, 255.0))), ConfigError)
+    wrapped = wrap(path, tmp_path / "out", WrapOptions(Grid(8), scale=InputScale((-128.0, 127.0))))
+    stored = stored_images(4, graphs.SHAPE)
+    assert_logits(wrapped, stored, 8, np.rint(255 * midpoints(stored, 8) - 128).reshape(4, -1))
+
+
+@pytest.mark.parametrize("shape", [["batch", 3, 16], ["batch", 16, 3], ["batch", 1, 4, 4, 3]], ids=str)
+def test_pixels_on_one_axis_are_put_where_the_layout_says(tmp_path: Path, shape: list[int | str]) -> None:
+    path = bad.with_input(TensorProto.FLOAT, shape)(tmp_path)
+    is_last = shape[-1] == 3
+    options = WrapOptions(Grid(CELLS), image_shape=(3, 4, 4), layout=Layout.NHWC if is_last else None)
+    wrapped = wrap(path, tmp_path / "out", options)
+    stored = stored_images(4, graphs.SHAPE)
+    middle = midpoints(stored, CELLS)
+    assert_logits(wrapped, stored, CELLS, (middle.transpose(0, 2, 3, 1) if is_last else middle).reshape(4, -1))
 
 
 def test_several_outputs_that_may_be_logits_are_listed(tmp_path: Path) -> None:

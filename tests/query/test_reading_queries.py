@@ -246,6 +246,14 @@ def test_numbers_that_no_float32_is_are_met_in_both_readings(version: int) -> No
     assert not query.holds([rounded, Fraction(0)], [Fraction(0)] * 2)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("text", "value"), [("(- 0.1)", -0.1), ("(- (- 0.25))", 0.25), ("-0.1", -0.1)])
+def test_the_negative_of_a_number_bounds_an_input(version: int, text: str, value: float) -> None:
+    query = parse(in_version(version, f"(>= {ENTRY[version]} {text})"))
+    assert query.cases[0].lower[0] == np.float32(value)
+    assert not query.cases[0].inputs
+
+
 def test_the_signs_of_version_2_are_all_known() -> None:
     text = in_version(2, "(== Y[0,0] 0.0)", "(!= Y[0,1] 0.0)", "(> Y[0,0] -1.0)", "(< Y[0,0] 1.0)")
     query = parse(text)

@@ -44,8 +44,8 @@ _AFFINE: Final = (
     "LeakyRelu MatMul Mul Neg PRelu ReduceMean ReduceSum Relu Sub"
 )
 _OF_WHOLE_NUMBERS: Final = frozenset([*_MOVING.split(), "Cast", "DequantizeLinear"])
-_FORESTS: Final = ("TreeEnsembleClassifier", "TreeEnsembleRegressor")  # which give float32
-_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), *_FORESTS, "Cast", "TreeEnsemble"])
+_FORESTS: Final = ("ai.onnx.ml.TreeEnsembleClassifier", "ai.onnx.ml.TreeEnsembleRegressor")  # which give float32
+_OF_DOUBLES: Final = frozenset([*_MOVING.split(), *_AFFINE.split(), *_FORESTS, "Cast", "ai.onnx.ml.TreeEnsemble"])
 _CHANGING: Final = ("Cast", "DequantizeLinear", "QuantizeLinear", *_FORESTS)  # what they give may be of another type
 _HALF: Final = "Add AveragePool Clip Conv Gemm GlobalAveragePool MatMul Mul Neg ReduceMean Relu Sigmoid Sub Tanh"
 _OF_HALVES: Final = frozenset([*_MOVING.split(), *_HALF.split(), "Cast", "GlobalMaxPool"])
@@ -149,7 +149,7 @@ class Build(Walk):
             self._need_rowwise(view)
         self._need_plain(view)
         self._kind = self._kind_of(node, types)
-        self._rules[node.qualified](view)
+        self._rules[node.operator](view)
         self._kind = SINGLE
         view.need_all_read()
         if reads_rows and node.operator != "Reshape":

@@ -19,7 +19,7 @@ _KNOWN: Final = ENTRYWISE | _WITH_CONSTANTS | {"Gemm", "MatMul", "Reshape"}
 def need_rowwise(view: View) -> None:
     """Raise unless a node that reads rows acts on each of them alone, in the same way."""
     node, walk = view.node, view.walk
-    need(node.qualified in _KNOWN, "expected a node that acts on each row alone, where rows of all images are one axis")
+    need(node.operator in _KNOWN, "expected a node that acts on each row alone, where rows of all images are one axis")
     need(all(name in walk.rows for name in node.inputs if name in walk.values), "expected values of rows alone")
     if node.operator in ("Gemm", "MatMul"):
         need(view.is_constant(1) and len(shape_of(view, node, 1)) == 2, "expected rows times a matrix")

@@ -241,7 +241,7 @@ def test_constants_are_folded_as_onnx_expects(operator: str) -> None:
         given = {value.name: np.asarray(array) for value, array in zip(graph.input, arrays, strict=False)}
         opset = next(one.version for one in case.model.opset_import if not one.domain)
         attributes = {one.name: helper.get_attribute_value(one) for one in proto.attribute}
-        node = Node("", operator, "", tuple(proto.input), tuple(proto.output), attributes, frozenset())
+        node = Node("", operator, tuple(proto.input), tuple(proto.output), attributes, frozenset())
         try:
             found = exact(node, given, opset)
         except (UnsupportedNodeError, NotImplementedError, RuntimeError, TypeError, ValueError):
