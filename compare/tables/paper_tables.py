@@ -300,10 +300,17 @@ def _protocol(pool: Pool, blocks: Iterable[PaperRow]) -> str:
     if pool.protocol not in _BESIDE or not runs:
         return f"protocol {pool.protocol}"
     called = {**METHODS, **_BESIDE[pool.protocol]}
-    pairs = [(called[one.run.method], str(one.run.epochs or "the data set's own")) for one in runs]
-    usual = Counter(count for _, count in pairs).most_common(1)[0][0]
-    others = sorted({pair for pair in pairs if pair[1] != usual})
-    epochs = ", ".join([f"{usual} epochs", *(f"{method} {count}" for method, count in others)])
+    counts = [(called[one.run.method], one.run.network, str(one.run.epochs or "the data set's own")) for one in runs]
+    usual = Counter(count for *_, count in counts).most_common(1)[0][0]
+    as_usual = {method for method, _, count in counts if count == usual}
+    others = sorted(
+        {
+            f"{method} on {network} {count}" if method in as_usual else f"{method} {count}"
+            for method, network, count in counts
+            if count != usual
+        }
+    )
+    epochs = ", ".join([f"{usual} epochs", *others])
     seconds = sorted({one.run.timeout for one in runs if one.summary.claim == "ball"})
     times = f"; balls: {' or '.join(f'{time:g}' for time in seconds)} s an image" if seconds else ""
     return f"protocol {pool.protocol} ({epochs}{times})"

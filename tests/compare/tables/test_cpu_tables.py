@@ -56,7 +56,9 @@ def test_every_cell_of_the_papers_tables_is_in_the_plans_run_or_left_out() -> No
 
 def test_the_plans_hold_what_two_cores_can_do_at_the_epochs_of_their_titles() -> None:
     runs = read_plan("paper-table1-cpu").runs()
-    assert {run.epochs for run in runs if run.method != "llm"} == {10}
+    short = {("llm", "dm-small"), ("ibp", "dm-large")}  # of what is carried out
+    assert {(run.method, run.network) for run in runs if run.epochs == 3 and run.data == "mnist"} == short
+    assert {run.epochs for run in runs if run.method != "llm" and run.network != "dm-large"} == {10}
     assert {run.epochs for run in runs if run.method == "llm"} == {3}
     small = {(run.method, run.radius) for run in runs if (run.data, run.network) == ("mnist", "dm-small")}
     others = {name for name, _ in small} - {"abstrain"}
@@ -117,6 +119,10 @@ def test_ibp_and_crown_ibp_stand_beside_the_papers_methods_with_what_their_bound
 def test_the_heading_tells_epochs_and_seconds_an_image() -> None:
     title = drafts(1, Pool.of([outcome(CPU, "cell", 3), outcome(LLM, "ball", 8), outcome(IBP, "ball", 8)], "cpu"))[0]
     assert title.table.title.startswith("Table 1, protocol cpu (10 epochs, LLM 3; balls: 1 s an image): ")
+    large = msgspec.structs.replace(IBP, network="dm-large", epochs=3)
+    pair = [outcome(run, "ball", 8) for run in (IBP, large)]
+    title = drafts(1, Pool.of([outcome(CPU, "cell", 3), *pair], "cpu"))[0]
+    assert title.table.title.startswith("Table 1, protocol cpu (10 epochs, IBP on dm-large 3; balls: ")
     own = msgspec.structs.replace(LLM, epochs=None, radius="0.2", certify=("0.2",))
     theirs = [outcome(run, "ball", 8) for run in (own, LLM)]
     title = drafts(1, Pool.of([outcome(CPU, "cell", 3), outcome(IBP, "ball", 8), *theirs], "cpu"))[0]
