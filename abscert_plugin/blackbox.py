@@ -202,7 +202,7 @@ class Runner:
         try:
             found = self._session.run(None, {next(iter(self.inputs)): values})
             return {name: np.asarray(array) for name, array in zip(self.outputs, found, strict=True)}
-        except _backend_errors() as error:
+        except _backend_errors(RuntimeError) as error:  # which is of types that numpy has not, such as bfloat16
             raise VerifierError(f"onnxruntime failed: {first_line(error)}") from error
 
 

@@ -13,7 +13,7 @@ from typing import Final, final
 from abscert_plugin.errors import ConfigError
 
 _LONGEST: Final = 100
-_HUGE_EXPONENT: Final = re.compile(r"[eE][+-]?0*[1-9]\d{3}")
+_HUGE_EXPONENT: Final = re.compile(r"[eE](\+?0*[1-9]\d{2}|-0*[1-9]\d{3})")
 
 
 class Claim(StrEnum):

@@ -14,6 +14,9 @@ import json
 import shutil
 from pathlib import Path
 
+from abscert_plugin.records import RECORDS, RUN, RunInfo, read_records
+from compare.results.agreement import need_whole
+
 KEPT = Path(__file__).parent / "records" / "single"
 
 
@@ -42,6 +45,7 @@ def keep(run: Path, with_network: bool, after: list[Path]) -> None:
     for verification in sorted(set(run.glob("verify-*")) - set(run.glob("verify-*.old-*"))):  # set aside by --fresh
         folder = target / verification.name
         folder.mkdir(exist_ok=True)
+        need_whole(verification, RunInfo.read(verification / RUN), read_records(verification / RECORDS))
         shutil.copy(verification / "run.json", folder / "run.json")
         rows = (verification / "records.jsonl").read_bytes()
         (folder / "records.jsonl.gz").write_bytes(gzip.compress(rows, mtime=0))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jinja2
 import side_by_side as solvers
-from results_front import Ball, best, error_against_radius, error_against_time, of_runs, side_by_side, table_one
+from results_front import LONGER, Ball, best, error_against_radius, error_against_time, of_runs, side_by_side, table_one
 from results_layout import narrow, wrapped
 
 from abscert_plugin.instances.counting import ALL, beside_by_category, pairs_of
@@ -25,6 +25,7 @@ from abscert_plugin.instances.others import read_other
 from abscert_plugin.instances.rows import read_results
 from abscert_plugin.records import Record, RunInfo, read_records
 from abscert_plugin.verification.summary import Summary, summarise
+from compare.results.agreement import need_whole
 from compare.results.stored_run import StoredRun
 from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables.catalogue import Sources, drafts_of
@@ -75,6 +76,11 @@ class Single:
     def reached(self) -> float:
         """The median of the images' log2 of reachable combinations, without those that were mislabelled at once."""
         return statistics.median(row.reachable_log2 for row in self.rows if row.reachable_log2)
+
+    @property
+    def held(self) -> str:
+        """What the certified images hold for, without their counts."""
+        return " and ".join(sorted({name.split()[0] for name in self.summary.holds_for.split(", ") if name}))
 
     @property
     def network(self) -> str:
@@ -133,13 +139,15 @@ def _single(path: Path) -> Single:
     training = json.loads((folder / "train.json").read_text())
     before = folder / "earlier.jsonl"
     earlier = _rows(before) if before.exists() else []
+    rows, run = read_records(path), RunInfo.read(path.with_name("run.json"))
+    need_whole(path.parent, run, rows)
     return Single(
         name=folder.name,
         training={**training["configuration"], "best_epoch": training["model"]["best_epoch"]},
         earlier=len(earlier),
         epoch_seconds=statistics.median(row["seconds"] for row in (*earlier, *_rows(folder / "history.jsonl"))),
-        rows=read_records(path),
-        run=RunInfo.read(path.with_name("run.json")),
+        rows=rows,
+        run=run,
     )
 
 
@@ -272,7 +280,7 @@ def sound_balls() -> list[Ball]:
         Ball(
             network=one.training["network"],
             method=one.training["method"],
-            options="longer",
+            options=LONGER,
             cells=one.training["cells"],
             radius=one.pixel_radius,
             error=one.summary.verified_error,

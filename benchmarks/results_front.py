@@ -14,6 +14,8 @@ from compare.tables.selection import OWN
 
 WHOLE = 10_000  # images of MNIST's test set
 FIRST = ("reachable", "llm", "ibp", "lbp")  # of the plot against the radius
+SIDE_BY_SIDE = "cnn-2layer"  # the network that every method is trained on
+LONGER = "longer"  # in place of the options of a training at length
 ERROR = "error %"
 _MEANS = ("error", "clean", "epoch_seconds")
 
@@ -97,15 +99,20 @@ def side_by_side(balls: Sequence[Ball], network: str) -> list[tuple[str, Mapping
 
 
 def error_against_radius(found: Sequence[VerifiedRun], balls: Sequence[Ball]) -> str:
-    """Return the plot: Algorithm 2 under both claims, and methods that train for balls."""
-    of_paper = [one for one in found if one.run.protocol == "paper" and _is(one, OWN)]
+    """Return the plot: Algorithm 2 under both claims, and methods that train for balls, side by side and at length."""
+    both = _of_cells([one for one in found if one.run.protocol == "cpu" and _is(one, OWN)])
     series = [
-        Series("Algorithm 2, claim cell", _least_cells(of_paper), 6),
-        Series("Algorithm 2, claim ball", _least(list(of_runs(of_paper, "paper"))), 6, filled=False),
+        Series("Algorithm 2, claim cell", [(radius, cell) for radius, cell, _ in both], 6),
+        Series("the same files, claim ball", [(radius, ball) for radius, _, ball in both], 6, filled=False),
     ]
+    beside = dict(side_by_side([one for one in balls if one.options != LONGER and one.images == WHOLE], SIDE_BY_SIDE))
     for colour, method in enumerate(FIRST):
-        points = _least([one for one in balls if one.method == method and one.images == WHOLE])
+        points = [(radius, 100 * ball.error) for radius, ball in sorted(beside.get(method, {}).items())]
         series.append(Series(f"{method}, claim ball", points, colour))
+    longest = [one for one in balls if one.options == LONGER and one.images == WHOLE]
+    radii = sorted({one.radius for one in longest})
+    points = [(radius, 100 * best(longest, radius).error) for radius in radii]
+    series.append(Series("reachable at length, claim ball", points, 0, filled=False))
     return chart(
         "MNIST: error against radius",
         Axis("radius, pixel scale"),
@@ -164,17 +171,18 @@ def _is(one: VerifiedRun, method: str) -> bool:
     return (one.run.data, one.run.network, one.run.method) == ("mnist", "dm-small", method)
 
 
-def _least_cells(found: Sequence[VerifiedRun]) -> list[tuple[float, float]]:
-    """Return the least error of cells that are no narrower than a ball, at each radius that balls were decided at."""
-    cells = [one for one in found if one.summary.claim == "cell" and one.run.cells is not None]
-    radii = sorted({float(one.radius.pixel) for one in found if one.radius is not None})
+def _of_cells(found: Sequence[VerifiedRun]) -> list[tuple[float, float, float]]:
+    """Return radii with the errors of one file under both claims, in %.
+
+    The file is, as in Table 1, the one of the least validation error of those whose cells are as wide as the ball.
+    """
+    cells = {one.run.key: one for one in found if one.summary.claim == "cell"}
     points = []
-    for radius in radii:
-        wide = [one.summary.verified_error for one in cells if 2 * (one.run.cells or 0) * radius <= 1 + 1e-9]
-        points += [(radius, 100 * min(wide))] if wide else []
+    for radius in sorted({one.radius.pixel for one in found if one.radius is not None}):
+        here = [one for one in found if one.radius is not None and one.radius.pixel == radius and one.run.key in cells]
+        wide = [one for one in here if 2 * (one.run.cells or 0) * radius <= 1 and one.validation_error is not None]
+        if wide:
+            one = min(wide, key=lambda one: (one.validation_error, -(one.run.cells or 0)))
+            errors = (cells[one.run.key].summary.verified_error, one.summary.verified_error)
+            points.append((float(radius), 100 * errors[0], 100 * errors[1]))
     return points
-
-
-def _least(balls: Sequence[Ball]) -> list[tuple[float, float]]:
-    radii = sorted({one.radius for one in balls})
-    return [(radius, 100 * min(one.error for one in balls if one.radius == radius)) for radius in radii]

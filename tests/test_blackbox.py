@@ -15,9 +15,10 @@ from tiny_networks import SHAPE, export_tiny, run_onnx, tiny_network
 
 from abscert_plugin import blackbox
 from abscert_plugin.artifact.export import export
-from abscert_plugin.blackbox import BlackBox, Provider
+from abscert_plugin.blackbox import BlackBox, Provider, shapes_by_running
 from abscert_plugin.cores import thread_count
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
+from abscert_plugin.graph.nodes import read_graph
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 
@@ -220,3 +221,15 @@ def test_two_runtimes_over_each_other_are_named(
     blackbox.runtime.__wrapped__()
     (record,) = caplog.records
     assert record.getMessage().startswith("note: onnxruntime and onnxruntime-gpu are both installed and overwrite")
+
+
+def test_types_that_numpy_has_not_are_told_in_one_line() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["narrow"], to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", ["narrow"], ["y"], to=TensorProto.FLOAT),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    with pytest.raises(VerifierError, match=r"onnxruntime failed: .*bfloat16"):
+        shapes_by_running(read_graph(model, Path("net.onnx")), model, (1, 2))

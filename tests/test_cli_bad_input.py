@@ -256,6 +256,8 @@ DAMAGES: list[tuple[Callable[[Path], Any], str]] = [
     (lambda path: with_key(path, "abscert.cells", "5"), "not the abstraction"),
     (lambda path: with_key(path, "abscert.domain", "0,1"), "abscert.domain"),
     (lambda path: with_key(path, "abscert.image_shape", "1,8"), "metadata are not valid"),
+    (lambda path: with_key(path, "abscert.image_shape", "1,16,4"), "is 1,16,4, but 'image' has the sizes [1, 8, 8]"),
+    (lambda path: with_key(path, "abscert.image_shape", "999999,999999,999999"), "has the sizes [1, 8, 8]"),
 ]
 
 
@@ -379,10 +381,10 @@ def test_a_place_below_a_file_cannot_be_written(trained: Path, tmp_path: Path, c
         "demo": [],
         "show": [tmp_path / "records"],
     }
-    kept = contents(tmp_path)
-    result = abscert(command, *before[command], option, tmp_path / "file" / "below", status=2)
+    kept, name = contents(tmp_path), "below.html" if command == "show" else "below"
+    result = abscert(command, *before[command], option, tmp_path / "file" / name, status=2)
     assert len(result.err.splitlines()) == 1
     assert result.err.startswith("error: cannot ")
-    assert str(tmp_path / "file" / "below") in result.err
+    assert str(tmp_path / "file" / name) in result.err
     assert "choose another" in result.err
     assert contents(tmp_path) == kept

@@ -207,7 +207,19 @@ def test_what_is_no_certificate_is_refused(deploy: Path, ball: Path, tmp_path: P
     assert message in refused("check", edited(ball, tmp_path / "c.json", edit), deploy, *ON)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[1]", b'{"schema": 1}', b'{"schema": 1, "schema": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\x00",
+        b"[1]",
+        b'{"schema": 1}',
+        b'{"schema": 1, "schema": 1}',
+        b'{"schema": []}',
+        b'{"schema": {}}',
+    ],
+)
 def test_another_file_is_refused(deploy: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.json").write_bytes(content)
     refused("check", tmp_path / "c.json", deploy, *ON)

@@ -15,13 +15,15 @@ from abscert_plugin.api.models import Model, as_file, open_model
 from abscert_plugin.api.radii import RadiusLike, as_radius
 from abscert_plugin.api.reading import Reading, opening_of
 from abscert_plugin.api.wording import in_python
+from abscert_plugin.artifact.metadata import is_guard
+from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider, Runner
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.choices import member
 from abscert_plugin.claim import Inputs, Radius
-from abscert_plugin.errors import ConfigError
+from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN, RADIUS
 from abscert_plugin.guards.write import write_guard
 from abscert_plugin.telling import Tell, nobody
@@ -107,12 +109,21 @@ def check_target(out: Path, model: Path | None) -> None:
     """Refuse a name that a guard cannot have.
 
     Raises:
-        ConfigError: if it is no ONNX file, or the model itself.
+        ConfigError: if it is no ONNX file, or one is there that is no guard.
     """
     if out.suffix != ".onnx":
         raise ConfigError(f"expected --out as the name of an ONNX file, such as guard.onnx, got {out}")
     if model is not None and out.exists() and model.exists() and out.resolve() == model.resolve():
         raise ConfigError(f"expected --out beside the model, got the model itself: {out}")
+    if out.exists() and not _is_guard(out):
+        raise ConfigError(f"{out} is there and is no guard, so it is not replaced; choose another --out")
+
+
+def _is_guard(path: Path) -> bool:
+    try:
+        return is_guard(read_model(path))
+    except UnsupportedModelError:
+        return False
 
 
 @in_python

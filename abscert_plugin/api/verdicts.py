@@ -223,6 +223,7 @@ class Verdicts(Sequence[ImageVerdict]):
 
         Raises:
             RecordError: if a counterexample cannot be read or the file cannot be written.
+            ConfigError: if a file of that name is there that is no certificate.
         """
         write_certificate(path, self.folder, list(self.records), self.run, self.data)
 

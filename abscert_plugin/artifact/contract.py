@@ -20,7 +20,8 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
     written for this front, and nothing else may read `image`. A file whose only input is `interval` has no front.
 
     Raises:
-        UnsupportedModelError: if metadata are missing, there is more than one input, or the front is another.
+        UnsupportedModelError: if metadata are missing, there is more than one input, of another shape than they say,
+            or the front is another.
     """
     refuse_guard(model, path)
     metadata = read_metadata(model, path)
@@ -30,6 +31,7 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
     if inputs != [IMAGE] and (grid is None or inputs != [INTERVAL]):
         wanted = f"the one input `{IMAGE}`" if grid is None else f"one input, `{IMAGE}` or `{INTERVAL}`"
         raise UnsupportedModelError(f"{path}: expected {wanted}, got {inputs}")
+    _check_input(next(value for value in model.graph.input if value.name == inputs[0]), metadata, path)
     if grid is None and model.functions:
         raise UnsupportedModelError(f"{path} defines functions of its own; this is refused")
     refuse_functions(model, path)
@@ -43,3 +45,15 @@ def check_artifact(model: onnx.ModelProto, path: Path) -> Metadata:
         )
         check_front(model.graph, phi_in(model.graph, grid), INTERVAL, refusal)
     return metadata
+
+
+def _check_input(value: onnx.ValueInfoProto, metadata: Metadata, path: Path) -> None:
+    """Raise where the input has other sizes than the metadata's, which images are made of."""
+    shape = metadata.image_shape if value.name == IMAGE else metadata.front.input_shape(metadata.image_shape)
+    sizes = tuple(size.dim_value for size in value.type.tensor_type.shape.dim)[1:]
+    if sizes != tuple(shape):
+        said = ",".join(map(str, metadata.image_shape))
+        raise UnsupportedModelError(
+            f"{path}: its abscert.image_shape is {said}, but {value.name!r} has the sizes {list(sizes)}; export or "
+            "wrap the model again"
+        )

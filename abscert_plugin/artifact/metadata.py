@@ -157,13 +157,18 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:
         raise UnsupportedModelError(f"{path}: its abscert metadata are not valid: {plain_words(error)}") from error
 
 
+def is_guard(model: onnx.ModelProto) -> bool:
+    """Return whether a file says that it is a guard."""
+    return any(entry.key == GUARD for entry in model.metadata_props)
+
+
 def refuse_guard(model: onnx.ModelProto, path: Path) -> None:
     """Raise where a file is a guard, which is no classifier to be verified, wrapped or guarded.
 
     Raises:
         UnsupportedModelError: if it is one.
     """
-    if any(entry.key == GUARD for entry in model.metadata_props):
+    if is_guard(model):
         raise UnsupportedModelError(
             f"{path} is a guard, which certifies by itself; give the classifier that it was made of"
         )

@@ -71,7 +71,8 @@ def read_model(path: Path) -> onnx.ModelProto:
             packed = read_bytes(path, _FILE_LIMIT, error=UnsupportedModelError, is_packed=True)
             model = onnx.load_model_from_string(packed)
         else:
-            model = onnx.load_model(str(path), load_external_data=False)
+            # whatever its name: onnx would read JSON or text where that ends so, and onnxruntime would not
+            model = onnx.load_model(str(path), "protobuf", load_external_data=False)
     except DecodeError as error:
         raise UnsupportedModelError(f"{path} is not an ONNX model, or is cut short; export it again") from error
     except OSError as error:

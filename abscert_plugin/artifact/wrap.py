@@ -26,6 +26,7 @@ from abscert_plugin.errors import ConfigError, ExportError, UnsupportedModelErro
 from abscert_plugin.front import Cells
 from abscert_plugin.grid import Grid
 from abscert_plugin.preprocessing import InputScale, Layout, Opening
+from abscert_plugin.records import CHECKPOINT, RECORDS
 
 _MODEL_PREFIX: Final = "model/"
 _SAME_MODEL: Final = 1e-4  # of the largest logit: float32 sums in another order, or by a later operator set's rules
@@ -130,6 +131,9 @@ def _refuse_overwriting(source: ThirdParty, folder: Path) -> None:
     for target in (*targets, *map(data_path, targets)):
         if target.resolve() in source.file.files:
             raise ConfigError(f"{target} belongs to the classifier itself and would be replaced; choose another folder")
+    for name in (CHECKPOINT, RECORDS):
+        if (folder / name).exists():
+            raise ConfigError(f"{folder} holds a run ({name}), whose files would be replaced; choose another folder")
 
 
 def _wrapped_models(

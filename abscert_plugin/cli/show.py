@@ -34,6 +34,7 @@ from abscert_plugin.report.tuning_page import TuningContent, is_tuning, render_t
 
 _EXAMPLE: Final = "abscert show runs/ball/verify-deploy-mnist-ball-0.1-pixel-float --html report.html"
 _PORT: Final = 8000
+_ENDS: Final = (".html", ".htm")
 _PAGES: Final = ("try.html", "report.html", "index.html")
 """The page whose address is printed is the first of these that is there."""
 _PAGES_GROUP: Final = "abscert.pages"
@@ -93,6 +94,8 @@ def show(
         raise ConfigError("expected --port with --serve, which it belongs to")
     if html is not None and len(records) > _TWO:
         raise ConfigError(f"expected one records file with --html, or two to compare, got {len(records)}")
+    if html is not None and html.suffix.lower() not in _ENDS:
+        raise ConfigError(f"expected --html as the name of a page, such as report.html, got {html}")
     if len(records) == 1 and is_training(records[0]) and rows_in(records[0]) is None:
         _show_training(records[0], html, images)
         return

@@ -23,10 +23,12 @@ from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import set_aside
+from abscert_plugin.folders import refuse_moving
 from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.query.naming import is_query
-from abscert_plugin.records import RECORDS, RunInfo
+from abscert_plugin.records import CHECKPOINT, RECORDS, RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
+from abscert_plugin.verification.certificate import refuse_replacing
 from abscert_plugin.verification.summary import Summary
 
 _AGAIN: Final = "the same command goes on with it"
@@ -178,6 +180,7 @@ def verify(  # one parameter per option
     )
     if certificate is not None:
         refuse_other(question.other_solver)
+        refuse_replacing(certificate)
     hands = engines.chosen(engine, workers, address, cpus, gpus)
     keep_freed_memory()
     asked = ask(artifact, images, question, tell=say)
@@ -186,6 +189,8 @@ def verify(  # one parameter per option
     if hands is not None:
         hands.check()
         notes.append(engines.few_batches(len(images), asked.verification.batch_size))
+    if fresh:
+        refuse_moving(folder, model, folder / CHECKPOINT)
     if fresh and (former := set_aside(folder)) is not None:
         LOG.print(f"renamed the former run to {former}", highlight=False)
     with progress_bar() as bar, interruptible(_AGAIN), engines.going_on(_AGAIN):

@@ -33,6 +33,8 @@ def _convolution(view: View) -> None:
     weights, is_transposed = view.numbers(1), view.node.operator == "ConvTranspose"
     groups = int(view.attribute("group", 1))
     axes = tuple(range(1, weights.ndim))
+    # onnx's own reference gives every group the bias of the first
+    need(not (is_transposed and groups > 1 and view.has(2)), "expected no bias of a ConvTranspose in groups")
     if is_transposed:
         products = weights.shape[0] // groups * prod(weights.shape[2:])
         row_sum = float(np.abs(weights).max()) * products

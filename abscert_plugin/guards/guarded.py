@@ -114,9 +114,12 @@ def guarded(
     _keep_needed(model, graph)
     model.graph.node.extend(emitter.nodes)
     model.graph.initializer.extend(emitter.initializers)
-    _set_outputs(model, graph.output, len(balls), has_largest)
+    fed_images = artifact.front.file_input(np.zeros((1, *artifact.metadata.image_shape), dtype=np.float32))
+    _set_input(model, graph.input, fed_images.shape[1:])
+    logits = _logits(model, graph.output)
+    _set_outputs(model, graph.output, logits, len(balls), has_largest)
     _set_metadata(model, artifact, balls, bound)
-    return Guarded(model, tuple(balls), graph.output, None if cut is None else cut.tail)
+    return Guarded(model, tuple(balls), logits, None if cut is None else cut.tail)
 
 
 def _check_balls(balls: Sequence[Ball]) -> None:
@@ -227,10 +230,27 @@ def _within(radius: Fraction) -> np.float32:
     return nearest if Fraction(float(nearest)) <= radius else np.nextafter(nearest, np.float32(0))
 
 
-def _set_outputs(model: onnx.ModelProto, logits: str, count: int, has_largest: bool) -> None:
-    (output,) = [value for value in model.graph.output if value.name == logits]
+def _set_input(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:
+    """Let images be of the one shape that bounds are of, and constants be no inputs, which a caller may set."""
+    (image,) = [value for value in model.graph.input if value.name == name]
+    batch, kind = image.type.tensor_type.shape.dim[0].dim_param or "batch", image.type.tensor_type.elem_type
+    del model.graph.input[:]
+    model.graph.input.append(helper.make_tensor_value_info(name, kind, [batch, *shape]))
+
+
+def _logits(model: onnx.ModelProto, found: str) -> str:
+    """Return the name of the answer of logits: `logits`, but where another tensor of the file has that name."""
+    if LOGITS not in _names(model):
+        model.graph.node.append(helper.make_node("Identity", [found], [LOGITS], LOGITS))
+        return LOGITS
+    copies = [node for node in model.graph.node if node.op_type == "Identity" and found in node.output]
+    return LOGITS if copies and LOGITS in copies[0].input else found
+
+
+def _set_outputs(model: onnx.ModelProto, output: str, logits: str, count: int, has_largest: bool) -> None:
     kept = onnx.ValueInfoProto()
-    kept.CopyFrom(output)
+    kept.CopyFrom(next(value for value in model.graph.output if value.name == output))
+    kept.name = logits
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
     shape = [batch] if count == 1 else [batch, count]
     del model.graph.output[:]

@@ -129,8 +129,10 @@ class Network:
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         try:
             return shapes_by_running(self.graph, self.file.model, self.input_shape)
-        except ValueError as error:  # beyond protobuf's 2 GiB
-            raise UnsupportedModelError(f"{self.file.path}: too large to tell the shapes of its tensors") from error
+        except (ValueError, VerifierError) as error:  # beyond protobuf's 2 GiB, or of types that numpy has not
+            raise UnsupportedModelError(
+                f"{self.file.path}: the shapes of its tensors are not known: {error}"
+            ) from error
 
 
 def open_network(path: Path, query: Query) -> Network:

@@ -26,7 +26,7 @@ from abscert_plugin.folders import try_to_write, writing_in
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.shape import InputShape
-from abscert_plugin.records import RUN, RunInfo
+from abscert_plugin.records import RECORDS, RUN, RunInfo
 from abscert_plugin.training.abstrain import ABSTRAIN
 from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
@@ -208,8 +208,11 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     """Train in a folder, or go on with the training that is there.
 
     Raises:
-        AbscertError: as `train`; or if an option has no meaning, or another process trains in the folder.
+        AbscertError: as `train`; or if an option has no meaning, another process trains in the folder, or it holds a
+            run of another kind.
     """
+    if not (out / FILE_NAME).exists() and any((out / name).exists() for name in (RUN, RECORDS)):
+        raise CheckpointError(f"{out} holds a run that is no training; choose another --out")
     device = choose_device(spec.device)
     shape, classes = data.training.shape, len(data.training.classes)
     config = NetworkConfig(spec.network, spec.activation, shape, classes, spec.method.takes_intervals, spec.own)

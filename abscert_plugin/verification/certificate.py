@@ -14,10 +14,10 @@ import numpy as np
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import PROVABLE, SCOPE, Arithmetic, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
-from abscert_plugin.errors import RecordError
+from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import read_array, read_text, write_json
 from abscert_plugin.front import Images
-from abscert_plugin.records import ROWS_LIMIT, Record, RunInfo, digest_of
+from abscert_plugin.records import CHECKPOINT, RECORDS, ROWS_LIMIT, RUN, Record, RunInfo, digest_of
 from abscert_plugin.verification.decision import ITSELF, counterexample_name
 from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
 from abscert_plugin.wording import plain_words
@@ -162,6 +162,25 @@ def pixels_sha256(images: Iterable[Images]) -> str:
     return digest.hexdigest()
 
 
+def refuse_replacing(path: Path) -> None:
+    """Refuse a name for a certificate that a file of a run has, or a file that is none.
+
+    Raises:
+        ConfigError: if it is one.
+    """
+    if path.name in (RECORDS, RUN, CHECKPOINT):
+        raise ConfigError(f"expected --certificate beside the files of a run, got {path}")
+    if path.is_file():
+        try:
+            found = set(_read_object(path))
+        except RecordError:
+            found = set()
+        if not found >= {"schema", "rows", "digest"}:
+            raise ConfigError(
+                f"{path} is there and is no certificate, so it is not replaced; choose another --certificate"
+            )
+
+
 def write_certificate(path: Path, folder: Path, records: list[Record], run: RunInfo, data: DataSet) -> None:
     """Write the certificate of a finished run.
 
@@ -174,7 +193,9 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
 
     Raises:
         RecordError: if a counterexample cannot be read or the file cannot be written.
+        ConfigError: if a file of that name is there that is no certificate.
     """
+    refuse_replacing(path)
     claim = Claim(run.configuration["claim"])
     rows = [
         msgspec.to_builtins(Row(record, _packed(folder, record), read_evidence(folder / evidence_name(record.index))))
@@ -206,7 +227,7 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
         RecordError: if it cannot be read, is no certificate, of another schema, or its rows contradict themselves.
     """
     value = _read_object(path)
-    if value.get("schema") not in FLOATING_POINT:
+    if value.get("schema") not in tuple(FLOATING_POINT):  # it may be a list, which has no hash
         raise RecordError(f"expected a certificate of schema 1 to {SCHEMA} in {path}, got {value.get('schema')}")
     try:
         certificate = msgspec.convert(value, Certificate)

@@ -1,12 +1,13 @@
 """One run of a plan: what is trained and verified, and all that its result depends on."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeAlias, final
 
 import msgspec
 
-from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.claim import Claim, Radius, RadiusScale
 from abscert_plugin.records import digest_of
 
 _KEY_LENGTH: Final = 16
@@ -14,6 +15,22 @@ Options: TypeAlias = dict[str, str]
 PROTOCOLS: Final = ("sound", "paper", "cpu")
 """`sound`; `paper`, which is the paper's own; `cpu`, the paper's networks and radii in few epochs. Figures of two
 protocols are kept apart."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One of the verifications of a run.
+
+    Args:
+        claim: what is decided.
+        radius: of the balls; None for the claim `cell`.
+        limit: only the first so many test images; None takes all.
+    """
+
+    claim: Claim
+    radius: Radius | None
+    limit: int | None
 
 
 @final
@@ -73,6 +90,20 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def trained_for(self) -> Radius:
         """The ball to train for."""
         return Radius.parse(self.radius, self.radius_scale)
+
+    @property
+    def questions(self) -> Mapping[str, Question]:
+        """What is decided of the trained network, by the name of the folder inside the run's that holds the answers."""
+        found = {}
+        for claim in map(Claim, self.claims):
+            if claim is Claim.CELL:
+                found[f"verify-{claim}"] = Question(claim, None, self.limit)
+                continue
+            limits = [limit for limit in (self.limit, self.ball_limit) if limit is not None]
+            for text in self.certify:
+                radius = Radius.parse(text, self.radius_scale)
+                found[f"verify-{claim}-{text.replace('/', '_')}"] = Question(claim, radius, min(limits, default=None))
+        return found
 
     @property
     def given_options(self) -> str:

@@ -8,7 +8,7 @@ from typing import Final, final
 
 import msgspec
 
-from abscert_plugin.errors import RecordError
+from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import blocks_of, read_json
 from abscert_plugin.records import CHECKPOINT, RECORDS
 from abscert_plugin.wording import plain_words
@@ -94,6 +94,10 @@ def stored_run(folder: Path) -> StoredRun:
         run = msgspec.convert(read_json(config), Run)
     except msgspec.ValidationError as error:
         raise RecordError(f"{config} is not a run of this version: {plain_words(error)}") from error
+    try:
+        run.questions  # noqa: B018 - raises where a claim or a radius has no meaning
+    except (ValueError, ConfigError) as error:
+        raise RecordError(f"{config} is not a run of this version: {error!s:.200}") from error
     if run.key != folder.name:
         raise RecordError(f"{config} was changed, or is of another version: its run would lie in {run.key}")
     return StoredRun(run, folder)

@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
-from abscert_plugin.claim import Radius, RadiusScale, Verdict
+from abscert_plugin.claim import Radius, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_text
 from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records, rows_in
 from abscert_plugin.verification.summary import Summary, summarise
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
+from compare.results.agreement import need_own_rows, need_own_training, need_verifications, need_whole
 from compare.results.stored_run import TRAINING, State, StoredRun, stored_runs
 
 _ATTACKS: Final = ("forward", "gradient attack", "score attack")
@@ -42,6 +43,7 @@ class VerifiedRun:
         chosen_on_test: whether the epoch was chosen on the images that it is tested on; None where no file says.
         training_device: the machine that trained, in words; empty where no file says.
         certified_by: number of images that each way to certify has certified, as rows name it.
+        proven: whether the verifier was one that proves its bounds; None of the claim `cell`.
     """
 
     run: Run
@@ -58,6 +60,7 @@ class VerifiedRun:
     chosen_on_test: bool | None
     training_device: str
     certified_by: Mapping[str, int] = field(default_factory=dict)
+    proven: bool | None = None
 
 
 @final
@@ -90,22 +93,22 @@ def verified_runs(results: Path) -> tuple[tuple[VerifiedRun, ...], tuple[StoredR
 
 def _of_run(stored: StoredRun) -> Iterator[VerifiedRun]:
     training = _training(stored.run, stored.folder / TRAINING)
-    for folder in sorted(stored.folder.glob("verify-*")):
+    need_verifications(stored.run, stored.folder)
+    for name, asked in sorted(stored.run.questions.items()):
+        folder = stored.folder / name
         info = RunInfo.read(folder / RUN)
-        if info.seconds is None:
-            raise RecordError(
-                f"{folder} holds a run that did not end, though its {stored.run.key} is done; run it again"
-            )
         records = read_records(records_file(folder))
+        seconds = need_whole(folder, info, records)
+        need_own_rows(stored.run, folder, info, records)
         tested = (info.data or {}).get("sha256")
         known = tested is not None and training.validation_sha256 is not None
         yield VerifiedRun(
             run=stored.run,
             folder=folder,
-            radius=_radius(info.configuration),
+            radius=asked.radius,
             summary=summarise(records),
             attacked_error=_attacked(records),
-            certifying_seconds=info.seconds,
+            certifying_seconds=seconds,
             epoch_seconds=training.epoch_seconds,
             version=info.versions.get("abscert-plugin", ""),
             device=info.device,
@@ -114,6 +117,7 @@ def _of_run(stored: StoredRun) -> Iterator[VerifiedRun]:
             chosen_on_test=tested == training.validation_sha256 if known else None,
             training_device=training.device,
             certified_by=Counter(row.method for row in records if row.verdict == Verdict.CERTIFIED),
+            proven=None if asked.radius is None else bool(info.configuration.get("proofs")),
         )
 
 
@@ -130,16 +134,6 @@ def records_file(folder: Path) -> Path:
     return rows_in(folder) or folder / RECORDS
 
 
-def _radius(configuration: Mapping[str, Any]) -> Radius | None:
-    text, scale = configuration.get("radius"), configuration.get("radius_scale")
-    if text is None:
-        return None
-    try:
-        return Radius.parse(str(text), RadiusScale(str(scale)))
-    except ValueError as error:
-        raise RecordError(f"expected a radius scale of pixel or training, got {scale!r}") from error
-
-
 def _attacked(records: list[Record]) -> float:
     refuted = sum(row.verdict == Verdict.FALSIFIED and row.method in _ATTACKS for row in records)
     return refuted / len(records)
@@ -154,8 +148,9 @@ def _training(run: Run, folder: Path) -> _TrainingFigures:
         errors = [float(row["validation_error"]) for row in rows if "validation_error" in row]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, statistics.StatisticsError) as error:
         raise RecordError(f"cannot read {history}: {plain_words(error)}") from error
-    info = RunInfo.read(path) if path.exists() else None
-    described = {} if info is None else info.configuration
+    info = RunInfo.read(path)
+    need_own_training(run, folder, info, rows)
+    described = info.configuration
     checksum = described.get("validation_sha256")
     if not isinstance(checksum, str | None):
         raise RecordError(f"expected a checksum as validation_sha256 in {path}, got {checksum!r:.100}")
@@ -164,5 +159,5 @@ def _training(run: Run, folder: Path) -> _TrainingFigures:
         validation_error=min(errors, default=None),
         validation_sha256=checksum,
         activation=str(described.get("activation") or run.activation or ACTIVATIONS.get(run.method, "relu")),
-        device="" if info is None else info.device,
+        device=info.device,
     )

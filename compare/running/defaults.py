@@ -49,19 +49,19 @@ def one_epoch(spec: RunSpec) -> RunSpec:
     return replace(spec, training=replace(spec.training, epochs=1))
 
 
-def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: str) -> Decider:
+def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: Radius) -> Decider:
     """Return what decides the claim `ball` of a run's exported network: all steps of our verifier, or a solver.
 
     Args:
         run: the run.
         artifact: its deploy.onnx, in the folder of its training.
         images: the images that are to be decided.
-        radius: as text, on the scale of the run.
+        radius: of the balls.
 
     Raises:
         AbscertError: if the training cannot be read, or is not that of the file; or the solver cannot be opened.
     """
-    ball = Ball(Radius.parse(radius, run.radius_scale))
+    ball = Ball(radius)
     budget = Budget(seconds=run.timeout)
     if run.solver is not None:
         return open_solver(run.solver, BallQuestion(artifact, images, ball, budget))[0]

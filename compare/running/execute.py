@@ -6,8 +6,8 @@ from pathlib import Path
 
 from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import Claim, decided_at_once
-from abscert_plugin.data import DataSet, Split, load_data
+from abscert_plugin.claim import decided_at_once
+from abscert_plugin.data import Split, load_data
 from abscert_plugin.files import write_json
 from abscert_plugin.records import RUN
 from abscert_plugin.training.loop import Observer
@@ -44,23 +44,10 @@ def execute(
         loaded = TrainingData.as_published(spec) if run.protocol == "paper" else TrainingData.load(spec)
         write_run(run_training(spec, loaded, training, observer), loaded, training)
     artifact = Artifact.open(deploy, Provider.AUTO)
-    test = load_data(run.data, Split.TEST, data_dir, run.image_size).first(run.limit)
-    for claim in run.claims:
-        images = test.first(run.ball_limit) if claim == "ball" else test
-        for text in run.certify if claim == "ball" else ("",):
-            name = f"verify-{claim}" + (f"-{text.replace('/', '_')}" if text else "")
-            _verify(run, artifact, images, claim, text, folder / name, on_images)
+    test = load_data(run.data, Split.TEST, data_dir, run.image_size)
+    for name, asked in run.questions.items():
+        images = test.first(asked.limit)
+        decider = cell_decider(artifact) if asked.radius is None else ball_search(run, artifact, images, asked.radius)
+        at_once = decided_at_once(asked.claim, run.timeout)
+        Verification(artifact, images, at_once, decider).run(folder / name, on_images)
     write_json(folder / DONE, {"key": run.key, "seconds": time.perf_counter() - began})
-
-
-def _verify(
-    run: Run,
-    artifact: Artifact,
-    images: DataSet,
-    claim: str,
-    text: str,
-    out: Path,
-    on_images: Callable[[int], None],
-) -> None:
-    decider = ball_search(run, artifact, images, text) if claim == "ball" else cell_decider(artifact)
-    Verification(artifact, images, decided_at_once(Claim(claim), run.timeout), decider).run(out, on_images)

@@ -159,6 +159,15 @@ def machines(found: Sequence[VerifiedRun]) -> str:
     return f"Machine: {', '.join(part for part, devices in zip(parts, (trained, verified), strict=True) if devices)}."
 
 
+def verifiers(found: Sequence[VerifiedRun]) -> TableRow:
+    """Return a note of runs whose balls were decided by an older verifier than those of others, if there are."""
+    proven = [verified.proven for verified in found if verified.proven is not None]
+    if len(set(proven)) < 2:
+        return ()
+    former = f"{proven.count(False)} of {len(proven)} verifications of balls are by a verifier of before the proofs"
+    return (f"Flagged: {former}, whose search was weaker: they certify less, and their unknown % are no one else's.",)
+
+
 def epochs(runs: Sequence[VerifiedRun]) -> str:
     """Return a note of the images that the epochs of runs were chosen on, as their own files say."""
     on_test = [run.chosen_on_test for run in {run.run.key: run for run in runs}.values()]
@@ -175,7 +184,7 @@ def _errors(found: Sequence[VerifiedRun], protocol: str) -> Table:
     called = names(_without_cells(verified.run) for verified in found)
     ways = grouped(found, lambda verified: variant(verified.run))
     rows = sorted((pair for way in ways.values() for pair in _rows(way, called)), key=lambda pair: pair[0])
-    notes = (PROTOCOL_NOTES[protocol], SCALES, CLAIMS, *_READING, epochs(found), machines(found))
+    notes = (PROTOCOL_NOTES[protocol], SCALES, CLAIMS, *_READING, epochs(found), *verifiers(found), machines(found))
     return Table(f"Verified errors, protocol {protocol}", _COLUMNS, tuple(row for _, row in rows), notes)
 
 

@@ -8,7 +8,7 @@ from typing import Final, final
 
 from abscert_plugin.claim import Claim
 from compare.results.verified_run import VerifiedRun
-from compare.tables.error_table import NOT_RUN, Table, TableRow, arithmetic, epochs, machines
+from compare.tables.error_table import NOT_RUN, Table, TableRow, arithmetic, epochs, machines, verifiers
 from compare.tables.published import MISSING, PublishedFigure
 from compare.tables.selection import Count, not_verified, rate
 
@@ -60,6 +60,7 @@ class PaperTable:
     columns: TableRow
     blocks: tuple[PaperRow, ...]
     notes: TableRow
+    is_of_claims: bool = True  # not of accuracies, which nothing is certified of
 
     @property
     def runs(self) -> tuple[VerifiedRun, ...]:
@@ -81,9 +82,9 @@ class PaperTable:
         notes = list(self.notes)
         if counts:
             images = " or ".join(f"{count:,}" for count in counts)
-            notes += [f"Images tested: {images}.", epochs(self.runs), machines(self.runs)]
+            notes += [f"Images tested: {images}.", epochs(self.runs), *verifiers(self.runs), machines(self.runs)]
             claims = [[run for run in self.runs if run.summary.claim == claim] for claim in Claim]
-            notes += [f"Certified for: {arithmetic(*claims)}."] if arithmetic(*claims) else []
+            notes += [f"Certified for: {held}."] if self.is_of_claims and (held := arithmetic(*claims)) else []
         return Table(self.title, self.columns, tuple(rows), tuple(notes))
 
 
@@ -157,9 +158,14 @@ def _is_comparable(runs: tuple[VerifiedRun, ...], figure: PublishedFigure | None
 
 
 def gain_cell(own: tuple[VerifiedRun, ...], theirs: tuple[VerifiedRun, ...], figure: PublishedFigure | None) -> Cell:
-    """Return the cell of the improvement of verified errors over a competitor; arguments as in `rate_cell`."""
+    """Return the cell of the improvement of verified errors over a competitor; arguments as in `rate_cell`.
+
+    Shares of different images say nothing of one another: then there is none of ours.
+    """
     if not own or not theirs:
         return Cell(paper=printed_text(figure))
+    if len({run.summary.images for run in (*own, *theirs)}) > 1:
+        return Cell(ours="", paper=printed_text(figure))
     value = gain(rate(own, not_verified).percent, rate(theirs, not_verified).percent)
     if value is None:
         return Cell(ours="undefined", paper=printed_text(figure))

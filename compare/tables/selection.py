@@ -64,12 +64,16 @@ def one_a_seed(group: Sequence[VerifiedRun]) -> tuple[VerifiedRun, ...]:
     """Return one verification for each seed, by seed: of two runs of one seed the first by its key.
 
     Raises:
-        RecordError: if the records are of different versions, which are not averaged.
+        RecordError: if the records are of different versions, or of a verifier that proves its bounds and of one that
+            does not, which are not averaged.
     """
     versions = sorted({verified.version for verified in group})
     if len(versions) > 1:
         title = group[0].run.title
         raise RecordError(f"records of {title} are of versions {', '.join(versions)}; those are not averaged")
+    if {True, False} <= {verified.proven for verified in group}:
+        title = group[0].run.title
+        raise RecordError(f"records of {title} are by verifiers with and without proofs; verify the latter again")
     ordered = sorted(group, key=lambda verified: verified.run.key, reverse=True)
     seeds = {verified.run.seed: verified for verified in ordered}
     return tuple(seeds[seed] for seed in sorted(seeds))

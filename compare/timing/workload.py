@@ -17,7 +17,7 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.forward import crown_lbp_margins
-from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, decided_at_once, validated
+from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, Radius, decided_at_once, validated
 from abscert_plugin.data import DataSet, Split
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.lirpa.training import CrownIbpMargins
@@ -151,7 +151,7 @@ def _searcher(run: Run, results: Path, test: DataSet) -> Decider:
             f"run the plan there first (`abscert compare run`), or leave --search-images out"
         )
     training = stored.folder / TRAINING
-    return ball_search(run, _opened(training / DEPLOY), test, run.certify[0])
+    return ball_search(run, _opened(training / DEPLOY), test, Radius.parse(run.certify[0], run.radius_scale))
 
 
 def _seconds_deciding(decider: Decider, test: DataSet, at_once: int) -> float:

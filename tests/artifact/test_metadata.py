@@ -125,6 +125,16 @@ def test_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
     _refused(path, "is not an ONNX model")
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.textproto", "model.onnxtxt", "model.pbtxt", "model.onnx.gz"])
+def test_a_name_does_not_say_how_a_file_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b'{"command": "train"}')
+    _refused(path, "is not an ONNX model|not packed|gzip")
+    if not name.endswith(".gz"):
+        path.write_bytes(graphs.deployed().SerializeToString())
+        assert read_model(path) == graphs.deployed()
+
+
 @in_one_folder
 @given(content=st.binary(min_size=1, max_size=200))
 def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:

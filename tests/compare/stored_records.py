@@ -1,12 +1,15 @@
 """A run, what it leaves in a results folder, and the rows of a table by their columns."""
 
 import json
+from collections.abc import Mapping
+from itertools import cycle, islice
 from pathlib import Path
 
-from abscert_plugin.claim import Radius
+import msgspec
+
 from abscert_plugin.files import write_json
 from abscert_plugin.records import Record, RecordWriter, RunInfo
-from compare.plans.planned_run import Run, as_mapping
+from compare.plans.planned_run import Question, Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, RUNS
 from compare.results.verified_run import verified_runs
 from compare.tables.error_table import Table, tables_of
@@ -22,16 +25,16 @@ RUN = Run(
 )
 
 
-def rows(claim: str, failed: int, count: int, radius: Radius) -> list[Record]:
-    is_ball = claim == "ball"
+def rows(asked: Question, failed: int, count: int) -> list[Record]:
+    radius = asked.radius
     return [
         Record(
             index=number,
             label=0,
             prediction=1 if number < failed // 2 else 0,
-            claim=claim,
-            radius=float(radius.given) if is_ball else None,
-            radius_scale=radius.scale if is_ball else None,
+            claim=asked.claim,
+            radius=None if radius is None else float(radius.given),
+            radius_scale=None if radius is None else radius.scale,
             verdict="falsified" if number < failed else "certified",
             reason="",
             method="forward" if number < failed // 2 else "branch and bound",
@@ -40,7 +43,7 @@ def rows(claim: str, failed: int, count: int, radius: Radius) -> list[Record]:
             seconds=0.1,
             counterexample="itself" if number < failed else None,
             schema=1,
-            inputs="float" if is_ball else None,
+            inputs=None if radius is None else "float",
         )
         for number in range(count)
     ]
@@ -49,33 +52,51 @@ def rows(claim: str, failed: int, count: int, radius: Radius) -> list[Record]:
 def store(
     results: Path,
     run: Run,
-    failed: dict[str, int],
-    count: int = 200,
+    failed: Mapping[str, int],
+    count: int | Mapping[str, int] = 200,
     version: str = "0.1.0",
     validation_error: float | None = None,
     chosen_on: str | None = None,
 ) -> Path:
-    """Write what a run leaves, with so many images not certified under each claim; half of them are mislabelled."""
+    """Write what a run leaves, with so many images not certified under each claim; half of them are mislabelled.
+
+    Args:
+        results: the results folder.
+        run: the run. The claims of the one that is stored are those of `failed`, so its key may be another; its balls
+            are those of `run.certify`.
+        failed: how many images are not certified, by claim: as many at each radius.
+        count: how many images there are, of every claim or by claim.
+        version: of abscert-plugin.
+        validation_error: that of every epoch; None where the history does not say.
+        chosen_on: checksum of the images that the epoch was chosen on; that of the test images is `test`.
+
+    Returns:
+        The run's folder.
+    """
+    run = msgspec.structs.replace(run, claims=tuple(failed))
     folder = results / RUNS / run.key
     (folder / "training").mkdir(parents=True)
     write_json(folder / CONFIG, as_mapping(run))
     said = {} if validation_error is None else {"validation_error": validation_error}
-    history = "".join(json.dumps({"epoch": at, "seconds": at, **said}) + "\n" for at in (1, 2, 9))
+    times = islice(cycle((1, 2, 9)), run.epochs or 3)
+    history = "".join(json.dumps({"epoch": at, "seconds": time, **said}) + "\n" for at, time in enumerate(times, 1))
     (folder / "training" / "history.jsonl").write_text(history)
-    if chosen_on is not None:
-        described = {"validation_sha256": chosen_on, "activation": run.activation}
-        info = RunInfo("train", described, {}, "a trainer", None, {}, None, 12.0)
-        info.write(folder / "training" / "run.json")
-    for claim, number in failed.items():
-        out = folder / f"verify-{claim}"
+    loop = {"epochs": run.epochs or 3, "seed": run.seed, "patience": 0}
+    facts = {"method": run.method, "data": run.data, "network": run.network, "cells": run.cells}
+    described = {**facts, "activation": run.activation, "validation_sha256": chosen_on, "training": loop}
+    RunInfo("train", described, {}, "a trainer", None, {}, None, 12.0).write(folder / "training" / "run.json")
+    for name, asked in run.questions.items():
+        out = folder / name
         out.mkdir()
+        images = count if isinstance(count, int) else count[asked.claim]
         with RecordWriter(out / "records.jsonl") as writer:
-            writer.write(rows(claim, number, count, run.trained_for))
-        radius = {"radius": run.radius, "radius_scale": run.radius_scale} if claim == "ball" else {"radius": None}
+            writer.write(rows(asked, failed[asked.claim], images))
+        radius = {} if asked.radius is None else asked.radius.as_options()
+        configuration = {"claim": str(asked.claim), **radius}
+        data = {"name": run.data, "split": "test", "images": images, "sha256": "test"}
+        model = {"cells": run.cells, "training": f"method={run.method};seed={run.seed};data={run.data}"}
         versions = {"abscert-plugin": version}
-        RunInfo("verify", {"claim": claim, **radius}, versions, "a machine", "CPU", {"sha256": "test"}, {}, 12.0).write(
-            out / "run.json"
-        )
+        RunInfo("verify", configuration, versions, "a machine", "CPU", data, model, 12.0).write(out / "run.json")
     write_json(folder / DONE, {"key": run.key, "seconds": 1.0})
     return folder
 

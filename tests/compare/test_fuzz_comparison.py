@@ -31,8 +31,8 @@ READERS = (
     Reader(f"results/runs/{FAILED.key}/failure.json", json_files, COMPARE),
     Reader(f"{STORED}/training/run.json", json_files, COMPARE),
     Reader(f"{STORED}/training/history.jsonl", json_line_files, COMPARE),
-    Reader(f"{STORED}/verify-ball/run.json", json_files, COMPARE),
-    Reader(f"{STORED}/verify-ball/records.jsonl", json_line_files, COMPARE),
+    Reader(f"{STORED}/verify-ball-0.15/run.json", json_files, COMPARE),
+    Reader(f"{STORED}/verify-ball-0.15/records.jsonl", json_line_files, COMPARE),
     Reader(f"{STORED}/verify-cell/records.jsonl.gz", packed(json_line_files), COMPARE),
     Reader("results/times/timed/times.json", json_files, COMPARE),
     Reader("results/times/timed/times.jsonl", json_line_files, COMPARE),
@@ -47,11 +47,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results, plan = home / "results", home / "plan" / "it.toml"
     plan.parent.mkdir()
     plan.write_text(PLAN)
-    stored = store(results, RUN, {"ball": 3, "cell": 2}, count=5, validation_error=0.1, chosen_on="test")
+    stored = store(results, RUN, {"cell": 2, "ball": 3}, count=5, validation_error=0.1, chosen_on="test")
     rows = stored / "verify-cell" / "records.jsonl"
     rows.with_name("records.jsonl.gz").write_bytes(gzip.compress(rows.read_bytes()))
     rows.unlink()
-    failed = store(results, FAILED, {})
+    failed = store(results, FAILED, {"cell": 2, "ball": 3}, count=5)
     (failed / DONE).unlink()
     write_json(failed / FAILURE, {"key": FAILED.key, "reason": "no luck"})
     abscert("compare", "times", plan, "--out", results, "--rounds", 1, "--steps", 1, "--images", 5)

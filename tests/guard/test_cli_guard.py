@@ -153,7 +153,8 @@ def test_files_without_a_guard(tmp_path: Path, operator: str, line: str) -> None
 
 
 def test_a_full_disk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "guard.onnx").write_bytes(b"of before")
+    assert run("guard", model, "--radius", "0.2", "--out", tmp_path / "guard.onnx").status == 0
+    before = (tmp_path / "guard.onnx").read_bytes()
 
     def full(*_: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -163,7 +164,7 @@ def test_a_full_disk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.status == 2
     assert len(result.err.splitlines()) == 1
     assert "No space left" in result.err
-    assert (tmp_path / "guard.onnx").read_bytes() == b"of before"
+    assert (tmp_path / "guard.onnx").read_bytes() == before
 
 
 @pytest.mark.parametrize("out", ["guard.txt", "net.onnx"])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pytest
@@ -110,7 +110,7 @@ def test_bars_are_as_long_as_their_shares_and_claims_are_not_mixed(results: Path
 
 
 def test_bars_part_what_is_falsified_from_what_is_unknown(tmp_path: Path) -> None:
-    verify(store(tmp_path, IBP, {}), "0.1", 20, 30)
+    verify(tmp_path, IBP, {"0.1": (20, 30)})
     (chart,) = charts(verified_runs(tmp_path)[0])
     assert {part.kind: part.width for part in chart.bars[0].parts} == {
         "refuted": pytest.approx(20),
@@ -119,10 +119,8 @@ def test_bars_part_what_is_falsified_from_what_is_unknown(tmp_path: Path) -> Non
 
 
 def test_bars_of_one_setting_have_one_axis_and_other_trainings_their_own_bars(tmp_path: Path) -> None:
-    folder = store(tmp_path, IBP, {})
-    verify(folder, "0.05", 2, 0)
-    verify(folder, "0.1", 90, 0)
-    verify(store(tmp_path, msgspec.structs.replace(IBP, epochs=3), {}), "0.1", 10, 0)
+    verify(tmp_path, IBP, {"0.05": (4, 0), "0.1": (90, 0)})
+    verify(tmp_path, msgspec.structs.replace(IBP, epochs=3), {"0.1": (10, 0)})
     small, large = charts(verified_runs(tmp_path)[0])
     assert small.top == large.top
     assert [bar.value for bar in large.bars] == ["5.00 %", "45.00 %"]
@@ -139,29 +137,29 @@ def test_what_records_say_is_text_and_not_markup(tmp_path: Path) -> None:
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["results", "results/pages", ".", "results beside"])
+@pytest.mark.parametrize("where", ["results #1", "results #1/pages", ".", "results #1 beside"])
 def test_links_lead_to_files_from_wherever_the_page_lies_and_name_no_folder_above(tmp_path: Path, where: str) -> None:
     above = tmp_path / "secret folder"
-    folder = store(above / "results", RUN, {"ball": 50})
-    (folder / "verify-ball").rename(folder / "verify-ball-a b#c")
+    results = above / "results #1"
+    folder = store(results, msgspec.structs.replace(RUN, certify=("15 / 100",)), {"ball": 50})
     page = above / where / "page.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    text = page_of(above / "results", page)
+    text = page_of(results, page)
     links = [link for link in Page(text).links if not link.startswith("#")]
     assert "secret" not in text
     assert str(tmp_path) not in text
-    if where == "results beside":
+    if where == "results #1 beside":
         assert links == []
         assert "have no links" in text
         return
-    targets = {(page.parent / unquote(link)).resolve() for link in links}
-    assert {folder, folder / "config.json", folder / "verify-ball-a b#c" / "records.jsonl"} <= targets
+    targets = {(page.parent / unquote(urlsplit(link).path)).resolve() for link in links}
+    assert {folder, folder / "config.json", folder / "verify-ball-15 _ 100" / "records.jsonl"} <= targets
     assert all(target.exists() for target in targets)
 
 
 def test_every_run_is_listed_with_its_state(results: Path) -> None:
     failed = msgspec.structs.replace(RUN, seed=1)
-    folder = store(results, failed, {})
+    folder = store(results, failed, {"cell": 3, "ball": 50})
     (folder / DONE).unlink()
     (folder / "failure.json").write_text(json.dumps({"key": failed.key, "reason": "the loss is <nan>"}))
     text = page_of(results)

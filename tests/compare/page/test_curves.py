@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from fractions import Fraction
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,7 +14,7 @@ from command_line import abscert, refused
 from stored_records import RUN, store
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import Record, RecordWriter, RunInfo
+from abscert_plugin.records import read_records, write_records
 from compare.page.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
 from compare.page.curves import Curve, CurveChart, Level, Point, curve_charts
 from compare.plans.naming import names, setting, variant
@@ -22,41 +22,31 @@ from compare.plans.planned_run import Run
 from compare.results.verified_run import verified_runs
 
 COUNT = 200
+MISLABELLED = 4
 IBP = msgspec.structs.replace(RUN, method="ibp", cells=None, certify=("0.05", "0.1"), radius="0.1", claims=("ball",))
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def verify(
-    folder: Path, radius: str, falsified: int, unknown: int, version: str = "0.1.0", mislabelled: int = 4
-) -> None:
-    """Write a verification of a ball beside what `store` wrote of the run."""
-    verdicts = ["falsified"] * falsified + ["unknown"] * unknown + ["certified"] * (COUNT - falsified - unknown)
-    records = [
-        Record(
-            index=index,
-            label=0,
-            prediction=1 if index < mislabelled else 0,
-            claim="ball",
-            radius=float(Fraction(radius)),
-            radius_scale="pixel",
-            verdict=verdict,
-            reason="",
-            method="forward",
-            reachable_log2=None,
-            margin=None,
-            seconds=0.0,
-            counterexample="itself" if verdict == "falsified" else None,
-            schema=1,
-            inputs="float",
+def verify(results: Path, run: Run, found: Mapping[str, tuple[int, int]], version: str = "0.1.0") -> None:
+    """Store a run that is verified at the radii of `found`, with so many images falsified and so many left open."""
+    run = msgspec.structs.replace(run, certify=tuple(found))
+    folder = store(results, run, {"ball": 0}, COUNT, version)
+    for name, (falsified, unknown) in zip(run.questions, found.values(), strict=True):
+        path = folder / name / "records.jsonl"
+        verdicts = ["falsified"] * falsified + ["unknown"] * unknown + ["certified"] * (COUNT - falsified - unknown)
+        write_records(
+            path,
+            [
+                msgspec.structs.replace(
+                    row,
+                    prediction=1 if row.index < MISLABELLED else 0,
+                    verdict=verdict,
+                    method="forward",
+                    counterexample="itself" if verdict == "falsified" else None,
+                )
+                for row, verdict in zip(read_records(path), verdicts, strict=True)
+            ],
         )
-        for index, verdict in enumerate(verdicts)
-    ]
-    out = folder / f"verify-ball-{radius}"
-    out.mkdir()
-    with RecordWriter(out / "records.jsonl") as writer:
-        writer.write(records)
-    said = {"claim": "ball", "radius": radius, "radius_scale": "pixel"}
-    RunInfo("verify", said, {"abscert-plugin": version}, "a machine", "CPU", {}, {}, 1.0).write(out / "run.json")
 
 
 def charts_of(results: Path) -> tuple[CurveChart, ...]:
@@ -64,9 +54,7 @@ def charts_of(results: Path) -> tuple[CurveChart, ...]:
 
 
 def test_a_point_lies_between_what_is_falsified_and_what_is_not_certified(tmp_path: Path) -> None:
-    folder = store(tmp_path, IBP, {})
-    verify(folder, "0.1", 20, 30)
-    verify(folder, "0.05", 10, 0)
+    verify(tmp_path, IBP, {"0.1": (20, 30), "0.05": (10, 0)})
     (chart,) = charts_of(tmp_path)
     (curve,) = chart.curves
     assert curve.name == "ibp"
@@ -94,14 +82,14 @@ def test_cells_alone_make_no_chart(tmp_path: Path) -> None:
 
 def test_networks_that_were_each_trained_for_their_radius_make_one_curve(tmp_path: Path) -> None:
     for radius, failed in (("0.1", 20), ("0.05", 10), ("0.3", 90)):
-        store(tmp_path, msgspec.structs.replace(IBP, radius=radius), {"ball": failed})
+        store(tmp_path, msgspec.structs.replace(IBP, radius=radius, certify=(radius,)), {"ball": failed})
     (chart,) = charts_of(tmp_path)
     assert [[(point.radius, point.high) for point in curve.points] for curve in chart.curves] == [
         [(0.05, 0.05), (0.1, 0.1), (0.3, 0.45)]
     ]
     assert chart.caption.startswith("Each network")
     # one that is verified elsewhere too has a curve of its own, and the names tell them apart
-    verify(store(tmp_path, msgspec.structs.replace(IBP, radius="0.2"), {}), "0.1", 50, 0)
+    verify(tmp_path, msgspec.structs.replace(IBP, radius="0.2"), {"0.1": (50, 0)})
     (chart,) = charts_of(tmp_path)
     assert sorted(len(curve.points) for curve in chart.curves) == [2, 3]
     assert len({curve.name for curve in chart.curves}) == 2
@@ -109,8 +97,8 @@ def test_networks_that_were_each_trained_for_their_radius_make_one_curve(tmp_pat
 
 def test_seeds_are_averaged_and_other_ways_to_train_are_not(tmp_path: Path) -> None:
     for seed, failed in ((0, 20), (1, 40)):
-        verify(store(tmp_path, msgspec.structs.replace(IBP, seed=seed), {}), "0.1", failed, 0)
-    verify(store(tmp_path, msgspec.structs.replace(IBP, epochs=3), {}), "0.1", 100, 0)
+        verify(tmp_path, msgspec.structs.replace(IBP, seed=seed), {"0.1": (failed, 0)})
+    verify(tmp_path, msgspec.structs.replace(IBP, epochs=3), {"0.1": (100, 0)})
     (chart,) = charts_of(tmp_path)
     found = {curve.name: curve.points[-1] for curve in chart.curves}
     assert {name: point.high for name, point in found.items()} == {"ibp": pytest.approx(0.15), "ibp, 3 epochs": 0.5}
@@ -118,15 +106,15 @@ def test_seeds_are_averaged_and_other_ways_to_train_are_not(tmp_path: Path) -> N
 
 
 def test_a_radius_that_two_plans_verified_counts_once(tmp_path: Path) -> None:
-    for certify in (("0.1",), ("0.05", "0.1")):
-        verify(store(tmp_path, msgspec.structs.replace(IBP, certify=certify), {}), "0.1", 20, 0)
+    for certify in (("0.05",), ("0.05", "0.1")):
+        verify(tmp_path, IBP, dict.fromkeys(certify, (20, 0)))
     (chart,) = charts_of(tmp_path)
-    assert [point.seeds for point in chart.curves[0].points] == [1, 1]
+    assert [(point.radius, point.seeds) for point in chart.curves[0].points] == [(0.0, 1), (0.05, 1), (0.1, 1)]
 
 
 def test_records_of_two_versions_are_not_averaged(tmp_path: Path) -> None:
     for seed, version in ((0, "0.1.0"), (1, "0.2.0")):
-        verify(store(tmp_path, msgspec.structs.replace(IBP, seed=seed), {}), "0.1", 20, 0, version)
+        verify(tmp_path, msgspec.structs.replace(IBP, seed=seed), {"0.1": (20, 0)}, version)
     with pytest.raises(RecordError, match=r"versions 0\.1\.0, 0\.2\.0"):
         charts_of(tmp_path)
 
@@ -252,8 +240,7 @@ def test_lines_stand_out_from_a_light_and_a_dark_page() -> None:
 
 
 def test_the_command_writes_a_picture_that_stands_alone(tmp_path: Path) -> None:
-    folder = store(tmp_path, msgspec.structs.replace(IBP, network="<b>&", options={"x": "<i>"}), {})
-    verify(folder, "0.1", 20, 30)
+    verify(tmp_path, msgspec.structs.replace(IBP, network="<b>&", options={"x": "<i>"}), {"0.1": (20, 30)})
     into = tmp_path / "curves.svg"
     abscert("compare", "curves", "--out", tmp_path, "--into", into)
     root = ElementTree.parse(into).getroot()
@@ -275,7 +262,7 @@ def test_the_command_refuses_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_curves_are_made_without_torch(tmp_path: Path) -> None:
-    verify(store(tmp_path, IBP, {}), "0.1", 20, 30)
+    verify(tmp_path, IBP, {"0.1": (20, 30)})
     code = "import sys; from pathlib import Path; "
     code += "from compare.page.comparison_page import ComparisonContent, render_curves; "
     code += "from compare.page.curves import curve_charts; from compare.page.curve_plot import plots; "

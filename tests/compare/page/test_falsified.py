@@ -2,9 +2,8 @@
 
 import base64
 import io
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,15 +14,14 @@ from stored_records import RUN, store
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.files import write_array
-from abscert_plugin.records import Record, RecordWriter, RunInfo
+from abscert_plugin.records import RunInfo, read_records, write_records
 from abscert_plugin.report.changes import COLOURS
 from compare.page import falsified as module
 from compare.page.falsified import MOST_ITEMS, RunGallery, falsified_galleries
 from compare.plans.planned_run import Run
 from compare.results.verified_run import verified_runs
 
-DIGITS = msgspec.structs.replace(RUN, data="digits", network="fc-3", radius="0.1", claims=("ball",))
-RADIUS = 0.1
+DIGITS = msgspec.structs.replace(RUN, data="digits", network="fc-3", radius="0.1", certify=("0.1",), claims=("ball",))
 
 
 @pytest.fixture(scope="module")
@@ -31,53 +29,43 @@ def digits() -> DataSet:
     return load_data("digits", Split.TEST)
 
 
-def falsify(
-    results: Path,
-    data: DataSet,
-    count: int,
-    run: Run = DIGITS,
-    facts: dict[str, Any] | None = None,
-    radius: str = "0.1",
-) -> Path:
-    """Store a run whose first images are falsified: the last of them by itself, the others by a change of one pixel."""
-    folder = store(results, run, {}) if not (results / "runs" / run.key).exists() else results / "runs" / run.key
-    out = folder / f"verify-ball-{radius}"
+def falsify(results: Path, data: DataSet, count: int, run: Run = DIGITS, **facts: object) -> Path:
+    """Store a run whose first images are falsified: the last of them by itself, the others by a change of one pixel.
+
+    `facts` are what its verifications say otherwise of the data set.
+    """
+    folder = store(results, run, {"ball": count}, count)
     batch = data.take(np.arange(count))
-    rows = []
-    for place, (index, image, label) in enumerate(
-        zip(batch.index, data.pixels(batch.images), batch.labels, strict=True)
-    ):
-        name = f"counterexamples/{index:08d}.npy" if place < count - 1 else "itself"
-        if name != "itself":
-            changed = image.copy()
-            changed[0, 4, 4] += np.float32(-0.05 if image[0, 4, 4] > 0.5 else 0.05)
-            write_array(out / name, changed)
-        rows.append(
-            Record(
-                index=int(index),
-                label=int(label),
-                prediction=int(label) if name != "itself" else -1,
-                claim="ball",
-                radius=float(Fraction(radius)),
-                radius_scale="pixel",
-                verdict="falsified",
-                reason="",
-                method="gradient attack",
-                reachable_log2=None,
-                margin=None,
-                seconds=0.0,
-                counterexample=name,
-                schema=1,
-                inputs="float",
+    for out in (folder / name for name in run.questions):
+        rows = []
+        for place, (row, index, image, label) in enumerate(
+            zip(
+                read_records(out / "records.jsonl"),
+                batch.index,
+                data.pixels(batch.images),
+                batch.labels.tolist(),
+                strict=True,
             )
-        )
-    out.mkdir(exist_ok=True)
-    with RecordWriter(out / "records.jsonl") as writer:
-        writer.write(rows)
-    said = {"claim": "ball", "radius": radius, "radius_scale": "pixel"}
-    told = {"name": data.name, "split": "test", "sha256": data.sha256} if facts is None else facts
-    RunInfo("verify", said, {"abscert-plugin": "0.1.0"}, "a machine", "CPU", told, {}, 1.0).write(out / "run.json")
-    return out
+        ):
+            name = f"counterexamples/{index:08d}.npy" if place < count - 1 else "itself"
+            if name != "itself":
+                changed = image.copy()
+                changed[0, 4, 4] += np.float32(-0.05 if image[0, 4, 4] > 0.5 else 0.05)
+                write_array(out / name, changed)
+            rows.append(
+                msgspec.structs.replace(
+                    row,
+                    index=int(index),
+                    label=label,
+                    prediction=label if name != "itself" else -1,
+                    method="gradient attack",
+                    counterexample=name,
+                )
+            )
+        write_records(out / "records.jsonl", rows)
+        info = RunInfo.read(out / "run.json")
+        replace(info, data={**(info.data or {}), "sha256": data.sha256, **facts}).write(out / "run.json")
+    return folder
 
 
 def galleries(results: Path, data_dir: Path | None = None) -> list[RunGallery]:
@@ -111,8 +99,7 @@ def test_an_item_is_the_image_what_is_mislabelled_and_the_difference(tmp_path: P
 def test_a_verification_shows_a_handful_and_a_page_has_a_limit(
     tmp_path: Path, digits: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    falsify(tmp_path, digits, 20)
-    falsify(tmp_path, digits, 20, radius="0.2")
+    falsify(tmp_path, digits, 20, msgspec.structs.replace(DIGITS, certify=("0.1", "0.2")))
     assert [len(gallery.items) for gallery in galleries(tmp_path)] == [MOST_ITEMS, MOST_ITEMS]
     size = sum(len(picture.uri) for picture in galleries(tmp_path)[0].items[0].pictures)
     monkeypatch.setattr(module, "MOST_BYTES", 7 * size)
@@ -122,28 +109,26 @@ def test_a_verification_shows_a_handful_and_a_page_has_a_limit(
 
 
 def test_galleries_are_in_the_order_of_their_radius_and_of_the_first_seed(tmp_path: Path, digits: DataSet) -> None:
-    for radius in ("0.2", "0.1", "0.3", "0.05"):
-        for seed in (1, 0):
-            falsify(tmp_path, digits, 3 + seed, msgspec.structs.replace(DIGITS, seed=seed), radius=radius)
+    for seed in (1, 0):
+        run = msgspec.structs.replace(DIGITS, seed=seed, certify=("1/5", "0.1", "0.3", "0.05"))
+        falsify(tmp_path, digits, 3 + seed, run)
     found = galleries(tmp_path)
     assert [gallery.radius.split()[1] for gallery in found] == ["0.05", "0.1", "0.2", "0.3"]
     assert all(len(gallery.items) == 2 for gallery in found)
 
 
-@pytest.mark.parametrize(
-    "facts", [{"name": "mnist", "split": "test", "sha256": "0"}, {"name": "digits", "split": "test", "sha256": "0"}, {}]
-)
+@pytest.mark.parametrize(("name", "sha256"), [("mnist", "0"), ("digits", "0"), ("digits", None)])
 def test_without_the_data_set_counterexamples_stand_alone_and_the_page_says_so(
-    tmp_path: Path, digits: DataSet, facts: dict[str, str]
+    tmp_path: Path, digits: DataSet, name: str, sha256: str | None
 ) -> None:
-    falsify(tmp_path, digits, 4, facts=facts)
+    falsify(tmp_path, digits, 4, msgspec.structs.replace(DIGITS, data=name), sha256=sha256)
     (gallery,) = galleries(tmp_path, tmp_path / "nothing")
     assert gallery.missing.startswith("The counterexamples stand alone, since ")
     assert [[picture.caption for picture in item.pictures] for item in gallery.items] == [["counterexample"]] * 3
 
 
 def test_a_file_that_is_no_image_of_the_ball_is_not_shown(tmp_path: Path, digits: DataSet) -> None:
-    out = falsify(tmp_path, digits, 4)
+    out = falsify(tmp_path, digits, 4) / "verify-ball-0.1"
     first, second = digits.index[:2]
     write_array(out / f"counterexamples/{first:08d}.npy", np.ones(digits.shape, dtype=np.float32))
     (out / f"counterexamples/{second:08d}.npy").write_bytes(b"no array")

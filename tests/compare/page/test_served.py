@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 from registered import write_package
 from stored_records import RUN, store
@@ -21,7 +22,7 @@ CODE = "from compare.page.served import results_page as PAGES"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = store(tmp_path / "results", RUN, {"cell": 3, "ball": 50})
+    made = store(tmp_path / "results", msgspec.structs.replace(RUN, epochs=1), {"cell": 3, "ball": 50})
     row = {"epoch": 1, "loss": 0.5, "validation_error": 0.25, "seconds": 1.0}
     (made / "training" / "history.jsonl").write_text(json.dumps(row) + "\n")
     return made
@@ -54,7 +55,7 @@ def test_every_page_is_reached_from_the_first(server: ThreadingHTTPServer, folde
     assert {status for status, _ in pages.values()} == {200}
     key = folder.name
     assert "Verification of an ONNX file, claim cell" in pages[f"runs/{key}/verify-cell/"][1]
-    assert "Verification of an ONNX file, claim ball" in pages[f"runs/{key}/verify-ball/"][1]
+    assert "Verification of an ONNX file, claim ball" in pages[f"runs/{key}/verify-ball-0.15/"][1]
     assert "Validation error of the epoch that is kept" in pages[f"runs/{key}/training/"][1]
     assert "records.jsonl" in get(server, f"/runs/{key}/verify-cell/?files")[1]
     assert 'href="verify-cell/"' in pages[f"runs/{key}/"][1]
@@ -72,7 +73,7 @@ def test_a_damaged_run_is_named_where_its_page_would_be(server: ThreadingHTTPSer
 
 
 def test_pages_are_of_what_is_there_when_they_are_asked_for(server: ThreadingHTTPServer, folder: Path) -> None:
-    rows = folder / "verify-ball" / "records.jsonl"
-    assert ">150<" in get(server, f"/runs/{folder.name}/verify-ball/")[1]
+    rows = folder / "verify-ball-0.15" / "records.jsonl"
+    assert ">150<" in get(server, f"/runs/{folder.name}/verify-ball-0.15/")[1]
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:100]))
-    assert ">50<" in get(server, f"/runs/{folder.name}/verify-ball/")[1]
+    assert ">50<" in get(server, f"/runs/{folder.name}/verify-ball-0.15/")[1]

@@ -20,7 +20,7 @@ from stored_records import RUN, build_tables, named, store
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import write_json
-from compare.results.stored_run import DONE, FAILURE, RUNS
+from compare.results.stored_run import DONE, FAILURE
 from compare.tables.catalogue import TABLES
 from compare.tables.error_table import NOT_RUN, Table
 from compare.tables.formats import FORMATS, as_csv, as_html, as_json, as_latex, as_markdown
@@ -67,7 +67,8 @@ def test_claims_have_columns_of_their_own_in_the_row_of_a_radius(tmp_path: Path)
 
 
 def test_a_radius_on_either_scale_is_shown_on_both(tmp_path: Path) -> None:
-    store(tmp_path, msgspec.structs.replace(RUN, radius="0.3", radius_scale=RadiusScale.TRAINING), {"ball": 50})
+    run = msgspec.structs.replace(RUN, radius="0.3", radius_scale=RadiusScale.TRAINING, certify=("0.3",))
+    store(tmp_path, run, {"ball": 50})
     (table,) = build_tables(tmp_path)
     assert [row["radius, pixel (training)"] for row in named(table)] == ["0.15 (0.3)"]
 
@@ -86,9 +87,8 @@ def test_what_was_not_run_says_so_and_what_cannot_be_is_blank(tmp_path: Path) ->
 
 
 def test_images_of_the_claims_are_told_apart_where_they_differ(tmp_path: Path) -> None:
-    folder = store(tmp_path, RUN, {"cell": 3, "ball": 5})
-    records = folder / "verify-ball" / "records.jsonl"
-    records.write_bytes(b"".join(records.read_bytes().splitlines(keepends=True)[:50]))
+    run = msgspec.structs.replace(RUN, ball_limit=50)
+    store(tmp_path, run, {"cell": 3, "ball": 5}, count={"cell": 200, "ball": 50})
     (table,) = build_tables(tmp_path)
     (row,) = named(table)
     assert (row["images"], row["cell error %"], row["ball error %"]) == ("200, balls 50", "1.50", "10.00")
@@ -144,7 +144,7 @@ def test_records_of_two_versions_are_not_averaged(tmp_path: Path) -> None:
 
 def test_runs_without_figures_are_listed_with_their_reason(tmp_path: Path) -> None:
     store(tmp_path, RUN, {"ball": 10})
-    failed = msgspec.structs.replace(RUN, method="ibp", cells=None)
+    failed = msgspec.structs.replace(RUN, method="ibp", cells=None, claims=("ball",))
     folder = store(tmp_path, failed, {"ball": 10})
     (folder / DONE).unlink()
     write_json(folder / FAILURE, {"key": failed.key, "reason": "the loss is nan at step 3"})
@@ -156,7 +156,7 @@ def test_runs_without_figures_are_listed_with_their_reason(tmp_path: Path) -> No
 
 def test_half_a_line_at_the_end_of_a_file_is_left_out(tmp_path: Path) -> None:
     folder = store(tmp_path, RUN, {"ball": 50})
-    with (folder / "verify-ball" / "records.jsonl").open("a") as file:
+    with (folder / "verify-ball-0.15" / "records.jsonl").open("a") as file:
         file.write('{"index": 200')
     (table,) = build_tables(tmp_path)
     assert named(table)[0]["images"] == "200"
@@ -165,7 +165,7 @@ def test_half_a_line_at_the_end_of_a_file_is_left_out(tmp_path: Path) -> None:
 def test_compressed_records_are_read_as_the_others(tmp_path: Path) -> None:
     folder = store(tmp_path, RUN, {"cell": 3, "ball": 50})
     before = build_tables(tmp_path)
-    plain = folder / "verify-ball" / "records.jsonl"
+    plain = folder / "verify-ball-0.15" / "records.jsonl"
     plain.with_name("records.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
     plain.unlink()
     assert build_tables(tmp_path) == before
@@ -286,7 +286,7 @@ def test_tables_are_made_without_torch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_writes_what_it_prints_and_refuses_what_cannot_be(tmp_path: Path) -> None:
-    store(tmp_path, RUN, {"ball": 50})
+    folder = store(tmp_path, RUN, {"ball": 50})
     for form in FORMATS:
         printed = abscert("compare", "tables", "--out", tmp_path, "--format", form).out
         abscert("compare", "tables", "--out", tmp_path, "--format", form, "--into", tmp_path / "written")
@@ -296,5 +296,5 @@ def test_the_command_writes_what_it_prints_and_refuses_what_cannot_be(tmp_path: 
     for table in TABLES:
         assert "expected" in refused("compare", "tables", "--out", tmp_path / "none", "--table", table)
     assert "choose another --into" in refused("compare", "tables", "--out", tmp_path, "--into", tmp_path)
-    (tmp_path / RUNS / RUN.key / "verify-ball" / "records.jsonl").write_text('{"schema": 9}\n')
+    (folder / "verify-ball-0.15" / "records.jsonl").write_text('{"schema": 9}\n')
     assert "expected a record of schema 1" in refused("compare", "tables", "--out", tmp_path)

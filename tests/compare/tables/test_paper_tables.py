@@ -26,7 +26,9 @@ from compare.tables.paper_cells import PaperTable
 from compare.tables.paper_tables import Pool, drafts
 from compare.tables.selection import is_admissible
 
-PAPER = msgspec.structs.replace(RUN, protocol="paper", radius="0.1", radius_scale=RadiusScale.TRAINING, cells=10)
+PAPER = msgspec.structs.replace(
+    RUN, protocol="paper", radius="0.1", radius_scale=RadiusScale.TRAINING, certify=("0.1",), cells=10
+)
 LLM = msgspec.structs.replace(PAPER, method="llm", radius_scale=RadiusScale.PIXEL, cells=None)
 Lines = Mapping[str, Mapping[str, str]]
 
