@@ -150,4 +150,6 @@ def test_a_full_disk_under_stdout_is_one_line_too() -> None:
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )
     assert result.returncode == 2
-    assert result.stderr == "error: No space left on device\n"
+    assert result.stderr == (
+        "error: No space left on device; free some where it writes, and run it again: what was written stays\n"
+    )

@@ -194,7 +194,7 @@ def _logits(
     if is_labels:
         if labels is None:
             raise ConfigError(
-                f"{path} gives labels alone; name its output of scores with --output, or say how many with --classes"
+                f"{path} gives labels alone; name its output of scores with --output, or wrap it with --classes"
             )
         constants["labels"] = np.arange(labels, dtype=answer.dtype).reshape(1, -1)
         steps += [("Equal", [_PREFIX + "labels"], {}), ("Cast", [], {"to": TensorProto.FLOAT})]

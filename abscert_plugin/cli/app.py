@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from errno import ENOSPC
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -107,7 +108,8 @@ def main() -> None:
         _fail(str(error), BAD_INPUT)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}", BAD_INPUT)
+        advice = "; free some where it writes, and run it again: what was written stays" * (error.errno == ENOSPC)
+        _fail(f"{place}{error.strerror or error}{advice}", BAD_INPUT)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in _OWN_PACKAGES:
             raise
