@@ -145,7 +145,7 @@ def test_a_whole_search_of_a_small_network_is_not_taken_for_its_timeout() -> Non
 
 @pytest.mark.parametrize(("network", "epochs"), [("cnn-2layer", 10), ("dm-small", 4)])
 def test_estimates_are_those_of_the_records(network: str, epochs: int) -> None:
-    """With the pace of the records' own plain trainings; not all of the others ran on that machine, or as undisturbed."""
+    """With the pace of the records' own plain trainings; not all others ran on that machine, or undisturbed."""
     found = [stored for stored in stored_runs(RECORDS) if (stored.run.network, stored.run.epochs) == (network, epochs)]
     known = [
         (stored.run, _epoch_seconds(stored))
