@@ -107,7 +107,7 @@ def test_the_probabilities_can_be_named_as_the_file_names_them(
 def test_labels_of_scikit_learn_are_wrapped_where_their_number_is_told(tmp_path: Path, name: str) -> None:
     path = save_converted(name, tmp_path, zipmap=False)
     options = WrapOptions(Grid(CELLS), DIGIT, scale=DIGITS_SCALE, output="label")
-    with pytest.raises(ConfigError, match="gives labels alone; name its output of scores with --output, or say how"):
+    with pytest.raises(ConfigError, match="gives labels alone; name its output of scores with --output, or wrap it"):
         wrap(path, tmp_path / "out", options)
     assert listed(tmp_path / "out") == []
     wrapped = wrap(path, tmp_path / "out", replace(options, labels=10))
