@@ -101,6 +101,15 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: there {former.get(key)!r:.80}, now {asked.get(key)!r:.80}" for key in keys)
 
 
+def facts_of(training: str) -> Mapping[str, str]:
+    """Return what a file says of its training, by key; nothing of what is written otherwise.
+
+    >>> facts_of("method=ibp;seed=0")
+    {'method': 'ibp', 'seed': '0'}
+    """
+    return dict(pair.partition("=")[::2] for pair in training.split(";") if "=" in pair)
+
+
 def digest_of(content: Mapping[str, Any]) -> str:
     """Return the sha256 checksum of a JSON object, whatever the order of its keys."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -124,7 +124,7 @@ def error_against_radius(found: Sequence[VerifiedRun], balls: Sequence[Ball]) ->
 def error_against_time(balls: Sequence[Ball], radius: float) -> str:
     """Return the plot: the ball error of each method against the seconds of its training."""
     series = []
-    for colour, network in enumerate(("cnn-2layer", "dm-small")):
+    for colour, network in enumerate((SIDE_BY_SIDE, "dm-small")):
         here = [one for one in over_seeds(balls) if (one.network, one.radius, one.images) == (network, radius, WHOLE)]
         shown = sorted((one for one in here if one.error < 0.5), key=lambda one: one.epochs * one.epoch_seconds)
         points = [(one.epochs * one.epoch_seconds / 60, 100 * one.error) for one in shown]

@@ -11,6 +11,7 @@ import onnx
 from abscert_plugin.errors import AbscertError, UnsupportedModelError
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.grid import Grid
+from abscert_plugin.records import facts_of
 from abscert_plugin.wording import plain_words
 
 DOMAIN: Final = "-1,1"
@@ -65,7 +66,7 @@ class Metadata:
     @property
     def training_facts(self) -> Mapping[str, str]:
         """How it was trained, by key; no key of which the file does not tell."""
-        return _facts(self.training)
+        return facts_of(self.training)
 
     def as_properties(self) -> Mapping[str, str]:
         """Return the key-value pairs that are stored in the file; `abscert.edges` only where cells differ in width."""
@@ -122,11 +123,7 @@ def _sizes(properties: Mapping[str, str]) -> tuple[tuple[int, int, int], int]:
 
 def training_facts(model: onnx.ModelProto) -> Mapping[str, str]:
     """Return what an ONNX file says of its training, by key; nothing where it does not say."""
-    return _facts(next((entry.value for entry in model.metadata_props if entry.key == TRAINING), ""))
-
-
-def _facts(training: str) -> Mapping[str, str]:
-    return dict(pair.partition("=")[::2] for pair in training.split(";") if "=" in pair)
+    return facts_of(next((entry.value for entry in model.metadata_props if entry.key == TRAINING), ""))
 
 
 def read_metadata(model: onnx.ModelProto, path: Path) -> Metadata:

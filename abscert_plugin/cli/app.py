@@ -21,6 +21,7 @@ from abscert_plugin.cli.console import LOG
 from abscert_plugin.errors import AbscertError
 from abscert_plugin.plugins import leave_out, registered
 
+_FULL: Final = "free some where it writes, and run it again: what was written stays"
 _HELP: Final = (
     "Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it. "
     "`abscert COMMAND -h` has a command's options and an example; `abscert --install-completion` lets the shell "
@@ -108,7 +109,7 @@ def main() -> None:
         _fail(str(error), BAD_INPUT)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        advice = "; free some where it writes, and run it again: what was written stays" * (error.errno == ENOSPC)
+        advice = f"; {_FULL}" if error.errno == ENOSPC else ""
         _fail(f"{place}{error.strerror or error}{advice}", BAD_INPUT)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in _OWN_PACKAGES:

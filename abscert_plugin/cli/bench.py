@@ -104,8 +104,8 @@ def bench(
         hands.check()
     if fresh:
         refuse_moving(out, *instances, out / CHECKPOINT)
-    if fresh and (former := set_aside(out)) is not None:
-        LOG.print(f"renamed the former run to {former}", highlight=False)
+        if (former := set_aside(out)) is not None:
+            LOG.print(f"renamed the former run to {former}", highlight=False)
     asked = Bench(listed, None if memory is None else int(memory * _GIB), engine=hands)
     with progress_bar() as bar, interruptible(_AGAIN), engines.going_on(_AGAIN):
         task = bar.add_task("instances", total=len(listed), note="")

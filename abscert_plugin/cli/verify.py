@@ -191,8 +191,8 @@ def verify(  # one parameter per option
         notes.append(engines.few_batches(len(images), asked.verification.batch_size))
     if fresh:
         refuse_moving(folder, model, folder / CHECKPOINT)
-    if fresh and (former := set_aside(folder)) is not None:
-        LOG.print(f"renamed the former run to {former}", highlight=False)
+        if (former := set_aside(folder)) is not None:
+            LOG.print(f"renamed the former run to {former}", highlight=False)
     with progress_bar() as bar, interruptible(_AGAIN), engines.going_on(_AGAIN):
         task = bar.add_task(f"verifying {data}", total=len(images), note="")
 

@@ -1,12 +1,12 @@
 """Whether what lies in a run's folder is that run's: its files and rows agree with its configuration."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from abscert_plugin.claim import Verdict
 from abscert_plugin.errors import RecordError
-from abscert_plugin.records import Record, RunInfo, differences
+from abscert_plugin.records import Record, RunInfo, differences, facts_of
 from compare.plans.planned_run import Question, Run
 
 _ADVICE: Final = "run it again"
@@ -46,10 +46,10 @@ def need_whole(folder: Path, info: RunInfo, rows: Sequence[Record]) -> float:
     return info.seconds
 
 
-def need_own_rows(run: Run, folder: Path, info: RunInfo, rows: Sequence[Record]) -> None:
-    """Raise RecordError unless a verification is of its run's claim, radius, images, cells and training."""
-    asked = run.questions[folder.name]
+def need_own_rows(run: Run, asked: Question, folder: Path, info: RunInfo, rows: Sequence[Record]) -> None:
+    """Raise RecordError unless a verification is of what its run asks: claim, radius, images, cells and training."""
     data, model = info.data or {}, info.model or {}
+    trained = facts_of(str(model.get("training")))
     _need_alike(
         {
             "claim": str(asked.claim),
@@ -64,7 +64,7 @@ def need_own_rows(run: Run, folder: Path, info: RunInfo, rows: Sequence[Record])
             **{name: info.configuration.get(name) for name in ("claim", "radius", "radius_scale")},
             "data": data.get("name"),
             "split": data.get("split"),
-            **_trained(model),
+            **{name: trained.get(name) for name in ("method", "seed")},
             "cells": model.get("cells"),
         },
         folder,
@@ -106,13 +106,6 @@ def _need_alike(own: Mapping[str, Any], said: Mapping[str, Any], folder: Path) -
     pairs = differences(own, said).replace(": there ", ": expected ").replace(", now ", ", got ")
     if pairs:
         raise RecordError(f"{folder} is not of its run ({pairs:.400}); {_ADVICE}")
-
-
-def _trained(model: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the method and the seed that a file says it was trained by."""
-    pairs: Iterable[str] = str(model.get("training")).split(";")
-    facts = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-    return {name: facts.get(name) for name in ("method", "seed")}
 
 
 def _facts(asked: Question) -> tuple[str, float | None, str | None]:

@@ -99,7 +99,7 @@ def _of_run(stored: StoredRun) -> Iterator[VerifiedRun]:
         info = RunInfo.read(folder / RUN)
         records = read_records(records_file(folder))
         seconds = need_whole(folder, info, records)
-        need_own_rows(stored.run, folder, info, records)
+        need_own_rows(stored.run, asked, folder, info, records)
         tested = (info.data or {}).get("sha256")
         known = tested is not None and training.validation_sha256 is not None
         yield VerifiedRun(

@@ -68,11 +68,10 @@ def one_a_seed(group: Sequence[VerifiedRun]) -> tuple[VerifiedRun, ...]:
             does not, which are not averaged.
     """
     versions = sorted({verified.version for verified in group})
+    title = group[0].run.title if group else ""
     if len(versions) > 1:
-        title = group[0].run.title
         raise RecordError(f"records of {title} are of versions {', '.join(versions)}; those are not averaged")
     if {True, False} <= {verified.proven for verified in group}:
-        title = group[0].run.title
         raise RecordError(f"records of {title} are by verifiers with and without proofs; verify the latter again")
     ordered = sorted(group, key=lambda verified: verified.run.key, reverse=True)
     seeds = {verified.run.seed: verified for verified in ordered}

@@ -147,11 +147,12 @@ def test_a_whole_search_of_a_small_network_is_not_taken_for_its_timeout() -> Non
 def test_estimates_are_those_of_the_records(network: str, epochs: int) -> None:
     """With the pace of the records' own plain trainings; not all others ran on that machine, or undisturbed."""
     found = [stored for stored in stored_runs(RECORDS) if (stored.run.network, stored.run.epochs) == (network, epochs)]
-    known = [
-        (stored.run, _epoch_seconds(stored))
-        for stored in found
-        if stored.run.protocol == "sound" and stored.run.seed == 0
-    ]
+    trainings: dict[str, list[tuple[Run, float]]] = {}  # those that differ in their seed alone
+    for stored in found:
+        if stored.run.protocol == "sound":
+            key = msgspec.structs.replace(stored.run, seed=0).key
+            trainings.setdefault(key, []).append((stored.run, _epoch_seconds(stored)))
+    known = [min(some, key=lambda pair: pair[1]) for some in trainings.values()]  # the one that was disturbed least
     pace_then = statistics.median(seconds for run, seconds in known if run.method == "plain") / 55_000
     off = []
     for run, seconds in known:
@@ -159,7 +160,7 @@ def test_estimates_are_those_of_the_records(network: str, epochs: int) -> None:
         off.append(math.log2((expected - 10) / epochs / seconds))
     assert len(off) >= 22
     assert statistics.median(map(abs, off)) < 0.5
-    assert sum(abs(one) <= 1 for one in off) >= 0.8 * len(off)  # within a factor of two
+    assert sum(abs(one) <= 1 for one in off) >= 0.9 * len(off)  # within a factor of two
 
 
 def _epoch_seconds(stored: StoredRun) -> float:
