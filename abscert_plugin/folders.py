@@ -39,12 +39,3 @@ def try_to_write(folder: Path) -> None:
     probe = folder / _PROBE
     probe.touch()
     probe.unlink()
-
-
-def refuse_moving(folder: Path, *needed: Path) -> None:
-    """Raise RecordError if one of some files, which have to stay where they are, lies in a folder."""
-    for path in needed:
-        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
-            raise RecordError(
-                f"{folder} holds {path.name}, which --fresh would put aside with it; choose another --out"
-            )

@@ -6,17 +6,17 @@ from typing import Annotated, Final
 import typer
 
 from abscert_plugin.cli import engines, manual, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
+from abscert_plugin.cli.console import OUT, interruptible, print_json, say
+from abscert_plugin.cli.fresh import put_aside
 from abscert_plugin.cli.progress import progress_bar
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.files import set_aside, write_text
-from abscert_plugin.folders import refuse_moving
+from abscert_plugin.files import write_text
 from abscert_plugin.instances.bench import Bench
 from abscert_plugin.instances.counting import beside_by_category, count_by_category, pairs_of
 from abscert_plugin.instances.listing import read_lists
 from abscert_plugin.instances.others import contradictions, read_other
 from abscert_plugin.instances.rows import Result, Row
-from abscert_plugin.records import CHECKPOINT, RECORDS
+from abscert_plugin.records import RECORDS
 from abscert_plugin.report.bench_page import BenchContent, render_bench
 from abscert_plugin.report.bench_tables import beside_table, contradiction_table, count_table
 
@@ -103,9 +103,7 @@ def bench(
     if hands is not None:
         hands.check()
     if fresh:
-        refuse_moving(out, *instances, out / CHECKPOINT)
-        if (former := set_aside(out)) is not None:
-            LOG.print(f"renamed the former run to {former}", highlight=False)
+        put_aside(out, *instances)
     asked = Bench(listed, None if memory is None else int(memory * _GIB), engine=hands)
     with progress_bar() as bar, interruptible(_AGAIN), engines.going_on(_AGAIN):
         task = bar.add_task("instances", total=len(listed), note="")

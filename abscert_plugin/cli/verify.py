@@ -17,16 +17,15 @@ from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import SCOPE, Radius, RadiusScale
 from abscert_plugin.cli import completion, engines, foreign, manual, options
-from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json, say
+from abscert_plugin.cli.console import OUT, interruptible, print_json, say
+from abscert_plugin.cli.fresh import put_aside
 from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import ConfigError
-from abscert_plugin.files import set_aside
-from abscert_plugin.folders import refuse_moving
 from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.query.naming import is_query
-from abscert_plugin.records import CHECKPOINT, RECORDS, RunInfo
+from abscert_plugin.records import RECORDS, RunInfo
 from abscert_plugin.report.terminal import NamedRecords, reason_table, run_table
 from abscert_plugin.verification.certificate import refuse_replacing
 from abscert_plugin.verification.summary import Summary
@@ -190,9 +189,7 @@ def verify(  # one parameter per option
         hands.check()
         notes.append(engines.few_batches(len(images), asked.verification.batch_size))
     if fresh:
-        refuse_moving(folder, model, folder / CHECKPOINT)
-        if (former := set_aside(folder)) is not None:
-            LOG.print(f"renamed the former run to {former}", highlight=False)
+        put_aside(folder, model)
     with progress_bar() as bar, interruptible(_AGAIN), engines.going_on(_AGAIN):
         task = bar.add_task(f"verifying {data}", total=len(images), note="")
 
