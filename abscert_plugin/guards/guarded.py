@@ -21,6 +21,7 @@ from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.tails import kept_margins
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
+from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.graph.walk import UnsupportedNodeError
@@ -144,10 +145,10 @@ def _graph(artifact: Artifact) -> Graph:
         raise UnsupportedModelError(
             f"{path}: expected version {_LEAST_OPSET} of ONNX's operators or later, got {graph.opset}; export it again"
         )
-    if artifact.classifier.one_by_one or not graph.input_shape or graph.input_shape[0] is not None:
-        raise UnsupportedModelError(
-            f"{path}: expected a batch of any size whose images are computed apart; export it with a dynamic batch"
-        )
+    if graph.input_shape and graph.input_shape[0] is not None:
+        raise UnsupportedModelError(f"{path}: expected a batch of any size; export it with a dynamic batch")
+    if (obstacle := batch_obstacle(graph, artifact.model)) is not None:
+        raise UnsupportedModelError(f"{_REFUSAL}, whose images have to be computed apart: {obstacle}")
     if artifact.metadata.classes < 2:
         raise UnsupportedModelError(f"{path}: expected at least 2 classes, got {artifact.metadata.classes}")
     return graph

@@ -133,7 +133,19 @@ def test_a_fixed_batch(model: Path, tmp_path: Path) -> None:
             value.type.tensor_type.shape.dim[0].dim_value = 1
 
     path = changed(model, fix)
-    assert "batch" in refused(run("guard", path, "--radius", "0.1", "--out", tmp_path / "guard.onnx"), tmp_path)
+    error = refused(run("guard", path, "--radius", "0.1", "--out", tmp_path / "guard.onnx"), tmp_path)
+    assert "dynamic batch" in error
+
+
+def test_the_node_that_mixes_images_is_named(tmp_path: Path) -> None:
+    draft = Draft()
+    pixels = draft.node("Flatten", SCALED)
+    mixed = draft.node("Sub", pixels, draft.node("ReduceMean", pixels, axes=[0], keepdims=1))
+    logits = draft.dense(mixed, [[1.0, 0.0]], [0.0, 0.1])
+    plain_file(draft.model(SCALED, (1, 1, 1), logits, 2), (1, 1, 1), 2, tmp_path / "net.onnx")
+    error = refused(run("guard", tmp_path / "net.onnx", "--radius", "0.1", "--out", tmp_path / "guard.onnx"), tmp_path)
+    assert "ReduceMean" in error
+    assert "dynamic batch" not in error
 
 
 @pytest.mark.parametrize(
