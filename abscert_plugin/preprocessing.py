@@ -15,6 +15,7 @@ _ROUNDINGS: Final = 10 * 2.0**-24
 """Of a pixel that someone scales in float32: three constants, four operations, in whatever order, and to spare."""
 
 _TINY: Final = 2.0**-120  # what underflow adds to that
+_LARGEST: Final = 2.0**126  # of a term of that formula, so that no order of its operations overflows
 
 
 class Layout(StrEnum):
@@ -37,7 +38,7 @@ class InputScale:
         std: divided by after that; one value, or one for each channel.
 
     Raises:
-        ConfigError: if a value is not finite, low >= high, or a std is not positive.
+        ConfigError: if a value is not finite, low >= high, a std is not positive, or float32 may overflow.
     """
 
     input_range: tuple[float, float] = (0.0, 1.0)
@@ -47,11 +48,20 @@ class InputScale:
     def __post_init__(self) -> None:
         low, high = self.input_range
         if not all(math.isfinite(value) for value in (low, high, *self.mean, *self.std)):
-            raise ConfigError(f"expected an input range, mean and std of finite numbers, got {self}")
+            raise ConfigError(f"expected an input range, mean and std of finite numbers, got {self._told}")
         if not low < high:
             raise ConfigError(f"expected an input range low,high with low < high, got {low:g},{high:g}")
         if min(self.std, default=0) <= 0:
             raise ConfigError(f"expected every std above 0, got {self.std}; leave it out to divide by nothing")
+        terms = (1.0, low, high, *self.mean)
+        if not all(abs(value) <= _LARGEST for value in (*terms, *self.std, *(a / b for a in terms for b in self.std))):
+            raise ConfigError(
+                f"expected an input range, mean and std whose terms are at most {_LARGEST:.2g}, got {self._told}"
+            )
+
+    @property
+    def _told(self) -> str:
+        return f"{self.input_range}, {self.mean} and {self.std}"
 
     def per_channel(self, channels: int) -> tuple[Float64[np.ndarray, "channels"], Float64[np.ndarray, "channels"]]:
         """Return mean and std of each channel.

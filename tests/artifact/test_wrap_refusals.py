@@ -177,6 +177,10 @@ def test_options_that_do_not_fit_are_refused(
         ({"std": (1.0, 0.0, 1.0)}, "every std above 0"),
         ({"std": (-0.5,)}, "every std above 0"),
         ({"std": ()}, "every std above 0"),
+        ({"input_range": (0.0, 1e39)}, "at most 8.5e"),
+        ({"std": (1e-40,)}, "at most 8.5e"),
+        ({"input_range": (0.0, 1e30), "std": (1e-10,)}, "at most 8.5e"),
+        ({"mean": (1e30,), "std": (1.0, 1e-10)}, "at most 8.5e"),
     ],
 )
 def test_scales_without_meaning_are_refused(arguments: dict[str, tuple[float, ...]], match: str) -> None:
