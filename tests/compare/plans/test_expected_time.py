@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import msgspec
 import pytest
+import torch
 from command_line import abscert
 
 from abscert_plugin.data import DATA_SETS, DataSetEntry, Split, load_data
@@ -136,6 +137,25 @@ def test_a_method_that_does_not_tell_is_timed(monkeypatch: pytest.MonkeyPatch) -
     run = msgspec.structs.replace(RUN, method="silent", epochs=10**6, claims=())
     assert (expected_seconds(run, lambda *_: 0.0) or 0) > 100  # a million epochs take more than nothing
     assert pace.method_pace("silent", (), "fc-3", (1, 8, 8), None, run.trained_for) is not None
+
+
+@pytest.mark.parametrize(("several", "one"), [(3.0, 1.0), (1.0, 1.5)])
+def test_threads_that_wait_for_a_core_are_left_out(monkeypatch: pytest.MonkeyPatch, several: float, one: float) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: clock[0], process_time=lambda: clock[0]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    network = torch.nn.Linear(1, 1)
+
+    def loss(count: int, _: float) -> torch.Tensor:
+        clock[0] += count * 1e-4 * (several if torch.get_num_threads() > 1 else one)
+        return network(torch.ones(1, 1)).sum()
+
+    try:
+        assert pace._pace(network, loss) == pytest.approx(1e-4 * min(several, one))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_whole_search_of_a_small_network_is_not_taken_for_its_timeout() -> None:
