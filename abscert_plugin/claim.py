@@ -176,6 +176,8 @@ class Radius:
         """
         numerator, slash, denominator = text.partition("/")
         try:
+            if not text.isascii() or "_" in text:
+                raise ValueError("digits that the text of no other tool has")
             if "/" in denominator or len(text) > _LONGEST or _HUGE_EXPONENT.search(text):
                 raise ValueError("two fraction bars, or a number whose exact value would fill the memory")
             value = Fraction(numerator.strip()) / Fraction(denominator.strip() if slash else 1)

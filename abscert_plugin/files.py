@@ -154,14 +154,14 @@ def read_array(path: Path, limit: int = ARRAY_LIMIT) -> np.ndarray:
 
 
 def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
-    """Return the JSON object in a file; all numbers with a point or an exponent are finite.
+    """Return the JSON object in a file; numbers with a point or an exponent are finite, and no key stands twice.
 
     Raises:
         RecordError: if it is missing, not a JSON object, or larger than a limit in bytes.
     """
     try:
         text = read_bytes(path, limit).decode("utf-8")
-        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique)
         if _HALF_A_PAIR.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # not JSON, or a half of a surrogate pair, which is no text
@@ -175,6 +175,13 @@ def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text:.20} is no number")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key stands twice in one object")
     return value
 
 
@@ -280,45 +287,6 @@ def blocks_of(path: Path) -> Iterator[bytes]:
     with open_file(path) as file:
         while block := file.read(_BLOCK):
             yield block
-
-
-def set_aside(folder: Path) -> Path | None:
-    """Rename a folder that holds a run, so that a fresh one can be written; nothing is deleted.
-
-    Returns:
-        the new name, or None where there was nothing.
-
-    Raises:
-        RecordError: if it cannot be renamed, or another process is at work in it.
-    """
-    if not folder.exists():
-        return None
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    with alone_in(folder):
-        try:
-            folder.rename(target)
-            (target / LOCK).unlink(missing_ok=True)
-        except OSError as error:
-            raise RecordError(f"cannot rename {folder}: {error.strerror}; {_ANOTHER_OUT}") from error
-    return target
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made where it is not there, so that no other process writes a run into it meanwhile.
-
-    Raises:
-        RecordError: if another process holds it, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot make the folder {folder}: {plain_words(error)}; {_ANOTHER_OUT}") from error
-    message = f"another process is at work in {folder}; wait for it, or {_ANOTHER_OUT}"
-    with locked(folder / LOCK, message, is_kept=False):
-        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Folders that cannot be written in: told in one line, before any work is lost."""
+"""Folders of runs: held by one process, put aside for a fresh run, and told in one line that they cannot be written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Final
 
 from abscert_plugin.errors import AbscertError, RecordError
+from abscert_plugin.files import LOCK, locked
+from abscert_plugin.wording import plain_words
 
 _PROBE: Final = ".writable"
+_ANOTHER_OUT: Final = "choose another --out"
 
 
 @contextmanager
-def writing_in(
-    folder: Path, error: type[AbscertError] = RecordError, advice: str = "choose another --out"
-) -> Iterator[None]:
+def writing_in(folder: Path, error: type[AbscertError] = RecordError, advice: str = _ANOTHER_OUT) -> Iterator[None]:
     """Say in one line that a folder cannot be written in, where the system does so meanwhile.
 
     Args:
@@ -39,3 +40,42 @@ def try_to_write(folder: Path) -> None:
     probe = folder / _PROBE
     probe.touch()
     probe.unlink()
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Rename a folder that holds a run, so that a fresh one can be written; nothing is deleted.
+
+    Returns:
+        the new name, or None where there was nothing.
+
+    Raises:
+        RecordError: if it cannot be renamed, or another process is at work in it.
+    """
+    if not folder.exists():
+        return None
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    with alone_in(folder):
+        try:
+            folder.rename(target)
+            (target / LOCK).unlink(missing_ok=True)
+        except OSError as error:
+            raise RecordError(f"cannot rename {folder}: {error.strerror}; {_ANOTHER_OUT}") from error
+    return target
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is not there, so that no other process writes a run into it meanwhile.
+
+    Raises:
+        RecordError: if another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot make the folder {folder}: {plain_words(error)}; {_ANOTHER_OUT}") from error
+    message = f"another process is at work in {folder}; wait for it, or {_ANOTHER_OUT}"
+    with locked(folder / LOCK, message, is_kept=False):
+        yield

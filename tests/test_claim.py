@@ -59,7 +59,7 @@ def test_radii_out_of_range_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", " ", "nan", "inf", "-inf", "0.1x", "8/255/2", "/", "1/", "/2", "1/0", "1//2", "1e-999999999", "1/1e999999999",
-     "1e-00001000", "1e999", "1e+0100", "0" * 101],
+     "1e-00001000", "1e999", "1e+0100", "0" * 101, "1_0/255", "\N{FULLWIDTH DIGIT THREE}/255"],
 )  # fmt: skip
 def test_what_is_no_number_is_refused_at_once(text: str) -> None:
     with pytest.raises(ConfigError, match=r"expected a radius such as 0\.1 or 8/255"):

@@ -19,23 +19,22 @@ from hypothesis import strategies as st
 from abscert_plugin.errors import ConfigError, ExportError, RecordError
 from abscert_plugin.files import (
     LOCK,
-    alone_in,
     locked,
     read_array,
     read_json,
     read_packed,
     read_text,
-    set_aside,
     sha256_of,
     write_array,
     write_text,
     write_whole,
 )
+from abscert_plugin.folders import alone_in, set_aside
 
 HOLDER = """
 import sys
 from pathlib import Path
-from abscert_plugin.files import alone_in
+from abscert_plugin.folders import alone_in
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -104,7 +103,7 @@ def test_two_runs_of_the_lock_do_not_pass_one_another(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import alone_in
+from abscert_plugin.folders import alone_in
 folder, left = Path(sys.argv[1]), 40
 while left:
     try:
@@ -219,6 +218,7 @@ def test_a_file_that_unpacks_to_far_more_than_its_limit_is_not_unpacked_whole(tm
         ('{"a": 1e999}', "1e999 is no number"),
         ('{"a": "\\ud800"}', "half of a character"),
         ('{"\\uDC80": 1}', "half of a character"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "a key stands twice"),
     ],
 )
 def test_what_json_could_not_say_again_is_no_json(tmp_path: Path, text: str, words: str) -> None:

@@ -15,7 +15,8 @@ from abscert_plugin.cli.tune import tune
 from abscert_plugin.cli.verify import verify
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import DataError
-from abscert_plugin.files import set_aside, write_text
+from abscert_plugin.files import write_text
+from abscert_plugin.folders import set_aside
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import RECORDS
 from abscert_plugin.report.try_page import WEB, TryContent, render_try_page

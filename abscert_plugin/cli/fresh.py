@@ -4,7 +4,7 @@ from pathlib import Path
 
 from abscert_plugin.cli.console import say
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import set_aside
+from abscert_plugin.folders import set_aside
 from abscert_plugin.records import CHECKPOINT
 
 

@@ -13,7 +13,8 @@ import msgspec
 
 from abscert_plugin.engines.job import Engine
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import alone_in, write_text
+from abscert_plugin.files import write_text
+from abscert_plugin.folders import alone_in
 from abscert_plugin.instances.elsewhere import BenchQuestion, decided_elsewhere, own_versions
 from abscert_plugin.instances.listing import Instance
 from abscert_plugin.instances.rows import RESULTS, Row, read_results, write_results

@@ -75,9 +75,12 @@ def read_version_2(text: str) -> Query:
 
 
 def _check_form(bare: str) -> None:
-    """Raise where parentheses are too deep, or an index is none, which the package does not see."""
+    """Raise where parentheses are too deep or an index is none, which the package does not see, or it cannot read."""
     depth = deepest = 0
     for line, words in enumerate(bare.split("\n"), 1):
+        if not words.isascii():
+            found = next(letter for letter in words if not letter.isascii())
+            raise QueryError(f"line {line}: expected letters and digits of ASCII outside comments, got {found!r}")
         for letter in words:
             depth += (letter == "(") - (letter == ")")
             deepest = max(deepest, depth)

@@ -21,8 +21,8 @@ from abscert_plugin.claim import validated
 from abscert_plugin.data import DataSet, Split, load_data
 from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import CheckpointError, ConfigError
-from abscert_plugin.files import alone_in, write_text
-from abscert_plugin.folders import try_to_write, writing_in
+from abscert_plugin.files import write_text
+from abscert_plugin.folders import alone_in, try_to_write, writing_in
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.shape import InputShape

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import CheckpointError, ConfigError, TrainingError
-from abscert_plugin.files import alone_in, read_json, write_json
+from abscert_plugin.files import read_json, write_json
+from abscert_plugin.folders import alone_in
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.checkpoint import check_same
 from abscert_plugin.training.feed import Feed

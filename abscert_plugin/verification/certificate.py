@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.claim import PROVABLE, SCOPE, Arithmetic, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import read_array, read_text, write_json
+from abscert_plugin.files import read_array, read_json, write_json
 from abscert_plugin.front import Images
 from abscert_plugin.records import CHECKPOINT, RECORDS, ROWS_LIMIT, RUN, Record, RunInfo, digest_of
 from abscert_plugin.verification.decision import ITSELF, counterexample_name
@@ -172,7 +171,7 @@ def refuse_replacing(path: Path) -> None:
         raise ConfigError(f"expected --certificate beside the files of a run, got {path}")
     if path.is_file():
         try:
-            found = set(_read_object(path))
+            found = set(read_json(path, ROWS_LIMIT))
         except RecordError:
             found = set()
         if not found >= {"schema", "rows", "digest"}:
@@ -226,7 +225,7 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
     Raises:
         RecordError: if it cannot be read, is no certificate, of another schema, or its rows contradict themselves.
     """
-    value = _read_object(path)
+    value = read_json(path, ROWS_LIMIT)
     if value.get("schema") not in tuple(FLOATING_POINT):  # it may be a list, which has no hash
         raise RecordError(f"expected a certificate of schema 1 to {SCHEMA} in {path}, got {value.get('schema')}")
     try:
@@ -243,28 +242,6 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
     if len({row.record.index for row in certificate.rows}) < len(certificate.rows):
         raise RecordError(f"{path}: an image stands twice")
     return certificate, value["digest"] == digest_of({key: item for key, item in value.items() if key != "digest"})
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; a key that stands twice and NaN are no JSON."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            raise ValueError("a key stands twice in one object")
-        return value
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number of JSON")
-
-    try:
-        value = json.loads(read_text(path, ROWS_LIMIT), object_pairs_hook=unique, parse_constant=refuse)
-        json.dumps(value, ensure_ascii=False).encode()  # a half of a surrogate pair is no text
-    except (ValueError, RecursionError) as error:  # not JSON
-        raise RecordError(f"{path} is not a certificate: {plain_words(error)}") from error
-    if not isinstance(value, dict):
-        raise RecordError(f"{path} is not a certificate: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _check_row(row: Row, claim: str, path: Path) -> None:

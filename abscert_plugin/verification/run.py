@@ -18,7 +18,8 @@ from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import DataError
-from abscert_plugin.files import alone_in, write_array
+from abscert_plugin.files import write_array
+from abscert_plugin.folders import alone_in
 from abscert_plugin.grid import Grid
 from abscert_plugin.records import (
     RECORDS,

@@ -15,7 +15,7 @@ from abscert_plugin.blackbox import Provider
 from abscert_plugin.cores import thread_count
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
-from abscert_plugin.files import set_aside
+from abscert_plugin.folders import set_aside
 from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records
 from abscert_plugin.verification.run import Artifact, Verification
 
