@@ -147,8 +147,10 @@ def _graph(artifact: Artifact) -> Graph:
         )
     if graph.input_shape and graph.input_shape[0] is not None:
         raise UnsupportedModelError(f"{path}: expected a batch of any size; export it with a dynamic batch")
-    if (obstacle := batch_obstacle(graph, artifact.model)) is not None:
-        raise UnsupportedModelError(f"{_REFUSAL}, whose images have to be computed apart: {obstacle}")
+    obstacle = batch_obstacle(graph, artifact.model)
+    if obstacle is not None or artifact.classifier.one_by_one:
+        told = obstacle or "its graph does not show it"
+        raise UnsupportedModelError(f"{_REFUSAL}, whose images have to be computed apart: {told}")
     if artifact.metadata.classes < 2:
         raise UnsupportedModelError(f"{path}: expected at least 2 classes, got {artifact.metadata.classes}")
     return graph
