@@ -53,16 +53,26 @@ def set_aside(folder: Path) -> Path | None:
     """
     if not folder.exists():
         return None
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
     with alone_in(folder):
-        try:
-            folder.rename(target)
+        target = renamed(folder)
+        with writing_in(target):
             (target / LOCK).unlink(missing_ok=True)
-        except OSError as error:
-            raise RecordError(f"cannot rename {folder}: {error.strerror}; {_ANOTHER_OUT}") from error
     return target
+
+
+def renamed(path: Path) -> Path:
+    """Give a file or folder the first name with .old-1, .old-2, ... that is free, and return it.
+
+    Raises:
+        RecordError: if it cannot be renamed.
+    """
+    number = 1
+    while (target := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    try:
+        return path.rename(target)
+    except OSError as error:
+        raise RecordError(f"cannot rename {path}: {error.strerror}; {_ANOTHER_OUT}") from error
 
 
 @contextmanager

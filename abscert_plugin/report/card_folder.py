@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from abscert_plugin.errors import ConfigError, RecordError
+from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import sha256_of, write_text, write_whole
+from abscert_plugin.folders import renamed
 from abscert_plugin.report.holdings import Holdings, OnnxFile
 from abscert_plugin.report.model_card import CARD
 
@@ -39,7 +40,7 @@ def write_card(holdings: Holdings, text: str, folder: Path) -> tuple[Path, Path 
         return path, None
     if path.is_file() and path.read_bytes() == text.encode():
         return path, None
-    former = _set_aside(path)
+    former = renamed(path)
     write_text(path, text)
     return path, former
 
@@ -71,19 +72,3 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def _copy(source: Path, target: Path) -> None:
     write_whole(target, lambda part: shutil.copyfile(source, part))
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a former card.
-
-    Raises:
-        RecordError: if it cannot be renamed.
-    """
-    number = 1
-    while (former := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
-    try:
-        path.rename(former)
-    except OSError as error:
-        raise RecordError(f"cannot rename {path}: {error.strerror}; choose another --out") from error
-    return former

@@ -100,15 +100,16 @@ def _pace(
         # where other work takes the cores, this process's own seconds are nearer to those of an idle machine
         return min(time.perf_counter() - start, time.process_time() - worked) / count
 
+    def seconds_by(threads: int) -> float:
+        torch.set_num_threads(threads)
+        return seconds(count, 0.0)
+
     threads = torch.get_num_threads()
     with drawing_from(0):
         seconds(_SMALL, 0.0)  # the first step makes buffers, graphs and threads
         count = _SMALL if _SMALL * seconds(_SMALL, 0.0) > _PATIENCE else _BATCH
-        together = seconds(count, 0.0)
-        torch.set_num_threads(1)  # several threads wait for one whose core other work has, and count as work meanwhile
-        try:
-            if seconds(count, 0.0) > together:
-                torch.set_num_threads(threads)
+        try:  # several threads wait for one whose core other work has, and count as work meanwhile
+            torch.set_num_threads(min({1, threads}, key=seconds_by))
             paces = [seconds(count, place) for place in _PLACES]
         finally:
             torch.set_num_threads(threads)
