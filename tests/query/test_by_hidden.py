@@ -1,5 +1,6 @@
 """Queries of many inputs, which are cut at hidden values: no point that is sampled contradicts a verdict."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,17 @@ import pytest
 from query_texts import box_texts, query_text
 from small_nets import Net
 
+from abscert_plugin.bounds.cut_choice import Cut
+from abscert_plugin.bounds.cut_choice import chosen_cuts as real_choice
 from abscert_plugin.bounds.part import Part
+from abscert_plugin.bounds.parts import Drafts, PartBounds
 from abscert_plugin.claim import QueryVerdict
 from abscert_plugin.query.attack import Attack
 from abscert_plugin.query.network import open_network
 from abscert_plugin.query.reading import parse
 from abscert_plugin.query.refuting import Refuter
 from abscert_plugin.query.solve import QueryOutcome, solve
-from abscert_plugin.query.tree import COMBINED, OPTIMISED, SIGN, listed
+from abscert_plugin.query.tree import COMBINED, OPTIMISED, SIGN, VALUE, Region, closed_parts, listed
 
 pytest.importorskip("vnnlib")
 pytestmark = pytest.mark.slow
@@ -72,6 +76,27 @@ def test_parts_are_closed_by_sums_of_constraints_too(tmp_path: Path) -> None:
     outcome = outcome_of(3, tmp_path, 2, 0.3, 30.0)
     assert outcome.verdict is QueryVerdict.UNSAT
     assert COMBINED in {node[0] for group in outcome.groups for node in listed(group.root)}
+
+
+def test_a_sign_that_is_chosen_again_is_kept_as_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = []
+
+    def choice(bounds: PartBounds, drafts: Drafts, wanted: np.ndarray, parts: Sequence[int]) -> list[Cut | None]:
+        found = real_choice(bounds, drafts, wanted, parts)
+        for row, part in enumerate(parts):
+            if drafts.parts[part].cuts and not again:
+                again.append(next(iter(drafts.parts[part].cuts)))
+                found[row] = again[0], 0.0
+        return found
+
+    monkeypatch.setattr("abscert_plugin.query.by_hidden.chosen_cuts", choice)
+    outcome = outcome_of(0, tmp_path, 1, 0.1, 30.0)
+    assert outcome.verdict is QueryVerdict.UNSAT
+    (group,) = outcome.groups
+    nodes = listed(group.root)
+    assert [VALUE, again[0], 0.0] in nodes
+    box = np.full(INPUTS, WIDTH)
+    assert set(closed_parts(nodes, Region(-box, box), False, 10)) == {OPTIMISED}
 
 
 @pytest.mark.parametrize("fault", ["limit", "halves"])
