@@ -35,6 +35,12 @@ def test_training_without_torch_is_one_line(tmp_path: Path) -> None:
     assert result.stderr == "error: this command needs torch, which is not installed; install it with pip\n"
 
 
+@pytest.mark.parametrize("command", ["guard --radius 0.1 --out guard.onnx", "wrap --cells 2 --out wrapped"])
+def test_a_model_that_is_missing_is_told_before_torch_is_imported(command: str, tmp_path: Path) -> None:
+    result = run(WITHOUT_TORCH, *command.split(), "missing.onnx", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (2, "error: missing.onnx is not there\n")
+
+
 @pytest.mark.slow
 def test_a_training_and_a_verification_take_no_compiler_and_no_algebra(tmp_path: Path) -> None:
     """Each of the two takes torch longer to import than all else that these commands do."""

@@ -53,6 +53,18 @@ def read_whole(path: Path, model: onnx.ModelProto | None = None) -> ModelFile:
     return ModelFile(path, model_sha256(path, model), frozenset(files), with_tensors(model, path))
 
 
+def need_content(path: Path) -> None:
+    """Refuse what is no file, or an empty one.
+
+    Raises:
+        UnsupportedModelError: if it is.
+    """
+    if not path.is_file():
+        raise UnsupportedModelError(f"{path} is not there" if not path.exists() else f"{path} is not a file")
+    if path.stat().st_size == 0:
+        raise UnsupportedModelError(f"{path} is empty")
+
+
 def read_model(path: Path) -> onnx.ModelProto:
     """Return the graph of an ONNX file, packed by gzip or not, without the tensors that it keeps in other files.
 
@@ -60,10 +72,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         UnsupportedModelError: if the file is missing, empty or not an ONNX model, or if it points at external
             data outside its own folder or at data that is not there.
     """
-    if not path.is_file():
-        raise UnsupportedModelError(f"{path} is not there" if not path.exists() else f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise UnsupportedModelError(f"{path} is empty")
+    need_content(path)
     if path.stat().st_size >= _FILE_LIMIT:
         raise UnsupportedModelError(f"{path} holds {_FILE_LIMIT:,} bytes or more, which no ONNX file can")
     try:

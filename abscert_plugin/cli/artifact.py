@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from abscert_plugin.api.looking import model_in
+from abscert_plugin.artifact.model_file import need_content
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import LOG, OUT, print_json, say
 from abscert_plugin.cli.progress import progress_bar
@@ -197,6 +198,9 @@ def wrap(
     json: options.Json = False,
 ) -> None:
     """Put any ONNX classifier under abstraction: phi in front, a point of the cell fed to the model."""
+    model, found = model_in(model)
+    need_content(model)  # before torch is imported, which takes seconds
+
     from abscert_plugin.api.exporting import wrap_file
     from abscert_plugin.api.grids import wrapping_grid
     from abscert_plugin.artifact.foreign import open_foreign
@@ -205,7 +209,6 @@ def wrap(
     from abscert_plugin.data import Split, load_data
     from abscert_plugin.preprocessing import Opening
 
-    model, found = model_in(model)
     if represent is Represent.MEANS and (lossless or data is None):
         raise ConfigError("expected --data to count pixels of, and no --lossless, with --represent means")
     grid = wrapping_grid(cells, granularity, lossless)

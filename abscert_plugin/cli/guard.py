@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from abscert_plugin.api.looking import model_in
+from abscert_plugin.artifact.model_file import need_content
 from abscert_plugin.claim import RadiusScale
 from abscert_plugin.cli import completion, foreign, manual, options
 from abscert_plugin.cli.console import OUT, print_json, say
@@ -73,6 +74,9 @@ def guard(  # one parameter per option
     `certified` is true only where every image within the radius provably gets the label, in any order of the float32
     sums, on any runtime. `margin` is the proven lower bound of the label's logit over any other.
     """
+    model, found = model_in(model)
+    need_content(model)  # before torch is imported, which takes seconds
+
     from abscert_plugin.api.guarding import check_target, make_guard
     from abscert_plugin.artifact.foreign import open_classifier
     from abscert_plugin.ball import Ball
@@ -80,7 +84,6 @@ def guard(  # one parameter per option
     from abscert_plugin.choices import member
     from abscert_plugin.claim import Inputs, Radius
 
-    model, found = model_in(model)
     check_target(out, model)
     kind = member(Inputs, "inputs", inputs)
     balls = [Ball(Radius.parse(text, radius_scale), kind) for text in radius]

@@ -79,7 +79,7 @@ def test_parts_are_closed_by_sums_of_constraints_too(tmp_path: Path) -> None:
 
 
 def test_a_sign_that_is_chosen_again_is_kept_as_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    again = []
+    again: list[int] = []
 
     def choice(bounds: PartBounds, drafts: Drafts, wanted: np.ndarray, parts: Sequence[int]) -> list[Cut | None]:
         found = real_choice(bounds, drafts, wanted, parts)
