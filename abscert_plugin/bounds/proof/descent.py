@@ -81,6 +81,8 @@ class Descent:
         multipliers: of the ends e that a part knows: m (z - e) >= 0 of a value z on the known side of it, so what is
             bounded less m (z - e) is no larger (Wang et al. 2021, beta-CROWN).
         seen: takes up the rows by which bounds depend on what is held, by its name; None where no one asks.
+        kept: takes up the lines that no slopes choose, by what an activation gives, for other descents of the same
+            values and part; None where there are none.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class Descent:
         part: Part | None = None,
         multipliers: Multipliers | None = None,
         seen: dict[str, Tensor] | None = None,
+        kept: dict[str, Lines] | None = None,
     ) -> None:
         self.values = values
         self._slopes = slopes
         self._seen = seen
+        self._kept = {} if kept is None else kept
         self._part = part or {}
         self._multipliers = multipliers or {}
         self._pending: dict[str, Tensor] = {}
@@ -154,18 +158,21 @@ class Descent:
         # where nothing lies between them, the part is empty there, and every bound is true of it
         return torch.minimum(lower, upper), upper
 
-    def lines(self, name: str, function: Function, tiny: float) -> Lines:
+    def lines(self, output: str, name: str, function: Function, tiny: float) -> Lines:
         """Return lines below and above an activation, [batch, *shape] or [batch, row, *shape], in the part.
 
         Args:
+            output: of what it gives; others may read the same.
             name: of what it reads.
             function: what it computes.
             tiny: the least normal number that it reads.
         """
-        lower, upper = flushed(*self.activated(name), tiny)
         given = self._slopes.get(name)
+        if given is None and output in self._kept:
+            return self._kept[output]
+        lower, upper = flushed(*self.activated(name), tiny)
         if given is None:
-            return function.lines(lower, upper)
+            return self._kept.setdefault(output, function.lines(lower, upper))
         if given.ndim > lower.ndim:  # of each row
             lower, upper = lower.unsqueeze(1), upper.unsqueeze(1)
         below, above = function.chosen(lower, upper, given.to(lower.dtype))

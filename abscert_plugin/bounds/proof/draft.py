@@ -80,7 +80,7 @@ class Chords:
         ends = dict(whole)
         for name, (least, most) in part.items():
             ends[name] = torch.maximum(whole[name][0], least), torch.minimum(whole[name][1], most)
-        self.lines = {step.input: step.function.drafted(*ends[step.input]) for step in activations}
+        self.lines = {step.output: step.function.drafted(*ends[step.input]) for step in activations}
 
 
 @final
@@ -116,9 +116,9 @@ class _Pass(Descent):
             self.add((rows * amount).flatten(2).sum(2))
 
     @override
-    def lines(self, name: str, function: Function, tiny: float) -> Lines:
+    def lines(self, output: str, name: str, function: Function, tiny: float) -> Lines:
         del function, tiny
-        return self._chords.lines[name](self._slopes.get(name))
+        return self._chords.lines[output](self._slopes.get(name))
 
     @override
     def read(self, name: str, rows: Tensor) -> None:

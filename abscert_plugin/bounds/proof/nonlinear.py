@@ -37,7 +37,7 @@ class Activation(Unary):
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
         descent.show(self.output, rows)
-        below, above, offset_below, offset_above = descent.lines(self.input, self.function, self.kind.tiny)
+        below, above, offset_below, offset_above = descent.lines(self.output, self.input, self.function, self.kind.tiny)
         if below.ndim == rows.ndim - 1:
             below, above = below.unsqueeze(1), above.unsqueeze(1)
             offset_below, offset_above = offset_below.unsqueeze(1), offset_above.unsqueeze(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof.activations import RELU
+from abscert_plugin.bounds.proof.activations import RELU, Lines
 from abscert_plugin.bounds.proof.affine import Affine, Shift
 from abscert_plugin.bounds.proof.descent import Descent, Multipliers, Part, Slopes, Step
 from abscert_plugin.bounds.proof.domain import apart
@@ -347,12 +347,13 @@ class Proof:
         largest = max(value.lower[0].numel() for value in values.values())
         chunk = max(1, _HIDDEN_ENTRIES // (2 * images * largest))
         shape = values[name].lower.shape[1:]
+        kept: dict[str, Lines] = {}
         for start in range(0, most, chunk):
             places = order[:, start : start + chunk]
             rows = torch.zeros((images, places.shape[1], entries), dtype=torch.float64)
             rows.scatter_(2, places.unsqueeze(2), 1.0)
             both = torch.cat([rows, -rows], 1).reshape(images, -1, *shape)
-            bounds = Descent(values, {}).run_ideal(self._before[name], name, both, {self._plan.source})
+            bounds = Descent(values, {}, kept=kept).run_ideal(self._before[name], name, both, {self._plan.source})
             for side, part in enumerate(bounds.chunk(2, 1)):
                 found[side].scatter_(1, places, part)
         return found

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sampled_graphs import Net, sampled
 
+from abscert_plugin.bounds.proof.descent import Descent
 from abscert_plugin.errors import UnsupportedModelError
 
 CHANNELS = 4
@@ -114,3 +115,20 @@ def test_no_runtime_leaves_the_enclosures_of_a_chain(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12, 20))
 def test_no_runtime_leaves_the_enclosures_of_more_chains(seed: int) -> None:
     check(seed)
+
+
+def excess_of_two_that_read_one_value() -> float:
+    net = Net(np.random.default_rng(0), (CHANNELS, 5, 6))
+    read = net.add("Conv", net.last, net.floats(4, 4, 2, 2))
+    net.add("Sub", net.add("Tanh", read), net.add("Relu", read))
+    net.add("Conv", net.last, net.floats(4, 4, 2, 2))
+    net.add("Sigmoid")
+    return sampled(net.logits(), net.random).excess
+
+
+def test_activations_that_read_one_value_have_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert excess_of_two_that_read_one_value() <= 0
+    lines = Descent.lines
+    monkeypatch.setattr(Descent, "lines", lambda self, _, name, *given: lines(self, name, name, *given))
+    with pytest.raises(AssertionError):  # ends that cross leave no finite bounds
+        assert excess_of_two_that_read_one_value() <= 0
