@@ -16,7 +16,7 @@ _TOKEN: Final = re.compile(
     r"""(?P<comment>;[^\n]*)|(?P<word>[()]|"(?:[^"]|"")*"|\|[^|]*\||[^\s();"|]+)|(?P<line>\n)|(?P<quote>["|])"""
 )
 _DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-_ENTRY: Final = re.compile(r"([XY])_(\d{1,9})", re.ASCII)
+_ENTRY: Final = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
 _LONGEST: Final = 1000  # characters of a number
 _LARGEST: Final = 2**127  # near the largest float32
 _SETTINGS: Final = ("set-logic", "set-info", "set-option")

@@ -167,6 +167,7 @@ REFUSED = [
     (in_version(1) + '(set-info :source "it\nnever ends)', 'line 9: expected a second " before the end of the file'),
     ("(declare-const X_1 Real)\n(declare-const Y_0 Real)", "X_0 to X_n to be declared without gaps"),
     ("(declare-const X_0 Int)", "line 1: expected [(]declare-const X_0 Real"),
+    ("(declare-const X_00 Real)", "line 1: expected [(]declare-const X_0 Real"),  # SMT-LIB: another name than X_0
     ("", "X_0 to X_n"),
     ("(declare-const X_999999999 Real)", "declared once and below"),
     (deep(1), "line 9: expected at most 100 open parentheses"),
