@@ -33,6 +33,10 @@ class BoundMemoryError(VerifierError):
     """Memory did not suffice for the bounds of a batch; a smaller batch may fit."""
 
 
+class BoundTimeError(VerifierError):
+    """The time was up before bounds were found."""
+
+
 _NO_MEMORY: Final = ("out of memory", "defaultcpuallocator", "can't allocate memory", "alloc_failed")
 
 

@@ -30,23 +30,23 @@ class Hidden:
     """
 
     def __init__(self, proof: Proof, loose: Collection[str] | None = None) -> None:
-        self._proof, self._given = proof, loose
+        self._tightening, self._given = proof.tightening, loose
         self.loose: list[str] = []
 
     def refine(self, step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
         """Return the enclosure of what a step reads, in a batch of one."""
-        is_open = self._proof.open_entries(step, name, values)
+        is_open = self._tightening.open_entries(step, name, values)
         if is_open is None:
             return values[name]
         if name in self._given if self._given is not None else self._gains_nothing(name, values, is_open):
             self.loose.append(name)
             return values[name]
-        return self._proof.tightened(name, values, is_open)
+        return self._tightening.tightened(name, values, is_open)
 
     def _gains_nothing(self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "one entries"]) -> bool:
         width = _width(values[name]).where(is_open, -1.0)
         is_probed = is_open & (width >= width.topk(min(_PROBED, width.shape[1])).values[:, -1:])
-        closer = _width(self._proof.tightened(name, values, is_probed))
+        closer = _width(self._tightening.tightened(name, values, is_probed))
         return bool(closer[is_probed].sum() > (1 - _WORTH) * width[is_probed].sum())
 
 

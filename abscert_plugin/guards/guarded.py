@@ -20,6 +20,7 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof
 from abscert_plugin.bounds.tails import kept_margins
+from abscert_plugin.choices import expected_one_of
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
 from abscert_plugin.graph.batch import batch_obstacle
 from abscert_plugin.graph.nodes import Graph, read_graph
@@ -94,7 +95,7 @@ def guarded(
     """
     _check_balls(balls)
     if bound not in BOUNDS:
-        raise ConfigError(f"expected {' or '.join(BOUNDS)} as the bound of a guard, got {bound}")
+        raise ConfigError(expected_one_of("--bound", BOUNDS, bound))
     graph, model = _graph(artifact), onnx.ModelProto()
     model.CopyFrom(with_tensors(artifact.model, artifact.path))
     cut = without_tail(graph)

@@ -84,7 +84,10 @@ class Bounding:
                 proven = self._guard.margins(reach.images, labels)
             else:
                 is_open = all((row, BoundMethod.IBP) in batch.bounds for row in part.tolist())
-                proven = self._prover.least_margins(reach.lowest, reach.highest, labels, method, slopes, is_open)
+                seconds = (self._budget.seconds - batch.seconds[part[likely]]).tolist()
+                proven = self._prover.least_margins(
+                    reach.lowest, reach.highest, labels, method, slopes, is_open, seconds=seconds
+                )
         except BoundMemoryError:
             return False
         except VerifierError:

@@ -17,8 +17,8 @@ class Budget:
     """What may be spent on an image.
 
     Args:
-        seconds: time from which no further step begins; the time of a call is shared by the images in it. 0 leaves
-            the clean forward pass alone.
+        seconds: time from which no further step begins, and CROWN bounds no further hidden value; the time of a call is
+            shared by the images in it. 0 leaves the clean forward pass alone.
         exhaustive: balls of no more combinations of cells than this are run whole before anything else is tried.
         restarts: starts of the cheap gradient attack.
         strong_restarts: starts of the strong one towards each class that bounds leave open.

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar, final
 
@@ -186,11 +187,12 @@ class Prover:
         slopes: Sequence[Float[np.ndarray, "batch others _"]] = (),
         is_open: bool = False,
         is_exact: bool = False,
+        seconds: Sequence[float] = (),
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at all points between two; -inf claims nothing.
 
-        Intervals come first, in float32 and quick: linear bounds are of what these leave open. CROWN-IBP is tried with
-        convolutions in float32 before it is with none.
+        Intervals come first, in float32 and quick: linear bounds are of what these leave open. They are tried with
+        convolutions in float32 before they are with none.
 
         Args:
             lowest: the lower points.
@@ -200,6 +202,7 @@ class Prover:
             slopes: lower slopes of the ReLUs that someone found, in order; any are sound.
             is_open: whether intervals are known to leave all of them open.
             is_exact: whether bounds are to be computed in float64 alone, which takes longer.
+            seconds: for each image, how long its hidden values may take by CROWN; as long as it takes where empty.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
@@ -212,12 +215,14 @@ class Prover:
         if by is BoundMethod.IBP:
             return found
         rest = np.flatnonzero(found <= 0)
-        is_quick = by is BoundMethod.CROWN_IBP and not is_exact
-        for proof in (self._quick, self._proof) if is_quick else (self._proof,):
+        left = np.asarray(seconds)
+        for proof in (self._proof,) if is_exact else (self._quick, self._proof):
             if len(rest):
-                given = self._given(slopes, rest)
-                bounds = self._least(proof, lower[rest], upper[rest], classes[rest], by, given)
+                start = time.perf_counter()
+                given, limits = self._given(slopes, rest), left[rest].tolist() if len(left) else ()
+                bounds = self._least(proof, lower[rest], upper[rest], classes[rest], by, given, limits)
                 found[rest] = np.maximum(found[rest], bounds)
+                left = left - (time.perf_counter() - start) / len(rest)
             # float64 changes a bound by little
             rest = np.flatnonzero((found <= 0) & (found > -NEARLY))
         return found
@@ -229,10 +234,17 @@ class Prover:
         }
 
     def _least(
-        self, proof: Proof, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes
+        self,
+        proof: Proof,
+        lower: Tensor,
+        upper: Tensor,
+        labels: Tensor,
+        method: BoundMethod,
+        slopes: Slopes,
+        seconds: Sequence[float] = (),
     ) -> np.ndarray:
         def margins() -> Tensor:
-            found = proof.margins(lower, upper, labels, method, slopes)
+            found = proof.margins(lower, upper, labels, method, slopes, seconds)
             if self.tail not in BY_PLACE:
                 return self._kept(found, {}, labels)
             return self._kept(found, self._proof.intervals(lower, upper), labels)

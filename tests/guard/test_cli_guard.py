@@ -90,8 +90,8 @@ def test_columns_of_several_radii(model: Path, tmp_path: Path) -> None:
         (["--radius", "-0.1"], "radius"),
         (["--radius", "0.1", "--radius", "1/10"], "each radius once"),
         (["--radius", "0.1", "--inputs", "bits"], "inputs"),
-        (["--radius", "0.1", "--bound", "crown"], "ibp or crown-ibp"),
-        (["--radius", "0.1", "--bound", "lines"], "bound"),
+        (["--radius", "0.1", "--bound", "crown"], "expected --bound: one of ibp, crown-ibp; got 'crown'"),
+        (["--radius", "0.1", "--bound", "lines"], "expected --bound: one of ibp, crown-ibp; got 'lines'"),
     ],
 )
 def test_radii_that_have_no_meaning(model: Path, tmp_path: Path, options: list[str], line: str) -> None:

@@ -126,7 +126,7 @@ def test_a_proof_that_is_raised_is_seen(monkeypatch: pytest.MonkeyPatch, method:
     raise_float32_bounds(monkeypatch)
     assert decided() == {("unknown", str(method)): 1}, "float32 bounds alone certify"
     margins = Prover.least_margins
-    monkeypatch.setattr(Prover, "least_margins", lambda *given: margins(*given) + 1e-3)
+    monkeypatch.setattr(Prover, "least_margins", lambda *given, **more: margins(*given, **more) + 1e-3)
     with pytest.raises(BoundDefectError, match="a defect of this bound"):
         decided()
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing

@@ -197,7 +197,7 @@ def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, ball: 
     assert on_gray(case, ball, budget) == {("falsified", "branch and bound"): 1}, "float32 bounds alone certify"
     for owner, name in ((Prover, "least_margins"), (PartMargins, "proven")):
         proven = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given, proven=proven: proven(*given) + 1e-3)
+        monkeypatch.setattr(owner, name, lambda *given, proven=proven, **more: proven(*given, **more) + 1e-3)
     with pytest.raises(BoundDefectError, match="a defect of this bound"):
         on_gray(case, ball, budget)
     monkeypatch.setattr(BallBatch, "_points", lambda self, row: self.reach.own[[row] * 16])  # points that show nothing

@@ -3,39 +3,33 @@
 import copy
 import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Final, TypeAlias, final
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, final
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof.activations import RELU, Lines
-from abscert_plugin.bounds.proof.affine import Affine, Shift
+from abscert_plugin.bounds.bounder import BoundMethod, BoundTimeError
+from abscert_plugin.bounds.proof.activations import RELU
 from abscert_plugin.bounds.proof.descent import Descent, Multipliers, Part, Slopes, Step
 from abscert_plugin.bounds.proof.domain import apart
 from abscert_plugin.bounds.proof.draft import Draft
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.ends import EndsPass
-from abscert_plugin.bounds.proof.maps import Scale
-from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.plan import plan
 from abscert_plugin.bounds.proof.points import PointsPass
+from abscert_plugin.bounds.proof.tightening import Refine, Tightening
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.graph.nodes import Graph
 
 _ENTRIES: Final = 2**22  # of the widest tensor's rows, over the boxes of one pass
-_HIDDEN_ENTRIES: Final = 2**18  # of rows at once, for hidden values: what a core's cache holds takes half the time
 NEARLY: Final = 0.1
 """A margin that is bounded so far below 0 may be shown with more precision; one that is further below is not."""
 METHODS: Final = (BoundMethod.IBP, BoundMethod.CROWN_IBP, BoundMethod.CROWN)
-
-Refine: TypeAlias = Callable[[Step, str, Mapping[str, Enclosure]], Enclosure]
-"""From a step, the name of what it reads and what is known so far, to what is known of that."""
 
 
 @final
@@ -112,6 +106,7 @@ class Proof:
         steps = exact.steps if dtype is torch.float64 else exact.narrow_in_single()
         self._boxes, self._points = EndsPass(steps, dtype), PointsPass(steps, dtype)
         self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
+        self.tightening = Tightening(self._before, self._plan.source)
 
     @torch.no_grad()
     def intervals(
@@ -138,7 +133,7 @@ class Proof:
         for step in self._plan.steps:
             if refined and step.is_curved:
                 for name in set(step.inputs) - close:
-                    values[name] = (refine or self._refined)(step, name, values)
+                    values[name] = (refine or self.tightening.everywhere())(step, name, values)
                     close.add(name)
             values[step.output] = step.forward(values)
         return values
@@ -151,6 +146,7 @@ class Proof:
         labels: Int64[Tensor, "batch"],
         method: BoundMethod,
         slopes: Slopes | None = None,
+        seconds: Sequence[float] = (),
     ) -> Float64[Tensor, "batch others"]:
         """Return lower bounds of logit[label] - logit[j] over boxes, for all j other than the label, ascending.
 
@@ -163,6 +159,8 @@ class Proof:
             labels: the class whose margins are bounded, for each box.
             method: ibp, crown-ibp or crown.
             slopes: lower slopes of activations, by the name of what each reads; any are sound.
+            seconds: for each box, how long its hidden values may take by CROWN, which bounds nothing of it after that;
+                as long as it takes where empty.
 
         Raises:
             VerifierError: as `intervals`, or if the method is another, or a label is no class.
@@ -176,7 +174,11 @@ class Proof:
         for start in range(0, len(lower), most):
             part = slice(start, start + most)
             given = None if slopes is None else {name: values[part] for name, values in slopes.items()}
-            parts.append(self._margins(lower[part], upper[part], labels[part], method, given))
+            until = time.perf_counter() + seconds[start] if len(seconds) and method is BoundMethod.CROWN else math.inf
+            try:
+                parts.append(self._margins(lower[part], upper[part], labels[part], method, given, until))
+            except BoundTimeError:
+                parts.append(torch.full((1, self._classes - 1), -torch.inf, dtype=torch.float64))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -216,12 +218,12 @@ class Proof:
         return 2 * apart(self._exact.steps, self._plan.output, self._plan.source, lower.double(), upper.double())
 
     def _margins(
-        self, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes | None
+        self, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes | None, until: float
     ) -> Tensor:
         rows = margin_rows(labels, self._classes)
         if method is BoundMethod.IBP:
             return self.lower_bounds(self._held(lower, upper), rows, method)
-        values = self.intervals(lower, upper, refined=method is BoundMethod.CROWN)
+        values = self.intervals(lower, upper, method is BoundMethod.CROWN, self.tightening.everywhere(until))
         bounds = self.lower_bounds(values, rows, BoundMethod.IBP)
         is_open = bounds <= 0
         if method is BoundMethod.CROWN_IBP:
@@ -311,53 +313,6 @@ class Proof:
                     names += by_output[name].inputs
         return frozenset(found)
 
-    def _refined(self, step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
-        """Return the enclosure of what a nonlinear step reads, tightened by backward passes where it bends."""
-        is_open = self.open_entries(step, name, values)
-        return values[name] if is_open is None else self.tightened(name, values, is_open)
-
-    def open_entries(
-        self, step: Step, name: str, values: Mapping[str, Enclosure]
-    ) -> Bool[Tensor, "batch entries"] | None:
-        """Return where linear bounds may tighten what a nonlinear step reads, and help it; None where nowhere."""
-        value = values[name]
-        lower, upper = value.computed()
-        bends = step.function.is_bent(lower, upper) if isinstance(step, Activation) else lower < upper
-        is_open = (bends & value.magnitude.isfinite()).flatten(1)
-        before = self._before.get(name, ())
-        # intervals are as tight where nothing bends and entries meet in one step alone
-        is_loose = any(one.ends_chains for one in before) or sum(map(_mixes, before)) > 1
-        return is_open if is_loose and bool(is_open.any()) else None
-
-    def tightened(
-        self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch entries"]
-    ) -> Enclosure:
-        """Return an enclosure that is tightened by backward passes at some entries."""
-        value, bounds = values[name], self._bounds_of(name, values, is_open)
-        lower, upper = (bound.reshape(value.lower.shape) for bound in bounds)
-        closer = replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, -upper))
-        return closer.checked()
-
-    def _bounds_of(self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch entries"]) -> Tensor:
-        """Return lower bounds of the ideal entries, and of their negatives, -inf where none are asked for."""
-        images, entries = is_open.shape
-        found = torch.full((2, images, entries), -torch.inf, dtype=torch.float64)
-        most = int(is_open.sum(1).max())
-        order = is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-        largest = max(value.lower[0].numel() for value in values.values())
-        chunk = max(1, _HIDDEN_ENTRIES // (2 * images * largest))
-        shape = values[name].lower.shape[1:]
-        kept: dict[str, Lines] = {}
-        for start in range(0, most, chunk):
-            places = order[:, start : start + chunk]
-            rows = torch.zeros((images, places.shape[1], entries), dtype=torch.float64)
-            rows.scatter_(2, places.unsqueeze(2), 1.0)
-            both = torch.cat([rows, -rows], 1).reshape(images, -1, *shape)
-            bounds = Descent(values, {}, kept=kept).run_ideal(self._before[name], name, both, {self._plan.source})
-            for side, part in enumerate(bounds.chunk(2, 1)):
-                found[side].scatter_(1, places, part)
-        return found
-
     def _check_quick(self, *ends: Tensor) -> None:
         self._check_precision()
         if self._quick is torch.float64:
@@ -378,12 +333,6 @@ class Proof:
             raise VerifierError(f"expected boxes of shape {self._shape}, got {(*lower.shape,)} and {(*upper.shape,)}")
         if not bool(((lower <= upper) & (upper - lower < torch.inf)).all()):
             raise VerifierError("expected boxes with finite ends, lower <= upper; got one that is not")
-
-
-def _mixes(step: Step) -> bool:
-    """Return whether entries meet in a step: it does more than move, scale or shift each."""
-    is_scaling = isinstance(step, Affine) and isinstance(step.map, Scale)
-    return not (is_scaling or isinstance(step, Move | Shift))
 
 
 def margin_rows(labels: Int64[Tensor, "batch"], classes: int) -> Float64[Tensor, "batch others classes"]:

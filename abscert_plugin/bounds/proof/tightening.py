@@ -1,0 +1,111 @@
+"""Backward passes that bring ends of hidden values closer."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, TypeAlias, final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from abscert_plugin.bounds.bounder import BoundTimeError
+from abscert_plugin.bounds.proof.activations import Lines
+from abscert_plugin.bounds.proof.affine import Affine, Shift
+from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.maps import Scale
+from abscert_plugin.bounds.proof.moves import Move
+from abscert_plugin.bounds.proof.nonlinear import Activation
+
+_ENTRIES: Final = 2**18  # of rows at once: what a core's cache holds takes half the time
+
+Refine: TypeAlias = Callable[[Step, str, Mapping[str, Enclosure]], Enclosure]
+"""From a step, the name of what it reads and what is known so far, to what is known of that."""
+
+
+@final
+class Tightening:
+    """Closer enclosures of what nonlinear steps read, by linear bounds of each entry.
+
+    Args:
+        before: the steps that each tensor needs, in order, by its name.
+        source: the tensor that boxes are of.
+    """
+
+    def __init__(self, before: Mapping[str, Sequence[Step]], source: str) -> None:
+        self._before, self._source = before, source
+
+    def everywhere(self, until: float = math.inf) -> Refine:
+        """Return what tightens wherever it may help.
+
+        Args:
+            until: when to stop, by `time.perf_counter`: the passes raise BoundTimeError then.
+        """
+
+        def refine(step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
+            is_open = self.open_entries(step, name, values)
+            return values[name] if is_open is None else self.tightened(name, values, is_open, until)
+
+        return refine
+
+    def open_entries(
+        self, step: Step, name: str, values: Mapping[str, Enclosure]
+    ) -> Bool[Tensor, "batch entries"] | None:
+        """Return where linear bounds may tighten what a nonlinear step reads, and help it; None where nowhere."""
+        value = values[name]
+        lower, upper = value.computed()
+        bends = step.function.is_bent(lower, upper) if isinstance(step, Activation) else lower < upper
+        is_open = (bends & value.magnitude.isfinite()).flatten(1)
+        before = self._before.get(name, ())
+        # intervals are as tight where nothing bends and entries meet in one step alone
+        is_loose = any(one.ends_chains for one in before) or sum(map(_mixes, before)) > 1
+        return is_open if is_loose and bool(is_open.any()) else None
+
+    def tightened(
+        self,
+        name: str,
+        values: Mapping[str, Enclosure],
+        is_open: Bool[Tensor, "batch entries"],
+        until: float = math.inf,
+    ) -> Enclosure:
+        """Return an enclosure that is tightened by backward passes at some entries.
+
+        Raises:
+            BoundTimeError: if the time is up before.
+        """
+        value, bounds = values[name], self._bounds_of(name, values, is_open, until)
+        lower, upper = (bound.reshape(value.lower.shape) for bound in bounds)
+        closer = replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, -upper))
+        return closer.checked()
+
+    def _bounds_of(
+        self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch entries"], until: float
+    ) -> Tensor:
+        """Return lower bounds of the ideal entries, and of their negatives, -inf where none are asked for."""
+        images, entries = is_open.shape
+        found = torch.full((2, images, entries), -torch.inf, dtype=torch.float64)
+        most = int(is_open.sum(1).max())
+        order = is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        largest = max(value.lower[0].numel() for value in values.values())
+        chunk = max(1, _ENTRIES // (2 * images * largest))
+        shape = values[name].lower.shape[1:]
+        kept: dict[str, Lines] = {}
+        for start in range(0, most, chunk):
+            if time.perf_counter() > until:
+                raise BoundTimeError("the time was up before all hidden values were bounded")
+            places = order[:, start : start + chunk]
+            rows = torch.zeros((images, places.shape[1], entries), dtype=torch.float64)
+            rows.scatter_(2, places.unsqueeze(2), 1.0)
+            both = torch.cat([rows, -rows], 1).reshape(images, -1, *shape)
+            bounds = Descent(values, {}, kept=kept).run_ideal(self._before[name], name, both, {self._source})
+            for side, part in enumerate(bounds.chunk(2, 1)):
+                found[side].scatter_(1, places, part)
+        return found
+
+
+def _mixes(step: Step) -> bool:
+    """Return whether entries meet in a step: it does more than move, scale or shift each."""
+    is_scaling = isinstance(step, Affine) and isinstance(step.map, Scale)
+    return not (is_scaling or isinstance(step, Move | Shift))
