@@ -304,20 +304,26 @@ def _protocol(pool: Pool, blocks: Iterable[PaperRow]) -> str:
     if pool.protocol not in _BESIDE or not runs:
         return f"protocol {pool.protocol}"
     called = {**METHODS, **_BESIDE[pool.protocol]}
-    counts = [(called[one.run.method], one.run.network, str(one.run.epochs or "the data set's own")) for one in runs]
-    usual = Counter(count for *_, count in counts).most_common(1)[0][0]
-    as_usual = {method for method, _, count in counts if count == usual}
+    lengths = ((called[one.run.method], one.run.network, str(one.run.epochs or "the data set's own")) for one in runs)
+    balls = [one for one in runs if one.summary.claim == "ball"]
+    times = ((called[one.run.method], one.run.network, f"{one.run.timeout:g}") for one in balls)
+    told = [_usually(lengths, "epochs"), *(["balls: " + _usually(times, "s an image")] if balls else [])]
+    return f"protocol {pool.protocol} ({'; '.join(told)})"
+
+
+def _usually(found: Iterable[tuple[str, str, str]], unit: str) -> str:
+    """Return the value that most of some methods on networks have, with its unit, and what the others have."""
+    values = list(found)
+    usual = Counter(value for *_, value in values).most_common(1)[0][0]
+    as_usual = {method for method, _, value in values if value == usual}
     others = sorted(
         {
-            f"{method} on {network} {count}" if method in as_usual else f"{method} {count}"
-            for method, network, count in counts
-            if count != usual
+            f"{method} on {network} {value}" if method in as_usual else f"{method} {value}"
+            for method, network, value in values
+            if value != usual
         }
     )
-    epochs = ", ".join([f"{usual} epochs", *others])
-    seconds = sorted({one.run.timeout for one in runs if one.summary.claim == "ball"})
-    times = f"; balls: {' or '.join(f'{time:g}' for time in seconds)} s an image" if seconds else ""
-    return f"protocol {pool.protocol} ({epochs}{times})"
+    return ", ".join([f"{usual} {unit}", *others])
 
 
 def _ball(

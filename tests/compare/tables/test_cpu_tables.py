@@ -123,6 +123,9 @@ def test_the_heading_tells_epochs_and_seconds_an_image() -> None:
     pair = [outcome(run, "ball", 8) for run in (IBP, large)]
     title = drafts(1, Pool.of([outcome(CPU, "cell", 3), *pair], "cpu"))[0]
     assert title.table.title.startswith("Table 1, protocol cpu (10 epochs, IBP on dm-large 3; balls: ")
+    longer = msgspec.structs.replace(LLM, timeout=2.5)
+    title = drafts(1, Pool.of([outcome(run, "ball", 8) for run in (IBP, large, longer)], "cpu"))[0]
+    assert "; balls: 1 s an image, LLM 2.5): " in title.table.title
     own = msgspec.structs.replace(LLM, epochs=None, radius="0.2", certify=("0.2",))
     theirs = [outcome(run, "ball", 8) for run in (own, LLM)]
     title = drafts(1, Pool.of([outcome(CPU, "cell", 3), outcome(IBP, "ball", 8), *theirs], "cpu"))[0]
