@@ -263,8 +263,8 @@ def test_proofs_that_are_raised_are_seen(monkeypatch: pytest.MonkeyPatch, only_s
     check(case, BALL, GRAY, label, budget)
     margins = Prover.least_margins
 
-    def raised(*given: Any) -> np.ndarray:
-        found: np.ndarray = margins(*given) + 1e-3
+    def raised(*given: Any, **more: Any) -> np.ndarray:
+        found: np.ndarray = margins(*given, **more) + 1e-3
         return found
 
     proven, improved = PartMargins.proven, PartBounds.improved

@@ -103,7 +103,7 @@ class Convolution(LinearMap):
         self.weights = weights
         self.products = weights.center[0].numel()
         self.row_sum = float(weights.absolute.flatten(1).sum(1).max())
-        self._options = options
+        self.options = options
         rank = weights.center.ndim - 2
         self._forward = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
         self._backward = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[
@@ -114,15 +114,15 @@ class Convolution(LinearMap):
     @override
     def readers(self) -> int:
         weights = self.weights.center
-        return weights.numel() // (weights.shape[1] * int(self._options["groups"]))
+        return weights.numel() // (weights.shape[1] * int(self.options["groups"]))
 
     @override
     def apply(self, weight: Tensor, values: Tensor) -> Tensor:
-        return self._forward(values, weight, **self._options)
+        return self._forward(values, weight, **self.options)
 
     @override
     def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        options, kernel = self._options, self.weights.center.shape[2:]
+        options, kernel = self.options, self.weights.center.shape[2:]
         smallest = [
             (size - 1) * step - 2 * pad + apart * (side - 1) + 1
             for size, step, pad, apart, side in zip(
@@ -260,21 +260,21 @@ class InSingle(LinearMap):
 
     def __init__(self, exact: LinearMap) -> None:
         self.weights, self.products, self.row_sum = exact.weights, exact.products, exact.row_sum
-        self._exact = exact
+        self.exact = exact
         self._casts = {id(weight): weight.float() for weight in (self.weights.center, self.weights.absolute)}
 
     @property
     @override
     def readers(self) -> int:
-        return self._exact.readers
+        return self.exact.readers
 
     @override
     def apply(self, weight: Tensor, values: Tensor) -> Tensor:
-        return self._exact.apply(self._casts[id(weight)], values.float()).double()
+        return self.exact.apply(self._casts[id(weight)], values.float()).double()
 
     @override
     def transposed(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self._exact.transposed(rows.float(), shape).double()
+        return self.exact.transposed(rows.float(), shape).double()
 
 
 def pulled_back(function: Callable[[Tensor], Tensor], rows: Tensor, shape: tuple[int, ...]) -> Tensor:

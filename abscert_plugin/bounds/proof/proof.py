@@ -106,7 +106,7 @@ class Proof:
         steps = exact.steps if dtype is torch.float64 else exact.narrow_in_single()
         self._boxes, self._points = EndsPass(steps, dtype), PointsPass(steps, dtype)
         self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
-        self.tightening = Tightening(self._before, self._plan.source)
+        self.tightening = Tightening(self._before, self._plan.source, self._plan.shapes)
 
     @torch.no_grad()
     def intervals(

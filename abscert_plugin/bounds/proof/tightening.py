@@ -18,6 +18,7 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.bounds.proof.nonlinear import Activation
+from abscert_plugin.bounds.proof.windows import Windows, open_places, windows_of
 
 _ENTRIES: Final = 2**18  # of rows at once: what a core's cache holds takes half the time
 
@@ -32,10 +33,14 @@ class Tightening:
     Args:
         before: the steps that each tensor needs, in order, by its name.
         source: the tensor that boxes are of.
+        shapes: of all tensors, without the batch.
     """
 
-    def __init__(self, before: Mapping[str, Sequence[Step]], source: str) -> None:
-        self._before, self._source = before, source
+    def __init__(
+        self, before: Mapping[str, Sequence[Step]], source: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self._before, self._source, self._shapes = before, source, shapes
+        self._windows: dict[str, Windows | None] = {}
 
     def everywhere(self, until: float = math.inf) -> Refine:
         """Return what tightens wherever it may help.
@@ -75,7 +80,13 @@ class Tightening:
         Raises:
             BoundTimeError: if the time is up before.
         """
-        value, bounds = values[name], self._bounds_of(name, values, is_open, until)
+        if name not in self._windows:
+            self._windows[name] = windows_of(self._before[name], name, self._source, self._shapes)
+        windows, value = self._windows[name], values[name]
+        if windows is None:
+            bounds = self._bounds_of(name, values, is_open, until)
+        else:
+            bounds = _by_windows(windows, values, is_open.reshape(value.lower.shape).flatten(2), until)
         lower, upper = (bound.reshape(value.lower.shape) for bound in bounds)
         closer = replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, -upper))
         return closer.checked()
@@ -93,8 +104,7 @@ class Tightening:
         shape = values[name].lower.shape[1:]
         kept: dict[str, Lines] = {}
         for start in range(0, most, chunk):
-            if time.perf_counter() > until:
-                raise BoundTimeError("the time was up before all hidden values were bounded")
+            _need_time(until)
             places = order[:, start : start + chunk]
             rows = torch.zeros((images, places.shape[1], entries), dtype=torch.float64)
             rows.scatter_(2, places.unsqueeze(2), 1.0)
@@ -103,6 +113,28 @@ class Tightening:
             for side, part in enumerate(bounds.chunk(2, 1)):
                 found[side].scatter_(1, places, part)
         return found
+
+
+def _by_windows(
+    windows: Windows, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch channels place"], until: float
+) -> Tensor:
+    """Return such bounds, and those of more entries, by passes over windows."""
+    found = torch.full((2, *is_open.shape), -torch.inf, dtype=torch.float64)
+    for image in is_open.flatten(1).any(1).nonzero().flatten().tolist():
+        one = windows.taken(values, image)
+        lines, (places, channels) = windows.lines(one), open_places(is_open[image])
+        chunk = max(1, _ENTRIES // (2 * channels.shape[1] * windows.largest))
+        for start in range(0, len(places), chunk):
+            _need_time(until)
+            some, where = channels[start : start + chunk], places[start : start + chunk]
+            for side, part in enumerate(windows.bounds(one, lines, where, some).chunk(2, 1)):
+                found[side, image, some, where.unsqueeze(1)] = part
+    return found
+
+
+def _need_time(until: float) -> None:
+    if time.perf_counter() > until:
+        raise BoundTimeError("the time was up before all hidden values were bounded")
 
 
 def _mixes(step: Step) -> bool:

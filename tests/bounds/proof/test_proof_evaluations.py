@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.proof import Proof, activations, affine, arithmetic, maps, plan
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+from abscert_plugin.bounds.proof.tightening import Tightening
 
 pytestmark = pytest.mark.slow  # the file as a whole
 
@@ -178,7 +179,7 @@ def test_a_dense_layer_behind_scaled_entries_is_not_bounded_twice(monkeypatch: p
     def never(*arguments: Any) -> None:
         raise AssertionError("a backward pass")
 
-    monkeypatch.setattr(Proof, "_bounds_of", never)
+    monkeypatch.setattr(Tightening, "tightened", never)
     ends = torch.full((1, 3), 1.0)
     proof.intervals(-ends, ends, refined=True)
 

@@ -1,0 +1,231 @@
+"""Backward passes over the windows that entries behind convolutions see, in place of whole images.
+
+An entry behind convolutions depends on a window of each tensor before it. Rows over one entry are 0 outside of these
+windows, so a pass over them gives the same bound: `Descent` runs as it is, with a place of the image in place of an
+image of the batch, and channels for rows. What a window has beyond the border of its tensor is no value: rows are set
+to 0 there (`_Inside`), as a convolution's padding is no value either.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+from typing import Any, Final, TypeAlias, final
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import override
+
+from abscert_plugin.bounds.proof.activations import Lines
+from abscert_plugin.bounds.proof.affine import Affine, Shift
+from abscert_plugin.bounds.proof.descent import Descent, Step, Unary
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.maps import Convolution, InSingle, Scale
+from abscert_plugin.bounds.proof.nonlinear import Activation
+
+_INSIDE: Final = "\0inside"
+_WORTH: Final = 0.5  # windows with a larger share of all entries are not worth their overhead
+
+Pair: TypeAlias = tuple[int, int]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where the windows of a tensor lie: at place p of the entries, from step p - pad on, along each axis.
+
+    Args:
+        step: how far two neighbours are apart.
+        pad: how far the first one begins before the tensor.
+        size: of each.
+    """
+
+    step: Pair = (1, 1)
+    pad: Pair = (0, 0)
+    size: Pair = (1, 1)
+
+    def before(self, options: Mapping[str, Any], kernel: Sequence[int]) -> "Window":
+        """Return the windows of what a convolution reads, from those of what it gives."""
+        axes = list(zip(self.step, self.pad, self.size, options["stride"], options["padding"], strict=True))
+        spans = [apart * (side - 1) + 1 for apart, side in zip(options["dilation"], kernel, strict=True)]
+        steps = [step * stride for step, _, _, stride, _ in axes]
+        pads = [pad * stride + padding for _, pad, _, stride, padding in axes]
+        sizes = [(size - 1) * stride + span for (_, _, size, stride, _), span in zip(axes, spans, strict=True)]
+        return Window((steps[0], steps[1]), (pads[0], pads[1]), (sizes[0], sizes[1]))
+
+    def of(self, values: Tensor, count: Pair, places: Int64[Tensor, "place"]) -> Tensor:
+        """Return the windows of a tensor, [channels, *size], at some places, [place, channels, *size], 0 outside."""
+        behind = [
+            (many - 1) * step + size - pad - have
+            for many, step, size, pad, have in zip(count, self.step, self.size, self.pad, values.shape[1:], strict=True)
+        ]
+        padded = functional.pad(values, (self.pad[1], max(behind[1], 0), self.pad[0], max(behind[0], 0)))
+        windows = padded.unfold(1, self.size[0], self.step[0]).unfold(2, self.size[1], self.step[1])
+        return windows[:, places // count[1], places % count[1]].transpose(0, 1)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Inside(Unary):
+    """A value as it is, in windows of which a part may lie outside of its tensor."""
+
+    output: str
+    input: str
+    mask: Tensor
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        return values[self.input]
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.send(self.input, rows * self.mask)
+
+
+@final
+class Windows:
+    """The steps before a tensor, over windows.
+
+    Args:
+        steps: a chain from the source to the tensor, with convolutions over two axes as in `windows_of`.
+        windows: of each tensor of it, by name.
+        shapes: of these tensors, without the batch.
+
+    Attributes:
+        largest: the most entries that a window has.
+        share: how many entries windows have, of those that their tensors have.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], windows: Mapping[str, Window], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        self._steps, self._windows = steps, windows
+        self._source, self._name = steps[0].inputs[0], steps[-1].output
+        sizes = [shapes[name][0] * window.size[0] * window.size[1] for name, window in windows.items()]
+        self.largest = max(sizes)
+        self.share = sum(sizes) / sum(prod(shapes[name]) for name in windows)
+
+    def taken(self, values: Mapping[str, Enclosure], image: int) -> dict[str, Enclosure]:
+        """Return what is known of one image, of the tensors of the chain."""
+        return {name: values[name].take(torch.tensor([image])) for name in self._windows}
+
+    def lines(self, values: Mapping[str, Enclosure]) -> dict[str, Lines]:
+        """Return the lines of all activations, of one image, by what they give."""
+        descent = Descent(values, {})
+        return {
+            step.output: descent.lines(step.output, step.input, step.function, step.kind.tiny)
+            for step in self._steps
+            if isinstance(step, Activation)
+        }
+
+    def bounds(
+        self,
+        values: Mapping[str, Enclosure],
+        lines: Mapping[str, Lines],
+        places: Int64[Tensor, "place"],
+        channels: Int64[Tensor, "place row"],
+    ) -> Tensor:
+        """Return lower bounds of ideal entries, and of their negatives, [place, 2 row].
+
+        Args:
+            values: enclosures, of one image.
+            lines: of its activations.
+            places: among the places of the tensor, row by row.
+            channels: which entries are bounded at each.
+        """
+        outputs, *count = values[self._name].lower.shape[1:]
+
+        def cut(name: str, tensor: Tensor) -> Tensor:
+            return self._windows[name].of(tensor[0], (count[0], count[1]), places)
+
+        here = {}
+        for name in self._windows:
+            value = values[name].moved(partial(cut, name))
+            underflow, reach = (part.expand(len(places)) for part in (value.underflow, value.reach))
+            here[name] = replace(value, underflow=underflow, reach=reach)
+        kept = {}
+        steps: list[Step] = []
+        for step in self._steps:
+            if isinstance(step, Activation):
+                like = values[step.input].lower
+                below, above, low, high = (cut(step.input, line.expand_as(like)) for line in lines[step.output])
+                kept[step.output] = below, above, low, high
+            if isinstance(step, Affine) and not isinstance(step.map, Scale):
+                inside = step.input + _INSIDE
+                mask = torch.ones_like(values[step.input].lower[:, :1])
+                steps.append(_Inside(inside, step.input, cut(step.input, mask).unsqueeze(1)))
+                here[inside] = here[step.input]
+                steps.append(replace(step, input=inside))
+            else:
+                steps.append(step)
+        rows = torch.zeros((*channels.shape, outputs), dtype=torch.float64).scatter_(2, channels.unsqueeze(2), 1.0)
+        both = torch.cat([rows, -rows], 1).reshape(len(places), -1, outputs, 1, 1)
+        return Descent(here, {}, kept=kept).run_ideal(steps, self._name, both, {self._source})
+
+
+def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[str, tuple[int, ...]]) -> Windows | None:
+    """Return the windows of a tensor behind convolutions over two axes, steps entry by entry, and nothing else.
+
+    None where there is something else, or where windows are not much smaller than their tensors.
+
+    Args:
+        steps: those that the tensor needs, in order.
+        name: the tensor.
+        source: the tensor that boxes are of.
+        shapes: of all tensors, without the batch.
+    """
+    windows = {name: Window()}
+    made: list[Step] = []
+    for step in reversed(steps):
+        if step.output not in windows or not isinstance(step, Affine | Shift | Activation) or step.input in windows:
+            return None
+        if len(shapes[step.output]) != 3 or len(shapes[step.input]) != 3:
+            return None
+        window = windows[step.output]
+        if isinstance(step, Affine):
+            whole = _without_padding(step)
+            if whole is None:
+                return None
+            step, exact = whole
+            if exact is not None:
+                window = window.before(exact.options, exact.weights.center.shape[2:])
+        elif isinstance(step, Shift) and not _is_even(step.bias):
+            return None
+        windows[step.input] = window
+        made.append(step)
+    is_whole = bool(made) and made[-1].inputs[0] == source and len(windows) == len(made) + 1
+    found = Windows(made[::-1], windows, shapes) if is_whole else None
+    return found if found is not None and found.share <= _WORTH else None
+
+
+def _without_padding(step: Affine) -> tuple[Affine, Convolution | None] | None:
+    """Return an affine step over windows, and the convolution that it is in whole images; None where it is none."""
+    if not _is_even(step.bias):
+        return None
+    if isinstance(step.map, Scale):
+        weights = step.map.weights
+        return (step, None) if _is_even_tensor(weights.center) else None
+    exact = step.map.exact if isinstance(step.map, InSingle) else step.map
+    if not isinstance(exact, Convolution) or exact.weights.center.ndim != 4:
+        return None
+    bare = Convolution(exact.weights, {**exact.options, "padding": [0, 0]})
+    return replace(step, map=InSingle(bare) if isinstance(step.map, InSingle) else bare), exact
+
+
+def _is_even(constant: Enclosure | None) -> bool:
+    return constant is None or _is_even_tensor(constant.lower)
+
+
+def _is_even_tensor(constant: Tensor) -> bool:
+    """Return whether a constant is the same at all places of an image."""
+    return constant.numel() == 1 or (constant.ndim >= 3 and constant.shape[-2:].numel() == 1)
+
+
+def open_places(is_open: Bool[Tensor, "channels place"]) -> tuple[Int64[Tensor, "some"], Int64[Tensor, "some most"]]:
+    """Return the places at which a channel is open, and at each as many channels, the open ones first."""
+    places = is_open.any(0).nonzero().flatten()
+    there = is_open[:, places].T
+    most = int(there.sum(1).max()) if len(places) else 0
+    return places, there.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
