@@ -19,7 +19,7 @@ from torch.nn import functional
 from typing_extensions import override
 
 from abscert_plugin.bounds.proof.activations import Lines
-from abscert_plugin.bounds.proof.affine import Affine, Shift
+from abscert_plugin.bounds.proof.affine import Affine, Join, Shift
 from abscert_plugin.bounds.proof.descent import Descent, Step, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Convolution, InSingle, Scale
@@ -179,9 +179,8 @@ def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[st
     windows = {name: Window()}
     made: list[Step] = []
     for step in reversed(steps):
-        if step.output not in windows or not isinstance(step, Affine | Shift | Activation) or step.input in windows:
-            return None
-        if len(shapes[step.output]) != 3 or len(shapes[step.input]) != 3:
+        read = step.inputs[0]
+        if step.output not in windows or read in windows or {len(shapes[step.output]), len(shapes[read])} != {3}:
             return None
         window = windows[step.output]
         if isinstance(step, Affine):
@@ -191,9 +190,13 @@ def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[st
             step, exact = whole
             if exact is not None:
                 window = window.before(exact.options, exact.weights.center.shape[2:])
-        elif isinstance(step, Shift) and not _is_even(step.bias):
+        elif not (
+            isinstance(step, Activation)
+            or (isinstance(step, Shift) and _is_even(step.bias))
+            or (isinstance(step, Join) and step.first == step.second)  # as our own files double a pixel
+        ):
             return None
-        windows[step.input] = window
+        windows[read] = window
         made.append(step)
     is_whole = bool(made) and made[-1].inputs[0] == source and len(windows) == len(made) + 1
     found = Windows(made[::-1], windows, shapes) if is_whole else None

@@ -26,8 +26,10 @@ def convolution(net: Net, inputs: int, outputs: int) -> None:
 
 
 def entrywise(net: Net, channels: int) -> None:
-    kind = net.pick("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Mul", "Add", "BatchNormalization")
-    if kind in ("Mul", "Add"):
+    kind = net.pick("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Mul", "Add", "BatchNormalization", "twice")
+    if kind == "twice":
+        net.add("Add", net.last, net.last)
+    elif kind in ("Mul", "Add"):
         net.add(kind, net.last, net.floats(1, channels, 1, 1))
     elif kind == "BatchNormalization":
         variance = net.constant(net.random.random(channels) + 0.5, np.float32)
