@@ -24,11 +24,13 @@ _CERTIFIES: Final = "a proof bounds every margin above 0"
 class Bounding:
     """Proofs of the margins of balls, over boxes that hold all they reach.
 
-    Soundness: a row is certified by a proof alone. What a bounder says in float32 saves proofs that would fail.
+    Soundness: a row is certified by a proof alone. What a bounder says in float32 finds slopes, and saves proofs that
+    would fail.
 
     Args:
         prover: proves bounds of the file's margins.
-        bounder: bounds its network in float32; None where it is not open: the linear proofs are tried on all rows then.
+        bounder: bounds its network in float32, where optimised bounds or CROWN-LBP are asked for; None where it is not
+            open.
         budget: what may be spent on an image.
         guard: bounds by intervals; None where the prover does.
     """
@@ -57,9 +59,13 @@ class Bounding:
         """
         # CROWN-LBP has planes in all pixels for every neuron: more boxes at once take longer, for memory alone
         size = 1 if method is BoundMethod.CROWN_LBP else self._budget.bounds_at_once
-        self._bound(batch, rows, method, size)
+        # slopes begin with those of CROWN, whose proof may be tighter than what float32 finds after it
+        tried = (BoundMethod.CROWN, method) if method is BoundMethod.OPTIMISED else (method,)
+        for one in tried:
+            self._bound(batch, rows[batch.is_open[rows]], one, size)
         for row in rows[batch.is_open[rows]].tolist():
-            batch.margin[row] = batch.bounds.get((row, method), batch.margin[row])
+            found = [batch.bounds[row, one] for one in tried if (row, one) in batch.bounds]
+            batch.margin[row] = max(found, default=batch.margin[row])
         reason = f"no lower bound by {method} is above 0"
         batch.end(batch.in_time(rows), Verdict.UNKNOWN, reason, str(method))
 
@@ -109,26 +115,16 @@ class Bounding:
         Raises:
             VerifierError: if there are none, and a proof alone will not do.
         """
-        nothing: tuple[np.ndarray, list[np.ndarray]] = np.full(len(labels), np.inf), []
-        needs_bounder = method in (BoundMethod.OPTIMISED, BoundMethod.CROWN_LBP)
-        # CROWN-IBP is proven of open margins alone, in less time than it is bounded of all
-        is_quick = method in (BoundMethod.IBP, BoundMethod.CROWN_IBP)
-        if is_quick or (self._bounder is None and not needs_bounder):
-            return nothing
+        if method not in (BoundMethod.OPTIMISED, BoundMethod.CROWN_LBP):
+            # proofs take less time: they are of open margins alone, and CROWN's over windows
+            return np.full(len(labels), np.inf), []
         if self._bounder is None:
             raise VerifierError(f"expected a network that can be opened, for bounds by {method}")
         lower, upper = map(torch.from_numpy, reach.box())
-        try:
-            if method is BoundMethod.OPTIMISED:
-                found = self._bounder.optimised_margins(lower, upper, torch.from_numpy(labels))
-                return found.bounds.amin(dim=1).numpy(), self._of_file(found.slopes)
-            return self._bounder.margins(lower, upper, torch.from_numpy(labels), method).amin(dim=1).numpy(), []
-        except BoundMemoryError:
-            raise
-        except VerifierError:
-            if needs_bounder:
-                raise
-            return nothing
+        if method is BoundMethod.OPTIMISED:
+            found = self._bounder.optimised_margins(lower, upper, torch.from_numpy(labels))
+            return found.bounds.amin(dim=1).numpy(), self._of_file(found.slopes)
+        return self._bounder.margins(lower, upper, torch.from_numpy(labels), method).amin(dim=1).numpy(), []
 
     def _of_file(self, slopes: Sequence[Tensor]) -> list[np.ndarray]:
         """Return slopes as they are kept, [batch, others, size] each; none where they are of other ReLUs."""
