@@ -59,8 +59,8 @@ class Bounding:
         """
         # CROWN-LBP has planes in all pixels for every neuron: more boxes at once take longer, for memory alone
         size = 1 if method is BoundMethod.CROWN_LBP else self._budget.bounds_at_once
-        # slopes begin with those of CROWN, whose proof may be tighter than what float32 finds after it
-        tried = (BoundMethod.CROWN, method) if method is BoundMethod.OPTIMISED else (method,)
+        # slopes begin with those of CROWN, whose own proof may be tighter than what float32 finds
+        tried = (method, BoundMethod.CROWN) if method is BoundMethod.OPTIMISED else (method,)
         for one in tried:
             self._bound(batch, rows[batch.is_open[rows]], one, size)
         for row in rows[batch.is_open[rows]].tolist():
