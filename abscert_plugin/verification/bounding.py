@@ -1,4 +1,4 @@
-"""The step that bounds balls, from fast and loose to slow and tight: float32 bounds tell what is worth a proof."""
+"""The step that bounds balls, from fast and loose to slow and tight."""
 
 from collections.abc import Sequence
 from typing import Final, final
