@@ -20,11 +20,10 @@ from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider, Runner
-from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.choices import expected_one_of, member
+from abscert_plugin.choices import member
 from abscert_plugin.claim import Inputs, Radius
 from abscert_plugin.errors import ConfigError, UnsupportedModelError
-from abscert_plugin.guards.guarded import BOUNDS, CERTIFIED, LABEL, MARGIN, RADIUS
+from abscert_plugin.guards.guarded import CERTIFIED, LABEL, MARGIN, RADIUS, named_bound
 from abscert_plugin.guards.write import write_guard
 from abscert_plugin.telling import Tell, nobody
 
@@ -101,9 +100,7 @@ def make_guard(
         UnsupportedModelError: if the classifier has no guard.
         ExportError: if it cannot be written, or does not do what it should.
     """
-    if bound not in BOUNDS:
-        raise ConfigError(expected_one_of("--bound", BOUNDS, bound))
-    made = write_guard(artifact, balls, out, largest, BoundMethod(bound), tell)
+    made = write_guard(artifact, balls, out, largest, named_bound(bound), tell)
     return Guard(out, artifact, [ball.radius for ball in balls], made.logits)
 
 

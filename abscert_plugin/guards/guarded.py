@@ -94,8 +94,7 @@ def guarded(
         ConfigError: if a radius is 0, or given twice, or the bound is another one.
     """
     _check_balls(balls)
-    if bound not in BOUNDS:
-        raise ConfigError(expected_one_of("--bound", BOUNDS, bound))
+    named_bound(bound)
     graph, model = _graph(artifact), onnx.ModelProto()
     model.CopyFrom(with_tensors(artifact.model, artifact.path))
     cut = without_tail(graph)
@@ -122,6 +121,17 @@ def guarded(
     _set_outputs(model, graph.output, logits, len(balls), has_largest)
     _set_metadata(model, artifact, balls, bound)
     return Guarded(model, tuple(balls), logits, None if cut is None else cut.tail)
+
+
+def named_bound(name: str) -> BoundMethod:
+    """Return the bound of a guard that an option names.
+
+    Raises:
+        ConfigError: if a guard has none by that name; the message lists those that it has.
+    """
+    if name not in BOUNDS:
+        raise ConfigError(expected_one_of("--bound", BOUNDS, name))
+    return BoundMethod(name)
 
 
 def _check_balls(balls: Sequence[Ball]) -> None:
