@@ -1,5 +1,6 @@
 """Which hidden values are worth a backward pass for each of their entries."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Final, final
 
@@ -24,13 +25,14 @@ class Hidden:
     Args:
         proof: of the network.
         loose: names of the tensors that are left to intervals; they are found where None.
+        until: when to stop, by `time.perf_counter`: it raises BoundTimeError then.
 
     Attributes:
         loose: those that were.
     """
 
-    def __init__(self, proof: Proof, loose: Collection[str] | None = None) -> None:
-        self._tightening, self._given = proof.tightening, loose
+    def __init__(self, proof: Proof, loose: Collection[str] | None = None, until: float = math.inf) -> None:
+        self._tightening, self._given, self._until = proof.tightening, loose, until
         self.loose: list[str] = []
 
     def refine(self, step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
@@ -41,12 +43,12 @@ class Hidden:
         if name in self._given if self._given is not None else self._gains_nothing(name, values, is_open):
             self.loose.append(name)
             return values[name]
-        return self._tightening.tightened(name, values, is_open)
+        return self._tightening.tightened(name, values, is_open, self._until)
 
     def _gains_nothing(self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "one entries"]) -> bool:
         width = _width(values[name]).where(is_open, -1.0)
         is_probed = is_open & (width >= width.topk(min(_PROBED, width.shape[1])).values[:, -1:])
-        closer = _width(self._tightening.tightened(name, values, is_probed))
+        closer = _width(self._tightening.tightened(name, values, is_probed, self._until))
         return bool(closer[is_probed].sum() > (1 - _WORTH) * width[is_probed].sum())
 
 

@@ -1,6 +1,7 @@
 """Cutting a pixel's reachable cells in two; parts of few combinations are run, and not bounded."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, final
@@ -57,8 +58,12 @@ class CellCut:
         del number
         return Evidence.of_tree(tree)
 
-    def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+    def bound(self, branches: Sequence[Branch], seconds: Sequence[float]) -> list[Bounded]:
         """Run the small branches; bound the others by intervals, and by a linear bound what these leave open.
+
+        Args:
+            branches: the branches.
+            seconds: for each, what proofs of its points, and bounds of hidden values by CROWN, may take.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
@@ -68,7 +73,8 @@ class CellCut:
         labels = np.array([branch.problem.label for branch in branches], dtype=np.int64)
         is_leaf = log2_count(lowest, highest) <= self._leaf
         leaves, rest = np.flatnonzero(is_leaf), np.flatnonzero(~is_leaf)
-        found = self._run(leaves, lowest, highest, labels)
+        left = np.asarray(seconds)
+        found = self._run(leaves, lowest, highest, labels, left[leaves])
         if len(rest):
             intervals = self._prover.least_margins(lowest[rest], highest[rest], labels[rest], BoundMethod.IBP)
             found |= {
@@ -83,11 +89,13 @@ class CellCut:
             ]
             if is_next:
                 rows = np.array(is_next)
-                linear = self._linear(lowest[rows], highest[rows], labels[rows], method)
+                linear = self._linear(lowest[rows], highest[rows], labels[rows], method, left[rows])
                 found |= dict(zip(is_next, linear, strict=True))
         return [found[row] for row in range(len(branches))]
 
-    def _run(self, leaves: Rows, lowest: Points, highest: Points, labels: np.ndarray) -> dict[int, Bounded]:
+    def _run(
+        self, leaves: Rows, lowest: Points, highest: Points, labels: np.ndarray, seconds: np.ndarray
+    ) -> dict[int, Bounded]:
         """Run every combination of some branches."""
         if not len(leaves):
             return {}
@@ -96,25 +104,31 @@ class CellCut:
         margins = self._deployed.margins(np.concatenate(groups), np.repeat(labels[leaves], sizes))
         parts = np.split(margins, np.cumsum(sizes)[:-1])
         return {
-            int(row): self._ran(cells, int(labels[row]), part)
-            for row, cells, part in zip(leaves, groups, parts, strict=True)
+            int(row): self._ran(cells, int(labels[row]), part, left)
+            for row, cells, part, left in zip(leaves, groups, parts, seconds.tolist(), strict=True)
         }
 
-    def _ran(self, cells: Points, label: int, margins: np.ndarray) -> Bounded:
-        is_shown = self._deployed.shown(cells, np.full(len(cells), label, dtype=np.int64), margins)
+    def _ran(self, cells: Points, label: int, margins: np.ndarray, seconds: float) -> Bounded:
+        end = time.perf_counter() + seconds
+        is_shown = self._deployed.shown(cells, np.full(len(cells), label, dtype=np.int64), margins, seconds)
         least = float(margins.min())
         if is_shown.all():
             return Bounded(least, RUN)
         reason = self._deployed.undecided(float(margins[np.flatnonzero(~is_shown)[-1]]))
+        if time.perf_counter() > end:
+            reason = "the time was up before all combinations of a part were proven"
         suspects = cells[np.flatnonzero(margins < -self._deployed.floor)]
         return Bounded(-math.inf if math.isnan(least) else least, suspects=suspects, reason=reason)
 
-    def _linear(self, lowest: Points, highest: Points, labels: np.ndarray, method: BoundMethod) -> list[Bounded]:
+    def _linear(
+        self, lowest: Points, highest: Points, labels: np.ndarray, method: BoundMethod, seconds: np.ndarray
+    ) -> list[Bounded]:
         lower, upper = (torch.from_numpy(self._deployed.front.network_input(end)) for end in (lowest, highest))
         linear = self._bounder.linear_margins(lower, upper, torch.from_numpy(labels), method)
         bounds, worst = (value.cpu().numpy() for value in linear.bounds.min(dim=1))
         likely = np.flatnonzero((bounds > 0) | np.isneginf(bounds))  # -inf claims nothing: then a proof is asked
-        bounds[likely] = self._prover.least_margins(lowest[likely], highest[likely], labels[likely], method)
+        what = lowest[likely], highest[likely], labels[likely], method
+        bounds[likely] = self._prover.least_margins(*what, seconds=seconds[likely].tolist())
         slopes = linear.coefficients.cpu().numpy()[np.arange(len(labels)), worst]
         front = self._deployed.front
         change = front.change(slopes, lowest, highest)

@@ -1,6 +1,7 @@
 """The deployed classifier as a function of points: cells of all pixels, or the pixels themselves."""
 
 import math
+import time
 from collections.abc import Callable
 from typing import Final, final
 
@@ -97,7 +98,11 @@ class Deployed:
         return read_logits(np.concatenate(parts), labels).margin
 
     def shown(
-        self, points: Points, labels: Int64[np.ndarray, "batch"], margins: Float32[np.ndarray, "batch"]
+        self,
+        points: Points,
+        labels: Int64[np.ndarray, "batch"],
+        margins: Float32[np.ndarray, "batch"],
+        seconds: float = math.inf,
     ) -> Bool[np.ndarray, "batch"]:
         """Return at which points the label is shown in the arithmetic that is asked for.
 
@@ -105,14 +110,17 @@ class Deployed:
             points: the points.
             labels: the classes.
             margins: as `margins` gives them.
+            seconds: after which linear bounds are of no further point; one that is left out is not shown.
         """
+        end = time.perf_counter() + seconds
         is_shown = margins > self.floor
         if self.arithmetic is Arithmetic.THIS_RUNTIME or self.prover is None:
             return is_shown
         rows = np.flatnonzero(is_shown)
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
-            is_shown[part] = self.prover.at_points(points[part], labels[part], margins[part]) > 0
+            left = end - time.perf_counter()
+            is_shown[part] = self.prover.at_points(points[part], labels[part], margins[part], seconds=left) > 0
         return is_shown
 
     def undecided(self, margin: float) -> str:

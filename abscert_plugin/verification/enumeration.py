@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import numpy as np
 
 from abscert_plugin.front import Point, combinations
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.search import Problem
+
+_TIME_OUT: Final = "time-out of the enumeration"
 
 
 @final
@@ -37,17 +39,18 @@ def enumerate_cells(deployed: Deployed, problem: Problem, refutes: Callable[[Poi
     Raises:
         VerifierError: if the backend fails.
     """
-    start = time.perf_counter()
+    end = time.perf_counter() + problem.seconds
     least, failure, begun = float("inf"), "", False
     for cells in combinations(problem.lowest, problem.highest, deployed.batch_size):
-        if begun and time.perf_counter() - start > problem.seconds:
-            return Enumerated(least, "time-out of the enumeration")
+        if begun and time.perf_counter() > end:
+            return Enumerated(least, _TIME_OUT)
         labels = np.full(len(cells), problem.label, dtype=np.int64)
         margins = deployed.margins(cells, labels)
         begun = True
         least = float(np.minimum(least, margins.min()))  # NaN stays NaN
-        for row in np.flatnonzero(~deployed.shown(cells, labels, margins)):
+        for row in np.flatnonzero(~deployed.shown(cells, labels, margins, end - time.perf_counter())):
             failure = deployed.undecided(float(margins[row]))
             if margins[row] < -deployed.floor and refutes(cells[row]):
                 return Enumerated(least, failure)
-    return Enumerated(least, failure)
+    # what is not shown once the time is up might have been
+    return Enumerated(least, _TIME_OUT if failure and time.perf_counter() > end else failure)

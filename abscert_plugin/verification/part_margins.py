@@ -1,5 +1,7 @@
 """Margins of a label over parts of a box, in which more is known of what activations read."""
 
+import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, TypeAlias, final
 
@@ -37,6 +39,7 @@ class PartMargins:
             well above 0 where None.
         bent: the activations that have shares in parts; those with a choice in the whole box where None.
         loose: names of the tensors that are left to intervals; those that CROWN does not tighten where None.
+        seconds: that bounds of hidden values over the whole box may take.
 
     Attributes:
         rows: the same.
@@ -45,6 +48,7 @@ class PartMargins:
         whole: the bounds of all margins over the whole box.
 
     Raises:
+        BoundTimeError: if the time is up before they are found.
         VerifierError: if the box is not finite.
     """
 
@@ -58,8 +62,9 @@ class PartMargins:
         rows: Int64[np.ndarray, "row"] | None = None,
         bent: Int64[np.ndarray, "bent"] | None = None,
         loose: Collection[str] | None = None,
+        seconds: float = math.inf,
     ) -> None:
-        hidden = Hidden(proof, loose)
+        hidden = Hidden(proof, loose, time.perf_counter() + seconds)
         values = proof.intervals(lower, upper, True, hidden.refine)
         self.loose = hidden.loose
         every = margin_rows(torch.tensor([label]), proof.classes)

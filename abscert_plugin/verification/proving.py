@@ -123,6 +123,7 @@ class Prover:
         labels: Int64[np.ndarray, "batch"],
         seen: Float32[np.ndarray, "batch"],
         lines: Sequence[BoundMethod] = (),
+        seconds: float = math.inf,
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.
 
@@ -134,10 +135,12 @@ class Prover:
             labels: the classes.
             seen: the margins that the file computed there.
             lines: linear bounds to try, in order, where intervals show nothing.
+            seconds: after which CROWN bounds no further hidden value of any of them.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
         """
+        end = time.perf_counter() + seconds
         lower, upper = self._ends(points, points)
         if torch.equal(lower, upper):
             found = seen.astype(np.float64) * (1 - 2.0**-20) - self._apart  # a difference of logits is rounded once
@@ -153,9 +156,18 @@ class Prover:
                 found[rest] = np.maximum(found[rest], proven)
         for method in dict.fromkeys((*lines, *[BoundMethod.CROWN] * self._proof.has_products)):
             lost = np.flatnonzero((found <= 0) & (seen > 0))
-            if len(lost):
-                bounds = self.least_margins(points[lost], points[lost], labels[lost], method, is_open=True)
-                found[lost] = np.maximum(found[lost], bounds)
+            found[lost] = np.maximum(found[lost], self._by_lines(points[lost], labels[lost], method, end))
+        return found
+
+    def _by_lines(self, points: Points, labels: np.ndarray, method: BoundMethod, end: float) -> np.ndarray:
+        """Return linear bounds at points; by CROWN, which takes one at a time anyway, of those that the time is for."""
+        found = np.full(len(labels), -np.inf)
+        size = 1 if method is BoundMethod.CROWN else max(1, len(labels))
+        for start in range(0, len(labels), size):
+            some, left = slice(start, start + size), end - time.perf_counter()
+            if left > 0:
+                ends = points[some], points[some]
+                found[some] = self.least_margins(*ends, labels[some], method, is_open=True, seconds=[left] * size)
         return found
 
     @functools.cached_property
@@ -275,16 +287,18 @@ class Prover:
         rows: Int64[np.ndarray, "row"] | None = None,
         bent: Int64[np.ndarray, "bent"] | None = None,
         loose: Collection[str] | None = None,
+        seconds: float = math.inf,
     ) -> PartMargins:
         """Return what bounds the margins of a label over parts of all points between two, with the rest as there.
 
         Raises:
+            BoundTimeError: if the time is up before.
             BoundMemoryError: if memory did not suffice.
         """
         lower, upper = self._ends(lowest[None], highest[None])
 
         def opened() -> PartMargins:
-            return PartMargins(self._proof, lower, upper, label, kept, rows, bent, loose)
+            return PartMargins(self._proof, lower, upper, label, kept, rows, bent, loose, seconds)
 
         def kept(margins: Tensor) -> Tensor:
             values = self._proof.intervals(lower, upper) if self.tail in BY_PLACE else {}

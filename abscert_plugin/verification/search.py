@@ -1,6 +1,7 @@
 """Branch and bound: cut what is open into two parts, bound both, until none is left, one is refuted, or time is up."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, final, runtime_checkable
@@ -101,8 +102,12 @@ class Cut(Protocol):
         """Return what proves a problem again whose tree is closed; None where it is too long to keep."""
         ...
 
-    def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+    def bound(self, branches: Sequence[Branch], seconds: Sequence[float]) -> list[Bounded]:
         """Bound branches, in order.
+
+        Args:
+            branches: the branches.
+            seconds: for each, its share of the time that its problem has left, for what takes long.
 
         Soundness: what is closed is proven, or was run; every point of a problem lies in one of the two halves of each
         branch that holds it.
@@ -238,9 +243,13 @@ class Search:
         branches = [branch for branch in branches if not outcomes[branch.number].is_done]
         if not branches:
             return
-        start = time.perf_counter()
+        start, counts = time.perf_counter(), Counter(branch.number for branch in branches)
+        seconds = [
+            max(0.0, branch.problem.seconds - outcomes[branch.number].seconds) / counts[branch.number]
+            for branch in branches
+        ]
         try:
-            found = self._cut.bound(branches)
+            found = self._cut.bound(branches, seconds)
         except BoundMemoryError as error:
             self._charge(outcomes, branches, start)
             if len(branches) == 1:

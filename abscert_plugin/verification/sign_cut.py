@@ -1,5 +1,6 @@
 """Cutting by what enters an activation: ReLUs at 0, sigmoids and tanh in the middle of what they may read."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
@@ -7,7 +8,7 @@ from typing import Final, final
 
 import numpy as np
 
-from abscert_plugin.bounds.bounder import BoundMethod
+from abscert_plugin.bounds.bounder import BoundMethod, BoundTimeError
 from abscert_plugin.bounds.cut_choice import Cut, chosen_cuts
 from abscert_plugin.bounds.part import Part
 from abscert_plugin.bounds.parts import Drafts
@@ -55,8 +56,12 @@ class SignCut:
         margins = self._margins[number]
         return Evidence.of_parts(tree, margins.rows, margins.bounds.bent, margins.loose)
 
-    def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+    def bound(self, branches: Sequence[Branch], seconds: Sequence[float]) -> list[Bounded]:
         """Bound branches by lines and multipliers that a few steps make better.
+
+        Args:
+            branches: the branches.
+            seconds: for each, what bounds of hidden values over its problem's whole box may take.
 
         Raises:
             BoundMemoryError: if memory did not suffice; fewer may fit.
@@ -66,15 +71,16 @@ class SignCut:
         order = sorted(range(len(branches)), key=lambda place: branches[place].number)
         for _, places in groupby(order, key=lambda place: branches[place].number):
             chosen = list(places)
-            some = [branches[place] for place in chosen]
-            found |= zip(chosen, in_memory(partial(self._bound, some), BoundMethod.CROWN, len(some)), strict=True)
+            some, left = [branches[place] for place in chosen], sum(seconds[place] for place in chosen)
+            found |= zip(chosen, in_memory(partial(self._bound, some, left), BoundMethod.CROWN, len(some)), strict=True)
         return [found[place] for place in range(len(branches))]
 
-    def _bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+    def _bound(self, branches: Sequence[Branch], seconds: float) -> list[Bounded]:
         number, problem = branches[0].number, branches[0].problem
-        if number not in self._margins:
-            self._margins[number] = self._prover.part_margins(problem.lowest, problem.highest, problem.label)
-        margins = self._margins[number]
+        try:
+            margins = self._margins_of(number, problem, seconds)
+        except BoundTimeError as error:
+            return [Bounded(-math.inf, reason=str(error)) for _ in branches]
         if not len(margins.rows):  # each was shown over the whole box
             least = float(margins.proven([margins.bounds.whole()])[0])
             return [Bounded(least, str(BoundMethod.CROWN) if least > 0 else "", reason=_NONE_LEFT)]
@@ -95,6 +101,12 @@ class SignCut:
             else Bounded(float(bounds[row]), str(BoundMethod.OPTIMISED), part=drafts.parts[row])
             for row in range(len(parts))
         ]
+
+    def _margins_of(self, number: int, problem: Problem, seconds: float) -> PartMargins:
+        if number not in self._margins:
+            ends = problem.lowest, problem.highest
+            self._margins[number] = self._prover.part_margins(*ends, problem.label, seconds=seconds)
+        return self._margins[number]
 
     def _suspects(self, problem: Problem, drafts: Drafts, rows: np.ndarray) -> dict[int, Points | tuple[()]]:
         """Return the corners at which bounds are least, where the file mislabels them."""

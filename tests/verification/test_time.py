@@ -92,7 +92,7 @@ class FailingCut:
     def evidence(self, number: int, tree: TreeNode) -> None:
         return None
 
-    def bound(self, branches: Sequence[Branch]) -> list[Bounded]:
+    def bound(self, branches: Sequence[Branch], seconds: Sequence[float]) -> list[Bounded]:
         self._clock.now += 7
         raise self._error
 

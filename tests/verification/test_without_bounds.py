@@ -67,7 +67,7 @@ def test_the_search_asks_the_proof_where_nothing_is_known(tmp_path: Path) -> Non
     label = int(artifact.run_images(images).argmax())
     cut = CellCut(white_box.bounder, deployed.prover, deployed, 1, {0: BoundMethod.CROWN})
     ends = reach.lowest[0], reach.highest[0]
-    (bounded,) = cut.bound([Branch(0, Problem(*ends, label, 5.0), ends)])
+    (bounded,) = cut.bound([Branch(0, Problem(*ends, label, 5.0), ends)], [5.0])
     proven = deployed.prover.least_margins(reach.lowest, reach.highest, np.array([label]), BoundMethod.CROWN)
     assert math.isfinite(bounded.bound)
     assert bounded.bound == pytest.approx(float(proven[0]), rel=1e-6) or bounded.closed_by == "ibp"
