@@ -28,7 +28,10 @@ from abscert_plugin.verification.alone import alone
 from abscert_plugin.verification.part_margins import PartMargins
 
 _PROBES: Final = 4
-_MOST_ENTRIES: Final = 2**17  # of all tensors of an input, where linear bounds at a point take milliseconds
+_MOST_ENTRIES: Final = 2**18  # of all tensors of an input, where linear bounds at a point take less than 0.1 s
+_NARROW: Final = 2**10  # entries of a tensor that linear bounds at a point are worth a backward pass each
+_MOST_ROWS: Final = 2**28  # of these, times all entries: some seconds
+_ALL: Final = 2**62
 _MOST_ACTIVATIONS: Final = 2**12  # where those of every activation take less than a second
 _Found = TypeVar("_Found")
 
@@ -110,19 +113,25 @@ class Prover:
             )
 
     @property
-    def lines_at_points(self) -> tuple[BoundMethod, ...]:
-        """The linear bounds that are worth their time at single points: roundings add up less by lines."""
+    def lines_at_points(self) -> tuple[int, ...]:
+        """The linear bounds that are worth their time at single points, where roundings add up less by lines.
+
+        Each by the most entries of a tensor whose entries are bounded by a backward pass each: none, then the narrow
+        ones, or all where there are few.
+        """
         if self.entries > _MOST_ENTRIES:
             return ()
-        few = (BoundMethod.CROWN,) if self.activations <= _MOST_ACTIVATIONS else ()
-        return (BoundMethod.CROWN_IBP, *few)
+        if self.activations <= _MOST_ACTIVATIONS:
+            return 0, _ALL
+        narrow = sum(size for size in map(math.prod, self._proof.curved_shapes) if size <= _NARROW)
+        return (0, _NARROW) if 0 < narrow * self.entries <= _MOST_ROWS else (0,)
 
     def at_points(
         self,
         points: Points,
         labels: Int64[np.ndarray, "batch"],
         seen: Float32[np.ndarray, "batch"],
-        lines: Sequence[BoundMethod] = (),
+        lines: Sequence[int] = (),
         seconds: float = math.inf,
     ) -> Float64[np.ndarray, "batch"]:
         """Return a lower bound of each label's margin at a point.
@@ -134,7 +143,7 @@ class Prover:
             points: the points.
             labels: the classes.
             seen: the margins that the file computed there.
-            lines: linear bounds to try, in order, where intervals show nothing.
+            lines: linear bounds to try, in order, where intervals show nothing: see `lines_at_points`.
             seconds: after which CROWN bounds no further hidden value of any of them.
 
         Raises:
@@ -145,7 +154,7 @@ class Prover:
         if torch.equal(lower, upper):
             found = seen.astype(np.float64) * (1 - 2.0**-20) - self._apart  # a difference of logits is rounded once
             found[~(found > 0)] = -np.inf
-            steps = [self._at_once, self._one_by_one]
+            steps = [self._at_once, self._one_by_one, self._by_length]
         else:  # what a file of others is fed is not known to the last bit: a box around each point
             found = self.least_margins(points, points, labels, BoundMethod.IBP)
             steps = [self._one_by_one]
@@ -154,21 +163,38 @@ class Prover:
             if len(rest):
                 proven = prove(lower[rest], upper[rest], torch.from_numpy(labels[rest]))
                 found[rest] = np.maximum(found[rest], proven)
-        for method in dict.fromkeys((*lines, *[BoundMethod.CROWN] * self._proof.has_products)):
+        for most in dict.fromkeys((*lines, *[_ALL] * self._proof.has_products)):
             lost = np.flatnonzero((found <= 0) & (seen > 0))
-            found[lost] = np.maximum(found[lost], self._by_lines(points[lost], labels[lost], method, end))
+            if len(lost):
+                what = points[lost], lower[lost], upper[lost], torch.from_numpy(labels[lost])
+                found[lost] = np.maximum(found[lost], self._by_lines(*what, most, end))
         return found
 
-    def _by_lines(self, points: Points, labels: np.ndarray, method: BoundMethod, end: float) -> np.ndarray:
-        """Return linear bounds at points; by CROWN, which takes one at a time anyway, of those that the time is for."""
+    def _by_lines(
+        self, points: Points, lower: Tensor, upper: Tensor, labels: Tensor, most: int, end: float
+    ) -> np.ndarray:
+        """Return linear bounds at points, of those that the time is for; in float64, which takes no longer here."""
+        if torch.equal(lower, upper) and self.tail not in BY_PLACE:
+            return self._at(lambda: self._proof.linear_margins_at(lower, labels, most, end), labels)
         found = np.full(len(labels), -np.inf)
-        size = 1 if method is BoundMethod.CROWN else max(1, len(labels))
+        if 0 < most < _ALL:  # there is nothing between in this way
+            return found
+        method, size = (BoundMethod.CROWN, 1) if most else (BoundMethod.CROWN_IBP, max(1, len(labels)))
         for start in range(0, len(labels), size):
             some, left = slice(start, start + size), end - time.perf_counter()
             if left > 0:
-                ends = points[some], points[some]
-                found[some] = self.least_margins(*ends, labels[some], method, is_open=True, seconds=[left] * size)
+                ends, classes = (points[some], points[some]), labels[some].numpy()
+                found[some] = self.least_margins(*ends, classes, method, is_open=True, seconds=[left] * size)
         return found
+
+    def _by_length(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
+        """Bound few points by how long differences are, in float64, which takes no longer."""
+        return self._at(lambda: self._proof.margins_by_length(lower, labels), labels)
+
+    def _at(self, margins: Callable[[], Tensor], labels: Tensor) -> np.ndarray:
+        if self.tail in BY_PLACE:
+            return np.full(len(labels), -np.inf)
+        return _least(in_memory(lambda: self._kept(margins(), {}, labels), BoundMethod.IBP, len(labels)))
 
     @functools.cached_property
     def _apart(self) -> float:
@@ -178,13 +204,7 @@ class Prover:
         return self._proof.apart(*self._ends(*self._front.everything(self._image_shape)))
 
     def _at_once(self, lower: Tensor, _: Tensor, labels: Tensor) -> np.ndarray:
-        if self.tail in BY_PLACE:
-            return np.full(len(labels), -np.inf)
-        return _least(
-            in_memory(
-                lambda: self._kept(self._quick.margins_at(lower, labels), {}, labels), BoundMethod.IBP, len(labels)
-            )
-        )
+        return self._at(lambda: self._quick.margins_at(lower, labels), labels)
 
     def _one_by_one(self, lower: Tensor, upper: Tensor, labels: Tensor) -> np.ndarray:
         """Prove few points: each is worth a room of its own, and twice the precision."""

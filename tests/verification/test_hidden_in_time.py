@@ -1,5 +1,6 @@
 """Bounds of hidden values end with the time of their image, and then certify nothing."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -120,7 +121,7 @@ def test_a_search_by_cells_bounds_hidden_values_in_the_time_that_is_left(case: T
     assert not closed(0.0)
 
 
-def test_linear_bounds_at_points_end_with_the_time(
+def test_linear_bounds_at_boxes_around_points_end_with_the_time(
     case: Tiny, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, given = 0.0, list[float]()
@@ -133,11 +134,28 @@ def test_linear_bounds_at_points_end_with_the_time(
         now += 1
         return np.full(len(lowest), -1.0)
 
+    ends = prover._ends(reach.own, reach.own)
+    monkeypatch.setattr(prover, "_ends", lambda *_: (ends[0], ends[1] + 1e-6))
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     monkeypatch.setattr(Prover, "least_margins", slow)
-    lies = np.full(COUNT, 1e-30, dtype=np.float32), (labels + 1) % 3
-    prover.at_points(reach.own, lies[1], lies[0], (BoundMethod.CROWN,), 2.5)
+    monkeypatch.setattr(Prover, "_one_by_one", lambda self, lower, *_: np.full(len(lower), -1.0))
+    prover.at_points(reach.own, labels, np.ones(COUNT, dtype=np.float32), prover.lines_at_points[1:], 3.5)
     assert given == [2.5, 1.5, 0.5]
+
+
+def test_linear_bounds_at_points_end_with_the_time(
+    case: Tiny, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prover, reach, labels = asked(case, images)
+    held, classes = prover._ends(reach.own, reach.own)[0], torch.from_numpy(labels)
+    looks = itertools.count()
+    monkeypatch.setattr(tightening, "time", SimpleNamespace(perf_counter=lambda: float(next(looks))))
+    whole = prover._proof.linear_margins_at(held, classes, 1000)
+    each, looks = next(looks) // COUNT, itertools.count()
+    some = prover._proof.linear_margins_at(held, classes, 1000, until=3 * each - 0.5)
+    assert each > 0
+    assert torch.equal(some[:3], whole[:3])
+    assert bool(torch.isneginf(some[3:]).all())
 
 
 def test_combinations_that_the_time_is_not_enough_for_are_a_time_out(

@@ -35,6 +35,11 @@ class Function(ABC):
         least, most = self.interval(lower, upper)
         return (most - least) * (1 + arithmetic.own_gamma(2)) + torch.zeros_like(distance)
 
+    @property
+    def steepest(self) -> tuple[float, float] | None:
+        """Its largest slope, and by how much two computed values may differ on top of it; None where not known."""
+        return None
+
     @abstractmethod
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return where it is no straight line between two ends, so that closer ends would help."""

@@ -19,6 +19,7 @@ from abscert_plugin.bounds.proof.domain import apart
 from abscert_plugin.bounds.proof.draft import Draft
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.ends import EndsPass
+from abscert_plugin.bounds.proof.lengths import LengthsPass
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.plan import plan
 from abscert_plugin.bounds.proof.points import PointsPass
@@ -76,6 +77,9 @@ class Proof:
         """Names of the tensor that boxes are of, and of the logits."""
         self.has_products = any(step.is_curved and not isinstance(step, Activation) for step in self._plan.steps)
         """Whether values are multiplied with one another, of which intervals soon lose sight and lines do not."""
+        curved = dict.fromkeys(name for step in self._plan.steps if step.is_curved for name in step.inputs)
+        self.curved_shapes = [self._plan.shapes[name] for name in curved]
+        """Of the tensors that curved steps read, without the batch."""
         self.shapes = self._plan.shapes
         """Of all tensors by name, without the batch."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
@@ -105,6 +109,7 @@ class Proof:
         self._plan = exact if dtype is torch.float64 else exact.in_single()
         steps = exact.steps if dtype is torch.float64 else exact.narrow_in_single()
         self._boxes, self._points = EndsPass(steps, dtype), PointsPass(steps, dtype)
+        self._lengths = LengthsPass(steps, exact.source, exact.output, dtype)
         self._before = {step.output: self._plan.before(step.output) for step in self._plan.steps}
         self.tightening = Tightening(self._before, self._plan.source, self._plan.shapes)
 
@@ -202,6 +207,51 @@ class Proof:
         start = points.to(self._quick)
         values = self._points.run(self._plan.source, (start, torch.zeros_like(start[:1])), self._last_chain)
         return self.lower_bounds(values, margin_rows(labels, self._classes), BoundMethod.IBP)
+
+    @torch.no_grad()
+    def margins_by_length(
+        self, points: Float[Tensor, "batch *shape"], labels: Int64[Tensor, "batch"]
+    ) -> Float64[Tensor, "batch others"]:
+        """Return bounds as `margins_at`, by how long differences are: of wide layers far better ones (`lengths`)."""
+        self._check_labels(labels, len(points))
+        self._check(points, points)
+        self._check_quick(points)
+        found = self._lengths.margins(points, labels)
+        unknown = torch.full((len(points), self._classes - 1), -torch.inf, dtype=torch.float64)
+        return unknown if found is None else found.where(found.isfinite(), -torch.inf)
+
+    @torch.no_grad()
+    def linear_margins_at(
+        self,
+        points: Float[Tensor, "batch *shape"],
+        labels: Int64[Tensor, "batch"],
+        narrow: int = 0,
+        until: float = math.inf,
+    ) -> Float64[Tensor, "batch others"]:
+        """Return linear bounds as `margins_at`; what enters activations lies as near as `lengths` finds it.
+
+        Args:
+            points: what the source's tensor holds.
+            labels: the classes.
+            narrow: tensors of no more entries than this are bounded by backward passes too, as by CROWN.
+            until: when to stop, by `time.perf_counter`: points that are left have no bounds.
+
+        Raises:
+            VerifierError: as `margins`.
+        """
+        self._check_labels(labels, len(points))
+        self._check_quick(points)
+        most = 1 if narrow else max(1, _ENTRIES // (self._widest * self._classes))
+        found = torch.full((len(points), self._classes - 1), -torch.inf, dtype=torch.float64)
+        for start in range(0, len(points), most):
+            part = slice(start, start + most)
+            refine = self.tightening.around(self._lengths.run(points[part]), narrow, until)
+            try:
+                values = self.intervals(points[part], points[part], True, refine)
+                found[part] = self.lower_bounds(values, margin_rows(labels[part], self._classes), BoundMethod.CROWN)
+            except BoundTimeError:
+                break
+        return found
 
     @torch.no_grad()
     def apart(self, lower: Float[Tensor, "one *shape"], upper: Float[Tensor, "one *shape"]) -> float:

@@ -57,7 +57,13 @@ class SShaped(Function):
 
     @override
     def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        return self.height * self.steepness * distance * (1 + _LIBRARY) + 2 * (self.error + _LIBRARY)
+        slope, error = self.steepest
+        return slope * distance + error
+
+    @property
+    @override
+    def steepest(self) -> tuple[float, float]:
+        return self.height * self.steepness * (1 + _LIBRARY), 2 * (self.error + _LIBRARY)
 
     @override
     def is_bent(self, lower: Tensor, upper: Tensor) -> Tensor:

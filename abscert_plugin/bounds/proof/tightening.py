@@ -11,10 +11,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from abscert_plugin.bounds.bounder import BoundTimeError
+from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.activations import Lines
 from abscert_plugin.bounds.proof.affine import Affine, Shift
 from abscert_plugin.bounds.proof.descent import Descent, Step
 from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.lengths import Near
 from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.bounds.proof.nonlinear import Activation
@@ -52,6 +54,29 @@ class Tightening:
         def refine(step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
             is_open = self.open_entries(step, name, values)
             return values[name] if is_open is None else self.tightened(name, values, is_open, until)
+
+        return refine
+
+    def around(self, near: Mapping[str, Near], narrow: int, until: float = math.inf) -> Refine:
+        """Return what takes values at single points to lie near what a pass has found, and tightens some of them.
+
+        Args:
+            near: what was found, by the names of tensors.
+            narrow: tensors of no more entries than this are tightened.
+            until: as `everywhere` takes it.
+        """
+
+        def refine(step: Step, name: str, values: Mapping[str, Enclosure]) -> Enclosure:
+            value = values[name]
+            if name in near:
+                # where a chain ends, the room is of its ideal value too: it holds what that differs by, and more
+                middle, room = near[name].middle.double(), near[name].room.double() * (1 + arithmetic.own_gamma(8))
+                room = room + arithmetic.own_gamma(8) * middle.abs()
+                ends = torch.maximum(value.lower, middle - room), torch.minimum(value.upper, middle + room)
+                value = replace(value, lower=ends[0], upper=ends[1]).checked()
+            if value.lower[0].numel() > narrow:
+                return value
+            return self.everywhere(until)(step, name, {**values, name: value})
 
         return refine
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import float_evaluation as net
@@ -13,7 +14,7 @@ from float_evaluation import CLASSES, Exact, Layer, Single, random_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abscert_plugin.bounds.proof import Proof, activations, arithmetic, domain, points, quick
+from abscert_plugin.bounds.proof import Proof, activations, arithmetic, domain, lengths, points, quick
 
 DTYPES = (torch.float64, torch.float32)
 
@@ -35,6 +36,12 @@ def margins(layers: Sequence[Layer], point: np.ndarray, choices: random.Random, 
     return found
 
 
+def ways(proof: Proof) -> list[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """Return what bounds margins at points: rooms that points share, lengths, and lines, of all hidden values too."""
+    lines = [partial(proof.linear_margins_at, narrow=narrow) for narrow in (0, 1000)]
+    return [proof.margins_at, proof.margins_by_length, *lines]
+
+
 def check(
     layers: Sequence[Layer],
     at: np.ndarray,
@@ -47,17 +54,19 @@ def check(
     seen = [margins(layers, point, choices, count) for point in at]
     for dtype in dtypes:
         proof = Proof(net.graph_of(layers, at.shape[1]), net.SOURCE, at.shape[1:], CLASSES, dtype)
-        least, most = (proof.margins_at(batch, torch.full((len(at),), label))[:, 0].tolist() for label in (0, 1))
+        labels = [torch.full((len(at),), label) for label in (0, 1)]
         apart = proof.apart(batch.amin(0, keepdim=True), batch.amax(0, keepdim=True))
-        for of_point, low, high in zip(seen, least, most, strict=True):
-            known = [one for one in of_point if one is not None]
-            if len(known) < len(of_point):
-                assert max(low, high) == -np.inf
-                assert apart == np.inf
-                continue
-            assert low == -np.inf or min(known) >= Fraction(low)
-            assert high == -np.inf or -max(known) >= Fraction(high)
-            assert apart == np.inf or max(known) - min(known) <= Fraction(apart)
+        for bounds in ways(proof):
+            least, most = (bounds(batch, label)[:, 0].tolist() for label in labels)
+            for of_point, low, high in zip(seen, least, most, strict=True):
+                known = [one for one in of_point if one is not None]
+                if len(known) < len(of_point):
+                    assert max(low, high) == -np.inf
+                    assert apart == np.inf
+                    continue
+                assert low == -np.inf or min(known) >= Fraction(low)
+                assert high == -np.inf or -max(known) >= Fraction(high)
+                assert apart == np.inf or max(known) - min(known) <= Fraction(apart)
 
 
 def trial(seed: int, scale: float = 1.0, spread: float = 0.3) -> tuple[list[Layer], np.ndarray]:
@@ -162,6 +171,12 @@ def no_room_before(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(points, "_around", lambda layer, middle, room: right(layer, middle, 0 * room))
 
 
+def no_length_before(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(points, "_around", lambda *_: None)  # so that lengths alone are asked
+    patch.setattr(lengths, "stretch", lambda _: 0.0)
+    patch.setattr(lengths, "row_lengths", lambda linear: torch.zeros(()).double())
+
+
 def no_distance_before(patch: pytest.MonkeyPatch) -> None:
     right = domain._after
     patch.setattr(
@@ -193,6 +208,7 @@ MUTATIONS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]]
     (no_underflow, small_oracle),
     (no_own_rounding, own_oracle),
     (no_room_before, cancelling_oracle),
+    (no_length_before, cancelling_oracle),
     (no_distance_before, cancelling_oracle),
     (no_bias, own_oracle),
     (no_error_of_a_function, straight_oracle),
