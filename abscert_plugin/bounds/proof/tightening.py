@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Final, TypeAlias, final
 
 import torch
@@ -22,6 +23,7 @@ from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.windows import Windows, open_places, windows_of
 
+_PRODUCTS: Final = 2**33  # of all rows of a narrow tensor: a second or two
 _ENTRIES: Final = 2**18  # of rows at once: what a core's cache holds takes half the time
 
 Refine: TypeAlias = Callable[[Step, str, Mapping[str, Enclosure]], Enclosure]
@@ -76,9 +78,31 @@ class Tightening:
                 value = replace(value, lower=ends[0], upper=ends[1]).checked()
             if value.lower[0].numel() > narrow:
                 return value
-            return self.everywhere(until)(step, name, {**values, name: value})
+            known = {**values, name: value}
+            is_open = self.open_entries(step, name, known)
+            if is_open is None:
+                return value
+            return _closer(value, *self._bounds_of(name, known, is_open, until, self._back_over(name)))
 
         return refine
+
+    def _back_over(self, name: str) -> Sequence[Step]:
+        """Return the steps that a pass from a narrow tensor goes back over: as many of its chains as there is time for.
+
+        What is read of the steps before lies between its ends.
+        """
+        most = _PRODUCTS / (2 * math.prod(self._shapes[name]))
+        chains = list[list[Step]]()
+        for step in reversed(self._before[name]):
+            if step.ends_chains or not chains:
+                chains.append([])
+            chains[-1].append(step)
+        spent = list(accumulate(sum(map(self._products, chain)) for chain in chains))
+        taken = max(1, sum(products <= most for products in spent))
+        return [step for chain in chains[:taken] for step in chain][::-1]
+
+    def _products(self, step: Step) -> int:
+        return math.prod(self._shapes[step.output]) * step.map.products if isinstance(step, Affine) else 0
 
     def open_entries(
         self, step: Step, name: str, values: Mapping[str, Enclosure]
@@ -109,22 +133,25 @@ class Tightening:
             self._windows[name] = windows_of(self._before[name], name, self._source, self._shapes)
         windows, value = self._windows[name], values[name]
         if windows is None:
-            bounds = self._bounds_of(name, values, is_open, until)
+            bounds = self._bounds_of(name, values, is_open, until, self._before[name])
         else:
             bounds = _by_windows(windows, values, is_open.reshape(value.lower.shape).flatten(2), until)
-        lower, upper = (bound.reshape(value.lower.shape) for bound in bounds)
-        closer = replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, -upper))
-        return closer.checked()
+        return _closer(value, *bounds)
 
     def _bounds_of(
-        self, name: str, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch entries"], until: float
+        self,
+        name: str,
+        values: Mapping[str, Enclosure],
+        is_open: Bool[Tensor, "batch entries"],
+        until: float,
+        steps: Sequence[Step],
     ) -> Tensor:
         """Return lower bounds of the ideal entries, and of their negatives, -inf where none are asked for."""
         images, entries = is_open.shape
         found = torch.full((2, images, entries), -torch.inf, dtype=torch.float64)
         most = int(is_open.sum(1).max())
         order = is_open.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-        largest = max(value.lower[0].numel() for value in values.values())
+        largest = max(values[each].lower[0].numel() for step in steps for each in (step.output, *step.inputs))
         chunk = max(1, _ENTRIES // (2 * images * largest))
         shape = values[name].lower.shape[1:]
         kept: dict[str, Lines] = {}
@@ -134,10 +161,17 @@ class Tightening:
             rows = torch.zeros((images, places.shape[1], entries), dtype=torch.float64)
             rows.scatter_(2, places.unsqueeze(2), 1.0)
             both = torch.cat([rows, -rows], 1).reshape(images, -1, *shape)
-            bounds = Descent(values, {}, kept=kept).run_ideal(self._before[name], name, both, {self._source})
+            bounds = Descent(values, {}, kept=kept).run_ideal(steps, name, both, {self._source})
             for side, part in enumerate(bounds.chunk(2, 1)):
                 found[side].scatter_(1, places, part)
         return found
+
+
+def _closer(value: Enclosure, lower: Tensor, negated: Tensor) -> Enclosure:
+    """Return a value with what is known of it by lower bounds of its entries, and of their negatives."""
+    ends = lower.reshape(value.lower.shape), -negated.reshape(value.lower.shape)
+    found = replace(value, lower=torch.maximum(value.lower, ends[0]), upper=torch.minimum(value.upper, ends[1]))
+    return found.checked()
 
 
 def _by_windows(

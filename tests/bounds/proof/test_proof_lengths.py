@@ -15,7 +15,7 @@ from torch import nn
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
-from abscert_plugin.bounds.proof import arithmetic, lengths
+from abscert_plugin.bounds.proof import arithmetic, lengths, tightening
 from abscert_plugin.bounds.proof.lengths import LengthsPass, Near
 from abscert_plugin.bounds.proof.maps import Convolution, LinearMap, Matrix, Scale, Weights
 from abscert_plugin.bounds.proof.moves import Move
@@ -182,6 +182,17 @@ def test_lengths_show_what_intervals_lose_of_wide_layers(tmp_path: Path) -> None
     assert np.median(bounds - intervals) > 10
     assert np.median(lines - bounds) > 0.5
     assert np.median(narrow - lines) > 0.05
+
+
+@pytest.mark.parametrize("products", [0, 4 * WIDTH**3, 2**33])
+def test_passes_from_narrow_layers_that_stop_early_are_bounds_too(
+    products: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tightening, "_PRODUCTS", products)
+    _, lines, narrow, _ = oracle(nn.Tanh, 0.13, tmp_path)
+    gained = float(np.median(narrow - lines))
+    expected = {0: (0, 1e-9), 4 * WIDTH**3: (0.02, 0.08), 2**33: (0.05, 0.5)}[products]
+    assert expected[0] <= gained <= expected[1]
 
 
 def no_errors(patch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_windows_give_the_bounds_of_whole_images(seed: int, single: bool, monkey
         assert found is not None
         value = values[name]
         is_open = torch.from_numpy(net.random.random((2, value.lower[0].numel())) < 0.3)
-        whole = tight._bounds_of(name, values, is_open, float("inf"))
+        whole = tight._bounds_of(name, values, is_open, float("inf"), tight._before[name])
         over = tightening._by_windows(found, values, is_open.reshape(value.lower.shape).flatten(2), float("inf"))
         over = over.reshape(whole.shape)
         asked = is_open.expand(2, -1, -1)
