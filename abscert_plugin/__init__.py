@@ -1,4 +1,4 @@
-"""Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it.
+"""Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by proofs and by running it.
 
     import abscert_plugin as abscert
 

@@ -23,7 +23,7 @@ from abscert_plugin.plugins import leave_out, registered
 
 _FULL: Final = "free some where it writes, and run it again: what was written stays"
 _HELP: Final = (
-    "Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by running it. "
+    "Train classifiers on pixel intervals, export them as ONNX, and verify the ONNX file by proofs and by running it. "
     "`abscert COMMAND -h` has a command's options and an example; `abscert --install-completion` lets the shell "
     "complete commands, options, names and run folders."
 )

@@ -77,7 +77,11 @@ def export(  # one parameter per option
     calibration: Annotated[
         int,
         typer.Option(
-            "--calibration", min=1, help="How many of these images are run (int8).", rich_help_panel=manual.DATA
+            "--calibration",
+            min=1,
+            help="How many of these images are run (int8).",
+            metavar="N",
+            rich_help_panel=manual.DATA,
         ),
     ] = 500,
     json: options.Json = False,
@@ -180,6 +184,7 @@ def wrap(
             "--classes",
             min=2,
             help="How many there are, for a model that gives labels alone.  [default: as many as --data has]",
+            metavar="N",
             rich_help_panel=manual.MODEL_INPUT,
         ),
     ] = None,

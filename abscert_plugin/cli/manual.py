@@ -53,6 +53,8 @@ _BESIDE: Final = 34
 """Columns of the names where the terminal is wide enough to have what they mean beside them."""
 _WIDE: Final = 76
 _STUCK: Final = "\0"
+_FORMER_DEFAULT: Final = re.compile(r"  \[default: [^]]*\](?=  \[default: )")
+"""What a text of help says of a default, where the command has another one."""
 _METAVARS: Final = {
     "str": "TEXT",
     "path": "PATH",
@@ -154,7 +156,8 @@ def option_rows(command: Any, ctx: Any) -> dict[str, list[Row]]:
             continue
         is_argument = option.param_type_name == "argument"
         title = getattr(option, "rich_help_panel", None) or (_ARGUMENTS if is_argument else _OTHER)
-        groups.setdefault(title, []).append((_shown(option, record[0], is_argument), named(record[1])))
+        text = named(_FORMER_DEFAULT.sub("", record[1]))
+        groups.setdefault(title, []).append((_shown(option, record[0], is_argument), text))
     return {title: rows for title, rows in groups.items() if rows}
 
 

@@ -110,7 +110,7 @@ def verify(  # one parameter per option
         list[str] | None,
         typer.Option(
             "--network",
-            help="The network of a VNN-LIB query, once for each.",
+            help="The one network of a VNN-LIB query, and its name there.",
             metavar="NAME=MODEL.onnx",
             rich_help_panel=manual.QUERIES,
         ),
@@ -134,7 +134,7 @@ def verify(  # one parameter per option
         ),
     ] = None,
 ) -> None:
-    """Decide a claim for every test image by running the ONNX file, or a VNN-LIB query about a network."""
+    """Decide a claim for every test image by proofs and by running the ONNX file, or a VNN-LIB query."""
     start = time.perf_counter()
     if is_query(model):
         others: dict[str, Any] = {

@@ -19,7 +19,8 @@ class Budget:
     Args:
         seconds: time from which no further step begins, and CROWN bounds no further hidden value; the time of a call is
             shared by the images in it. 0 leaves the clean forward pass alone.
-        exhaustive: balls of no more combinations of cells than this are run whole before anything else is tried.
+        exhaustive: balls of no more combinations of cells than this that intervals leave open are run whole before any
+            attack.
         restarts: starts of the cheap gradient attack.
         strong_restarts: starts of the strong one towards each class that bounds leave open.
         queries: forward passes of the black-box attack.
