@@ -26,7 +26,8 @@ PROTOCOL_NOTES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "sound": "Protocol `sound`: one loop and one verifier for all; what is chosen is chosen on a validation split.",
         "cpu": "Protocol `cpu`: the paper's networks, radii and cells for few epochs, as the heading says, so that two "
-        "cores can train them; one loop and one verifier for all, and a validation split that chooses.",
+        "cores can train them; one loop and one verifier for all, with the batches, rates, epochs and seconds an image "
+        "that the plan gives each method, and a validation split that chooses.",
         "paper": "Protocol `paper`: the paper's epochs and radii; its figures are kept apart from those of `sound`.",
     }
 )

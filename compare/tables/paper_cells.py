@@ -1,7 +1,7 @@
 """A cell of a table of the paper: ours, its spread, the printed figure and the difference, on lines of their own."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
@@ -41,6 +41,11 @@ class Cell:
         """Whether there is no figure of ours."""
         return self.ours.startswith(NOT_RUN)
 
+    @property
+    def is_figure(self) -> bool:
+        """Whether there is a number of ours."""
+        return self.ours[:1].isdigit() or self.ours[:1] == "-"
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class PaperTable:
     blocks: tuple[PaperRow, ...]
     notes: TableRow
     is_of_claims: bool = True  # not of accuracies, which nothing is certified of
+    is_of_times: bool = False
 
     @property
     def runs(self) -> tuple[VerifiedRun, ...]:
@@ -79,7 +85,7 @@ class PaperTable:
         counts = sorted({run.summary.images for run in self.runs})
         lines = _LINES if len(counts) > 1 else {name: of for name, of in _LINES.items() if of is not _images}
         rows = [row for block in self.blocks for row in _stacked(block, lines)]
-        notes = list(self.notes)
+        notes = [*self.notes, *self._reading({row[len(self.blocks[0].labels)] for row in rows})]
         if counts:
             images = " or ".join(f"{count:,}" for count in counts)
             notes += [f"Images tested: {images}.", epochs(self.runs), *verifiers(self.runs), machines(self.runs)]
@@ -87,22 +93,48 @@ class PaperTable:
             notes += [f"Certified for: {held}."] if self.is_of_claims and (held := arithmetic(*claims)) else []
         return Table(self.title, self.columns, tuple(rows), tuple(notes))
 
+    def _reading(self, lines: Collection[str]) -> Sequence[str]:
+        """Return what the lines say that the table has; those of times say it themselves."""
+        if self.is_of_times:
+            return ()
+        cells = [cell for block in self.blocks for cell in block.cells]
+        dash = f", `{MISSING}` where it has none" if any(cell.paper == MISSING for cell in cells) else ""
+        said = "; ".join(text + (dash if name == _PAPER else "") for name, text in _SAID.items() if name in lines)
+        missing = f" `{NOT_RUN}`: no finished run." if any(cell.is_missing for cell in cells) else ""
+        return (f"Lines: {said}.{missing}", *([_ALONE] if _BOUNDS_ALONE in lines else []))
+
 
 def _images(cell: Cell) -> str:
     return f"{cell.runs[0].summary.images:,}" if cell.runs else ""
 
 
 _OURS: Final = "ours"
+_BOUNDS_ALONE: Final = "bounds alone"
+_PAPER: Final = "paper"
 _LINES: Final[Mapping[str, Callable[[Cell], str]]] = MappingProxyType(
     {
         _OURS: lambda cell: cell.ours,
         "spread": lambda cell: cell.spread,
-        "bounds alone": lambda cell: cell.bound,
+        _BOUNDS_ALONE: lambda cell: cell.bound,
         "cells N": lambda cell: cell.cells,
         "images": _images,
-        "paper": lambda cell: cell.paper,
+        _PAPER: lambda cell: cell.paper,
         "difference": lambda cell: cell.difference,
     }
+)
+_SAID: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        _OURS: "ours",
+        "spread": "its spread (95 % of one seed's images, or the standard deviation over seeds)",
+        "cells N": "N",
+        "images": "images tested",
+        _PAPER: "the paper's figure as printed",
+        "difference": "ours minus the paper's",
+    }
+)
+_ALONE: Final = (
+    "Bounds alone: not certified by the bounds that the method trains with, intervals for IBP and AIBP, CROWN-IBP for "
+    "CROWN-IBP, LLM and LBP (LLM's paper chooses slopes, LBP's carries lines forward: both certify some more)."
 )
 
 

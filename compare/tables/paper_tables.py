@@ -13,7 +13,7 @@ from compare.results.estimates import Estimate
 from compare.results.verified_run import ACTIVATIONS, VerifiedRun
 from compare.tables.error_table import CLAIMS, LINE, NOT_RUN, PROTOCOL_NOTES, SCALES, TableRow, scales
 from compare.tables.paper_cells import Cell, PaperRow, PaperTable, gain_cell, pace_cell, rate_cell
-from compare.tables.published import MISSING, PublishedFigure, Quantity, published
+from compare.tables.published import PublishedFigure, Quantity, published
 from compare.tables.selection import OWN, Count, chosen, counts_for, labelled, not_verified, would_count
 
 METHODS: Final[Mapping[str, str]] = MappingProxyType({OWN: "AC", "llm": "LLM", "lbp": "LBP", "adv-ibp": "AIBP"})
@@ -49,33 +49,23 @@ _SWEEP: Final = (
     "For the claim `cell` a run counts for every epsilon with N <= 1 / epsilon: its cells are at least as wide as the "
     "ball, d = 2 / N >= 2 epsilon, where the paper's Algorithm 3 stops."
 )
-_LINES: Final = (
-    f"Lines: ours; its spread (95 % of one seed's images, or the standard deviation over seeds); N; the paper's figure "
-    f"as printed, `{MISSING}` where it has none; ours minus the paper's. `{NOT_RUN}`: no finished run."
-)
-_ALONE: Final = (
-    "Bounds alone: not certified by the bounds that the method trains with, intervals for IBP and AIBP, CROWN-IBP for "
-    "CROWN-IBP, LLM and LBP (LLM's paper chooses slopes, LBP's carries lines forward: both certify some more)."
-)
 _PLACE: Final = (
     "Ours are of a folder of smaller images in place of ImageNet's, through the same code: not to be compared."
 )
 _TWO_RADII: Final = (
     "As the paper compares: AC is the claim `cell` (`abstrain`), the others are balls, and one printed epsilon is two "
     "radii, on the training scale for AC and on the pixel scale for the others. Impr. is (e' - e) / e' of these, e "
-    "AC's; at equal radii, claim `ball` for all, it is in the next table."
+    "AC's. The next table has equal radii, and the claim `ball` for all."
 )
 _EQUAL: Final = (
     "Every column is the claim `ball` at the row's radius, of networks trained for it (AC: with any number of cells). "
-    "Impr. is (e' - e) / e', e AC's error and e' the competitor's. The paper prints no figure of this claim for AC."
+    "The paper prints no figure of this claim for AC."
 )
+_EQUAL_GAINS: Final = "Impr. is (e' - e) / e', e AC's error and e' the competitor's."
 _ACCURACY: Final = (
     "Accuracy is 100 minus the error on clean images, of the networks of Table 1. It is that of the deployed file and "
     "has no claim; epsilon is what a network was trained for, on the scales of Table 1."
 )
-
-
-_OF_PROTOCOL: Final[Mapping[str, TableRow]] = MappingProxyType({"cpu": (_ALONE,)})
 
 
 @final
@@ -186,7 +176,8 @@ def _balls_of_table1(pool: Pool) -> PaperTable:
         *(name for pair in pairs for name in pair),
     )
     title = f"Table 1, {_protocol(pool, blocks)}: errors of the claim ball (%), at equal radii"
-    return PaperTable(title, columns, tuple(blocks), _notes(pool, _EQUAL, SCALES, CLAIMS))
+    gains = (_EQUAL_GAINS,) if any(cell.is_figure for block in blocks for cell in block.cells[2::2]) else ()
+    return PaperTable(title, columns, tuple(blocks), _notes(pool, _EQUAL, *gains, SCALES, CLAIMS))
 
 
 def _table2(pool: Pool) -> tuple[PaperTable, ...]:
@@ -195,7 +186,7 @@ def _table2(pool: Pool) -> tuple[PaperTable, ...]:
     for (data, network, printed), figures in _grouped(2, lambda one: (one.data, one.network, one.printed_radius or "")):
         blocks.append(PaperRow((data, network, printed), tuple(_cell(pool, figure) for figure in figures)))
         columns = tuple(METHODS[figure.method] for figure in figures)
-    title = f"Table 2, {_protocol(pool, blocks)}: accuracy (%)"
+    title = f"Table 2, {_protocol(pool, blocks, has_balls=False)}: accuracy (%)"
     return (
         PaperTable(
             title,
@@ -295,17 +286,17 @@ def _claim(method: str) -> str:
 
 
 def _notes(pool: Pool, *own: str) -> TableRow:
-    return (PROTOCOL_NOTES[pool.protocol], *own, _CHOICE[pool.protocol], _LINES, *_OF_PROTOCOL.get(pool.protocol, ()))
+    return (PROTOCOL_NOTES[pool.protocol], *own, _CHOICE[pool.protocol])
 
 
-def _protocol(pool: Pool, blocks: Iterable[PaperRow]) -> str:
+def _protocol(pool: Pool, blocks: Iterable[PaperRow], has_balls: bool = True) -> str:
     """Return a protocol in the words of a heading: with its epochs and seconds an image where they are its own."""
     runs = [one for block in blocks for cell in block.cells for one in cell.runs]
     if pool.protocol not in _BESIDE or not runs:
         return f"protocol {pool.protocol}"
     called = {**METHODS, **_BESIDE[pool.protocol]}
     lengths = ((called[one.run.method], one.run.network, str(one.run.epochs or "the data set's own")) for one in runs)
-    balls = [one for one in runs if one.summary.claim == "ball"]
+    balls = [one for one in runs if has_balls and one.summary.claim == "ball"]
     times = ((called[one.run.method], one.run.network, f"{one.run.timeout:g}") for one in balls)
     told = [_usually(lengths, "epochs"), *(["balls: " + _usually(times, "s an image")] if balls else [])]
     return f"protocol {pool.protocol} ({'; '.join(told)})"

@@ -117,7 +117,8 @@ def _draft(kind: Kind, times: Sequence[TimeSummary], device: str) -> PaperTable:
     speed_ups = (name for other in others for name in (other, f"SpeedUp over {other}"))
     columns = ("data", "network", "timing", LINE, METHODS[OWN], *speed_ups)
     title = f"Table 3: {part.title}" + (f", on {device}" if device else "")
-    return PaperTable(title, columns, tuple(blocks), (part.note, *_NOTES, *_measured(times, device)))
+    notes = (part.note, *_NOTES, *_measured(times, device))
+    return PaperTable(title, columns, tuple(blocks), notes, is_of_times=True)
 
 
 def _cells(part: _TableOfTimes, times: Sequence[TimeSummary], figures: Iterable[PublishedFigure]) -> Iterable[Cell]:
