@@ -33,7 +33,7 @@ from compare.tables.error_table import Table, tables_of
 from compare.tables.paper_cells import PaperRow
 from compare.tables.paper_tables import Pool
 from compare.tables.paper_times import time_table
-from compare.tables.published import Quantity, find
+from compare.tables.published import PublishedFigure, Quantity, find
 from compare.timing.time_records import read_times
 
 HERE = Path(__file__).parent
@@ -101,6 +101,12 @@ class Single:
 
     @property
     def paper(self) -> str:
+        """The paper's figure and its epsilon, where it has one."""
+        figure = self.printed
+        return "" if figure is None else f"{figure.value} (ε {figure.printed_radius})"
+
+    @property
+    def printed(self) -> PublishedFigure | None:
         """The paper's figure at the greatest epsilon whose ball is no wider than a cell."""
         figures = find(
             data=self.run.data["name"],
@@ -112,10 +118,7 @@ class Single:
         fitting = [
             one for one in figures if one.radius is not None and 2 * self.training["cells"] * one.radius.pixel <= 1
         ]
-        if not fitting:
-            return ""
-        best = max(fitting, key=lambda one: one.radius.pixel)
-        return f"{best.value} ({best.printed_radius})"
+        return max(fitting, key=lambda one: one.radius.pixel, default=None)
 
 
 def single(*names: str, claim: str) -> list[Single]:
