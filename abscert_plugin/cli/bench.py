@@ -20,7 +20,7 @@ from abscert_plugin.records import RECORDS
 from abscert_plugin.report.bench_page import BenchContent, render_bench
 from abscert_plugin.report.bench_tables import beside_table, contradiction_table, count_table
 
-_EXAMPLE: Final = "abscert bench /path/to/vnncomp2024/benchmarks/acasxu --timeout 30 --out runs/acasxu"
+_EXAMPLE: Final = "abscert bench /path/to/vnncomp2022/benchmarks/acasxu --timeout 30 --out runs/acasxu"
 _AGAIN: Final = "the same command goes on with it"
 _PAGE: Final = "bench.html"
 _CONTRADICTED: Final = 1
