@@ -14,6 +14,7 @@ LONGEST = 160
 TEXT = 140
 GAINS: Final = ("Impr. ", "SpeedUp ")
 _ESTIMATED: Final = re.compile(rf"{NOT_RUN}: (\S+ \w+) by estimate")
+_UP_TO_ALL: Final = re.compile(r" to 100\.00$")  # of an interval of per cents
 _SHORT = (  # headings; the notes say that radii are on the pixel scale, with the training scale in brackets
     (", pixel (training)", ""),
     ("others' radius", "theirs"),
@@ -64,7 +65,7 @@ def _parts(table: Table) -> Iterator[Table]:
 def _said(column: str, text: str) -> str:
     if column.startswith(GAINS) and text == NOT_RUN:
         return ""
-    return _ESTIMATED.sub(rf"{NOT_RUN}, \1", text)
+    return _UP_TO_ALL.sub(" to 100", _ESTIMATED.sub(rf"{NOT_RUN}, \1", text))
 
 
 def wrapped(page: str) -> str:
