@@ -35,8 +35,8 @@ SCALES: Final = (
     "Radii are on the pixel scale, with the training scale (the paper's epsilon for its own method) in brackets."
 )
 CLAIMS: Final = (
-    "The claim `cell` says nothing of a ball: it is the deployed file's test error, and what rounding leaves "
-    "open. The error of the claim `ball` counts every image that is not certified."
+    "The claim `cell` says nothing of a ball: it is the deployed file's test error, and the images whose label no "
+    "proof shows for every order of the sums. The error of the claim `ball` counts every image that is not certified."
 )
 _COLUMNS: Final = (
     "data",
