@@ -210,13 +210,30 @@ def excess(path: Path, seed: int, widths: Sequence[float] = WIDTHS) -> float:
 def _excess_at_points(proof: Proof, points: torch.Tensor, found: list[dict[str, np.ndarray]], label: int) -> float:
     """Return by how much bounds at points exceed margins, or two runs are further apart than any two may be."""
     others = [j for j in range(graphs.CLASSES) if j != label]
-    bound = proof.margins_at(points, torch.full((len(points),), label)).numpy()
+    what = points, torch.full((len(points),), label)
+    few = points[:3], what[1][:3]  # each takes a pass for each hidden value
+    bounds = [proof.margins_at(*what), proof.margins_by_length(*what), proof.linear_margins_at(*what)]
+    bounds.append(proof.linear_margins_at(*few, narrow=2**62))
     apart = proof.apart(points.amin(0, keepdim=True), points.amax(0, keepdim=True))
-    assert np.isfinite(bound).all()
+    assert bool(bounds[0].isfinite().all())
     logits = [values["logits"].astype(np.float64) for values in found]
     margins = np.stack([one[:, [label]] - one[:, others] for one in logits])
-    slack = EXACT_SHARE * max(1.0, np.abs(logits[0]).max())
-    return float(max((bound - margins).max(), np.ptp(margins, axis=0).max() - apart)) - slack * (len(found) == 3)
+    slack = EXACT_SHARE * max(1.0, np.abs(logits[0]).max()) * (len(found) == 3)
+    above = max(float((bound.numpy() - margins[:, : len(bound)]).max()) for bound in bounds)
+    return max(above, float(np.ptp(margins, axis=0).max()) - apart, _too_far(proof, points, found)) - slack
+
+
+def _too_far(proof: Proof, points: torch.Tensor, found: list[dict[str, np.ndarray]]) -> float:
+    """Return by how much values are further from where they should lie than they may be, by entry or by length."""
+    worst = -math.inf
+    for name, near in proof._lengths.run(points).items():
+        for values in found:
+            if name in values and name != SCALED:
+                apart = np.abs(values[name].astype(np.float64) - near.middle.double().numpy())
+                length = np.sqrt((apart.reshape(len(apart), -1) ** 2).sum(1))
+                worst = max(worst, float((apart - near.room.double().numpy()).max()))
+                worst = max(worst, float((length - near.length.numpy()).max()))
+    return worst
 
 
 @pytest.mark.parametrize("name", OPERATORS)
