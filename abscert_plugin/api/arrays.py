@@ -51,7 +51,8 @@ def as_data_set(
     stored, levels = _stored(as_image_array(images), is_trained_on)
     whole = label_array(labels, len(stored))
     names = class_names(classes, int(whole.max()) + 1)
-    return ArrayFile(ARRAYS, names, levels, stored, whole).part(split, np.arange(len(stored), dtype=np.int64))
+    file = ArrayFile(ARRAYS, names, levels, stored, whole, is_of_user=True)
+    return file.part(split, np.arange(len(stored), dtype=np.int64))
 
 
 def class_names(classes: int | Sequence[str] | None, least: int) -> tuple[str, ...]:

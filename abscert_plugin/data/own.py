@@ -70,7 +70,7 @@ def load_own(name: str, request: DataRequest) -> DataSet:
             f"expected a label for each image of {path} ({part}), got {len(labels[part]):,} labels and "
             f"{len(images):,} images"
         )
-    return ArrayFile(name, classes, file.levels, images, labels[part]).part(request.split, rows)
+    return ArrayFile(name, classes, file.levels, images, labels[part], is_of_user=True).part(request.split, rows)
 
 
 def _read(path: Path) -> OwnFile:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from command_line import abscert, refused
 
+from abscert_plugin.api.arrays import as_data_set
 from abscert_plugin.data import DataSet, Split, load_data
+from abscert_plugin.data.arrays import ArrayFile
 from abscert_plugin.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -54,15 +56,32 @@ def test_every_form_gives_the_same_images(tmp_path: Path) -> None:
         save_csv(tmp_path / "words.csv", IMAGES, [("cat", "dog", "eel")[label] for label in LABELS]),
         save_csv(tmp_path / "floats.csv", FLOATS, LABELS),
     ]
-    checksums = set()
+    checksums: dict[tuple[str, ...], set[str]] = {}
     for form in forms:
         images, labels = whole(form)
         np.testing.assert_array_equal(images[:, 0], IMAGES)
         np.testing.assert_array_equal(labels, LABELS)
-        checksums.add(load_data(str(form), Split.TEST).sha256)
-    assert len(checksums) == 1  # what records know data by
+        data = load_data(str(form), Split.TEST)
+        checksums.setdefault(data.classes, set()).add(data.sha256)
+    assert checksums.keys() == {("0", "1", "2"), ("cat", "dog", "eel")}
+    assert all(len(found) == 1 for found in checksums.values())  # what records know data by
     assert load_data(str(forms[5]), Split.TEST).classes == ("cat", "dog", "eel")
     assert [len(load_data(str(forms[0]), split)) for split in Split] == [29, 3, 8]
+
+
+def test_levels_and_names_of_classes_are_part_of_the_checksum(tmp_path: Path) -> None:
+    """Rows about images of other levels are rows about other pixels: a run of them is not gone on with."""
+    images, plain = IMAGES // 16, ArrayFile("a", ("0", "1", "2"), 255, IMAGES[:, None] // 16, LABELS)
+    names = [list("abc"), list("acb"), list("012")]
+    told: list[dict[str, Any]] = [{}, {"levels": 16}, {"levels": 32}, *({"classes": name} for name in names)]
+    sums = [
+        load_data(str(save_npz(tmp_path / f"{number}.npz", images=images, labels=LABELS, **more)), Split.TEST).sha256
+        for number, more in enumerate(told)
+    ]
+    # what files without levels and classes had before is what they have
+    assert sums[0] == sums[-1] == plain.checksum(load_data(str(tmp_path / "0.npz"), Split.TEST).index)
+    assert len(set(sums)) == len(sums) - 1
+    assert as_data_set(images[:, None] / np.float32(16), LABELS).sha256 != as_data_set(images[:, None], LABELS).sha256
 
 
 def test_parts_are_those_of_the_file(tmp_path: Path) -> None:
