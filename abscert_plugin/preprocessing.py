@@ -48,7 +48,7 @@ class InputScale:
     def __post_init__(self) -> None:
         low, high = self.input_range
         if not all(math.isfinite(value) for value in (low, high, *self.mean, *self.std)):
-            raise ConfigError(f"expected an input range, mean and std of finite numbers, got {self._told}")
+            raise ConfigError(f"expected an input range, mean and std of numbers that float64 holds, got {self._told}")
         if not low < high:
             raise ConfigError(f"expected an input range low,high with low < high, got {low:g},{high:g}")
         if min(self.std, default=0) <= 0:
@@ -230,9 +230,9 @@ class Opening:
             channels, height, width = (int(size) for size in facts["image_shape"])
             constants = {str(name): float(value) for name, value in facts["constants"].items()}
             output, layout = facts["output"], Layout(facts["layout"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"expected how a file was read (image_shape, layout, output, ...), got {facts}"
+                f"expected how a file was read (image_shape, layout, output, ...), got {dict(facts)!s:.500}"
             ) from error
         return cls(
             (channels, height, width), layout, _scale_of(facts), None if output is None else str(output), constants
@@ -248,6 +248,8 @@ def _scale_of(facts: Mapping[str, Any]) -> InputScale:
     try:
         low, high = (float(value) for value in facts["input_range"])
         mean, std = (tuple(float(value) for value in facts[name]) for name in ("mean", "std"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"expected an input range, mean and std of numbers, got {dict(facts)}") from error
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"expected an input range, mean and std of finite numbers, got {dict(facts)!s:.500}"
+        ) from error
     return InputScale((low, high), mean, std)

@@ -1,7 +1,9 @@
 """A folder where a file is expected: the file in it that must be meant, and a line that says which it is."""
 
+import glob
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -71,8 +73,9 @@ def model_of(certificate: Path, facts: Mapping[str, Any]) -> Found:
         ConfigError: if no file there has its name and checksum.
     """
     name = Path(str(facts.get("path", ""))).name
-    near = certificate.resolve().parent
-    for place in (near / name, near.parent / name, *sorted(near.glob(f"*/{name}")), *sorted(near.glob(f"*/*/{name}"))):
+    near, literal = certificate.resolve().parent, glob.escape(name)
+    below = (sorted(near.glob(f"{folders}/{literal}")) for folders in ("*", "*/*"))
+    for place in (near / name, near.parent / name, *chain.from_iterable(below)):
         with suppress(AbscertError):
             if place.is_file() and model_sha256(place, read_model(place)) == facts.get("sha256"):
                 return place, f"note: the model is {place}, as the certificate says"

@@ -17,7 +17,7 @@ from abscert_plugin.artifact.foreign import PREPROCESSING
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.claim import DECIDED_AT_ONCE, Claim, Verdict
 from abscert_plugin.data import Batch, DataSet
-from abscert_plugin.errors import DataError
+from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.files import write_array
 from abscert_plugin.folders import alone_in
 from abscert_plugin.grid import Grid
@@ -120,7 +120,7 @@ class Verification:
         decide = partial(_in_turn, self.chosen, self.data)
         if elsewhere is not None:
             info, decide = elsewhere.described(info), partial(elsewhere.decided, info, self.data)
-        done, spent = _stored(out, info)
+        done, spent = _stored(out, info, self.data)
         records = list(done)
         on_batch(len(done))
         info.write(out / RUN)
@@ -211,20 +211,38 @@ def cell_facts(grid: Grid | None) -> dict[str, Any]:
     return {"cells": grid.cells, "edges": None if grid.is_uniform else list(grid.inner_edges)}
 
 
-def _stored(out: Path, info: RunInfo) -> tuple[list[Record], float]:
+def _stored(out: Path, info: RunInfo, data: DataSet) -> tuple[list[Record], float]:
     """Return the records of an earlier run in this folder that stand, and the seconds that all of its rows took.
 
     Those of an equal run stand; of one that had less time an image, those that it decided, and the rest are dropped.
+
+    Raises:
+        RecordError: if the folder holds another run, or rows that no run on these images writes.
     """
     less = _less_time(out, info)
     same = info if less is None else replace(info, configuration={**info.configuration, **less})
     if equal_run(out, same, _SAME) is None or not (out / RECORDS).exists():
         return [], 0.0
     rows = read_records(out / RECORDS)
+    _check_rows(rows, data, out / RECORDS)
     stand = rows if less is None else [row for row in rows if row.verdict != Verdict.UNKNOWN]
     if less is not None:  # before run.json says of the longer time that all rows had it
         write_records(out / RECORDS, stand)
     return stand, sum(row.seconds for row in rows)
+
+
+def _check_rows(rows: Sequence[Record], data: DataSet, path: Path) -> None:
+    labels = dict(zip(data.index.tolist(), data.labels.tolist(), strict=True))
+    for row in rows:
+        fault = ""
+        if row.index not in labels:
+            fault = f"which is not one of the {len(labels)}"
+        elif row.label != labels[row.index]:
+            fault = f"with the label {row.label}, not {labels[row.index]}"
+        elif row.verdict not in list(Verdict):
+            fault = f"with the verdict {row.verdict!r:.50}"
+        if fault:
+            raise RecordError(f"{path} has a row of image {row.index}, {fault}; use --fresh or another --out")
 
 
 def _less_time(out: Path, info: RunInfo) -> dict[str, Any] | None:

@@ -174,6 +174,27 @@ def test_a_damaged_row_is_named_and_left_alone(tmp_path: Path, deploy: Path, dat
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"index": 10**6}, "image 1000000, which is not one of the"),
+        ({"index": 2**70}, "which is not one of the"),
+        ({"verdict": "banana"}, "with the verdict 'banana'"),
+        ({"label": 77}, "with the label 77"),
+    ],
+)
+def test_a_row_that_no_run_on_these_images_writes_is_refused(
+    tmp_path: Path, deploy: Path, data: DataSet, change: dict[str, Any], said: str
+) -> None:
+    verification(deploy, data).run(tmp_path, ignore)
+    first, *others = (tmp_path / RECORDS).read_text().splitlines()
+    changed = "\n".join([json.dumps({**json.loads(first), **change}), *others]) + "\n"
+    (tmp_path / RECORDS).write_text(changed)
+    with pytest.raises(RecordError, match=said):
+        verification(deploy, data).run(tmp_path, ignore)
+    assert (tmp_path / RECORDS).read_text() == changed
+
+
 @pytest.mark.parametrize("place", ["file", "file/out"])
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, deploy: Path, data: DataSet, place: str) -> None:
     (tmp_path / "file").write_text("kept")
