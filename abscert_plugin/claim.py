@@ -69,22 +69,15 @@ class Arithmetic(StrEnum):
     REAL = "real"
     UNPROVEN = "unproven"
 
+    def implies(self, other: "Arithmetic") -> bool:
+        """Return whether a verdict that holds for these evaluations holds for those of another kind too."""
+        return self is other or (self is Arithmetic.ANY_ORDER and other in _OF_ANY_ORDER)
+
 
 PROVABLE: Final = (Arithmetic.ANY_ORDER, Arithmetic.WIDE_SUMS)
 """What a proof can show; of the others, a run of the file decides."""
 
-SCOPE: Final[Mapping[Claim, str]] = MappingProxyType(
-    {
-        Claim.CELL: (
-            "Claim `cell`: every image whose pixels lie in the same cells as this image gets its label. "
-            "It does not cover the l-infinity ball: a pixel near an edge may cross into the next cell."
-        ),
-        Claim.BALL: (
-            "Claim `ball`: every image within the radius, in the pixel range, gets this image's label "
-            "from the deployed classifier."
-        ),
-    }
-)
+_OF_ANY_ORDER: Final = (Arithmetic.WIDE_SUMS, Arithmetic.THIS_RUNTIME)  # their evaluations are some of `ANY_ORDER`
 
 
 DECIDED_AT_ONCE: Final[Mapping[str, int]] = MappingProxyType({Claim.CELL: 250, Claim.BALL: 100})
@@ -113,6 +106,34 @@ class Inputs(StrEnum):
 
     FLOAT = "float"
     UINT8 = "uint8"
+
+
+_CELL: Final = (
+    "Claim `cell`: every image whose pixels lie in the same cells as this image gets its label. "
+    "It does not cover the l-infinity ball: a pixel near an edge may cross into the next cell."
+)
+_BALL: Final[Mapping[Inputs, str]] = MappingProxyType(
+    {
+        Inputs.FLOAT: (
+            "Claim `ball`: every image within the radius, in the pixel range, gets this image's label "
+            "from the deployed classifier."
+        ),
+        Inputs.UINT8: (
+            "Claim `ball` of 8-bit images: every 8-bit image within the radius gets this image's label from the "
+            "deployed classifier. It does not cover images between these, whose pixels are no multiples of 1/255."
+        ),
+    }
+)
+
+
+def scope(claim: Claim, inputs: str | None = None) -> str:
+    """Return what a claim says, in a sentence.
+
+    Args:
+        claim: the claim.
+        inputs: which images its ball holds, as rows and run.json name them; None where they do not say, as of cells.
+    """
+    return _CELL if claim is Claim.CELL else _BALL[Inputs(inputs or Inputs.FLOAT)]
 
 
 class RadiusScale(StrEnum):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abscert_plugin.claim import Radius, RadiusScale
+from abscert_plugin.claim import Arithmetic, Claim, Inputs, Radius, RadiusScale, scope
 from abscert_plugin.errors import ConfigError
 
 
@@ -70,3 +70,17 @@ def test_a_radius_says_its_scale() -> None:
     assert str(Radius.parse("0.3", RadiusScale.TRAINING)) == "0.3 (training scale)"
     assert str(Radius.parse("8/255")) == "0.0313725 (pixel scale)"
     assert str(Radius.parse("1e-400")) == "1e-400 (pixel scale)"  # less than any float
+
+
+def test_any_order_alone_implies_other_evaluations() -> None:
+    """docs/verdicts.md: every runtime computes one of its evaluations, and sums in float32 are some of them."""
+    implied = {(one, other) for one in Arithmetic for other in Arithmetic if one.implies(other)}
+    of_any_order = {(Arithmetic.ANY_ORDER, other) for other in (Arithmetic.WIDE_SUMS, Arithmetic.THIS_RUNTIME)}
+    assert implied == {(one, one) for one in Arithmetic} | of_any_order
+
+
+def test_a_ball_of_8_bit_images_is_not_said_to_be_one_of_all_images() -> None:
+    assert "every image within the radius" in scope(Claim.BALL, Inputs.FLOAT) == scope(Claim.BALL)
+    assert "every 8-bit image within the radius" in scope(Claim.BALL, Inputs.UINT8)
+    assert "every image" not in scope(Claim.BALL, Inputs.UINT8)
+    assert scope(Claim.CELL, Inputs.UINT8) == scope(Claim.CELL)

@@ -1,21 +1,19 @@
 """`verify --certificate` and `check`: what holds is found to hold, what was changed is found out."""
 
 import base64
-import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import abscert, refused, train
+from forged import Edit, edited, failed
 
 pytestmark = pytest.mark.slow  # the file as a whole
 
 LIMIT = 30
 ON = ("--data", "digits")
-Edit = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +34,6 @@ def cell(deploy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cell")
     abscert("verify", deploy, *ON, "--out", folder / "run", "--certificate", folder / "c.json", "--json")
     return folder / "c.json"
-
-
-def failed(result: dict[str, Any]) -> list[str]:
-    return [check["name"] for check in result["checks"] if not check["holds"]]
-
-
-def edited(source: Path, target: Path, edit: Edit, digest: bool = True) -> Path:
-    """Write a copy with an edit, and with the digest of what it then says."""
-    value = json.loads(source.read_text())
-    edit(value)
-    if digest:
-        del value["digest"]
-        canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
-        value["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
-    target.write_text(json.dumps(value))
-    return target
 
 
 def first(value: dict[str, Any], verdict: str) -> dict[str, Any]:
@@ -111,9 +93,11 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
         result = abscert("check", path, deploy, *ON, "--all", "--json").json
         assert result["holds"]
         assert failed(result) == []
-        assert len(result["checks"]) == 14
-        told = {name: result[name] for name in ("radius", "radius_scale") if name in result}
-        assert told == ({"radius": "1/10", "radius_scale": "pixel"} if path == ball else {})
+        assert len(result["checks"]) == 15
+        told = {name: result[name] for name in ("radius", "radius_scale", "inputs", "arithmetic") if name in result}
+        of_ball = {"radius": "1/10", "radius_scale": "pixel", "inputs": "float"} if path == ball else {}
+        assert told == {**of_ball, "arithmetic": "any-order"}
+        assert result["not_proven"] == 0
     value = json.loads(ball.read_text())
     verdicts = [row["record"]["verdict"] for row in value["rows"]]
     assert {"certified", "falsified"} <= set(verdicts)
@@ -121,11 +105,14 @@ def test_what_holds_is_found_to_hold(deploy: Path, ball: Path, cell: Path) -> No
     assert value["configuration"]["radius"] == "1/10"
     assert "within the radius" in value["says"]
     lines = abscert("check", ball, deploy, *ON, "--sample", "5").out.splitlines()
-    assert sum(line.startswith("ok ") for line in lines) == 14
-    assert any("proven again: all 5" in line for line in lines)
+    assert sum(line.startswith("ok ") for line in lines) == 15
+    certified = verdicts.count("certified")
+    for name in ("certified images, proven again", "margins of certified images"):
+        assert f"ok      {name}: 5 of {certified}; {certified - 5} not proven" in lines
     assert any("certified images were drawn with --seed" in line for line in lines)
-    certified = f"{verdicts.count('certified')} of {len(verdicts)} images are certified"
-    assert f"claim ball, radius 0.1 (pixel scale): {certified}" in lines
+    others = f"{verdicts.count('falsified')} falsified, {verdicts.count('unknown')} unknown"
+    counts = f"{certified} of {len(verdicts)} images are certified, {others}"
+    assert f"claim ball, radius 0.1 (pixel scale), all images, arithmetic any-order: {counts}" in lines
 
 
 @pytest.mark.parametrize(
@@ -166,7 +153,7 @@ def test_of_a_file_that_is_run_alone_no_proof_is_confirmed(deploy: Path, ball: P
     (check,) = [
         check
         for check in abscert("check", ball, deploy, *ON, "--black-box", "--json", status=1).json["checks"]
-        if not check["holds"]
+        if check["holds"] is False
     ]
     assert "of what is run alone nothing is proven" in check["detail"]
 

@@ -132,29 +132,30 @@ def packed(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode("ascii")
 
 
-def numbers(text: str, kind: str) -> np.ndarray:
-    """Return the numbers of a kind, as numpy names it, that are packed in a text.
+def numbers(text: str, kind: str, most: int | None = None) -> np.ndarray:
+    """Return the numbers of a kind, as numpy names it, that are packed in a text, of at most some bytes (None: 2^27).
 
     Raises:
-        RecordError: if it holds none.
+        RecordError: if it holds none, or more.
     """
-    content = unpacked(text)
+    content = unpacked(text, most)
     if len(content) % np.dtype(kind).itemsize:
         raise RecordError("expected packed numbers, got half of one")
     return np.frombuffer(content, dtype=kind)
 
 
-def unpacked(text: str) -> bytes:
-    """Return the bytes that are packed in a text.
+def unpacked(text: str, most: int | None = None) -> bytes:
+    """Return the bytes that are packed in a text, at most some (None: 2^27).
 
     Raises:
         RecordError: if there are none, or too many.
     """
+    most = _MOST_BYTES if most is None else most
     try:
         unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
+        content = unpacker.decompress(base64.b64decode(text, validate=True), most)
     except (ValueError, zlib.error) as error:
         raise RecordError("expected what was packed with zlib, in base64") from error
     if not unpacker.eof or unpacker.unused_data:
-        raise RecordError(f"expected at most {_MOST_BYTES} bytes that were packed whole")
+        raise RecordError(f"expected at most {most} bytes that were packed whole")
     return content

@@ -1,9 +1,10 @@
 """`abscert check`."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Final
 
 import typer
@@ -13,7 +14,7 @@ from abscert_plugin.api.looking import certificate_in, model_in, model_of
 from abscert_plugin.artifact.foreign import reopen
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import SCOPE, Claim, Verdict
+from abscert_plugin.claim import Arithmetic, Claim, Verdict, scope
 from abscert_plugin.cli import completion, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say, say_closed
 from abscert_plugin.cli.progress import progress_bar, working
@@ -27,13 +28,20 @@ from abscert_plugin.errors import (
     UnsupportedModelError,
     VerifierError,
 )
+from abscert_plugin.report.figures import INPUTS
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, read_certificate
 from abscert_plugin.verification.decision import Decider
-from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
+from abscert_plugin.verification.finding import Check
+from abscert_plugin.verification.origin import check_origin
+from abscert_plugin.verification.replay import Replay, check_verdicts
 from abscert_plugin.verification.run import model_facts
+from abscert_plugin.verification.summary import counted
 
 _FAILED: Final = 1
+_MARKS: Final[Mapping[bool | None, tuple[str, str]]] = MappingProxyType(
+    {True: ("ok      ", "green"), False: ("FAILED  ", "bold red"), None: ("-       ", "yellow")}
+)
 _EXAMPLE: Final = "abscert check ball.json runs/ball --data mnist --sample 200"
 
 
@@ -140,34 +148,50 @@ def check(  # one parameter per option
         _show(origin, found, quiet=json)
         if all(item.holds for item in found if item.name in ("model", "data")):
             _show(verdicts(), found, quiet=json)
-    holds = all(item.holds for item in found)
+    holds = all(item.holds is not False for item in found)
     for line in (found_certificate, found_model, note):
         say(line)
+    counts = {verdict.value: sum(row.record.verdict == verdict for row in stored.rows) for verdict in Verdict}
     if json:
         checked = [{"name": item.name, "holds": item.holds, "detail": item.detail} for item in found]
-        counts = {verdict.value: sum(row.record.verdict == verdict for row in stored.rows) for verdict in Verdict}
-        of_ball = stored.ball.radius.as_options() if holds and stored.ball is not None else {}
-        facts = {"claim": stored.claim, **of_ball, "rows": len(stored.rows), **counts}
-        facts |= {"decided_anew": decided, "seed": seed}
+        facts = {"claim": stored.claim, **(_claimed(stored) if holds else {}), "rows": len(stored.rows), **counts}
+        facts |= {"decided_anew": decided, "not_proven": certified - decided, "seed": seed}
         print_json({**facts, "holds": holds, "checks": checked})
     else:
         if decided < certified:
             OUT.print(f"{decided} of {certified} certified images were drawn with --seed {seed}", highlight=False)
         if holds:
-            radius = f", radius {stored.ball.radius}" if stored.ball is not None else ""
-            of = f"{certified} of {len(stored.rows)} images are certified"
-            OUT.print(f"claim {stored.claim}{radius}: {of}", highlight=False)
-        OUT.print(SCOPE[Claim(stored.claim)], highlight=False)
+            OUT.print(_told(stored, counts), highlight=False, soft_wrap=True)
+        OUT.print(scope(Claim(stored.claim), stored.ball and stored.ball.inputs), highlight=False)
     if not holds:
         raise typer.Exit(_FAILED)
+
+
+def _claimed(stored: Certificate) -> dict[str, str]:
+    """Return the radius, scale and images of a ball, and what the certified rows hold for, or would."""
+    certified = (row.record for row in stored.rows if row.record.verdict == Verdict.CERTIFIED)
+    holds_for = counted(str(record.holds_for) for record in certified) or str(stored.arithmetic or Arithmetic.UNPROVEN)
+    ball = stored.ball
+    return {
+        **({} if ball is None else {**ball.radius.as_options(), "inputs": str(ball.inputs)}),
+        "arithmetic": holds_for,
+    }
+
+
+def _told(stored: Certificate, counts: Mapping[str, int]) -> str:
+    """Return what holds, in a line."""
+    ball = stored.ball
+    of_ball = "" if ball is None else f", radius {ball.radius}, {INPUTS[ball.inputs]}"
+    others = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (Verdict.FALSIFIED, Verdict.UNKNOWN))
+    of = f"{counts[Verdict.CERTIFIED]} of {len(stored.rows)} images are certified, {others}"
+    return f"claim {stored.claim}{of_ball}, arithmetic {_claimed(stored)['arithmetic']}: {of}"
 
 
 def _show(checks: Iterator[Check], found: list[Check], quiet: bool) -> None:
     for item in checks:
         found.append(item)
         if not quiet:
-            mark = Text("ok      ", "green") if item.holds else Text("FAILED  ", "bold red")
-            OUT.print(Text.assemble(mark, f"{item.name}: {item.detail}"), soft_wrap=True)
+            OUT.print(Text.assemble(_MARKS[item.holds], f"{item.name}: {item.detail}"), soft_wrap=True)
 
 
 def _replay(
@@ -178,7 +202,7 @@ def _replay(
     if ball is None:
         cells, closed = open_cells(artifact, stored.arithmetic)
         say_closed(closed)
-        return Replay(lambda: cells, None, artifact.run_images, artifact.front, None, 0.0)
+        return Replay(lambda _: cells, None, artifact.run_images, artifact.front, None, 0.0)
     # torch is imported here: cells are checked without it
     from abscert_plugin.verification.budget import Budget
     from abscert_plugin.verification.deployed import Deployed
@@ -190,11 +214,9 @@ def _replay(
     deployed = Deployed(artifact, stored.arithmetic, black_box)
 
     @cache
-    def verifier() -> Decider:
+    def verifier(arithmetic: Arithmetic | None) -> Decider:
         """Return what searches again: opened where a row asks for it alone, since auto_LiRPA may not be there."""
-        found, closed = open_verifier(
-            BallQuestion(artifact, images, ball, Budget(seconds=timeout), choice, stored.arithmetic)
-        )
+        found, closed = open_verifier(BallQuestion(artifact, images, ball, Budget(seconds=timeout), choice, arithmetic))
         say_closed(closed)
         return found
 

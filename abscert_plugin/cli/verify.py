@@ -15,7 +15,7 @@ from abscert_plugin.api.verifying import ask, folder_name
 from abscert_plugin.artifact.foreign import open_classifier
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import SCOPE, Radius, RadiusScale
+from abscert_plugin.claim import Radius, RadiusScale, scope
 from abscert_plugin.cli import completion, engines, foreign, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.fresh import put_aside
@@ -207,7 +207,7 @@ def verify(  # one parameter per option
     OUT.print(run_table(NamedRecords(model.name, verdicts.records)))
     if question.radius is not None:
         OUT.print(reason_table(verdicts.records))
-    OUT.print(SCOPE[verdicts.claim], highlight=False)
+    OUT.print(scope(verdicts.claim, verdicts.run.configuration.get("inputs")), highlight=False)
     OUT.print(f"records: {folder / RECORDS}", highlight=False, soft_wrap=True)
     if certificate is not None:
         OUT.print(f"certificate: {certificate}", highlight=False, soft_wrap=True)

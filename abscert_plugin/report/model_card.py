@@ -10,7 +10,7 @@ import jinja2
 
 import abscert_plugin
 from abscert_plugin.artifact.foreign import PREPROCESSING
-from abscert_plugin.claim import SCOPE, Arithmetic, Claim, Verdict
+from abscert_plugin.claim import Arithmetic, Claim, Verdict, scope
 from abscert_plugin.data import DATA_SETS
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.report.figures import INPUTS, interval_percent, percent
@@ -66,7 +66,7 @@ def model_card(holdings: Holdings, license_name: str | None = None) -> str:
         used=json.dumps((holdings.guard.file if holdings.guard is not None else holdings.model).path.name),
         trained=holdings.trained,
         training=_training(holdings.trained) if holdings.trained is not None else _told_training(holdings),
-        claims=[(claim, SCOPE[claim], _table(holdings.verified, claim)) for claim in Claim],
+        claims=[(claim, _scopes(holdings.verified, claim), _table(holdings.verified, claim)) for claim in Claim],
         verified=holdings.verified,
         meanings=_meanings(holdings.verified),
         environments=_environments(holdings.verified),
@@ -196,6 +196,12 @@ def _training(trained: TrainedRun) -> list[tuple[str, str]]:
 
 def _told_training(holdings: Holdings) -> list[tuple[str, str]]:
     return [] if holdings.metadata is None else list(holdings.metadata.training_facts.items())
+
+
+def _scopes(verified: Sequence[Verified], claim: Claim) -> list[str]:
+    """Return what the rows of a claim say: a sentence for each kind of images that their balls hold."""
+    kinds = (None if one.ball is None else one.ball.inputs for one in verified if one.claim is claim)
+    return [scope(claim, kind) for kind in dict.fromkeys(kinds)]
 
 
 def _table(verified: Sequence[Verified], claim: Claim) -> list[tuple[str, ...]]:

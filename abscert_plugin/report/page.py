@@ -11,7 +11,7 @@ from typing import Any, Final, final
 import numpy as np
 
 import abscert_plugin
-from abscert_plugin.claim import SCOPE, Claim, Verdict
+from abscert_plugin.claim import Claim, Inputs, Verdict, scope
 from abscert_plugin.data.dataset import DataSet
 from abscert_plugin.errors import RecordError
 from abscert_plugin.grid import Grid
@@ -127,20 +127,23 @@ def render_page(content: PageContent) -> str:
     """Return the page; all that comes from files is escaped.
 
     Raises:
-        RecordError: if there is no row, an image stands twice, the rows differ in claim or radius, or the claim is
-            neither `cell` nor `ball`.
+        RecordError: if there is no row, an image stands twice, the rows differ in claim or radius, or the claim or the
+            kind of images has no meaning.
         DataError: if the data set's images cannot be read or drawn.
     """
     summary = summarise(content.records)
-    if summary.claim not in SCOPE:
+    if summary.claim not in list(Claim):
         raise RecordError(f"expected records of the claim {' or '.join(Claim)}, got {summary.claim!r}")
-    first, gallery = content.records[0], _gallery(content)
+    first = content.records[0]
+    if first.inputs not in (None, *Inputs):
+        raise RecordError(f"expected records of the images {' or '.join(Inputs)}, got {first.inputs!r}")
+    gallery = _gallery(content)
     return (
         environment()
         .get_template("page.html")
         .render(
             summary=summary,
-            scope=SCOPE[Claim(summary.claim)],
+            scope=scope(Claim(summary.claim), first.inputs),
             claim=figures.claim_text(first),
             inputs=figures.narrower_inputs(first),
             steps=decided_by(content.records),

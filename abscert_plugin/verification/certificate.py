@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import PROVABLE, SCOPE, Arithmetic, Claim, Verdict
+from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Inputs, Verdict, scope
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import read_array, read_json, write_json
@@ -141,7 +141,12 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def sentence(claim: Claim, configuration: Mapping[str, Any]) -> str:
     """Return the claim in a sentence, with what it asks of those who run the file."""
     alone = " The file is run on one image at a time: its graph does not show that the images of a batch stay apart."
-    return SCOPE[claim] + (alone if configuration.get("one_by_one") else "")
+    return scope(claim, configuration.get("inputs")) + (alone if configuration.get("one_by_one") else "")
+
+
+def former_sentence(claim: Claim, configuration: Mapping[str, Any]) -> str:
+    """Return the sentence of earlier versions, which did not say that a ball is one of 8-bit images alone."""
+    return sentence(claim, {**configuration, "inputs": Inputs.FLOAT})
 
 
 def batches_of(records: Sequence[Record], data: DataSet) -> Iterator[tuple[Sequence[Record], Batch, Images]]:
@@ -191,15 +196,18 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
         data: the images that it was about.
 
     Raises:
-        RecordError: if a counterexample cannot be read or the file cannot be written.
+        RecordError: if a counterexample cannot be read, the file cannot be written, or a certificate of the same rows
+            is there that is about other pixels.
         ConfigError: if a file of that name is there that is no certificate.
     """
     refuse_replacing(path)
     claim = Claim(run.configuration["claim"])
     rows = [
-        msgspec.to_builtins(Row(record, _packed(folder, record), read_evidence(folder / evidence_name(record.index))))
+        Row(record, _packed(folder, record), read_evidence(folder / evidence_name(record.index)))
         for record in map(_proven, records)
     ]
+    pixels = pixels_sha256(pixels for _, _, pixels in batches_of(records, data))
+    _refuse_other_pixels(path, rows, pixels)
     content = {
         "schema": SCHEMA,
         "claim": claim.value,
@@ -209,14 +217,29 @@ def write_certificate(path: Path, folder: Path, records: list[Record], run: RunI
         "model": dict(run.model or {}),
         "data": {
             **(run.data or {}),
-            "pixels_sha256": pixels_sha256(pixels for _, _, pixels in batches_of(records, data)),
+            "pixels_sha256": pixels,
         },
         "versions": dict(run.versions),
         "provider": run.provider or "",
         "device": run.device,
-        "rows": rows,
+        "rows": [msgspec.to_builtins(row) for row in rows],
     }
     write_json(path, {**content, "digest": digest_of(content)}, option="--certificate")
+
+
+def _refuse_other_pixels(path: Path, rows: Sequence[Row], pixels: str) -> None:
+    """Refuse rows that a certificate there has of other pixels: the checksum of a folder covers names and sizes alone.
+
+    Rows hold their seconds, so that equal ones were not decided anew.
+    """
+    try:
+        former = read_certificate(path)[0] if path.is_file() else None
+    except RecordError:  # of another schema, or cut short: it is replaced
+        return
+    if former is None or former.data.get("pixels_sha256", pixels) == pixels:
+        return
+    if [row.record for row in former.rows] == [row.record for row in rows]:
+        raise RecordError(f"the images have other pixels than when {path} was written; decide them anew with --fresh")
 
 
 def read_certificate(path: Path) -> tuple[Certificate, bool]:
@@ -237,6 +260,8 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
     if not certificate.rows:
         raise RecordError(f"{path} is not a certificate: it has no verdict")
     certificate.ball, certificate.arithmetic  # noqa: B018 - raises where its radius or arithmetic has no meaning
+    if not isinstance(name := certificate.data.get("name", ""), str):
+        raise RecordError(f"{path}: expected the name of a data set as text, got {name!s:.100}")
     for row in certificate.rows:
         _check_row(row, certificate.claim, path)
     if len({row.record.index for row in certificate.rows}) < len(certificate.rows):

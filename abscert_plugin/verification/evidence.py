@@ -1,8 +1,9 @@
 """What proves a certified image besides the name of its method: optimised slopes, or the tree of a search."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, final
 
 import msgspec
@@ -12,9 +13,10 @@ from jaxtyping import Float, Int64
 from abscert_plugin.bounds.part import Part
 from abscert_plugin.bounds.part_lines import PartLines, numbers, packed, unpacked
 from abscert_plugin.bounds.waiting import nodes_of
+from abscert_plugin.claim import Claim
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_json, write_json
-from abscert_plugin.records import EXHAUSTIVE, FORWARD, SEARCHED
+from abscert_plugin.records import EXHAUSTIVE, FORWARD, SEARCHED, Record
 from abscert_plugin.wording import plain_words
 
 RUN: Final = "run"
@@ -22,10 +24,12 @@ RUN: Final = "run"
 
 CLOSING: Final = (RUN, "ibp", "crown-ibp", "crown", "optimised")
 PROVEN: Final = ("ibp", "crown-ibp", "crown-lbp", "crown", "optimised")
-"""The methods of rows that a proof alone has decided."""
+"""The methods of rows of balls that a proof alone has decided."""
 
-CERTIFYING: Final = (FORWARD, EXHAUSTIVE, SEARCHED, *PROVEN)
-"""The methods of rows that are certified."""
+CERTIFYING: Final[Mapping[Claim, tuple[str, ...]]] = MappingProxyType(
+    {Claim.CELL: (FORWARD,), Claim.BALL: (FORWARD, EXHAUSTIVE, SEARCHED, *PROVEN)}
+)
+"""The methods of rows that are certified, by claim."""
 
 RESEARCH: Final = "re-search"
 """What stands where nothing was kept that proves an image: it has to be searched for again."""
@@ -33,7 +37,11 @@ RESEARCH: Final = "re-search"
 LEVELS: Final = 15
 """A stored slope is one of 0, 1/15, ..., 1; any slope is sound."""
 
+MOST_NODES: Final = 2**20
+"""The nodes of the largest tree that is kept, or read."""
+
 _LONGEST: Final = 2**20  # characters that are kept of an image
+_NODE: Final = np.dtype("<i4")
 
 
 @final
@@ -82,7 +90,7 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def of_tree(cls, root: TreeNode) -> "Evidence | None":
         """Return the evidence that a tree is; None where it is too long to keep."""
         places = [node.place if node.halves else -1 - CLOSING.index(node.closed_by) for node in nodes_of(root)]
-        return _if_short(cls(tree=packed(np.array(places, dtype="<i4"))))
+        return _if_short(cls(tree=packed(np.array(places, dtype=_NODE))))
 
     @classmethod
     def of_parts(
@@ -123,9 +131,12 @@ class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """Return the numbers of the tree.
 
         Raises:
-            RecordError: if it is no tree that was packed.
+            RecordError: if it is no tree that was packed, or too large.
         """
-        found: list[int] = numbers(self.tree or "", "<i4").tolist()
+        text = self.tree or ""
+        if len(text) > _LONGEST:
+            raise RecordError(f"expected a tree of at most {_LONGEST} characters, got {len(text)}")
+        found: list[int] = numbers(text, _NODE.str, MOST_NODES * _NODE.itemsize).tolist()
         return found
 
     def lower_slopes(self, others: int, sizes: Sequence[int]) -> list[Float[np.ndarray, "others _"]]:
@@ -154,6 +165,11 @@ def storable(slopes: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]
     """Return the slopes that can be kept, nearest to some."""
     kept: Float[np.ndarray, "*shape"] = np.rint(slopes.clip(0, 1) * LEVELS) / LEVELS
     return kept
+
+
+def is_of_float32(record: Record) -> bool:
+    """Return whether a row's margin is a bound in float32, which nothing proves: rows without an arithmetic have it."""
+    return record.arithmetic is None and record.method not in (FORWARD, EXHAUSTIVE)
 
 
 def evidence_name(index: int) -> str:

@@ -3,35 +3,24 @@
 import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, final
+from dataclasses import dataclass, field
+from typing import Final, final
 
 import numpy as np
 from jaxtyping import Float32
 
-import abscert_plugin
 from abscert_plugin.ball import Ball
-from abscert_plugin.claim import Arithmetic, Claim, Verdict
-from abscert_plugin.data import DataSet
-from abscert_plugin.data.arrays import ARRAYS
+from abscert_plugin.claim import Arithmetic, Verdict
+from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.front import Cells, Pixels
 from abscert_plugin.records import Record
-from abscert_plugin.verification.certificate import (
-    FLOATING_POINT,
-    UNPROVEN_HERE,
-    Certificate,
-    Row,
-    batches_of,
-    pixels_sha256,
-    sentence,
-)
-from abscert_plugin.verification.decision import ITSELF, Decider
-from abscert_plugin.verification.evidence import CERTIFYING, PROVEN, RESEARCH, Evidence
+from abscert_plugin.verification.certificate import Certificate, Row, batches_of, pixels_sha256
+from abscert_plugin.verification.decision import Decider
+from abscert_plugin.verification.evidence import RESEARCH, Evidence, is_of_float32
+from abscert_plugin.verification.finding import Check, checked, listed, not_checked
 from abscert_plugin.verification.logits import read_logits
 
-_OF_FILE: Final = ("classes", "network", "training", "preprocessing")  # what its metadata say, or how it was opened
-_NAMED: Final = 5  # images that a failed check names
 _NEAR: Final = 1e-4  # of a margin: what another provider may change
 
 
@@ -41,7 +30,8 @@ class Replay:
     """What a certificate is checked with: the ONNX file, and what proves the claim of it.
 
     Args:
-        decider: opens what decides the same claim on the same file; of balls only for what has to be searched for.
+        decider: opens what decides the same claim on the same file, for an arithmetic; of balls only for what has to be
+            searched for.
         reproof: `Reproof.fault`, which proves balls again; None for the claim `cell`.
         run: the file's logits of images on the pixel scale.
         front: what stands between an image and the file's network.
@@ -49,7 +39,7 @@ class Replay:
         floor: what a margin must be below 0 by, to count as mislabelled.
     """
 
-    decider: Callable[[], Decider]
+    decider: Callable[[Arithmetic | None], Decider]
     reproof: Callable[[Record, np.ndarray, Evidence | None], str] | None
     run: Callable[[np.ndarray], np.ndarray]
     front: Cells | Pixels
@@ -77,59 +67,6 @@ class Replay:
             return [0.0] * len(images)
         counts = self.front.reach(self.ball, images).log2_counts
         return [None] * len(images) if counts is None else counts.tolist()
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was checked: what, whether it holds, and what was found."""
-
-    name: str
-    holds: bool
-    detail: str
-
-
-def check_origin(
-    certificate: Certificate, is_intact: bool, model: Mapping[str, Any], data: DataSet, runs_alone: bool
-) -> Iterator[Check]:
-    """Yield the checks of what a certificate is about, one by one; none runs the file.
-
-    Args:
-        certificate: what was claimed.
-        is_intact: whether its digest is that of its content.
-        model: what a record would say of the ONNX file at hand (`model_facts`).
-        data: the whole split of the images at hand.
-        runs_alone: whether that file is run on one image at a time, which a certificate of it has to say.
-    """
-    yield _check("digest", "" if is_intact else "the file was changed after it was written", "as written")
-    written, here = certificate.versions.get("abscert-plugin"), abscert_plugin.__version__
-    other = f"written by abscert-plugin {written!r}, this is {here!r}: verify again, or check with that version"
-    yield _check("version", "" if written == here else other, here)
-    contradictions = [fault for row in certificate.rows if (fault := _contradiction(certificate, row.record))]
-    claim = Claim(certificate.claim)
-    expected = sentence(claim, certificate.configuration), FLOATING_POINT[certificate.schema][claim]
-    if (certificate.says, certificate.floating_point) != expected:
-        contradictions.insert(0, "its sentences are not those of its claim")
-    if bool(certificate.configuration.get("one_by_one")) != runs_alone:
-        contradictions.insert(0, f"its file is run {'one image' if runs_alone else 'many images'} at a time")
-    if certificate.configuration.get("claim") != certificate.claim:
-        contradictions.insert(0, "its configuration is of another claim")
-    yield _check("rows agree with the claim", _listed(contradictions), f"all {len(certificate.rows)}")
-    is_same = certificate.model.get("sha256") == model["sha256"]
-    yield _check("model", "" if is_same else "the ONNX file is another file or was changed", "the same file")
-    is_same = all(certificate.model.get(name) == model[name] for name in ("cells", "edges"))
-    shown = "no cells" if model["cells"] is None else f"{model['cells']} cells"
-    yield _check("grid", "" if is_same else "the file has other cells", shown)
-    others = [name for name in _OF_FILE if name in certificate.model and certificate.model[name] != model.get(name)]
-    yield _check("network", f"the file says another {', '.join(others)}" if others else "", "as the file says")
-    left_out = sum(row.record.reason.endswith(UNPROVEN_HERE) for row in certificate.rows)
-    if "then" in certificate.configuration:
-        told = "unknown here: another solver certifies them for real numbers, and nothing here proves that"
-        yield _check("images left to another solver", "", f"{left_out} are {told}")
-    name, split, sha256 = (certificate.data.get(key) for key in ("name", "split", "sha256"))
-    # arrays have no name but that of the file that holds them now
-    is_same = name in (data.name, ARRAYS) and (split, sha256) == (data.split.value, data.sha256)
-    yield _check("data", "" if is_same else "other images than the certificate is about", "the same images")
 
 
 def check_verdicts(
@@ -162,7 +99,7 @@ def check_verdicts(
     missing = [f"image {record.index} is not one of them" for record in records if record.index not in places]
     if not missing and (count != len(records) or sorted(record.index for record in records) != sorted(expected)):
         missing = [f"expected the first {count} images, got {len(records)} rows that are not those"]
-    yield _check("images are in the data set", _listed(missing), f"the first {len(records)}")
+    yield checked("images are in the data set", listed(missing), f"the first {len(records)}")
     if any(record.index not in places for record in records):
         return
     wrong = [
@@ -170,7 +107,7 @@ def check_verdicts(
         for record in records
         if data.labels[places[record.index]] != record.label
     ]
-    yield _check("labels", _listed(wrong), "all as in the data set")
+    yield checked("labels", listed(wrong), "all as in the data set")
     if wrong:
         return
     counts: list[str] = []
@@ -184,20 +121,30 @@ def check_verdicts(
             yield pixels
 
     found = pixels_sha256(seen())
-    is_same = certificate.schema == 1 or certificate.data.get("pixels_sha256") == found
-    other = "" if is_same else "images of these names have other pixels than those that were verified"
-    yield _check("pixels", other, "the same, row by row")
-    yield _check("reachable cells", _listed(counts), "counted again")
-    yield _check("predictions and margins of the images", _listed(answers), "run again")
+    if certificate.schema == 1 and "pixels_sha256" not in certificate.data:
+        yield not_checked("pixels", "certificates of schema 1 keep no checksum of them")
+    else:
+        is_same = certificate.data.get("pixels_sha256") == found
+        other = "" if is_same else "images of these names have other pixels than those that were verified"
+        yield checked("pixels", other, "the same, row by row")
+    yield checked("reachable cells", listed(counts), "counted again")
+    yield checked("predictions and margins of the images", listed(answers), "run again")
     falsified = [row for row in certificate.rows if row.record.verdict == Verdict.FALSIFIED]
     faults = [fault for row in falsified if (fault := _counterexample_fault(row, data, places, replay))]
     name = "counterexamples, replayed through the file"
-    yield _check(name, _listed(faults), f"all {len(falsified)} are mislabelled images of their balls or cells")
-    certified = [row for row in certificate.rows if row.record.verdict == Verdict.CERTIFIED]
+    yield checked(name, listed(faults), f"all {len(falsified)} are mislabelled images of their balls or cells")
+    drawn = certified = [row for row in certificate.rows if row.record.verdict == Verdict.CERTIFIED]
     if sample is not None and sample < len(certified):
         chosen = np.random.default_rng(seed).choice(len(certified), sample, replace=False)
-        certified = [certified[place] for place in sorted(chosen.tolist())]
-    yield _proven_anew(certified, data, replay, on_images)
+        drawn = [certified[place] for place in sorted(chosen.tolist())]
+    left = len(certified) - len(drawn)
+    of_all = f"{len(drawn)} of {len(certified)}; {left} not proven" if left else f"all {len(certified)}"
+    anew = _proven_anew(drawn, data, replay, on_images)
+    searched = f", {anew.searched} of them by a new search" if anew.searched else ""
+    yield checked("certified images, proven again", listed(anew.faults), of_all + searched)
+    unshown = _unshown_margins(anew, len(drawn))
+    name = "margins of certified images"
+    yield not_checked(name, unshown) if unshown else checked(name, "", of_all)
 
 
 def _is_same_count(first: float | None, second: float | None) -> bool:
@@ -208,45 +155,6 @@ def _is_same_count(first: float | None, second: float | None) -> bool:
 
 def _power(log2: float | None) -> str:
     return "no known number of" if log2 is None else f"2^{log2:.6g}"
-
-
-def _check(name: str, fault: str, found: str) -> Check:
-    return Check(name, not fault, fault or found)
-
-
-def _listed(faults: list[str]) -> str:
-    more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-    return "; ".join(faults[:_NAMED]) + more
-
-
-def _contradiction(certificate: Certificate, record: Record) -> str:
-    """Return where a row does not say what the certificate says, or no run can have written it; empty if nowhere."""
-    ball = certificate.ball
-    told = (record.radius, record.radius_scale, record.inputs)
-    expected = (None, None, None) if ball is None else (float(ball.radius.given), ball.radius.scale, ball.inputs)
-    if told != expected:
-        return f"image {record.index} is of another radius, scale or kind of images"
-    is_right = record.prediction == record.label
-    if record.arithmetic != _arithmetic(certificate, record):
-        return f"image {record.index} is said to hold for {record.arithmetic}, which its method cannot show"
-    if record.verdict == Verdict.CERTIFIED and record.method not in CERTIFYING:
-        return f"image {record.index} is certified by {record.method!r}, which shows nothing"
-    if record.verdict == Verdict.CERTIFIED and not is_right:
-        return f"image {record.index} is certified and mislabelled"
-    if record.verdict == Verdict.FALSIFIED and is_right == (record.counterexample == ITSELF):
-        return f"image {record.index} has a prediction that its counterexample contradicts"
-    return ""
-
-
-def _arithmetic(certificate: Certificate, record: Record) -> Arithmetic | None:
-    """Return the arithmetic that a row should name."""
-    asked = certificate.arithmetic
-    if asked is None or record.verdict == Verdict.UNKNOWN:
-        return None
-    if record.verdict == Verdict.FALSIFIED:
-        return Arithmetic.THIS_RUNTIME
-    is_proven = record.method in PROVEN and asked is Arithmetic.THIS_RUNTIME
-    return Arithmetic.ANY_ORDER if is_proven else asked
 
 
 def _other_counts(records: Sequence[Record], pixels: np.ndarray, replay: Replay) -> list[str]:
@@ -317,16 +225,27 @@ def _other_answers(records: Sequence[Record], pixels: np.ndarray, replay: Replay
     return faults
 
 
-def _proven_anew(
-    rows: Sequence[Row],
-    data: DataSet,
-    replay: Replay,
-    on_images: Callable[[int], None],
-) -> Check:
-    faults: list[str] = []
-    searched = less = 0
+@final
+@dataclass(slots=True)
+class _Anew:
+    """What became of certified images that were proven again.
+
+    Args:
+        faults: why rows are not proven.
+        searched: how many were searched for.
+        less: of these, how many name a larger margin than the search showed.
+        former: how many name a margin that was found in float32, which nothing proves.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    searched: int = 0
+    less: int = 0
+    former: int = 0
+
+
+def _proven_anew(rows: Sequence[Row], data: DataSet, replay: Replay, on_images: Callable[[int], None]) -> _Anew:
+    anew = _Anew(former=sum(replay.reproof is not None and is_of_float32(row.record) for row in rows))
     evidence = {row.record.index: row.evidence for row in rows}
-    margins = {row.record.index: row.record.margin for row in rows}
     for part, batch, pixels in batches_of([row.record for row in rows], data):
         again = np.arange(len(part))
         if replay.reproof is not None:
@@ -335,22 +254,52 @@ def _proven_anew(
                 for record, image in zip(part, pixels, strict=True)
             ]
             again = np.array([place for place, fault in enumerate(found) if fault == RESEARCH], dtype=np.int64)
-            faults += [
+            anew.faults += [
                 f"image {record.index}: {fault}"
                 for record, fault in zip(part, found, strict=True)
                 if fault not in ("", RESEARCH)
             ]
-            searched += len(again)
-        if len(again):
-            for item in replay.decider().decide(pixels[again], batch.labels[again], batch.index[again]):
-                if item.record.verdict != Verdict.CERTIFIED:
-                    faults.append(f"image {item.record.index} is {item.record.verdict} ({item.record.reason})")
-                least = math.inf if item.record.margin is None else item.record.margin
-                less += _is_more(margins[item.record.index], least, replay.floor)
+            anew.searched += len(again)
+        _search_anew(part, batch, pixels, again, replay, anew)
         on_images(len(part))
-    more = f", {searched} of them by a new search" if searched else ""
-    more += f"; {less} of their rows name a larger margin than was proven now" if less else ""
-    return _check("certified images, proven again", _listed(faults), f"all {len(rows)}{more}")
+    return anew
+
+
+def _search_anew(
+    records: Sequence[Record], batch: Batch, pixels: np.ndarray, again: np.ndarray, replay: Replay, anew: _Anew
+) -> None:
+    """Decide some rows of a batch anew, each for the arithmetic that it names, and note what is not shown again.
+
+    Soundness: what is decided for another arithmetic than a row names says nothing of that row.
+    """
+    told = [records[place].arithmetic for place in again.tolist()]
+    for name in dict.fromkeys(told):
+        asked = None if name is None else Arithmetic(name)
+        places = again[[one == name for one in told]]
+        decided = replay.decider(asked).decide(pixels[places], batch.labels[places], batch.index[places])
+        for place, item in zip(places.tolist(), decided, strict=True):
+            found, row = item.record, records[place]
+            if found.verdict != Verdict.CERTIFIED:
+                anew.faults.append(f"image {row.index} is {found.verdict} ({found.reason})")
+            elif asked is not None and not (found.arithmetic and Arithmetic(found.arithmetic).implies(asked)):
+                anew.faults.append(f"image {row.index} is certified for {found.arithmetic} now, not for {asked}")
+            else:
+                least = math.inf if found.margin is None else found.margin
+                anew.less += asked is not None and _is_more(row.margin, least, replay.floor)
+
+
+def _unshown_margins(anew: _Anew, count: int) -> str:
+    """Return of how many rows the margins were not shown, and why; empty where all were.
+
+    A new search need not come upon the proof of the first one: it has another time, and its bounds are as good as its
+    cuts. So a margin that it does not show is no fault.
+    """
+    why = {
+        "whose images are not proven": len(anew.faults),
+        "bounds in float32 of an earlier version, which nothing proves": anew.former,
+        "larger than a new search showed, which need not find the same proof": anew.less,
+    }
+    return "; ".join(f"{number} of {count}, {reason}" for reason, number in why.items() if number)
 
 
 def _unpacked(text: str, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."] | None:

@@ -9,19 +9,18 @@ from jaxtyping import Float32
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.part import Cuts, cut
-from abscert_plugin.claim import PROVABLE
+from abscert_plugin.claim import PROVABLE, Arithmetic
 from abscert_plugin.errors import RecordError, VerifierError
 from abscert_plugin.front import Cells, Point, combinations
 from abscert_plugin.grid import log2_count
 from abscert_plugin.records import EXHAUSTIVE, FORWARD, SEARCHED, Record
 from abscert_plugin.verification.cell_cut import halved
 from abscert_plugin.verification.deployed import Deployed
-from abscert_plugin.verification.evidence import CLOSING, RESEARCH, RUN, Evidence
+from abscert_plugin.verification.evidence import CLOSING, MOST_NODES, PROVEN, RESEARCH, RUN, Evidence, is_of_float32
 from abscert_plugin.verification.proving import Prover
 
 _LOG2_RUN: Final = 22.0  # combinations that a check runs of an image, at most: 4 million
 _AT_ONCE: Final = 64  # parts that are proven in one call
-_MOST_PARTS: Final = 2**20
 _TOLERANCE: Final = 1e-4  # of a margin: float32 intervals round in another way on another machine
 
 
@@ -55,12 +54,20 @@ class Reproof:
             return str(error)
         if least is None:
             return RESEARCH
-        if record.arithmetic is None:  # older rows say what was found in float32
+        if is_of_float32(record):
             return ""
+        shown = self._shown(record.method)
+        if record.arithmetic is not None and not shown.implies(Arithmetic(record.arithmetic)):
+            return f"what is proven of it holds for {shown}, not for {record.arithmetic}"
         told = math.inf if record.margin is None else record.margin
         if told > least + _TOLERANCE * max(1.0, least) + 2 * self._deployed.floor:
             return f"its margin of {record.margin} is more than the {least:.6g} that is proven"
         return ""
+
+    def _shown(self, method: str) -> Arithmetic:
+        """Return what a method's verdict holds for: runs are part of all but those that a proof alone decides."""
+        prover = self._deployed.prover
+        return self._deployed.arithmetic if prover is None or method not in PROVEN else prover.arithmetic
 
     def _least(self, record: Record, lowest: Point, highest: Point, evidence: Evidence | None) -> float | None:
         """Return the least margin that is proven or run again; None where nothing was kept.
@@ -196,6 +203,6 @@ def _hidden(prover: Prover, evidence: Evidence, lowest: Point, highest: Point, l
 
 
 def _checked(numbers: list[int]) -> list[int]:
-    if not 0 < len(numbers) <= _MOST_PARTS or min(numbers) < -len(CLOSING):
+    if not 0 < len(numbers) <= MOST_NODES or min(numbers) < -len(CLOSING):
         raise RecordError("its tree is none that a search writes")
     return numbers

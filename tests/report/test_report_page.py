@@ -187,10 +187,21 @@ def test_the_claim_stands_in_title_and_head() -> None:
     ball = rendered([row(0, claim="ball")])
     assert ball.all("title")[0].text.endswith("claim ball, radius 0.1 pixel (0.2 training)")
     assert "every image within the radius" in ball.all("p", kind="scope")[0].text
+    narrower = rendered([row(0, claim="ball", inputs="uint8")]).all("p", kind="scope")[0].text
+    assert "every 8-bit image within the radius" in narrower
+    assert "every image" not in narrower
 
 
 @pytest.mark.parametrize(
-    "rows", [[], [row(0), row(0)], [row(0), row(1, claim="ball")], [row(0, claim="other")], [row(0, claim="<b>")]]
+    "rows",
+    [
+        [],
+        [row(0), row(0)],
+        [row(0), row(1, claim="ball")],
+        [row(0, claim="other")],
+        [row(0, claim="<b>")],
+        [row(0, claim="ball", inputs="all")],
+    ],
 )
 def test_rows_that_make_no_run_make_no_page(rows: list[Record]) -> None:
     with pytest.raises(RecordError, match="expected"):

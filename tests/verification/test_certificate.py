@@ -28,7 +28,9 @@ from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.certificate import Certificate, Row, read_certificate, write_certificate
 from abscert_plugin.verification.deployed import Deployed
 from abscert_plugin.verification.evidence import Evidence
-from abscert_plugin.verification.replay import Check, Replay, check_origin, check_verdicts
+from abscert_plugin.verification.finding import Check
+from abscert_plugin.verification.origin import check_origin
+from abscert_plugin.verification.replay import Replay, check_verdicts
 from abscert_plugin.verification.reproof import Reproof
 from abscert_plugin.verification.run import Artifact, Verification, model_facts
 
@@ -42,10 +44,10 @@ def replay_of(artifact: Artifact, ball: Ball | None) -> Replay:
     front = artifact.front
     if ball is None:
         cells = open_cells(artifact, None)[0]
-        return Replay(lambda: cells, None, artifact.run_images, front, None, 0.0)
+        return Replay(lambda _: cells, None, artifact.run_images, front, None, 0.0)
     deployed = Deployed(artifact)
     verifier = BallVerifier(deployed, None, ball, Budget())
-    return Replay(lambda: verifier, Reproof(deployed, ball).fault, deployed.run, front, ball, deployed.floor)
+    return Replay(lambda _: verifier, Reproof(deployed, ball).fault, deployed.run, front, ball, deployed.floor)
 
 
 class Case:
@@ -60,7 +62,7 @@ class Case:
         self.data: DataSet = replace(data, labels=(predicted + wrong) % len(data.classes))
         self.replay = replay_of(self.artifact, ball)
         self.run = folder / "run"
-        verification = Verification(self.artifact, self.data, 16, self.replay.decider())
+        verification = Verification(self.artifact, self.data, 16, self.replay.decider(None))
         self.records, self.info = verification.run(self.run, lambda _: None)
         self.path = folder / "c.json"
         write_certificate(self.path, self.run, self.records, self.info, self.data)
@@ -82,7 +84,7 @@ class Case:
         ]
 
     def failed(self, certificate: Certificate) -> set[str]:
-        return {check.name for check in self.checks(certificate) if not check.holds}
+        return {check.name for check in self.checks(certificate) if check.holds is False}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +176,7 @@ def test_an_enlarged_radius_is_found_out_by_deciding_all_anew(ball: Case) -> Non
     rows = tuple(Row(msgspec.structs.replace(row.record, radius=0.5), row.image) for row in ball.certificate.rows)
     configuration = {**ball.certificate.configuration, "radius": "1/2"}
     larger = msgspec.structs.replace(ball.certificate, rows=rows, configuration=configuration)
-    failing = {check.name: check.detail for check in ball.checks(larger) if not check.holds}
+    failing = {check.name: check.detail for check in ball.checks(larger) if check.holds is False}
     assert failing.keys() == {ANEW, "reachable cells"}
     assert "a point that it reaches is mislabelled" in failing[ANEW]
 
@@ -189,7 +191,7 @@ def test_a_label_of_no_class_is_found_out(ball: Case, cell: Case, edit: dict[str
 
 
 def test_a_file_that_has_to_be_run_alone_is_not_certified_in_batches(ball: Case) -> None:
-    failed = [check for check in ball.checks(runs_alone=True) if not check.holds]
+    failed = [check for check in ball.checks(runs_alone=True) if check.holds is False]
     assert [check.name for check in failed] == ["rows agree with the claim"]
     assert "run one image at a time" in failed[0].detail
 
@@ -222,7 +224,7 @@ def test_a_backend_that_fails_fails_the_check(ball: Case) -> None:
 
     broken = replace(ball.replay, run=run)
     checks = list(check_verdicts(ball.certificate, ball.data, broken, None, 0, lambda _: None))
-    failing, *others = [check for check in checks if not check.holds]
+    failing, *others = [check for check in checks if check.holds is False]
     assert [failing.name, *(check.name for check in others)] == [ANSWERS, COUNTEREXAMPLES]
     assert "the backend is gone" in failing.detail
 
@@ -256,7 +258,22 @@ def test_a_pixel_that_changed_under_the_same_names_is_found_out(ball: Case, cell
         stored[case.data.index[3], 0, 0, 0] ^= 1
         data = replace(case.data, source=ArraySource(stored))
         checks = check_verdicts(case.certificate, data, case.replay, 1, 0, lambda _: None)
-        assert "pixels" in {check.name for check in checks if not check.holds}
+        assert "pixels" in {check.name for check in checks if check.holds is False}
+
+
+def test_rows_of_other_pixels_are_not_certified_anew(cell: Case, tmp_path: Path) -> None:
+    """A run goes on with the rows of a folder of which a file was changed: its checksum is of names and sizes."""
+    stored = cell.data.source.read(np.arange(100 + 2 * len(cell.data)))
+    stored[cell.data.index[3], 0, 0, 0] ^= 1
+    data, path = replace(cell.data, source=ArraySource(stored)), tmp_path / "c.json"
+    write_certificate(path, cell.run, cell.records, cell.info, cell.data)
+    before = path.read_bytes()
+    with pytest.raises(RecordError, match=r"other pixels than when .* decide them anew with --fresh"):
+        write_certificate(path, cell.run, cell.records, cell.info, data)
+    assert path.read_bytes() == before
+    anew = [msgspec.structs.replace(record, seconds=record.seconds + 1) for record in cell.records]
+    write_certificate(path, cell.run, anew, cell.info, data)
+    assert path.read_bytes() != before
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import nn
 from abscert_plugin.ball import Ball
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.bounds.part import Part
-from abscert_plugin.bounds.part_lines import KeptLines, packed
+from abscert_plugin.bounds.part_lines import KeptLines, numbers, packed
 from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.claim import Arithmetic, Radius
 from abscert_plugin.errors import RecordError
@@ -198,9 +198,19 @@ def test_what_was_not_packed_is_no_tree(signs: Proven, text: str) -> None:
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abscert_plugin.bounds.part_lines._MOST_BYTES", 1000)
+    bomb = packed(np.zeros(10_000, dtype="<i4"))
+    monkeypatch.setattr("abscert_plugin.verification.evidence.MOST_NODES", 250)
     with pytest.raises(RecordError, match="at most 1000 bytes"):
-        Evidence(tree=packed(np.zeros(10_000, dtype="<i4"))).nodes()
+        Evidence(tree=bomb).nodes()
+    monkeypatch.setattr("abscert_plugin.bounds.part_lines._MOST_BYTES", 900)
+    with pytest.raises(RecordError, match="at most 900 bytes"):
+        numbers(bomb, "<i4")
+
+
+def test_a_tree_of_more_text_than_is_kept_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abscert_plugin.verification.evidence.numbers", pytest.fail)
+    with pytest.raises(RecordError, match="a tree of at most 1048576 characters, got 1048580"):
+        Evidence(tree="A" * (2**20 + 4)).nodes()
 
 
 def test_lines_that_are_more_than_a_file_keeps_are_forgotten(curved: Proven, monkeypatch: pytest.MonkeyPatch) -> None:
