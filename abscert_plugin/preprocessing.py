@@ -48,7 +48,7 @@ class InputScale:
     def __post_init__(self) -> None:
         low, high = self.input_range
         if not all(math.isfinite(value) for value in (low, high, *self.mean, *self.std)):
-            raise ConfigError(f"expected an input range, mean and std of numbers that float64 holds, got {self._told}")
+            raise ConfigError(f"expected an input range, mean and std of finite numbers, got {self._told}")
         if not low < high:
             raise ConfigError(f"expected an input range low,high with low < high, got {low:g},{high:g}")
         if min(self.std, default=0) <= 0:
@@ -250,6 +250,6 @@ def _scale_of(facts: Mapping[str, Any]) -> InputScale:
         mean, std = (tuple(float(value) for value in facts[name]) for name in ("mean", "std"))
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"expected an input range, mean and std of finite numbers, got {dict(facts)!s:.500}"
+            f"expected an input range, mean and std of numbers that float64 holds, got {dict(facts)!s:.500}"
         ) from error
     return InputScale((low, high), mean, std)

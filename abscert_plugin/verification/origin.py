@@ -71,7 +71,9 @@ def check_origin(
     is_named = name in (data.name, ARRAYS) or not {name, data.name} & {*DATA_SETS}
     is_same = is_named and (split, sha256) == (data.split.value, data.sha256)
     yield checked(
-        "data", "" if is_same else "other images, levels or classes than the certificate is about", "the same images"
+        "data",
+        "" if is_same else "other images than the certificate is about, or of other levels or classes",
+        "the same images",
     )
 
 
