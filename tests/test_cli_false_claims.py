@@ -186,6 +186,12 @@ def test_facts_of_the_network_that_are_left_out_are_not_said_to_agree(deploy: Pa
     assert told == "not checked: the certificate does not tell its training"
 
 
+def test_a_radius_is_not_rounded_up(deploy: Path, tmp_path: Path) -> None:
+    source, asked = tmp_path / "c.json", (*BALL[:2], "--radius", "0.06249999", "--limit", 5, "--out", tmp_path / "out")
+    abscert("verify", deploy, *ON, *asked, "--certificate", source)
+    assert "claim ball, radius 0.06249999 (pixel scale), " in abscert("check", source, deploy, *ON).out
+
+
 def test_a_sample_is_said_to_be_one(deploy: Path, ball: Path) -> None:
     count = len(certified(json.loads(ball.read_text())))
     result = abscert("check", ball, deploy, *ON, "--sample", 1, "--json").json
@@ -225,7 +231,7 @@ def test_a_claim_about_8_bit_images_is_said_to_be_one(deploy: Path, tmp_path: Pa
         assert "every image" not in " ".join(text.split())
     on = ("--data", path)
     printed = " ".join(abscert("check", source, deploy, *on).out.split())
-    assert "radius 0.00392157 (pixel scale), 8-bit images only, arithmetic any-order: " in printed
+    assert "radius 1/255 (pixel scale), 8-bit images only, arithmetic any-order: " in printed
     assert "every 8-bit image within the radius" in printed
     assert "every image" not in printed
     told = abscert("check", source, deploy, *on, "--json").json

@@ -181,7 +181,9 @@ def _claimed(stored: Certificate) -> dict[str, str]:
 def _told(stored: Certificate, counts: Mapping[str, int]) -> str:
     """Return what holds, in a line."""
     ball = stored.ball
-    of_ball = "" if ball is None else f", radius {ball.radius}, {INPUTS[ball.inputs]}"
+    of_ball = ""
+    if ball is not None:  # the radius as it was given: rounded up, it would be one that nobody proved
+        of_ball = f", radius {ball.radius.written} ({ball.radius.scale} scale), {INPUTS[ball.inputs]}"
     others = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (Verdict.FALSIFIED, Verdict.UNKNOWN))
     of = f"{counts[Verdict.CERTIFIED]} of {len(stored.rows)} images are certified, {others}"
     return f"claim {stored.claim}{of_ball}, arithmetic {_claimed(stored)['arithmetic']}: {of}"

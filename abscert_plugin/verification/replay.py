@@ -138,13 +138,13 @@ def check_verdicts(
         chosen = np.random.default_rng(seed).choice(len(certified), sample, replace=False)
         drawn = [certified[place] for place in sorted(chosen.tolist())]
     left = len(certified) - len(drawn)
-    of_all = f"{len(drawn)} of {len(certified)}; {left} not proven" if left else f"all {len(certified)}"
+    of_all, rest = (f"{len(drawn)} of {len(certified)}", f"; {left} not proven") if left else (f"all {len(drawn)}", "")
     anew = _proven_anew(drawn, data, replay, on_images)
     searched = f", {anew.searched} of them by a new search" if anew.searched else ""
-    yield checked("certified images, proven again", listed(anew.faults), of_all + searched)
+    yield checked("certified images, proven again", listed(anew.faults), of_all + searched + rest)
     unshown = _unshown_margins(anew, len(drawn))
     name = "margins of certified images"
-    yield not_checked(name, unshown) if unshown else checked(name, "", of_all)
+    yield not_checked(name, unshown) if unshown else checked(name, "", of_all + rest)
 
 
 def _is_same_count(first: float | None, second: float | None) -> bool:

@@ -17,7 +17,7 @@ from tiny_networks import export_tiny, tiny_data, tiny_network
 
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
-from abscert_plugin.claim import Radius
+from abscert_plugin.claim import Arithmetic, Radius
 from abscert_plugin.data import DataSet
 from abscert_plugin.data.dataset import ArraySource
 from abscert_plugin.errors import RecordError, VerifierError
@@ -306,3 +306,22 @@ def test_a_margin_that_is_not_the_counterexamples_is_found_out(ball: Case) -> No
     row = ball.certificate.rows[place]
     changed = msgspec.structs.replace(row, record=msgspec.structs.replace(row.record, margin=-123.0))
     assert COUNTEREXAMPLES in ball.failed(with_row(ball.certificate, place, changed))
+
+
+def test_what_a_run_shows_is_no_proof_of_any_order(ball: Case) -> None:
+    """Whatever a row's method is called: what was decided anew has to hold for the arithmetic that it names."""
+    assert ball.replay.ball is not None
+    here = Reproof(Deployed(ball.artifact, Arithmetic.THIS_RUNTIME), ball.replay.ball)
+    place = place_of(ball.certificate, lambda row: row.record.method in ("exhaustive", "forward") and is_certified(row))
+    record = ball.certificate.rows[place].record
+    image = ball.data.pixels(ball.data.take(np.flatnonzero(ball.data.index == record.index)).images)[0]
+    assert record.arithmetic == "any-order"
+    assert here.fault(record, image, None) == "what is proven of it holds for this-runtime, not for any-order"
+    told = msgspec.structs.replace(record, arithmetic="this-runtime")
+    assert here.fault(told, image, None) == ""
+    assert ball.replay.reproof is not None
+    assert ball.replay.reproof(told, image, None) == ""  # any order implies it
+
+
+def is_certified(row: Row) -> bool:
+    return row.record.verdict == "certified"
