@@ -82,7 +82,7 @@ class Tightening:
             is_open = self.open_entries(step, name, known)
             if is_open is None:
                 return value
-            return _closer(value, *self._bounds_of(name, known, is_open, until, self._back_over(name)))
+            return self.tightened(name, known, is_open, until, self._back_over(name))
 
         return refine
 
@@ -123,8 +123,16 @@ class Tightening:
         values: Mapping[str, Enclosure],
         is_open: Bool[Tensor, "batch entries"],
         until: float = math.inf,
+        steps: Sequence[Step] | None = None,
     ) -> Enclosure:
         """Return an enclosure that is tightened by backward passes at some entries.
+
+        Args:
+            name: of the tensor.
+            values: what is known so far.
+            is_open: the entries.
+            until: when to stop, by `time.perf_counter`.
+            steps: that passes over whole images go back over; all before where None.
 
         Raises:
             BoundTimeError: if the time is up before.
@@ -133,10 +141,12 @@ class Tightening:
             self._windows[name] = windows_of(self._before[name], name, self._source, self._shapes)
         windows, value = self._windows[name], values[name]
         if windows is None:
-            bounds = self._bounds_of(name, values, is_open, until, self._before[name])
+            bounds = self._bounds_of(name, values, is_open, until, self._before[name] if steps is None else steps)
         else:
             bounds = _by_windows(windows, values, is_open.reshape(value.lower.shape).flatten(2), until)
-        return _closer(value, *bounds)
+        lower, upper = (bound.reshape(value.lower.shape) for bound in bounds)
+        closer = replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, -upper))
+        return closer.checked()
 
     def _bounds_of(
         self,
@@ -165,13 +175,6 @@ class Tightening:
             for side, part in enumerate(bounds.chunk(2, 1)):
                 found[side].scatter_(1, places, part)
         return found
-
-
-def _closer(value: Enclosure, lower: Tensor, negated: Tensor) -> Enclosure:
-    """Return a value with what is known of it by lower bounds of its entries, and of their negatives."""
-    ends = lower.reshape(value.lower.shape), -negated.reshape(value.lower.shape)
-    found = replace(value, lower=torch.maximum(value.lower, ends[0]), upper=torch.minimum(value.upper, ends[1]))
-    return found.checked()
 
 
 def _by_windows(
