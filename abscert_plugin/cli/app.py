@@ -4,10 +4,11 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from errno import ENOSPC
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Any, Final, NoReturn
 
@@ -18,7 +19,7 @@ import abscert_plugin
 from abscert_plugin.choices import did_you_mean, expected_one_of
 from abscert_plugin.cli import manual
 from abscert_plugin.cli.console import LOG
-from abscert_plugin.errors import AbscertError
+from abscert_plugin.errors import AbscertError, ConfigError
 from abscert_plugin.plugins import leave_out, registered
 
 _FULL: Final = "free some where it writes, and run it again: what was written stays"
@@ -104,6 +105,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr is: files and their names hold what UTF-8 does not
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _refuse_empty(sys.argv[1:])
         sys.exit(build_app(next(iter(sys.argv[1:]), None))(standalone_mode=False, prog_name="abscert"))
     except AbscertError as error:
         _fail(str(error), BAD_INPUT)
@@ -126,6 +128,14 @@ def main() -> None:
             f"internal error, please report it ({type(error).__name__}: {error}); ABSCERT_DEBUG=1 shows where",
             _INTERNAL,
         )
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Raise ConfigError for a value without a letter: as a folder it would be the one that the user stands in."""
+    for before, word in pairwise(["abscert", *words]):
+        option, sign, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if sign and not value:
+            raise ConfigError(f"expected a value after {option}, got an empty one; is a variable of the shell not set?")
 
 
 def _usage_fault(error: Any) -> str:
