@@ -120,7 +120,7 @@ class LengthsPass:
             made = self._activated(step, near)
         elif isinstance(step, Affine) and step.output in self._closing:
             made = self._around(step, near)
-        if made is None or not bool((made.room < arithmetic.LARGEST).all()):
+        if made is None or not bool((made.size < arithmetic.LARGEST).all()):  # it may overflow
             return None
         return Near(made.middle, made.room, torch.minimum(made.length, _length(made.room)))
 

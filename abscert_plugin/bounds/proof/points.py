@@ -46,13 +46,11 @@ class PointsPass(QuickPass[Around]):
         exact = middle.double()
         lower, upper = step.function.interval(exact, exact)
         size = float(torch.maximum(-lower, upper).amax())
-        if not size < arithmetic.LARGEST:
-            return None
         # the file's values differ by as much, and by the errors of two: its own, and that of the middle in float64
         apart = room.double() + 2 * arithmetic.TINY
         least, most = exact.amin(0, keepdim=True) - apart, exact.amax(0, keepdim=True) + apart
         width = step.function.apart(apart, least, most) + arithmetic.UNIT * size + arithmetic.TINY
-        if not bool((width < arithmetic.LARGEST).all()):
+        if not bool((size + width < arithmetic.LARGEST).all()):  # it may overflow
             return None
         return (lower / 2 + upper / 2).to(self.dtype), beyond(width, width, self.dtype)[1]
 

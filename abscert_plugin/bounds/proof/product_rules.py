@@ -189,6 +189,8 @@ def _einsum(view: View) -> None:
     for letter, size in zip(other, weight.lower.shape, strict=True):
         need(sizes.setdefault(letter, size) == size, f"expected one size of {letter!r}")
     need(set(output[1:]) <= set(sizes), "expected an output of letters that are read")
+    # a runtime sums the constant along such a letter first, which may overflow, and an entry would meet many weights
+    need(set(other) <= {*own, *output}, "expected no letter of the constant alone that is summed")
     products = prod(size for letter, size in sizes.items() if letter not in output)
     equation = f"{other},{own}->{output}"
     apply: Callable[[Tensor, Tensor], Tensor] = lambda given, values: torch.einsum(equation, given, values)  # noqa: E731

@@ -170,6 +170,36 @@ def test_a_mean_whose_sum_overflows_claims_nothing() -> None:
     assert proven(graph, [1.5e38] * 4, [1.5e38] * 4) == [-np.inf] * 5
 
 
+@pytest.mark.parametrize(("weights", "x"), [([-6, 0, 0], [1, 1, 1]), ([1, -1.0003, -1], [2**14, 1, 2**14])])
+def test_an_activation_that_overflows_in_some_order_claims_nothing(weights: list[float], x: list[float]) -> None:
+    """PRelu gives 3.402e38 times 1, or times 1.0003, which is infinite: the power that follows is 2e-10, or 0."""
+    nodes = [("MatMul", "x w", "h"), ("PRelu", "h s", "p"), ("Pow", "p e", "r"), ("Gemm", "r v c", "logits")]
+    graph = net(nodes, 3, w=np.array([weights]).T, s=[-3.402e38], e=-0.25, v=[[1e10, 1]], c=[0, 1])
+    first, second, third = single(weights) * single(x)
+    hidden = (first + second) + third, (first + third) + second
+    assert float(min(hidden)) * -3.402e38 > float(np.finfo(np.float32).max)
+    point, label = torch.tensor([x]).float(), torch.tensor([0])
+    for kind in (torch.float64, torch.float32):
+        proof = Proof(graph, "x", (3,), 2, kind)
+        for bounds in (proof.margins_at, proof.margins_by_length, proof.linear_margins_at):
+            assert float(bounds(point, label)) == -np.inf
+    assert max(float(proof.margins(point, point, label, method)) for method in METHODS) == -np.inf
+
+
+@pytest.mark.parametrize("weight", [1.0, 2e38])
+def test_a_constant_that_is_summed_alone_is_refused(weight: float) -> None:
+    """onnxruntime sums the constant first, which may overflow; and an entry meets more than one weight of a sum."""
+    nodes = [
+        ("Reshape", "x sizes", "r"),
+        ("Einsum", "r w", "e", {"equation": "abi,ij->ab"}),
+        ("Relu", "e", "p"),
+        ("Gemm", "p v c", "logits"),
+    ]
+    graph = net(nodes, 2, sizes=[-1, 1, 2], w=np.full((2, 4), weight), v=[[1, 0]], c=[0, 0.5])
+    with pytest.raises(UnsupportedModelError, match="of the constant alone"):
+        proven(graph, [1e-30] * 2, [1e-30] * 2)
+
+
 @pytest.mark.parametrize("width", [0.0, 1.0])
 def test_subnormal_numbers_that_are_flushed_are_not_proven_positive(width: float) -> None:
     """A hidden value of 2^-130, times 2^120 twice, is 2^110 or, flushed, 0."""
