@@ -41,7 +41,6 @@ class Product(Step):
 
     is_curved: ClassVar[bool] = True
     ends_chains: ClassVar[bool] = True
-    reads_ends: ClassVar[bool] = True
     output: str
     first: str
     second: str
