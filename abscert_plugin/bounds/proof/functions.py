@@ -245,7 +245,8 @@ TAN: Final = Smooth(torch.tan, _tan_bend, Error(TAN_ERROR), known=within(-1.5, 1
 def power(exponent: float) -> Smooth:
     """Return x^p for an exponent other than 0: whole ones of all x, but for x = 0 below 0; others of x >= 0.
 
-    A product of n factors rounds n - 1 times, a pow as a library has it is assumed to keep to `POWER_ERROR`.
+    A product of n factors rounds n - 1 times, a pow as a library has it is assumed to keep to `POWER_ERROR`. One of an
+    exponent below 0 may be one over such a product: that has to be large enough not to be flushed to 0.
     """
     is_whole = exponent == int(exponent)
     curve = abs(exponent * (exponent - 1)) * (1 + 2.0**-40)
@@ -259,7 +260,7 @@ def power(exponent: float) -> Smooth:
 
     def known(lower: Tensor, upper: Tensor) -> Tensor:
         near = _nearest(lower, upper)
-        fits = near >= (_SMALLEST if exponent < 0 else 0.0)
+        fits = torch.minimum(near, near.pow(abs(exponent))) >= (_SMALLEST if exponent < 0 else 0.0)
         return fits & (_farthest(lower, upper) < torch.inf) & (is_whole | (lower >= 0))
 
     share = POWER_ERROR + arithmetic.gamma(2 * math.ceil(abs(exponent)) + 2)

@@ -186,6 +186,14 @@ def test_an_activation_that_overflows_in_some_order_claims_nothing(weights: list
     assert max(float(proof.margins(point, point, label, method)) for method in METHODS) == -np.inf
 
 
+@pytest.mark.parametrize(("x", "is_known"), [(1e-12, True), (2.2e-13, False)])
+def test_a_power_below_0_whose_product_may_be_flushed_claims_nothing(x: float, is_known: bool) -> None:
+    """One over x x x is infinite, not 9e37, where the product, 1.06e-38, is flushed to 0."""
+    nodes = [("Pow", "x e", "r"), ("Mul", "r small", "s"), ("Gemm", "s v c", "logits")]
+    graph = net(nodes, 1, e=-3.0, small=1e-37, v=[[1, 0]], c=[0, -99])
+    assert (max(proven(graph, [x], [x])) > 0) == is_known
+
+
 @pytest.mark.parametrize("weight", [1.0, 2e38])
 def test_a_constant_that_is_summed_alone_is_refused(weight: float) -> None:
     """onnxruntime sums the constant first, which may overflow; and an entry meets more than one weight of a sum."""
