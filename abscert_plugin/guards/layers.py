@@ -39,6 +39,11 @@ A chain goes on with three tensors: a center c, a radius r of the real value of 
 absolute terms. |c| <= G + r, so c' = W c + b is off by gamma(p + 3) (G' + r'), and its radius is K (|W| r + h G'), with
 h = 2 gamma(p + 16). What the file computes lies within r + gamma(n) G + T of c.
 
+A chain that is stored times 2^a and goes on times 2^b, b < a, is multiplied by 2^(b - a). A runtime may fold that into
+the weights W before it, some of which are then flushed: each changes by no more than t, so c, r and G by t 2^a times
+the sum of absolute values that W reads, or by t for a bias. T is at least 4 t times that sum, and 4 t, so 4 T 2^a
+holds what all three of them change by.
+
 W may be a product of a node's weights and what scales its outputs behind it: rounded to float64 and float32 it differs
 by 3 u |W|, which gamma(p + 16) holds as well.
 """
@@ -199,11 +204,14 @@ def moved_chain(emitter: Emitter, chain: Chain, moves: tuple[Move, ...]) -> Chai
 
 
 def rescaled(emitter: Emitter, chain: Chain, power: int) -> Chain:
-    """Write a chain times another power of two."""
+    """Write a chain times another power of two, which a runtime may fold into the weights of the node before."""
     if power == chain.power:
         return chain
     factor = emitter.exactly(2.0 ** (power - chain.power))
-    center, radius, size = (emitter.node("Mul", [name, factor]) for name in (chain.center, chain.radius, chain.size))
+    center, size = (emitter.node("Mul", [name, factor]) for name in (chain.center, chain.size))
+    radius = emitter.node("Mul", [chain.radius, emitter.number(2.0 ** (power - chain.power) * OUTWARD)])
+    if chain.underflow:
+        radius = emitter.node("Add", [radius, emitter.number(4 * chain.underflow * 2.0**chain.power)])
     return replace(chain, center=center, radius=radius, size=size, power=power)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from soundness_trials.drafts import Draft
 from soundness_trials.judging import plain_file
 from tiny_networks import run_onnx
@@ -107,3 +108,28 @@ def test_a_constant_without_axes_gets_none(tmp_path: Path) -> None:
     picks = [node for node in gather if node.name.startswith("guard/") and tensors.get(node.input[1]) is not None]
     assert len(picks) == 2
     assert all(not tensors[node.input[1]].dims for node in picks)
+
+
+def test_a_power_of_two_that_is_folded_into_weights_is_not_flushed_unseen(tmp_path: Path) -> None:
+    """A value of 0 or 1 that the guard holds times 2^21 meets 2^-107 and comes back: onnxruntime makes that 2^-128."""
+
+    def single(*numbers: float) -> str:
+        return draft.constant(np.diag(numbers)[:, :, None, None])
+
+    draft = Draft()
+    value = draft.relu(draft.node("Conv", INTERVAL, draft.constant([[[[1.0]], [[0.0]]]]), draft.constant([1.0])))
+    for _ in range(19):
+        value = draft.relu(draft.node("Conv", value, single(1.0)))
+    parts = [draft.node("Conv", value, single(sign * 2.0**-107)) for sign in (1, -1)]
+    value = draft.relu(draft.node("Conv", draft.node("Concat", *parts, axis=1), single(2.0**60, 2.0**60)))
+    value = draft.node("Flatten", draft.node("Conv", value, single(2.0**47, 2.0**47)))
+    artifact = in_cells(draft, draft.dense(value, [[1.0, 0.0], [0.0, 1.0]], [0.0, 0.75]), tmp_path)
+    write_guard(artifact, [BALL], tmp_path / "guard.onnx")
+    images = np.array([0.495, 0.505], np.float32).reshape(2, 1, 1, 1)  # the second lies in the ball of the first
+    torch.set_flush_denormal(True)
+    try:
+        label, certified, _ = run_onnx(tmp_path / "guard.onnx", images, OUTPUTS)
+    finally:
+        torch.set_flush_denormal(False)
+    assert label.tolist() == [1, 0]
+    assert not certified.any()

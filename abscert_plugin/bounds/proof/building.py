@@ -244,8 +244,8 @@ class View(Operands[Build]):
     def giver(self, name: str, through: Collection[str] = ()) -> Node | None:
         """Return the node that gives a tensor.
 
-        Nodes that runtimes leave out are passed over: those that add 0, multiply by 1 or expand, and of operators in
-        `through`, for what they read first.
+        Nodes that runtimes, or guards, leave out are passed over: those that add 0, multiply by 1, expand, or clip to
+        nothing, and of operators in `through`, for what they read first.
         """
         givers = self.walk.givers
         node = givers.get(name)
@@ -259,7 +259,7 @@ class View(Operands[Build]):
 
     def _read_by_nothing(self, node: Node) -> Sequence[str]:
         """Return what a node reads and gives as it is, by its constant; nothing of other nodes."""
-        if node.operator == "Expand":
+        if node.operator == "Expand" or (node.operator == "Clip" and not (node.attributes or any(node.inputs[1:]))):
             return node.inputs[:1]
         if node.operator not in _INERT:
             return ()

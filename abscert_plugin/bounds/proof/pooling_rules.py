@@ -30,8 +30,11 @@ _POSITIVE: Final = ("Relu", "Sigmoid")
 
 
 def _need_no_joined_pad(view: View, is_harmless: bool) -> None:
-    """Raise if a Pad by zeros stands before a pool: onnxruntime 1.31 joins them, and may pad by something else."""
-    pad = view.giver(view.node.inputs[0], _SAME)
+    """Raise if a Pad by zeros stands before a pool: onnxruntime 1.31 joins them, and may pad by something else.
+
+    It does so where there are transposes between them, or about the Pad, that cancel each other.
+    """
+    pad = view.giver(view.node.inputs[0], (*_SAME, "Transpose"))
     if pad is None or pad.operator != "Pad" or is_harmless:
         return
     before = view.giver(pad.inputs[0], _MOVING)

@@ -91,6 +91,7 @@ def doing_nothing(operator: str, read: str, gives: str, rank: int = 2) -> tuple[
     """Return a node that gives what it reads, and its constant."""
     kinds: dict[str, dict[str, Any]] = {
         "Identity": {},
+        "Clip": {},
         "Add": {"zero": 0.0},
         "Sub": {"zero": 0.0},
         "Mul": {"unit": 1.0},

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from fused_files import doing_nothing, is_covered, known, model, operators, run
+from fused_files import POINT, doing_nothing, is_covered, known, model, operators, run
 
 from abscert_plugin.errors import UnsupportedModelError
 
@@ -152,12 +152,34 @@ def pooled_pad(nothing: str = "Identity", first: str = "Neg", padding: int = 1, 
     return model(nodes, image=[0, 1, 2, 2], around=around, axes=[2, 3], w=np.ones((1, 2)), **constants)
 
 
-@pytest.mark.parametrize("nothing", ["Identity", "Add", "Sub", "Mul", "Div", "Expand"])
+@pytest.mark.parametrize("nothing", ["Identity", "Add", "Sub", "Mul", "Div", "Expand", "Clip"])
 def test_what_does_nothing_keeps_no_nodes_apart(nothing: str) -> None:
     with pytest.raises(UnsupportedModelError, match="joins them"):
         known(quantised_twice(nothing))
     with pytest.raises(UnsupportedModelError, match="joins them"):
         known(pooled_pad(nothing))
+
+
+@pytest.mark.parametrize("is_between", [False, True])
+def test_a_pad_is_joined_with_a_pool_where_transposes_cancel(is_between: bool) -> None:
+    def turn(read: str, gives: str) -> tuple[Any, ...]:
+        return ("Transpose", read, gives, {"perm": [0, 2, 3, 1]})
+
+    middle = (turn("n", "t"), ("Pad", "t around", "a")) if is_between else (("Pad", "n around", "t"), turn("t", "a"))
+    nodes = (
+        ("Reshape", "x image", "i"),
+        ("Neg", "i", "n"),
+        *middle,
+        ("Transpose", "a", "b", {"perm": [0, 3, 1, 2]}),
+        ("MaxPool", "b", "p", {"kernel_shape": [2, 2]}),
+        ("ReduceMax", "p axes", "f", {"keepdims": 0}),
+        ("MatMul", "f w", "logits"),
+    )
+    around = [0, 1, 1, 0] * 2 if is_between else [0, 0, 1, 1] * 2
+    file = model(nodes, image=[0, 1, 2, 2], around=around, axes=[2, 3], w=np.ones((1, 2)))
+    assert not np.array_equal(run(file, POINT, is_fused=True), run(file, POINT, is_fused=False))
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(file)
 
 
 def test_a_pad_behind_a_relu_is_joined_where_each_window_holds_a_number() -> None:
