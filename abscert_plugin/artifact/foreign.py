@@ -9,7 +9,7 @@ from typing import Any, Final
 import onnx
 
 from abscert_plugin.artifact.adapted import adapt, opened
-from abscert_plugin.artifact.metadata import Metadata, read_metadata
+from abscert_plugin.artifact.metadata import Metadata
 from abscert_plugin.artifact.model_file import read_model
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.third_party import is_of_this_project, read_third_party
@@ -80,15 +80,6 @@ def reopen(
     told = facts.get(PREPROCESSING)
     opening = Opening.told(told) if isinstance(told, Mapping) else None
     return open_classifier(path, provider, opening, shape, labels)
-
-
-def trained_on(model: onnx.ModelProto, path: Path) -> str | None:
-    """Return the name of the data set that a file of this project was trained on; None where none is told.
-
-    Raises:
-        UnsupportedModelError: if its metadata have no meaning.
-    """
-    return read_metadata(model, path).trained_on if is_of_this_project(model) else None
 
 
 def open_foreign(

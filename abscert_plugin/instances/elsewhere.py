@@ -126,7 +126,7 @@ def running(shared: bytes) -> Work:
     """Return what runs instances that are sent; an engine calls it once in each worker's process.
 
     Args:
-        shared: an `BenchQuestion`.
+        shared: a `BenchQuestion`.
 
     Raises:
         ConfigError: if this worker is not as the process that sends them: it might give other rows.

@@ -1,6 +1,5 @@
 """Deciding a query: points are tried, then each case is refuted, by bounds and by cutting what these leave open."""
 
-import logging
 import time
 from dataclasses import dataclass, replace
 from typing import Final, final
@@ -15,7 +14,6 @@ from abscert_plugin.query.search import Group, QuerySearch, bounded
 from abscert_plugin.query.tree import QueryNode
 from abscert_plugin.telling import Tell, nobody
 
-_log: Final = logging.getLogger(__name__)
 _POINTS: Final = 64  # of each case, at first
 _MORE_POINTS: Final = 2048  # of each case, where nothing can be proven
 _REAL_POINTS: Final = 256  # the same of real numbers, where each is checked in rationals

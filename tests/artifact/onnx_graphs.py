@@ -117,11 +117,5 @@ def deployed(cells: int = 5) -> onnx.ModelProto:
     return model
 
 
-def cells_and_midpoints(images: np.ndarray, cells: int) -> np.ndarray:
-    """Return the mid-point (pixel scale) of each pixel's cell, in float64, without `Grid`."""
-    index = np.minimum(np.floor(images.astype(np.float64) * cells), cells - 1)
-    return (index + 0.5) / cells
-
-
 def random_images(count: int, shape: tuple[int, ...] = SHAPE, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).random((count, *shape), dtype=np.float32)

@@ -68,8 +68,6 @@ class Proof:
         relus = [step for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU]
         self.relus = {step.input: self._plan.shapes[step.input] for step in relus}
         """What ReLUs read, in order: names, and shapes without the batch."""
-        self.relu_outputs = {step.input: step.output for step in relus}
-        """What each gives, by what it reads."""
         free = [step for step in self._reached() if isinstance(step, Activation) and step.function.has_choice]
         self.free = {step.input: step for step in sorted(free, key=lambda step: step.function is not RELU)}
         """The activations whose lines can be chosen, by what each reads: ReLUs first."""
