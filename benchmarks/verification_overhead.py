@@ -14,10 +14,11 @@ from pathlib import Path
 
 import onnxruntime
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.cores import thread_count
 from abscert_plugin.data import Split, load_data
-from abscert_plugin.verification.run import Artifact, Verification
+from abscert_plugin.verification.run import Verification
 
 
 def main() -> None:

@@ -15,11 +15,12 @@ import pytest
 import safetensors.numpy
 from command_line import abscert, refused
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.records import read_records
-from abscert_plugin.verification.run import Artifact, Verification
+from abscert_plugin.verification.run import Verification
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,6 @@ from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import DataError, RecordError
 from abscert_plugin.files import write_array
 from abscert_plugin.folders import alone_in
-from abscert_plugin.grid import Grid
 from abscert_plugin.records import (
     RECORDS,
     RUN,
@@ -35,8 +34,6 @@ from abscert_plugin.verification.cell import CellDecider
 from abscert_plugin.verification.decision import ITSELF, Decided, Decider, Decisions
 from abscert_plugin.verification.elsewhere import Elsewhere
 from abscert_plugin.verification.evidence import evidence_name, write_evidence
-
-__all__ = ["Artifact", "Verification", "cell_facts"]
 
 _SAME: Final = ("command", "configuration", "versions", "provider", "data", "model")
 """What two runs must say alike, so that one goes on with the other."""
@@ -192,23 +189,18 @@ def _in_order(records: list[Record], data: DataSet, path: Path) -> list[Record]:
 
 
 def model_facts(artifact: Artifact) -> dict[str, Any]:
-    """Return what run.json and certificates say of an ONNX file."""
+    """Return what run.json and certificates say of an ONNX file; `edges` only of cells that differ in width."""
+    grid = artifact.grid
     return {
         "path": artifact.path.name,
         "sha256": artifact.sha256,
-        **cell_facts(artifact.grid),
+        "cells": None if grid is None else grid.cells,
+        "edges": None if grid is None or grid.is_uniform else list(grid.inner_edges),
         "classes": artifact.metadata.classes,
         "network": artifact.metadata.network,
         "training": artifact.metadata.training,
         **({PREPROCESSING: dict(artifact.opening)} if artifact.opening else {}),
     }
-
-
-def cell_facts(grid: Grid | None) -> dict[str, Any]:
-    """Return what run.json and certificates say of a file's cells; `edges` only where they differ in width."""
-    if grid is None:
-        return {"cells": None, "edges": None}
-    return {"cells": grid.cells, "edges": None if grid.is_uniform else list(grid.inner_edges)}
 
 
 def _stored(out: Path, info: RunInfo, data: DataSet) -> tuple[list[Record], float]:

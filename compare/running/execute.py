@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import decided_at_once
@@ -12,7 +13,7 @@ from abscert_plugin.files import write_json
 from abscert_plugin.records import RUN
 from abscert_plugin.training.loop import Observer
 from abscert_plugin.training.run import TrainingData, prepare_folder, run_training, write_run
-from abscert_plugin.verification.run import Artifact, Verification
+from abscert_plugin.verification.run import Verification
 from compare.plans.planned_run import Run, as_mapping
 from compare.results.stored_run import CONFIG, DONE, TRAINING
 from compare.running.defaults import ball_search, cell_decider, training_spec

@@ -25,6 +25,7 @@ from sklearn.neural_network import MLPClassifier
 
 import abscert_plugin
 from abscert_plugin.artifact.contract import check_artifact
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.artifact.wrap import WrapOptions, Wrapped, wrap
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.data import Split, load_data
@@ -32,7 +33,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.preprocessing import InputScale
 from abscert_plugin.records import Record
-from abscert_plugin.verification.run import Artifact, Verification
+from abscert_plugin.verification.run import Verification
 
 CELLS = 7
 DIGIT = (1, 8, 8)

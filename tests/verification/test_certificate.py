@@ -15,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_networks import export_tiny, tiny_data, tiny_network
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Arithmetic, Radius
@@ -32,7 +33,7 @@ from abscert_plugin.verification.finding import Check
 from abscert_plugin.verification.origin import check_origin
 from abscert_plugin.verification.replay import Replay, check_verdicts
 from abscert_plugin.verification.reproof import Reproof
-from abscert_plugin.verification.run import Artifact, Verification, model_facts
+from abscert_plugin.verification.run import Verification, model_facts
 
 RADIUS = Radius(Fraction(1, 5))
 COUNTEREXAMPLES = "counterexamples, replayed through the file"

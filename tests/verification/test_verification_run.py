@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from tiny_networks import constant_network, export_tiny, run_onnx, tiny_data, tiny_network
 
+from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.cores import thread_count
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import DataError, RecordError, UnsupportedModelError
 from abscert_plugin.folders import set_aside
 from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records
-from abscert_plugin.verification.run import Artifact, Verification
+from abscert_plugin.verification.run import Verification
 
 COUNT = 23
 BATCH = 5
