@@ -97,7 +97,7 @@ class Verdicts(Sequence[ImageVerdict]):
         notes: Sequence[str] = (),
         holder: object = None,
     ) -> None:
-        places = {int(index): place for place, index in enumerate(data.index)}
+        places = data.places
         self.records = tuple(sorted(records, key=lambda record: places[record.index]))
         self.run = run
         self.folder = folder

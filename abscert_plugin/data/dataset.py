@@ -119,6 +119,11 @@ class DataSet:
         """Whether all images are in memory."""
         return self.source.is_resident
 
+    @property
+    def places(self) -> dict[int, int]:
+        """The position in the split of each image, by its place in the data set's own file."""
+        return {index: position for position, index in enumerate(self.index.tolist())}
+
     def take(self, positions: Int64[np.ndarray, "m"]) -> Batch:
         """Return the images at these positions of the split (0 to len - 1)."""
         index = self.index[positions]

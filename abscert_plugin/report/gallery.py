@@ -46,7 +46,7 @@ def take_images(data: DataSet, indices: Sequence[int]) -> Mapping[int, Float32[n
         data: where the images are.
         indices: places in the data set's own file.
     """
-    places = {int(index): position for position, index in enumerate(data.index)}
+    places = data.places
     positions: Int64[np.ndarray, "n"] = np.array([places[i] for i in indices if i in places], dtype=np.int64)
     if len(positions) == 0:
         return {}

@@ -151,7 +151,7 @@ def former_sentence(claim: Claim, configuration: Mapping[str, Any]) -> str:
 
 def batches_of(records: Sequence[Record], data: DataSet) -> Iterator[tuple[Sequence[Record], Batch, Images]]:
     """Yield rows, few at a time, with their images of a data set, and these on the pixel scale."""
-    places = {int(index): position for position, index in enumerate(data.index)}
+    places = data.places
     for start in range(0, len(records), _AT_ONCE):
         part = records[start : start + _AT_ONCE]
         batch = data.take(np.array([places[record.index] for record in part]))

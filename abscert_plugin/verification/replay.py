@@ -95,7 +95,7 @@ def check_verdicts(
     records = [row.record for row in certificate.rows]
     count = certificate.data.get("images")
     expected = data.index[: len(records)].tolist()
-    places = {int(index): position for position, index in enumerate(data.index)}
+    places = data.places
     missing = [f"image {record.index} is not one of them" for record in records if record.index not in places]
     if not missing and (count != len(records) or sorted(record.index for record in records) != sorted(expected)):
         missing = [f"expected the first {count} images, got {len(records)} rows that are not those"]

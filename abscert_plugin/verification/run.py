@@ -181,8 +181,8 @@ def _write_files(decided: Sequence[Decided], out: Path) -> None:
 
 def _in_order(records: list[Record], data: DataSet, path: Path) -> list[Record]:
     """Return rows in the order of the data set, and give the file that order: those of many workers come as they do."""
-    place_of = {index: place for place, index in enumerate(data.index.tolist())}
-    ordered = sorted(records, key=lambda record: place_of.get(record.index, len(place_of)))
+    places = data.places
+    ordered = sorted(records, key=lambda record: places.get(record.index, len(places)))
     if ordered != records:
         write_records(path, ordered)
     return ordered
