@@ -62,20 +62,12 @@ def _directions(
     network: nn.Module, reach: Reach, cells: np.ndarray, labels: Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return margins, the predicted fall of the margin by moving each pixel, and whether it is to its highest cell."""
-    ends = reach.front.network_input
-    current = torch.from_numpy(ends(cells)).requires_grad_()
+    front = reach.front
+    current = torch.from_numpy(front.network_input(cells)).requires_grad_()
     margins = logit_margins(network(current), labels)
     (gradient,) = torch.autograd.grad(margins.sum(), current)
-    slope = gradient.numpy()
-    here = current.detach().numpy()
-    channels = cells.shape[1]
-
-    def fall(target: np.ndarray) -> np.ndarray:
-        change = -slope * (ends(target) - here)
-        return change[:, :channels] + change[:, channels:]
-
     with np.errstate(invalid="ignore"):  # where logits are infinite, slopes are, and a gain of NaN is none
-        to_low, to_high = fall(reach.lowest), fall(reach.highest)
+        to_low, to_high = (-front.change(gradient.numpy(), cells, end) for end in (reach.lowest, reach.highest))
     return margins.detach().numpy(), np.maximum(to_low, to_high), to_high > to_low
 
 

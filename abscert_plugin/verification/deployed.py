@@ -127,7 +127,12 @@ class Deployed:
         """Return why a point at which the label is not shown leaves an image undecided."""
         if margin > self.floor:
             return unshown(margin)
-        return undecided(margin, self.floor)
+        if np.isnan(margin):
+            return "a logit is not a finite number"
+        if margin < -self.floor:
+            return "a reachable combination of cells is mislabelled, but only rounding of the ball's ends reaches it"
+        floor = f"within the floor of {self.floor:.3g}, the logits' own differences between runs"
+        return f"a margin of {margin:.3g} is {floor}"
 
 
 def observed_floor(run: Callable[[np.ndarray], np.ndarray], probes: Images) -> float:
@@ -149,12 +154,3 @@ def observed_floor(run: Callable[[np.ndarray], np.ndarray], probes: Images) -> f
     with np.errstate(invalid="ignore"):  # two infinite logits; their difference counts as none
         difference = max(float(np.nan_to_num(np.abs(logits - runs[0])).max()) for logits in runs)
     return 2.0 ** math.ceil(math.log2(max(2 * difference, _FLOAT32_SHARE * largest)))
-
-
-def undecided(margin: float, floor: float) -> str:
-    """Return why a point leaves an image undecided."""
-    if np.isnan(margin):
-        return "a logit is not a finite number"
-    if margin < -floor:
-        return "a reachable combination of cells is mislabelled, but only rounding of the ball's ends reaches it"
-    return f"a margin of {margin:.3g} is within the floor of {floor:.3g}, the logits' own differences between runs"
