@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final, final
 
 import msgspec
@@ -144,22 +143,18 @@ def _caption(alone: Sequence[Run]) -> str:
 
 
 def _points(own: Sequence[VerifiedRun]) -> tuple[Point, ...]:
-    by_radius: dict[Fraction, list[VerifiedRun]] = {}
-    for verified in own:
-        assert verified.radius is not None
-        by_radius.setdefault(verified.radius.pixel, []).append(verified)
-    return tuple(_mean(by_radius[radius]) for radius in sorted(by_radius))
+    by_radius = grouped(own, lambda verified: verified.pixel_radius)
+    return tuple(sorted(map(_mean, by_radius.values()), key=lambda point: point.radius))
 
 
 def _mean(some: Sequence[VerifiedRun]) -> Point:
-    radius = some[0].radius
-    return _point(0.0 if radius is None else float(radius.pixel), one_a_seed(some), not_verified)
+    return _point(float(some[0].pixel_radius or 0), one_a_seed(some), not_verified)
 
 
 def _clean(own: Sequence[VerifiedRun]) -> Point:
     """Return the error of radius 0, of the images that were verified at the least radius."""
-    least = min(verified.radius.pixel for verified in own if verified.radius is not None)
-    some = [verified for verified in own if verified.radius is not None and verified.radius.pixel == least]
+    least = min(verified.pixel_radius for verified in own if verified.pixel_radius is not None)
+    some = [verified for verified in own if verified.pixel_radius == least]
     return _point(0.0, one_a_seed(some), mislabelled)
 
 

@@ -61,16 +61,11 @@ def charts(found: Sequence[VerifiedRun]) -> list[Chart]:
     settings = grouped(found, lambda verified: setting(verified.run))
     made = []
     for title in sorted(settings):
-        balls = [verified for verified in settings[title] if verified.radius is not None]
-        cells = [verified for verified in settings[title] if verified.radius is None]
-        radii = sorted({verified.radius.pixel for verified in balls if verified.radius is not None})
-        made += _charts(title, [(radius, [one for one in balls if _length(one) == radius]) for radius in radii])
-        made += _charts(title, [(None, cells)] if cells else [])
+        by_radius = grouped(settings[title], lambda verified: verified.pixel_radius)
+        radii = sorted(radius for radius in by_radius if radius is not None)
+        made += _charts(title, [(radius, by_radius[radius]) for radius in radii])
+        made += _charts(title, [(None, by_radius[None])] if None in by_radius else [])
     return made
-
-
-def _length(verified: VerifiedRun) -> Fraction | None:
-    return None if verified.radius is None else verified.radius.pixel
 
 
 def _charts(title: str, groups: Sequence[tuple[Fraction | None, Sequence[VerifiedRun]]]) -> list[Chart]:

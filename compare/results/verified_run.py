@@ -3,10 +3,11 @@
 import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 from abscert_plugin.claim import Radius, Verdict
 from abscert_plugin.errors import RecordError
@@ -20,6 +21,8 @@ from compare.results.stored_run import TRAINING, State, StoredRun, stored_runs
 
 _ATTACKS: Final = ("forward", "gradient attack", "score attack")
 ACTIVATIONS: Final[Mapping[str, str]] = {"lbp": "param-ramp"}  # of the methods whose own is not relu
+_Item = TypeVar("_Item")
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @final
@@ -61,6 +64,11 @@ class VerifiedRun:
     training_device: str
     certified_by: Mapping[str, int] = field(default_factory=dict)
     proven: bool | None = None
+
+    @property
+    def pixel_radius(self) -> Fraction | None:
+        """The ball's radius on the pixel scale; None for the claim `cell`."""
+        return None if self.radius is None else self.radius.pixel
 
 
 @final
@@ -121,11 +129,11 @@ def _of_run(stored: StoredRun) -> Iterator[VerifiedRun]:
         )
 
 
-def grouped(found: Iterable[VerifiedRun], key: Callable[[VerifiedRun], str]) -> dict[str, list[VerifiedRun]]:
-    """Return verifications by what `key` says of each, in their own order."""
-    groups: dict[str, list[VerifiedRun]] = {}
-    for verified in found:
-        groups.setdefault(key(verified), []).append(verified)
+def grouped(found: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    """Return items by what `key` says of each, in their own order."""
+    groups: dict[_Key, list[_Item]] = {}
+    for one in found:
+        groups.setdefault(key(one), []).append(one)
     return groups
 
 

@@ -196,9 +196,7 @@ def _without_cells(run: Run) -> Run:
 def _rows(way: Sequence[VerifiedRun], called: Mapping[str, str]) -> list[tuple[tuple[object, ...], TableRow]]:
     """Return the rows of one way to train, one a radius, each with what it is sorted by."""
     run = way[0].run
-    by_radius: dict[Fraction | None, list[VerifiedRun]] = {}
-    for verified in way:
-        by_radius.setdefault(None if verified.radius is None else verified.radius.pixel, []).append(verified)
+    by_radius = grouped(way, lambda verified: verified.pixel_radius)
     cells = one_a_seed(by_radius.pop(None, []))
     method = called[variant(_without_cells(run))]
     network = run.network if run.activation is None else f"{run.network} {run.activation}"

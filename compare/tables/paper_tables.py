@@ -9,8 +9,9 @@ from typing import Final, final
 
 from abscert_plugin.claim import Radius
 from abscert_plugin.report.figures import rough_duration
+from compare.plans.planned_run import Run
 from compare.results.estimates import Estimate
-from compare.results.verified_run import ACTIVATIONS, VerifiedRun
+from compare.results.verified_run import ACTIVATIONS, VerifiedRun, grouped
 from compare.tables.error_table import CLAIMS, LINE, NOT_RUN, PROTOCOL_NOTES, SCALES, TableRow, scales
 from compare.tables.paper_cells import Cell, PaperRow, PaperTable, gain_cell, pace_cell, rate_cell
 from compare.tables.published import PublishedFigure, Quantity, published
@@ -74,27 +75,20 @@ class Pool:
     """The verifications of one protocol, and the estimates of missing ones, by all that a figure is of."""
 
     protocol: str
-    found: Mapping[tuple[str, ...], tuple[VerifiedRun, ...]]
-    expected: Mapping[tuple[str, ...], tuple[Estimate, ...]]
+    found: Mapping[tuple[str, ...], Sequence[VerifiedRun]]
+    expected: Mapping[tuple[str, ...], Sequence[Estimate]]
 
     @classmethod
     def of(cls, found: Iterable[VerifiedRun], protocol: str, estimates: Iterable[Estimate] = ()) -> "Pool":
         """Return those of a protocol."""
-        groups: dict[tuple[str, ...], list[VerifiedRun]] = {}
-        for verified in found:
-            run = verified.run
-            if run.protocol == protocol:
-                groups.setdefault((run.data, run.network, verified.activation, run.method), []).append(verified)
-        missing: dict[tuple[str, ...], list[Estimate]] = {}
-        for one in estimates:
-            run = one.run
-            if run.protocol == protocol:
-                activation = run.activation or ACTIVATIONS.get(run.method, _RELU)
-                missing.setdefault((run.data, run.network, activation, run.method), []).append(one)
+        runs = (one for one in found if one.run.protocol == protocol)
+        others = (one for one in estimates if one.run.protocol == protocol)
         return cls(
             protocol,
-            {key: tuple(group) for key, group in groups.items()},
-            {key: tuple(one) for key, one in missing.items()},
+            grouped(runs, lambda one: _place_of(one.run, one.activation)),
+            grouped(
+                others, lambda one: _place_of(one.run, one.run.activation or ACTIVATIONS.get(one.run.method, _RELU))
+            ),
         )
 
     def runs(self, figure: PublishedFigure, method: str, claim: str, radius: Radius) -> tuple[VerifiedRun, ...]:
@@ -121,6 +115,10 @@ class Pool:
     def _key(self, figure: PublishedFigure, method: str) -> tuple[str, ...]:
         activation = ACTIVATIONS.get(method, figure.activation)
         return self.place(figure.data), figure.network, activation, method
+
+
+def _place_of(run: Run, activation: str) -> tuple[str, ...]:
+    return run.data, run.network, activation, run.method
 
 
 def drafts(number: int, pool: Pool) -> tuple[PaperTable, ...]:
@@ -261,10 +259,7 @@ _BUILDERS: Final[Mapping[int, Callable[[Pool], tuple[PaperTable, ...]]]] = Mappi
 def _by(
     figures: Iterable[PublishedFigure], key: Callable[[PublishedFigure], TableRow]
 ) -> Iterable[tuple[TableRow, tuple[PublishedFigure, ...]]]:
-    groups: dict[TableRow, list[PublishedFigure]] = {}
-    for figure in figures:
-        groups.setdefault(key(figure), []).append(figure)
-    return [(name, tuple(group)) for name, group in groups.items()]
+    return [(name, tuple(group)) for name, group in grouped(figures, key).items()]
 
 
 def _grouped(
