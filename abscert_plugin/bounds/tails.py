@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from abscert_plugin.bounds.margin import other_classes
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.functions import EXP_ERROR, LOG_ERROR
 from abscert_plugin.bounds.proof.s_shaped import SIGMOID_ERROR, TANH_ERROR
@@ -66,9 +67,8 @@ def kept_margins(
         return margins * (1 - 2 * (8 * _U + LOG_ERROR)) - needed * _ROOM
     assert ends is not None
     function, error = (torch.sigmoid, SIGMOID_ERROR) if tail is Tail.SIGMOID else (torch.tanh, TANH_ERROR)
-    others = torch.stack([torch.cat([torch.arange(k), torch.arange(k + 1, classes)]) for k in range(classes)])[labels]
     low, high = (end.gather(1, labels.unsqueeze(1)) for end in ends)
-    other_low, other_high = (end.gather(1, others) for end in ends)
+    other_low, other_high = (end.gather(1, other_classes(labels, classes)) for end in ends)
     first, last = torch.maximum(other_low, low - margins), torch.minimum(other_high, high - margins)
     gaps = [function(place + margins) - function(place) for place in (first, last)]
     least = torch.minimum(*gaps) - 2 * error - _OWN

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor, nn
 
+from abscert_plugin.bounds.margin import other_classes
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.param_ramp import bounded_with_ramps
@@ -106,8 +107,7 @@ def check_bounded_forward(bounded: nn.Module, network: nn.Module, points: Float3
 def margin_rows(classes: int) -> Float32[Tensor, "classes others classes"]:
     """Return, for each label, the rows that turn logits into logit[label] - logit[j], for all other j, ascending."""
     eye = torch.eye(classes)
-    others = torch.stack([torch.cat([eye[:label], eye[label + 1 :]]) for label in range(classes)])
-    return eye[:, None] - others
+    return eye[:, None] - eye[other_classes(torch.arange(classes), classes)]
 
 
 @contextmanager

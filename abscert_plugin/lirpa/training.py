@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from abscert_plugin.bounds.intervals import frozen_statistics
+from abscert_plugin.bounds.margin import other_classes
 from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet, refuse_statistics
 
@@ -80,9 +81,7 @@ class CrownIbpMargins:
         """Return lower bounds of the label's logit minus each logit over the boxes; 0 at the label itself."""
         others = self._bound(lower, upper, self._rows[labels])
         batch, count = others.shape
-        places = torch.arange(count, device=others.device).expand(batch, count)
-        places = places + (places >= labels[:, None])  # the label's own place is left out
-        return others.new_zeros(batch, count + 1).scatter(1, places, others)
+        return others.new_zeros(batch, count + 1).scatter(1, other_classes(labels, count + 1), others)
 
     def weighted(
         self,

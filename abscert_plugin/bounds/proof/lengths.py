@@ -20,6 +20,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
+from abscert_plugin.bounds.margin import other_classes
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.activations import RELU
 from abscert_plugin.bounds.proof.affine import Affine
@@ -97,8 +98,7 @@ class LengthsPass:
         if errors is None:
             return None
         logits, images = layer.middle(near.middle.double()), torch.arange(len(points)).unsqueeze(1)
-        every = torch.arange(logits.shape[1] - 1).expand(len(points), -1)
-        others = every + (every >= labels.unsqueeze(1))
+        others = other_classes(labels, logits.shape[1])
         if self._apart is None:
             weights = step.map.weights.center.T.contiguous()
             self._apart = torch.cdist(weights, weights, compute_mode="donot_use_mm_for_euclid_dist") * _ROOM

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from abscert_plugin.bounds.bounder import BoundMethod, BoundTimeError
+from abscert_plugin.bounds.margin import other_classes
 from abscert_plugin.bounds.proof.activations import RELU
 from abscert_plugin.bounds.proof.descent import Descent, Multipliers, Part, Slopes, Step
 from abscert_plugin.bounds.proof.domain import apart
@@ -386,5 +387,4 @@ class Proof:
 def margin_rows(labels: Int64[Tensor, "batch"], classes: int) -> Float64[Tensor, "batch others classes"]:
     """Return the rows that take logits to logit[label] - logit[j], for all j other than the label, ascending."""
     unit = torch.eye(classes, dtype=torch.float64)
-    others = torch.stack([torch.cat([torch.arange(k), torch.arange(k + 1, classes)]) for k in range(classes)])
-    return unit[labels].unsqueeze(1) - unit[others[labels]]
+    return unit[labels].unsqueeze(1) - unit[other_classes(labels, classes)]
