@@ -27,6 +27,7 @@ from abscert_plugin.grid import Grid
 from abscert_plugin.networks import NetworkConfig
 
 _OPSET: Final = 13  # the oldest that the contract allows, which every verifier of the field reads
+_RANDOM: Final = 8
 _TOLERANCE: Final = 1e-4  # float32 sums in another order; beyond it the files compute something else
 
 
@@ -83,15 +84,18 @@ def export(
     )
     for model in (abstract, deploy):
         write_metadata(model, metadata)
-    random = np.random.default_rng(0).random((8, *config.image_shape), dtype=np.float32)
-    images = np.concatenate([random, probes])
-    differences: list[float] = []
-    write_checked(
-        {ABSTRACT: abstract, DEPLOY: deploy},
-        folder,
-        lambda paths: differences.append(_compare(paths, network, grid, images)),
-    )
-    return Exported(folder / ABSTRACT, folder / DEPLOY, differences[0])
+    images = with_random(probes)
+    models = {ABSTRACT: abstract, DEPLOY: deploy}
+    difference = write_checked(models, folder, lambda paths: _compare(paths, network, grid, images))
+    return Exported(folder / ABSTRACT, folder / DEPLOY, difference)
+
+
+def with_random(
+    probes: Float32[np.ndarray, "probes channels height width"],
+) -> Float32[np.ndarray, "more channels height width"]:
+    """Return the images that logits are compared on: random ones, and some of the user's."""
+    random = np.random.default_rng(0).random((_RANDOM, *probes.shape[1:]), dtype=np.float32)
+    return np.concatenate([random, probes])
 
 
 def traced(network: nn.Module, input_name: str, shape: tuple[int, ...], classes: int) -> onnx.ModelProto:

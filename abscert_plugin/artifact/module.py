@@ -64,13 +64,11 @@ def export_module(
         model = traced(network, INPUT, preprocessing.input_shape, together.shape[1])
     except Exception as error:  # whatever torch's exporter, or the module's own code under it, raises
         raise UnsupportedModelError(f"torch cannot write {_name(module)} as ONNX: {one_line(error)}") from error
-    differences: list[float] = []
 
-    def compare(paths: Mapping[str, Path]) -> None:
-        differences.append(logit_difference(paths[path.name], probes, together.numpy()))
+    def compare(paths: Mapping[str, Path]) -> float:
+        return logit_difference(paths[path.name], probes, together.numpy())
 
-    write_checked({path.name: model}, path.parent, compare)
-    return differences[0]
+    return write_checked({path.name: model}, path.parent, compare)
 
 
 def _preprocessing(image_shape: tuple[int, int, int], scale: InputScale, layout: Layout | None) -> Preprocessing:

@@ -11,7 +11,7 @@ from torch import nn
 
 import abscert_plugin
 from abscert_plugin.artifact.contract import check_artifact
-from abscert_plugin.artifact.export import Exported, logit_difference, traced
+from abscert_plugin.artifact.export import Exported, logit_difference, traced, with_random
 from abscert_plugin.artifact.metadata import SCALED, Metadata, write_metadata
 from abscert_plugin.artifact.scaling import prepend_scaling
 from abscert_plugin.artifact.write import DEPLOY, write_checked
@@ -51,15 +51,12 @@ def export_plain(
         training=training,
     )
     write_metadata(model, metadata)
-    random = np.random.default_rng(0).random((8, *config.image_shape), dtype=np.float32)
-    images = np.concatenate([random, probes])
-    differences: list[float] = []
+    images = with_random(probes)
 
-    def compare(paths: Mapping[str, Path]) -> None:
+    def compare(paths: Mapping[str, Path]) -> float:
         check_artifact(onnx.load_model(str(paths[DEPLOY]), load_external_data=False), paths[DEPLOY])
         with torch.inference_mode():
             expected = network(2 * torch.from_numpy(images) - 1).numpy()
-        differences.append(logit_difference(paths[DEPLOY], images, expected))
+        return logit_difference(paths[DEPLOY], images, expected)
 
-    write_checked({DEPLOY: model}, folder, compare)
-    return Exported(None, folder / DEPLOY, differences[0])
+    return Exported(None, folder / DEPLOY, write_checked({DEPLOY: model}, folder, compare))

@@ -78,10 +78,9 @@ def narrow(
     network = {"abscert.network": f"{old.network} in {precision}", PRECISION: str(precision), SOURCE: source.sha256}
     kept = {entry.key: entry.value for entry in source.model.metadata_props}
     helper.set_model_props(made, {**kept, **network})
-    differences: list[float] = []
     name = f"{source.path.stem}-{precision}.onnx"
-    write_checked({name: made}, folder, lambda paths: differences.append(_compare(paths[name], old, source, images)))
-    return Narrowed(folder / name, differences[0])
+    difference = write_checked({name: made}, folder, lambda paths: _compare(paths[name], old, source, images))
+    return Narrowed(folder / name, difference)
 
 
 def _refuse_narrow(model: onnx.ModelProto, path: Path) -> None:

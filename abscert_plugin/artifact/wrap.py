@@ -115,9 +115,8 @@ def wrap(path: Path, folder: Path, options: WrapOptions) -> Wrapped:
         represented=options.represented,
     )
     abstract, deploy = _wrapped_models(adapted, midpoint, metadata, seen.batch or source.input.batch_symbol)
-    check = _Check(options.grid, images, seen)
-    written = write_checked({ABSTRACT: abstract, DEPLOY: deploy}, folder, check.run)
-    return Wrapped(written[ABSTRACT], written[DEPLOY], metadata, seen.notes)
+    write_checked({ABSTRACT: abstract, DEPLOY: deploy}, folder, _Check(options.grid, images, seen).run)
+    return Wrapped(folder / ABSTRACT, folder / DEPLOY, metadata, seen.notes)
 
 
 def probe_images(image_shape: tuple[int, int, int]) -> Float32[np.ndarray, "4 channels height width"]:

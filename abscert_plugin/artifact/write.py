@@ -4,7 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import onnx
 from google.protobuf.message import EncodeError, Message
@@ -20,15 +20,16 @@ _ALIGNMENT: Final = 4096  # so that a backend can map each tensor into memory
 _SMALL: Final = 4096  # tensors that stay in the file: the tables of phi, which are compared to the byte, are smaller
 
 _log = logging.getLogger(__name__)
+_Seen = TypeVar("_Seen")
 
 
 def write_checked(
     models: Mapping[str, onnx.ModelProto],
     folder: Path,
-    check: Callable[[Mapping[str, Path]], None],
+    check: Callable[[Mapping[str, Path]], _Seen],
     embed_limit: int = EMBED_LIMIT,
-) -> dict[str, Path]:
-    """Write `models` into `folder`, all of them or none, and return the paths they have there.
+) -> _Seen:
+    """Write `models` into `folder`, all of them or none, and return what `check` does.
 
     They are saved in a temporary folder inside `folder`, checked by `onnx.checker` and by `check`, then renamed.
     Files of the same names are replaced.
@@ -51,8 +52,10 @@ def write_checked(
             saved = {name: save_model(model, Path(scratch) / name, embed_limit) for name, model in models.items()}
             for path in saved.values():
                 _check_onnx(path)
-            check(saved)
-            return {name: _publish(path, folder) for name, path in saved.items()}
+            seen = check(saved)
+            for path in saved.values():
+                _publish(path, folder)
+            return seen
     except OSError as error:
         raise ExportError(
             f"cannot write into {folder}: {plain_words(error)}; free space there or choose another folder"
@@ -126,7 +129,7 @@ def _check_onnx(path: Path) -> None:
         raise ExportError(f"{path.name} would not be valid ONNX: {reason}") from error
 
 
-def _publish(path: Path, folder: Path) -> Path:
+def _publish(path: Path, folder: Path) -> None:
     """Rename a checked file, and its data if it has any, into `folder`."""
     target, data = folder / path.name, data_path(path)
     if data.exists():
@@ -134,4 +137,3 @@ def _publish(path: Path, folder: Path) -> Path:
         publish(data, folder / data.name)
     publish(path, target)
     _log.info("wrote %s", target)
-    return target
