@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
+import msgspec
 import numpy as np
 
 from abscert_plugin.errors import AbscertError, RecordError
@@ -33,6 +34,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BLOCK: Final = 2**16  # bytes that are read at once
 _LOOK_EVERY: Final = 0.5  # seconds between two tries for a lock
 _ANOTHER_OUT: Final = "choose another --out"
+_Kind = TypeVar("_Kind")
 
 
 def write_whole(
@@ -169,6 +171,23 @@ def read_json(path: Path, limit: int = TEXT_LIMIT) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RecordError(f"expected a JSON object in {path}, got another value")
     return value
+
+
+def converted(value: Any, kind: type[_Kind], fault: str) -> _Kind:
+    """Return what a JSON file holds as a value of a type.
+
+    Args:
+        value: what `read_json` gives, or a part of it.
+        kind: the type.
+        fault: how the error begins, such as `proof.json is no unsat proof`.
+
+    Raises:
+        RecordError: if it is no such value.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{fault}: {plain_words(error)}") from error
 
 
 def _finite(text: str) -> float:

@@ -14,7 +14,7 @@ import msgspec
 
 from abscert_plugin.claim import Arithmetic, Verdict
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import read_json, read_packed, write_json, write_whole
+from abscert_plugin.files import converted, read_json, read_packed, write_json, write_whole
 from abscert_plugin.wording import plain_words
 
 SCHEMA_VERSION: Final = 1
@@ -285,13 +285,10 @@ class RunInfo:
             RecordError: if it is missing, not JSON, of another schema, or an entry is of the wrong kind.
         """
         value = read_json(path)
-        names = {field.name for field in fields(cls)}
+        names, fault = {field.name for field in fields(cls)}, f"{path} is not a run.json of schema {SCHEMA_VERSION}"
         if value.get("schema") != SCHEMA_VERSION or set(value) != names:
-            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}")
-        try:
-            return msgspec.convert(value, cls)
-        except msgspec.ValidationError as error:
-            raise RecordError(f"{path} is not a run.json of schema {SCHEMA_VERSION}: {plain_words(error)}") from error
+            raise RecordError(fault)
+        return converted(value, cls, fault)
 
 
 def equal_run(out: Path, info: RunInfo, same: Iterable[str]) -> RunInfo | None:

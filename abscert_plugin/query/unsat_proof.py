@@ -18,7 +18,7 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import RecordError, UnsupportedModelError, VerifierError
-from abscert_plugin.files import read_json, write_json
+from abscert_plugin.files import converted, read_json, write_json
 from abscert_plugin.query.by_hidden import bounds_of, ends_of_cuts
 from abscert_plugin.query.network import Network
 from abscert_plugin.query.query import Case
@@ -27,7 +27,6 @@ from abscert_plugin.query.refuting import Refuter
 from abscert_plugin.query.search import Group
 from abscert_plugin.query.tree import COMBINED, INPUTS, MOST_NODES, OPTIMISED, Region, closed_parts, listed
 from abscert_plugin.records import digest_of
-from abscert_plugin.wording import plain_words
 
 KIND: Final = "abscert unsat proof"
 SCHEMA: Final = 1
@@ -129,10 +128,7 @@ def read_unsat_proof(path: Path) -> UnsatProof:
     value = read_json(path, _LIMIT)
     if value.get("kind") != KIND or value.get("schema") != SCHEMA:
         raise RecordError(f"expected an unsat proof of schema {SCHEMA} in {path}")
-    try:
-        proof = msgspec.convert(value, UnsatProof)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is no unsat proof: {plain_words(error)}") from error
+    proof = converted(value, UnsatProof, f"{path} is no unsat proof")
     if proof.digest != digest_of({key: item for key, item in value.items() if key != "digest"}):
         raise RecordError(f"{path}: its digest is not that of its content; it was changed after it was written")
     return proof

@@ -16,7 +16,7 @@ from abscert_plugin.artifact.write import DEPLOY
 from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import TEXT_LIMIT, read_bytes
+from abscert_plugin.files import TEXT_LIMIT, converted, read_bytes
 from abscert_plugin.records import RUN, RunInfo
 from abscert_plugin.report.verified import Verifications, Verified
 from abscert_plugin.wording import plain_words
@@ -193,10 +193,8 @@ def _trained(path: Path, metadata: Metadata | None) -> TrainedRun | None:
     run = RunInfo.read(place)
     if run.command != _TRAIN:
         return None
-    try:
-        told, model = msgspec.convert(run.configuration, Training), msgspec.convert(run.model, _Model)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{place} does not say what was trained: {plain_words(error)}") from error
+    fault = f"{place} does not say what was trained"
+    told, model = converted(run.configuration, Training, fault), converted(run.model, _Model, fault)
     if model.path != path.name:
         return None
     expected = {

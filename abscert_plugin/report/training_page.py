@@ -13,7 +13,7 @@ from rich.table import Table
 import abscert_plugin
 from abscert_plugin.claim import Radius, RadiusScale, validated
 from abscert_plugin.errors import AbscertError, RecordError
-from abscert_plugin.files import read_json, read_text
+from abscert_plugin.files import converted, read_json, read_text
 from abscert_plugin.records import CHECKPOINT, RUN, RunInfo
 from abscert_plugin.report import line_plot
 from abscert_plugin.report.figures import percent
@@ -174,12 +174,10 @@ def training_table(content: TrainingContent) -> Table:
 
 
 def _epochs(rows: Any, path: Path) -> tuple[EpochRow, ...]:
-    try:
-        found = msgspec.convert(rows, tuple[EpochRow, ...])
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is no history of a training: {plain_words(error)}") from error
+    fault = f"{path} is no history of a training"
+    found = converted(rows, tuple[EpochRow, ...], fault)
     if [row.epoch for row in found] != list(range(1, len(found) + 1)):
-        raise RecordError(f"{path} is no history of a training: its epochs are not numbered from 1 on")
+        raise RecordError(f"{fault}: its epochs are not numbered from 1 on")
     return found
 
 

@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import msgspec
-
 import abscert_plugin
-from abscert_plugin.errors import RecordError
-from abscert_plugin.files import read_json
+from abscert_plugin.files import converted, read_json
 from abscert_plugin.report import line_plot
 from abscert_plugin.report.templates import environment
 from abscert_plugin.report.training_page import PAGE, TrainingContent, details_of, is_training
 from abscert_plugin.training.tuning_step import TUNING, TuningStep, step_folder
-from abscert_plugin.wording import plain_words
 
 TUNING_PAGE: Final = "tuning.html"
 """The page that `abscert tune --watch` writes into the folder of a tuning."""
@@ -50,10 +46,7 @@ class TuningContent:
         """
         path = folder / TUNING
         said = read_json(path) if path.is_file() else {}
-        try:
-            steps = msgspec.convert(said.get("steps", []), tuple[TuningStep, ...])
-        except msgspec.ValidationError as error:
-            raise RecordError(f"{path} is no file of a tuning: {plain_words(error)}") from error
+        steps = converted(said.get("steps", []), tuple[TuningStep, ...], f"{path} is no file of a tuning")
         description = said.get("description")
         trainings = sorted(place for place in folder.glob(_STEPS) if is_training(place))
         pages = frozenset(place.name for place in trainings if (place / PAGE).is_file())

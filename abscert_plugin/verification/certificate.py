@@ -14,12 +14,11 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.claim import PROVABLE, Arithmetic, Claim, Inputs, Verdict, scope
 from abscert_plugin.data import Batch, DataSet
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import read_array, read_json, write_json
+from abscert_plugin.files import converted, read_array, read_json, write_json
 from abscert_plugin.front import Images
 from abscert_plugin.records import CHECKPOINT, RECORDS, ROWS_LIMIT, RUN, Record, RunInfo, digest_of
 from abscert_plugin.verification.decision import ITSELF, counterexample_name
 from abscert_plugin.verification.evidence import Evidence, evidence_name, read_evidence
-from abscert_plugin.wording import plain_words
 
 SCHEMA: Final = 4
 UNPROVEN_HERE: Final = "for real numbers, which this certificate does not prove"
@@ -251,10 +250,7 @@ def read_certificate(path: Path) -> tuple[Certificate, bool]:
     value = read_json(path, ROWS_LIMIT)
     if value.get("schema") not in tuple(FLOATING_POINT):  # it may be a list, which has no hash
         raise RecordError(f"expected a certificate of schema 1 to {SCHEMA} in {path}, got {value.get('schema')}")
-    try:
-        certificate = msgspec.convert(value, Certificate)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is not a certificate: {plain_words(error)}") from error
+    certificate = converted(value, Certificate, f"{path} is not a certificate")
     if certificate.claim not in list(Claim):
         raise RecordError(f"{path}: expected the claim {' or '.join(Claim)}, got {certificate.claim!r}")
     if not certificate.rows:

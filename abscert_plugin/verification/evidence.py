@@ -15,9 +15,8 @@ from abscert_plugin.bounds.part_lines import PartLines, numbers, packed, unpacke
 from abscert_plugin.bounds.waiting import nodes_of
 from abscert_plugin.claim import Claim
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import read_json, write_json
+from abscert_plugin.files import converted, read_json, write_json
 from abscert_plugin.records import EXHAUSTIVE, FORWARD, SEARCHED, Record
-from abscert_plugin.wording import plain_words
 
 RUN: Final = "run"
 """What closes a part of a tree whose combinations of cells were all run."""
@@ -192,12 +191,7 @@ def read_evidence(path: Path) -> Evidence | None:
     Raises:
         RecordError: if it cannot be read, or is none.
     """
-    if not path.exists():
-        return None
-    try:
-        return msgspec.convert(read_json(path), Evidence)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is no proof of an image: {plain_words(error)}") from error
+    return converted(read_json(path), Evidence, f"{path} is no proof of an image") if path.exists() else None
 
 
 def _if_short(evidence: Evidence) -> Evidence | None:

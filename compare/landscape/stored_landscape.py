@@ -6,9 +6,7 @@ from typing import Any, Final, final
 
 import msgspec
 
-from abscert_plugin.errors import RecordError
-from abscert_plugin.files import read_json, write_json
-from abscert_plugin.wording import plain_words
+from abscert_plugin.files import converted, read_json, write_json
 
 LANDSCAPES: Final = "landscapes"
 ENDINGS: Final = (".png", ".svg")
@@ -97,9 +95,5 @@ def stored_landscapes(results: Path) -> tuple[StoredLandscape, ...]:
 
 
 def _read(path: Path) -> LandscapeRecord | None:
-    if not path.exists():
-        return None
-    try:
-        return msgspec.convert(read_json(path), LandscapeRecord)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is not the record of a landscape: {plain_words(error)}") from error
+    fault = f"{path} is not the record of a landscape"
+    return converted(read_json(path), LandscapeRecord, fault) if path.exists() else None

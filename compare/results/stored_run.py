@@ -6,12 +6,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, final
 
-import msgspec
-
 from abscert_plugin.errors import ConfigError, RecordError
-from abscert_plugin.files import blocks_of, read_json
+from abscert_plugin.files import blocks_of, converted, read_json
 from abscert_plugin.records import CHECKPOINT, RECORDS
-from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
 
 CONFIG: Final = "config.json"
@@ -90,14 +87,12 @@ def stored_run(folder: Path) -> StoredRun:
         RecordError: if its config.json cannot be read, or is not that of this folder.
     """
     config = folder / CONFIG
-    try:
-        run = msgspec.convert(read_json(config), Run)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{config} is not a run of this version: {plain_words(error)}") from error
+    fault = f"{config} is not a run of this version"
+    run = converted(read_json(config), Run, fault)
     try:
         run.questions  # noqa: B018 - raises where a claim or a radius has no meaning
     except (ValueError, ConfigError) as error:
-        raise RecordError(f"{config} is not a run of this version: {error!s:.200}") from error
+        raise RecordError(f"{fault}: {error!s:.200}") from error
     if run.key != folder.name:
         raise RecordError(f"{config} was changed, or is of another version: its run would lie in {run.key}")
     return StoredRun(run, folder)

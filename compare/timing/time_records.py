@@ -12,7 +12,7 @@ from typing import Final, Literal, final
 import msgspec
 
 from abscert_plugin.errors import RecordError
-from abscert_plugin.files import TEXT_LIMIT, read_bytes, read_json
+from abscert_plugin.files import TEXT_LIMIT, converted, read_bytes, read_json
 from abscert_plugin.records import digest_of
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
@@ -222,10 +222,7 @@ def read_setting(path: Path) -> Setting:
     Raises:
         RecordError: if it cannot be read, or is of another schema.
     """
-    try:
-        return msgspec.convert(read_json(path), Setting)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path} is not a times.json of schema 1: {plain_words(error)}") from error
+    return converted(read_json(path), Setting, f"{path} is not a times.json of schema 1")
 
 
 def read_blocks(path: Path) -> tuple[TimedBlock, ...]:
