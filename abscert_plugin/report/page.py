@@ -43,7 +43,6 @@ class PageContent:
     Args:
         run: the content of run.json.
         records: the run's rows, of one claim and one radius.
-        classes: one name per class; None takes the data set's names, or the labels.
         grid: the model's grid, whose cells are drawn beside each image; None draws the images alone.
         data: where the images are; None writes the page without pictures.
         folder: where the run keeps its counterexamples; None draws none.
@@ -52,7 +51,6 @@ class PageContent:
 
     run: RunInfo
     records: Sequence[Record]
-    classes: tuple[str, ...] | None = None
     grid: Grid | None = None
     data: DataSet | None = None
     folder: Path | None = None
@@ -60,10 +58,8 @@ class PageContent:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, from wherever they are known."""
-        if self.classes is None and self.data is not None:
-            return self.data.classes
-        return self.classes
+        """The names of the classes; None without the data set."""
+        return None if self.data is None else self.data.classes
 
 
 @final

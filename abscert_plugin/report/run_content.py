@@ -41,7 +41,7 @@ def read_content(
         note(f"without pictures, since {error}")
     folder = records.parent
     replay = _replay(run, folder, data, note) if data is not None and _stored(rows) else None
-    return PageContent(run, rows, None, run_grid(run), data, folder, replay)
+    return PageContent(run, rows, run_grid(run), data, folder, replay)
 
 
 def images_of(data_dir: Path | None, image_size: int | None) -> Images:

@@ -19,7 +19,7 @@ TOLD = {"name": "pictures", "split": "test", "sha256": DATA.sha256}
 
 
 def content(rows: list[Record], **changes: object) -> PageContent:
-    return PageContent(run_info(**{"data": TOLD, **changes}), rows, None, None, DATA)
+    return PageContent(run_info(**{"data": TOLD, **changes}), rows, None, DATA)
 
 
 def of_images(seed: int, count: int = 30, start: int = 0) -> list[Record]:

@@ -30,7 +30,7 @@ def ball_row(index: int = 5, **changes: object) -> Record:
 def page_of(folder: Path, record: Record, replay: Any = None) -> tuple[DataSet, Element]:
     data = picture_data((1, 4, 4), 6)
     record = replace(record, label=int(data.labels[0]))
-    content = PageContent(run_info(data={"name": data.name}), [record], None, GRID, data, folder, replay)
+    content = PageContent(run_info(data={"name": data.name}), [record], GRID, data, folder, replay)
     return data, parse_page(render_page(content))
 
 

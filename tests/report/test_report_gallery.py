@@ -31,7 +31,7 @@ def failing_rows(data: DataSet) -> list[Record]:
 
 def page_of(data: DataSet, rows: list[Record], grid: Grid | None = None, sha256: str | None = None) -> Element:
     run = run_info(data={"name": data.name, "sha256": sha256})
-    return parse_page(render_page(PageContent(run, rows, None, grid, data)))
+    return parse_page(render_page(PageContent(run, rows, grid, data)))
 
 
 def decoded(uri: str) -> np.ndarray:

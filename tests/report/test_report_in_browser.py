@@ -31,7 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         for place, index in enumerate(DATA.index.tolist())
     ]
     path = tmp_path_factory.mktemp("page") / "ball.html"
-    path.write_text(render_page(PageContent(run_info(), rows, None, Grid(3), DATA)), encoding="utf-8")
+    path.write_text(render_page(PageContent(run_info(), rows, Grid(3), DATA)), encoding="utf-8")
     with browser() as found:
         found.open(path)
         yield found

@@ -19,7 +19,7 @@ from abscert_plugin.report.bars import MAX_BARS, class_chart
 from abscert_plugin.report.page import MAX_ITEMS, MAX_REASONS, PageContent, render_page
 
 DATA = picture_data((1, 4, 4), 30)
-NAMES = ("cat", "dog", "fox")
+NAMED = picture_data((1, 4, 4), 30, ("cat", "dog", "fox"))
 
 
 def rows_of(data: DataSet, seed: int = 0) -> list[Record]:
@@ -67,10 +67,10 @@ def test_the_figures_equal_counting(seed: int) -> None:
 @pytest.mark.parametrize("spared", [1, 4])
 def test_the_chart_of_classes_equals_counting(seed: int, spared: int) -> None:
     rows = [one if one.index % spared == 0 else replace(one, verdict="certified") for one in random_rows(200, seed)]
-    root = rendered(rows, classes=NAMES)
+    root = rendered(rows, data=NAMED)
     head, *lines = root.by_id("classes").table()
     top = float(re.findall(r"(\S+) %", head[1])[1])
-    assert [line[0] for line in lines] == list(NAMES)
+    assert [line[0] for line in lines] == list(NAMED.classes)
     assert (top < 100) == (spared > 1)
     bars = root.by_id("classes").all("td", kind="track")
     for label, (line, bar) in enumerate(zip(lines, bars, strict=True)):
@@ -169,7 +169,7 @@ def test_a_run_without_failures_says_so() -> None:
 
 def test_the_choice_of_classes_lists_those_shown() -> None:
     rows = [row(0, "falsified", label=2), row(1, "unknown", label=0), row(2, label=1)]
-    options = rendered(rows, classes=NAMES).by_id("only").all("option")
+    options = rendered(rows, data=NAMED).by_id("only").all("option")
     assert [(option.attributes["value"], option.text) for option in options] == [
         ("", "all"),
         ("0", "cat"),
@@ -247,7 +247,7 @@ def hostile_page() -> Element:
         data={**entries, "name": HOSTILE, "split": HOSTILE},
         model={**entries, "path": HOSTILE, "sha256": HOSTILE * 2, "network": HOSTILE},
     )
-    return rendered(rows, run=run, classes=(HOSTILE,) * 3, grid=Grid(3), data=DATA)
+    return rendered(rows, run=run, grid=Grid(3), data=picture_data((1, 4, 4), 30, (HOSTILE,) * 3))
 
 
 def test_hostile_names_and_reasons_are_text_and_nothing_else() -> None:
