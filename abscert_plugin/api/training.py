@@ -18,7 +18,8 @@ from abscert_plugin.claim import Radius, validated
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.training.checkpoint import FILE_NAME, read_checkpoint
+from abscert_plugin.records import CHECKPOINT
+from abscert_plugin.training.checkpoint import read_checkpoint
 from abscert_plugin.training.edges import EdgeChoice, choose_grid
 from abscert_plugin.training.initial import Initial
 from abscert_plugin.training.loop import Observer
@@ -205,7 +206,7 @@ def train(
     folder = scratch.path
     prepare_folder(folder, resume)
     teller = Teller(progress, spec.training.epochs, validated(how.claim, how.describe()))
-    if (folder / FILE_NAME).exists():
+    if (folder / CHECKPOINT).exists():
         teller.former(read_checkpoint(folder).history)
     return carry_out(spec, loaded, folder, teller, choice, ball, scratch)
 

@@ -15,6 +15,7 @@ from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.progress import ProgressObserver, progress_bar, working
 from abscert_plugin.cli.watching import Watchers
 from abscert_plugin.memory import keep_freed_memory
+from abscert_plugin.records import CHECKPOINT
 from abscert_plugin.report.training_page import claim_of
 
 # torch is imported when a command that trains is run: `abscert verify` must start without it.
@@ -124,7 +125,6 @@ def train(  # one parameter per option
     """Train a network by a method and export it; the epoch is chosen on the validation split."""
     from abscert_plugin.api.grids import training_grid
     from abscert_plugin.api.training import carry_out, loop_options
-    from abscert_plugin.training.checkpoint import FILE_NAME
     from abscert_plugin.training.edges import EdgeChoice
     from abscert_plugin.training.initial import Initial
     from abscert_plugin.training.methods import METHODS, chosen_method
@@ -163,7 +163,7 @@ def train(  # one parameter per option
     if initial is not None:
         spec = replace(spec, initial=Initial.read(initial))
     prepare_folder(out, resume)
-    say_what_is_resumed(out / FILE_NAME, resume)
+    say_what_is_resumed(out / CHECKPOINT, resume)
     with working(f"reading {data}"):
         loaded = TrainingData.load(spec)
     keep_freed_memory()

@@ -17,12 +17,11 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import ConfigError, RecordError
 from abscert_plugin.files import TEXT_LIMIT, converted, read_bytes
-from abscert_plugin.records import RUN, RunInfo
+from abscert_plugin.records import HISTORY, RUN, RunInfo
 from abscert_plugin.report.verified import Verifications, Verified
 from abscert_plugin.wording import plain_words
 
 _GUARD_FILE: Final = "guard.onnx"
-_HISTORY: Final = "history.jsonl"
 _TRAIN: Final = "train"
 
 
@@ -209,7 +208,7 @@ def _trained(path: Path, metadata: Metadata | None) -> TrainedRun | None:
         said = metadata.training_facts.get(key, str(value))
         if said != str(value):
             raise RecordError(f"{path} says that its training has {key} {said}, {place} says {value}; export it again")
-    return TrainedRun(run, told, model.best_epoch, _validation_error(path.with_name(_HISTORY), model.best_epoch))
+    return TrainedRun(run, told, model.best_epoch, _validation_error(path.with_name(HISTORY), model.best_epoch))
 
 
 def _validation_error(path: Path, best_epoch: int) -> float | None:

@@ -14,7 +14,7 @@ import abscert_plugin
 from abscert_plugin.claim import Radius, RadiusScale, validated
 from abscert_plugin.errors import AbscertError, RecordError
 from abscert_plugin.files import converted, read_json, read_text
-from abscert_plugin.records import CHECKPOINT, RUN, RunInfo
+from abscert_plugin.records import CHECKPOINT, HISTORY, RUN, RunInfo
 from abscert_plugin.report import line_plot
 from abscert_plugin.report.figures import percent
 from abscert_plugin.report.line_plot import LinePlot
@@ -25,7 +25,6 @@ from abscert_plugin.wording import plain_words
 PAGE: Final = "training.html"
 """The page that `--watch` writes into the folder of a training."""
 
-HISTORY: Final = "history.jsonl"
 MOST_ROWS: Final = 1000
 _RECENT: Final = 5  # epochs whose mean time tells how long the others take
 

@@ -22,7 +22,6 @@ from abscert_plugin.files import byte_limit, open_file, raise_limit, read_json, 
 from abscert_plugin.records import CHECKPOINT, differences
 from abscert_plugin.wording import plain_words
 
-FILE_NAME: Final = CHECKPOINT
 _SCHEMA: Final = 1
 _LIMIT: Final = 2**34  # bytes of a file of tensors, as of those of an ONNX file
 
@@ -85,7 +84,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.best_epoch == checkpoint.epoch or not (folder / best).exists():
         _write_tensors(folder / best, checkpoint.best)
     write_json(
-        folder / FILE_NAME,
+        folder / CHECKPOINT,
         {
             "schema": _SCHEMA,
             "epoch": checkpoint.epoch,
@@ -123,9 +122,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: if there is none, or a file is missing or corrupt.
         RecordError: if checkpoint.json cannot be read.
     """
-    path = folder / FILE_NAME
+    path = folder / CHECKPOINT
     if not path.exists():
-        raise CheckpointError(f"expected a training in {folder}, got no {FILE_NAME} there; `abscert train` writes one")
+        raise CheckpointError(f"expected a training in {folder}, got no {CHECKPOINT} there; `abscert train` writes one")
     value = read_json(path)
     if value.get("schema") != _SCHEMA:
         raise CheckpointError(f"expected a checkpoint of schema {_SCHEMA} in {path}, got {value.get('schema')}")

@@ -26,9 +26,9 @@ from abscert_plugin.folders import alone_in, try_to_write, writing_in
 from abscert_plugin.grid import Grid
 from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.networks.shape import InputShape
-from abscert_plugin.records import RECORDS, RUN, RunInfo
+from abscert_plugin.records import CHECKPOINT, HISTORY, RECORDS, RUN, RunInfo
 from abscert_plugin.training.abstrain import ABSTRAIN
-from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
+from abscert_plugin.training.checkpoint import Checkpoint, read_checkpoint
 from abscert_plugin.training.config import Augmentation, Precision, TrainingConfig, default_config
 from abscert_plugin.training.initial import INITIAL_EPOCHS, Initial
 from abscert_plugin.training.loop import Observer, TrainingJob, load_weights, train
@@ -200,7 +200,7 @@ def prepare_folder(out: Path, resume: bool) -> None:
     """
     with writing_in(out):
         try_to_write(next(place for place in (out, *out.parents) if place.exists()))
-    if (out / FILE_NAME).exists() and not resume:
+    if (out / CHECKPOINT).exists() and not resume:
         raise CheckpointError(f"{out} already holds a training; add --resume to go on with it, or choose another --out")
 
 
@@ -211,7 +211,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
         AbscertError: as `train`; or if an option has no meaning, another process trains in the folder, or it holds a
             run of another kind.
     """
-    if not (out / FILE_NAME).exists() and any((out / name).exists() for name in (RUN, RECORDS)):
+    if not (out / CHECKPOINT).exists() and any((out / name).exists() for name in (RUN, RECORDS)):
         raise CheckpointError(f"{out} holds a run that is no training; choose another --out")
     device = choose_device(spec.device)
     shape, classes = data.training.shape, len(data.training.classes)
@@ -235,7 +235,7 @@ def run_training(spec: RunSpec, data: TrainingData, out: Path, observer: Observe
     )
     start = time.perf_counter()
     with alone_in(out):
-        resumed = read_checkpoint(out) if (out / FILE_NAME).exists() else None
+        resumed = read_checkpoint(out) if (out / CHECKPOINT).exists() else None
         checkpoint = replace(train(job, resumed, observer), state={})
     load_weights(network, checkpoint.best)
     network.eval()
@@ -252,7 +252,7 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
     images = data.validation.pixels(probes.images)
     exported = write_onnx(run.network, run.config, run.grid, run.checkpoint, images, out)
     history = "".join(json.dumps(row) + "\n" for row in run.checkpoint.history)
-    write_text(out / "history.jsonl", history)
+    write_text(out / HISTORY, history)
     RunInfo(
         command="train",
         configuration=dict(run.checkpoint.description),

@@ -8,7 +8,7 @@ from typing import Final, final
 from urllib.parse import quote
 
 from abscert_plugin.files import read_json
-from abscert_plugin.records import RECORDS, RUN, RunInfo
+from abscert_plugin.records import HISTORY, RECORDS, RUN, RunInfo
 from compare.plans.planned_run import Run
 from compare.results.stored_run import CONFIG, DONE, TRAINING, StoredRun
 from compare.results.verified_run import VerifiedRun
@@ -112,7 +112,7 @@ def _links(folder: Path, start: Path, served: bool) -> Iterator[Link]:
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
     own = [("config", folder / CONFIG), ("done", folder / DONE)]
-    trained = [("training", folder / TRAINING / RUN), ("epochs", folder / TRAINING / "history.jsonl")]
+    trained = [("training", folder / TRAINING / RUN), ("epochs", folder / TRAINING / HISTORY)]
     verified = [
         (path.parent.name.removeprefix("verify-").replace("-", " "), path)
         for path in sorted(folder.glob(f"verify-*/{RECORDS}*"))

@@ -11,11 +11,11 @@ from typing import Final
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_packed, write_whole
 from abscert_plugin.folders import writing_in
-from abscert_plugin.records import RECORDS, ROWS_LIMIT, RUN
+from abscert_plugin.records import HISTORY, RECORDS, ROWS_LIMIT, RUN
 from compare.results.estimates import keep_estimates, read_estimates
 from compare.results.stored_run import CONFIG, DONE, FAILURE, RUNS, TRAINING, State, stored_runs
 
-_OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/{RUN}", f"{TRAINING}/history.jsonl", f"verify-*/{RUN}")
+_OF_A_RUN: Final = (CONFIG, DONE, FAILURE, f"{TRAINING}/{RUN}", f"{TRAINING}/{HISTORY}", f"verify-*/{RUN}")
 _BESIDE_RUNS: Final = ("times/*/*.json", "times/*/*.jsonl", "landscapes/*")
 _ADVICE: Final = "choose another --into"
 

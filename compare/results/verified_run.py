@@ -12,7 +12,7 @@ from typing import Final, TypeVar, final
 from abscert_plugin.claim import Radius, Verdict
 from abscert_plugin.errors import RecordError
 from abscert_plugin.files import read_text
-from abscert_plugin.records import RECORDS, RUN, Record, RunInfo, read_records, rows_in
+from abscert_plugin.records import HISTORY, RECORDS, RUN, Record, RunInfo, read_records, rows_in
 from abscert_plugin.verification.summary import Summary, summarise
 from abscert_plugin.wording import plain_words
 from compare.plans.planned_run import Run
@@ -148,7 +148,7 @@ def _attacked(records: list[Record]) -> float:
 
 
 def _training(run: Run, folder: Path) -> _TrainingFigures:
-    history, path = folder / "history.jsonl", folder / RUN
+    history, path = folder / HISTORY, folder / RUN
     try:
         rows = [json.loads(line) for line in read_text(history).splitlines()]
         pace = float(statistics.median(row["seconds"] for row in rows))

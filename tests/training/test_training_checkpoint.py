@@ -20,8 +20,9 @@ from torch import Tensor
 
 from abscert_plugin.errors import AbscertError, CheckpointError, RecordError
 from abscert_plugin.files import read_json, write_json
+from abscert_plugin.records import CHECKPOINT
 from abscert_plugin.training import checkpoint as checkpoint_module
-from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, check_same, read_checkpoint, write_checkpoint
+from abscert_plugin.training.checkpoint import Checkpoint, check_same, read_checkpoint, write_checkpoint
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 SIZE_LIMIT = 2000  # bytes; a tensor of 1000 floats does not fit
@@ -113,10 +114,10 @@ def test_special_numbers_and_views_come_back_bit_for_bit(tmp_path: Path) -> None
 
 
 def test_a_folder_holds_one_checkpoint_of_tensors_and_json(folder: Path) -> None:
-    assert names(folder) == ["best-0001.safetensors", FILE_NAME, "last-0002.safetensors"]
+    assert names(folder) == ["best-0001.safetensors", CHECKPOINT, "last-0002.safetensors"]
     assert_same(read_checkpoint(folder), checkpoint(2))
     write_checkpoint(folder, checkpoint(3, best_epoch=3))
-    assert names(folder) == ["best-0003.safetensors", FILE_NAME, "last-0003.safetensors"]
+    assert names(folder) == ["best-0003.safetensors", CHECKPOINT, "last-0003.safetensors"]
     assert_same(read_checkpoint(folder), checkpoint(3, best_epoch=3))
     for path in folder.iterdir():
         content = path.read_bytes()
@@ -236,7 +237,7 @@ def test_a_kill_between_two_writes_leaves_a_whole_checkpoint(
     expected = checkpoint(2) if moment < 3 else checkpoint(3, best_epoch=3)
     assert_same(read_checkpoint(folder), expected)
     write_checkpoint(folder, checkpoint(3, best_epoch=3))  # as the resumed training does
-    assert names(folder) == ["best-0003.safetensors", FILE_NAME, "last-0003.safetensors"]
+    assert names(folder) == ["best-0003.safetensors", CHECKPOINT, "last-0003.safetensors"]
 
 
 def read_refused(folder: Path, error: type[AbscertError], message: str) -> None:
@@ -247,7 +248,7 @@ def read_refused(folder: Path, error: type[AbscertError], message: str) -> None:
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    read_refused(tmp_path, CheckpointError, f"got no {FILE_NAME} there")
+    read_refused(tmp_path, CheckpointError, f"got no {CHECKPOINT} there")
 
 
 @pytest.mark.parametrize("name", ["last-0002.safetensors", "best-0001.safetensors"])
@@ -278,7 +279,7 @@ def test_missing_tensors_are_refused(folder: Path, name: str) -> None:
 
 
 def test_every_truncation_of_the_json_is_refused(folder: Path) -> None:
-    path = folder / FILE_NAME
+    path = folder / CHECKPOINT
     content = path.read_bytes().rstrip()
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
@@ -294,13 +295,13 @@ def test_every_truncation_of_the_json_is_refused(folder: Path) -> None:
     ],
 )
 def test_json_of_another_kind_is_refused(folder: Path, content: bytes, message: str) -> None:
-    (folder / FILE_NAME).write_bytes(content)
+    (folder / CHECKPOINT).write_bytes(content)
     read_refused(folder, RecordError, message)
 
 
 def with_json(folder: Path, **changes: Any) -> None:
-    value = json.loads((folder / FILE_NAME).read_text())
-    (folder / FILE_NAME).write_text(json.dumps({**value, **changes}))
+    value = json.loads((folder / CHECKPOINT).read_text())
+    (folder / CHECKPOINT).write_text(json.dumps({**value, **changes}))
 
 
 KEYS = ("epoch", "best_epoch", "finished", "state_file", "best_file", "description", "history")
@@ -308,9 +309,9 @@ KEYS = ("epoch", "best_epoch", "finished", "state_file", "best_file", "descripti
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_key_is_named(folder: Path, key: str) -> None:
-    value = json.loads((folder / FILE_NAME).read_text())
+    value = json.loads((folder / CHECKPOINT).read_text())
     del value[key]
-    (folder / FILE_NAME).write_text(json.dumps(value))
+    (folder / CHECKPOINT).write_text(json.dumps(value))
     read_refused(folder, CheckpointError, f"lacks the key '{key}'")
 
 
@@ -384,8 +385,8 @@ def test_tensors_of_one_file_are_not_those_of_another(folder: Path) -> None:
     ids=str,
 )
 def test_a_history_that_is_not_of_its_epochs_is_refused(folder: Path, change: dict[str, Any]) -> None:
-    value = read_json(folder / FILE_NAME)
-    write_json(folder / FILE_NAME, {**value, **change})
+    value = read_json(folder / CHECKPOINT)
+    write_json(folder / CHECKPOINT, {**value, **change})
     with pytest.raises(CheckpointError, match=r"is not a checkpoint: .*train again into another --out"):
         read_checkpoint(folder)
 

@@ -25,7 +25,8 @@ from torch import nn
 
 from abscert_plugin.data import DataSet
 from abscert_plugin.errors import AbscertError, CheckpointError
-from abscert_plugin.training.checkpoint import FILE_NAME, Checkpoint, check_same, read_checkpoint
+from abscert_plugin.records import CHECKPOINT
+from abscert_plugin.training.checkpoint import Checkpoint, check_same, read_checkpoint
 from abscert_plugin.training.config import Augmentation
 from abscert_plugin.training.loop import Observer, SilentObserver, TrainingJob, train
 from abscert_plugin.training.run import prepare_folder, run_training
@@ -61,7 +62,7 @@ def job(folder: Path, *, first: bool, training: DataSet = TRAINING) -> TrainingJ
 def resume(folder: Path, observer: Observer, training: DataSet = TRAINING) -> Checkpoint:
     """Go on with what is in the folder, as a new process does: from the checkpoint, or from the start without one."""
     torch.manual_seed(99)  # nor does it matter what was drawn before
-    if (folder / FILE_NAME).exists():
+    if (folder / CHECKPOINT).exists():
         return train(job(folder, first=False, training=training), read_checkpoint(folder), observer)
     return train(job(folder, first=True, training=training), None, observer)
 
@@ -108,7 +109,7 @@ def assert_ends_as(undisturbed: Checkpoint, folder: Path, watcher: Watcher | Non
     ended = resume(folder, watcher or SilentObserver())
     assert same_checkpoint(ended, undisturbed)
     assert same_checkpoint(read_checkpoint(folder), undisturbed)
-    files = {FILE_NAME, f"last-{EPOCHS:04d}.safetensors", f"best-{undisturbed.best_epoch:04d}.safetensors"}
+    files = {CHECKPOINT, f"last-{EPOCHS:04d}.safetensors", f"best-{undisturbed.best_epoch:04d}.safetensors"}
     assert {path.name for path in folder.iterdir()} == files  # and nothing is left of the interruption
 
 
@@ -149,7 +150,7 @@ def test_after_each_step(tmp_path: Path, undisturbed: Checkpoint, step: int) -> 
     with pytest.raises(KeyboardInterrupt):
         resume(tmp_path, Watcher(interrupt_at_step=step))
     done = (step - 1) // STEPS
-    assert (tmp_path / FILE_NAME).exists() == (done > 0)
+    assert (tmp_path / CHECKPOINT).exists() == (done > 0)
     watcher = Watcher()
     assert_ends_as(undisturbed, tmp_path, watcher)
     assert watcher.starts == [(EPOCHS * STEPS, done * STEPS)]
