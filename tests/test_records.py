@@ -5,14 +5,13 @@ import json
 import math
 import re
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import disk_with_room_for
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import asdict as record_dict
@@ -72,18 +71,6 @@ def write(path: Path, rows: list[Record]) -> None:
 
 def file_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("records") / "records.jsonl"
-
-
-@contextmanager
-def disk_with_room_for(size: int) -> Iterator[None]:
-    """Let every write fail that would make a file larger than `size` bytes, by the operating system's own limit."""
-    resource = pytest.importorskip("resource", reason="this system has no limit on a file's size")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
