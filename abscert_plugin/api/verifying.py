@@ -106,8 +106,7 @@ def ask(
         note(f"note: {closed}")
     if question.arithmetic is None and decider.configuration.get("arithmetic") == Arithmetic.WIDE_SUMS:
         note("note: sums of float16 are taken to be held in float32; --arithmetic any-order has them in float16 too")
-    claim = Claim.CELL if question.radius is None else Claim.BALL
-    size = decided_at_once(claim, question.timeout) if question.batch_size is None else question.batch_size
+    size = decided_at_once(question.claim, question.timeout) if question.batch_size is None else question.batch_size
     verification = Verification(artifact, images, size, decider)
     verification.check()
     return Asked(verification, question, (*notes, *(line for line in (taken, artifact.told) if line)))

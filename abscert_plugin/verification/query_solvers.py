@@ -16,9 +16,7 @@ from abscert_plugin.errors import ConfigError, VerifierError
 from abscert_plugin.verification.answers import Answer, read_answer
 from abscert_plugin.verification.child_process import MOST_BYTES, Ended, run_within
 
-GRACE: Final = 30.0
-"""Seconds beyond its own time after which a solver is killed: the larger ones take ten to start."""
-
+_GRACE: Final = 30.0  # seconds beyond its own time after which a solver is killed: the larger ones take ten to start
 _VERSION_SECONDS: Final = 60.0  # for saying which version it is
 _SCRIPT: Final = "run_instance.sh"
 _PREPARATION: Final = "prepare_instance.sh"
@@ -64,14 +62,12 @@ class QuerySolver:
         version: its version, or words that say there is none.
         commands: the programs that are run for a task, one after another; all but the last have to succeed.
         is_printed: whether the answer is what the last one prints; else it stands in the results file.
-        grace: seconds beyond a task's own after which it is killed.
     """
 
     name: str
     version: str
     commands: Callable[[Task], Sequence[Sequence[str]]]
     is_printed: bool
-    grace: float = GRACE
 
     @property
     def title(self) -> str:
@@ -84,7 +80,7 @@ class QuerySolver:
         Raises:
             VerifierError: if it cannot be started, fails, takes too long, or gives no answer.
         """
-        folder, limit = task.results.parent, task.seconds + self.grace
+        folder, limit = task.results.parent, task.seconds + _GRACE
         *before, last = self.commands(task)
         for command in before:
             ended = run_within(command, folder, limit)

@@ -98,7 +98,7 @@ def _matrix_product(view: View) -> None:
     rows = given[-2] if len(given) > 1 else given[0]
     need(shape[-1] == rows, f"expected rows of {rows} to be multiplied, got {shape}")
     if len(given) > 2:
-        _batched(view, "ij", "jk", "ik", weight, shape)
+        _batched(view, "ij", "jk", weight, shape)
     elif len(given) == 1:
         view.affine(view.name(), Bilinear(lambda vector, values: values @ vector, weights(weight), rows, shape))
     else:
@@ -114,17 +114,16 @@ def _product_from_left(view: View) -> None:
         apply: Callable[[Tensor, Tensor], Tensor] = lambda vector, values: vector @ values  # noqa: E731
         view.affine(view.name(1), Bilinear(apply, weights(weight), given[0], shape))
     else:
-        _batched(view, "jk", "ij", "ik", weight, shape)
+        _batched(view, "jk", "ij", weight, shape)
 
 
-def _batched(view: View, own: str, other: str, output: str, weight: Enclosure, shape: tuple[int, ...]) -> None:
+def _batched(view: View, own: str, other: str, weight: Enclosure, shape: tuple[int, ...]) -> None:
     """Give a product of matrices, each with its own constant one along the axes in front.
 
     Args:
         view: the node.
-        own: subscripts of the value's matrices.
+        own: subscripts of the value's matrices; those of the product's are `ik`.
         other: those of the constant's.
-        output: those of the product's.
         weight: the constant.
         shape: of the value, without the batch.
     """
@@ -140,7 +139,7 @@ def _batched(view: View, own: str, other: str, output: str, weight: Enclosure, s
     kept = "".join(letter for letter, size in zip(front, full[1:-2], strict=True) if size > 1)
     sizes = tuple(size for size in full[1:-2] if size > 1)
     matrices = weights(weight, lambda values: values.reshape(*sizes, *full[-2:]))
-    equation = f"{kept}{other},a{front}{own}->a{front}{output}"
+    equation = f"{kept}{other},a{front}{own}->a{front}ik"
     apply: Callable[[Tensor, Tensor], Tensor] = lambda matrix, values: torch.einsum(equation, matrix, values)  # noqa: E731
     products = full[-1] if other == "ij" else full[-2]
     view.affine(source, Bilinear(apply, matrices, products, (*joint, *shape[-2:])))

@@ -62,8 +62,8 @@ class Proof:
         quick: torch.dtype = torch.float64,
         wide_sums: bool = False,
     ) -> None:
-        self._shape = self.input_shape = input_shape
-        self._classes = self.classes = classes
+        self.input_shape = input_shape
+        self.classes = classes
         self._exact = plan(graph, source, input_shape, classes, wide_sums)
         self._compute_in(quick)
         relus = [step for step in self._plan.steps if isinstance(step, Activation) and step.function is RELU]
@@ -173,8 +173,8 @@ class Proof:
             raise VerifierError(f"expected a proof by {', '.join(METHODS)}, got {method}")
         self._check_labels(labels, len(lower))
         self._check_precision()
-        most = 1 if method is BoundMethod.CROWN else max(1, _ENTRIES // (self._widest * self._classes))
-        parts = [torch.zeros((0, self._classes - 1), dtype=torch.float64)]
+        most = 1 if method is BoundMethod.CROWN else max(1, _ENTRIES // (self._widest * self.classes))
+        parts = [torch.zeros((0, self.classes - 1), dtype=torch.float64)]
         for start in range(0, len(lower), most):
             part = slice(start, start + most)
             given = None if slopes is None else {name: values[part] for name, values in slopes.items()}
@@ -182,7 +182,7 @@ class Proof:
             try:
                 parts.append(self._margins(lower[part], upper[part], labels[part], method, given, until))
             except BoundTimeError:
-                parts.append(torch.full((1, self._classes - 1), -torch.inf, dtype=torch.float64))
+                parts.append(torch.full((1, self.classes - 1), -torch.inf, dtype=torch.float64))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -202,10 +202,10 @@ class Proof:
         self._check(points, points)
         self._check_quick(points)
         if not len(points):
-            return torch.zeros((0, self._classes - 1), dtype=torch.float64)
+            return torch.zeros((0, self.classes - 1), dtype=torch.float64)
         start = points.to(self._quick)
         values = self._points.run(self._plan.source, (start, torch.zeros_like(start[:1])), self._last_chain)
-        return self.lower_bounds(values, margin_rows(labels, self._classes), BoundMethod.IBP)
+        return self.lower_bounds(values, margin_rows(labels, self.classes), BoundMethod.IBP)
 
     @torch.no_grad()
     def margins_by_length(
@@ -216,7 +216,7 @@ class Proof:
         self._check(points, points)
         self._check_quick(points)
         found = self._lengths.margins(points, labels)
-        unknown = torch.full((len(points), self._classes - 1), -torch.inf, dtype=torch.float64)
+        unknown = torch.full((len(points), self.classes - 1), -torch.inf, dtype=torch.float64)
         return unknown if found is None else found.where(found.isfinite(), -torch.inf)
 
     @torch.no_grad()
@@ -240,14 +240,14 @@ class Proof:
         """
         self._check_labels(labels, len(points))
         self._check_quick(points)
-        most = 1 if narrow else max(1, _ENTRIES // (self._widest * self._classes))
-        found = torch.full((len(points), self._classes - 1), -torch.inf, dtype=torch.float64)
+        most = 1 if narrow else max(1, _ENTRIES // (self._widest * self.classes))
+        found = torch.full((len(points), self.classes - 1), -torch.inf, dtype=torch.float64)
         for start in range(0, len(points), most):
             part = slice(start, start + most)
             refine = self.tightening.around(self._lengths.run(points[part]), narrow, until)
             try:
                 values = self.intervals(points[part], points[part], True, refine)
-                found[part] = self.lower_bounds(values, margin_rows(labels[part], self._classes), BoundMethod.CROWN)
+                found[part] = self.lower_bounds(values, margin_rows(labels[part], self.classes), BoundMethod.CROWN)
             except BoundTimeError:
                 break
         return found
@@ -269,7 +269,7 @@ class Proof:
     def _margins(
         self, lower: Tensor, upper: Tensor, labels: Tensor, method: BoundMethod, slopes: Slopes | None, until: float
     ) -> Tensor:
-        rows = margin_rows(labels, self._classes)
+        rows = margin_rows(labels, self.classes)
         if method is BoundMethod.IBP:
             return self.lower_bounds(self._held(lower, upper), rows, method)
         values = self.intervals(lower, upper, method is BoundMethod.CROWN, self.tightening.everywhere(until))
@@ -374,12 +374,14 @@ class Proof:
             raise VerifierError("expected float32 products of full precision; set_float32_matmul_precision('highest')")
 
     def _check_labels(self, labels: Tensor, count: int) -> None:
-        if not bool(((labels >= 0) & (labels < self._classes)).all()) or len(labels) != count:
-            raise VerifierError(f"expected a label from 0 to {self._classes - 1} for each box, got {labels.tolist()}")
+        if not bool(((labels >= 0) & (labels < self.classes)).all()) or len(labels) != count:
+            raise VerifierError(f"expected a label from 0 to {self.classes - 1} for each box, got {labels.tolist()}")
 
     def _check(self, lower: Tensor, upper: Tensor) -> None:
-        if lower.shape[1:] != self._shape or upper.shape != lower.shape:
-            raise VerifierError(f"expected boxes of shape {self._shape}, got {(*lower.shape,)} and {(*upper.shape,)}")
+        if lower.shape[1:] != self.input_shape or upper.shape != lower.shape:
+            raise VerifierError(
+                f"expected boxes of shape {self.input_shape}, got {(*lower.shape,)} and {(*upper.shape,)}"
+            )
         if not bool(((lower <= upper) & (upper - lower < torch.inf)).all()):
             raise VerifierError("expected boxes with finite ends, lower <= upper; got one that is not")
 
