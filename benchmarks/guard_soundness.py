@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     data = load_data(options.data, Split.TEST, options.data_dir)
-    images = data.pixels(data.take(np.arange(len(data))).images)
+    images = data.all_pixels()
     sampling = Sampling(options.seed, options.bound)
     for path in options.files:
         sampling.run(path, Radius.parse(options.radius), images, -(-options.images // len(options.files)))

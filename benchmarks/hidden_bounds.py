@@ -36,7 +36,7 @@ def main() -> None:
 
     artifact = Artifact.open(options.model, Provider.CPU)
     batch = load_data(options.data, Split.TEST, options.data_dir).first(options.images)
-    images = batch.pixels(batch.take(np.arange(len(batch))).images)
+    images = batch.all_pixels()
     reach = artifact.front.reach(Ball(Radius.parse(options.radius)), images)
     asked = reach.lowest, reach.highest, batch.labels, BoundMethod.CROWN
 

@@ -104,8 +104,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     asked = parser.parse_args()
     training, test = (load_data("mnist", split, asked.data_dir) for split in (Split.TRAIN, Split.TEST))
-    shown = training.pixels(training.take(np.arange(CALIBRATION)).images)
-    images, labels = test.pixels(test.take(np.arange(asked.images)).images), test.labels[: asked.images]
+    shown = training.first(CALIBRATION).all_pixels()
+    images, labels = test.first(asked.images).all_pixels(), test.labels[: asked.images]
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         for file in asked.files:

@@ -109,7 +109,7 @@ def arguments(usage: str | None) -> argparse.ArgumentParser:
 def images_of(options: argparse.Namespace) -> np.ndarray:
     """Return the first test images, on the pixel scale."""
     data = load_data(options.data, Split.TEST, options.data_dir)
-    return data.pixels(data.take(np.arange(options.images)).images)
+    return data.first(options.images).all_pixels()
 
 
 def command(script: str, options: argparse.Namespace, *more: str) -> str:

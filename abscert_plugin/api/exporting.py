@@ -84,7 +84,7 @@ def narrow_file(
         raise ConfigError("expected images of the training split, by which int8 finds its ranges")
     elif isinstance(images, DataSet):
         source.check_fit(images.shape, images.labels)
-        pixels = images.pixels(images.take(np.arange(len(images))).images)
+        pixels = images.all_pixels()
     else:
         pixels = as_pixels(images, shape)
     kind = FilePrecision(precision)

@@ -130,9 +130,8 @@ class Trained:
         Raises:
             ExportError: if they cannot be written.
         """
-        run, few = self.run, self._data.validation.first(32)
-        probes = few.pixels(next(iter(few.batches(32))).images)
-        return write_onnx(run.network, run.config, run.grid, run.checkpoint, probes, Path(folder))
+        run = self.run
+        return write_onnx(run.network, run.config, run.grid, run.checkpoint, self._data.probes, Path(folder))
 
     def __repr__(self) -> str:
         run = self.run

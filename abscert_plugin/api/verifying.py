@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack, final
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from abscert_plugin.api.arrays import Images, as_data_set
@@ -241,7 +240,7 @@ def verify(
     opening = opening_of(reading)
     data = as_data_set(images, labels, classes)
     scratch = Scratch(out)
-    probes = data.pixels(data.first(8).take(np.arange(min(8, len(data)))).images)
+    probes = data.first(8).all_pixels()
     path = as_file(model, scratch.path, data.shape, opening, probes)
     known = None if data.name == ARRAYS and classes is None else len(data.classes)
     read = read_model(path)

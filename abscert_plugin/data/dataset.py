@@ -165,3 +165,7 @@ class DataSet:
     def pixels(self, images: Stored) -> Float32[np.ndarray, "n channels height width"]:
         """Return stored images on the pixel scale [0, 1]."""
         return images / np.float32(self.levels)
+
+    def all_pixels(self) -> Float32[np.ndarray, "n channels height width"]:
+        """Return all images of the split, in order, on the pixel scale."""
+        return self.pixels(self.source.read(self.index))

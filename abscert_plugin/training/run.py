@@ -138,6 +138,11 @@ class TrainingData:
     training: DataSet
     validation: DataSet
 
+    @property
+    def probes(self) -> Float32[np.ndarray, "probes channels height width"]:
+        """The images that ONNX files are compared with torch on, on the pixel scale."""
+        return self.validation.first(_PROBES).all_pixels()
+
     @classmethod
     def load(cls, spec: RunSpec) -> "TrainingData":
         """Read both splits.
@@ -248,9 +253,7 @@ def write_run(run: TrainedRun, data: TrainingData, out: Path) -> Exported:
     Raises:
         AbscertError: if a file cannot be written or the export is not true to the network.
     """
-    probes = data.validation.take(np.arange(min(_PROBES, len(data.validation))))
-    images = data.validation.pixels(probes.images)
-    exported = write_onnx(run.network, run.config, run.grid, run.checkpoint, images, out)
+    exported = write_onnx(run.network, run.config, run.grid, run.checkpoint, data.probes, out)
     history = "".join(json.dumps(row) + "\n" for row in run.checkpoint.history)
     write_text(out / HISTORY, history)
     RunInfo(

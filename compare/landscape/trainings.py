@@ -123,8 +123,7 @@ def draw_landscapes(
     _, height, _ = restored[0][1].image_shape
     size = height if sets[0] == _FOLDER else None  # other data sets have a size of their own
     data = load_data(sets[0], Split.TEST, asked.data_dir, size).first(asked.limit)
-    (batch,) = data.batches(asked.limit)
-    images, labels = torch.from_numpy(data.pixels(batch.images)), torch.from_numpy(batch.labels)
+    images, labels = torch.from_numpy(data.all_pixels()), torch.from_numpy(data.labels)
     of = {"weights": weight_landscape, "inputs": input_landscape}[asked.space]
     span = _SPANS[asked.space] if asked.span is None else asked.span
     methods = [str(checkpoint.description["method"]) for *_, checkpoint in restored]
