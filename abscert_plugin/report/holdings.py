@@ -69,8 +69,8 @@ class _Epoch(msgspec.Struct, frozen=True):
 
 @final
 @dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A training.
+class RecordedTraining:
+    """A training, by its records.
 
     Args:
         run: how it was made.
@@ -134,7 +134,7 @@ class Holdings:
 
     model: OnnxFile
     metadata: Metadata | None
-    trained: TrainedRun | None
+    trained: RecordedTraining | None
     verified: tuple[Verified, ...]
     guard: GuardFile | None
     left_out: tuple[Path, ...] = ()
@@ -180,7 +180,7 @@ def read_holdings(
     )
 
 
-def _trained(path: Path, metadata: Metadata | None) -> TrainedRun | None:
+def _trained(path: Path, metadata: Metadata | None) -> RecordedTraining | None:
     """Return the training that lies beside a file, if it is the file's.
 
     Raises:
@@ -208,7 +208,7 @@ def _trained(path: Path, metadata: Metadata | None) -> TrainedRun | None:
         said = metadata.training_facts.get(key, str(value))
         if said != str(value):
             raise RecordError(f"{path} says that its training has {key} {said}, {place} says {value}; export it again")
-    return TrainedRun(run, told, model.best_epoch, _validation_error(path.with_name(HISTORY), model.best_epoch))
+    return RecordedTraining(run, told, model.best_epoch, _validation_error(path.with_name(HISTORY), model.best_epoch))
 
 
 def _validation_error(path: Path, best_epoch: int) -> float | None:

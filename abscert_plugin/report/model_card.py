@@ -14,7 +14,7 @@ from abscert_plugin.claim import Arithmetic, Claim, Verdict, scope
 from abscert_plugin.data import DATA_SETS
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.report.figures import INPUTS, interval_percent, percent
-from abscert_plugin.report.holdings import Holdings, TrainedRun
+from abscert_plugin.report.holdings import Holdings, RecordedTraining
 from abscert_plugin.report.recheck import guard_recheck, verification_recheck
 from abscert_plugin.report.verified import Verified
 from abscert_plugin.report.yaml_text import Yaml, yaml_text
@@ -169,7 +169,7 @@ def _files(holdings: Holdings) -> list[tuple[str, str, str]]:
     return files
 
 
-def _training(trained: TrainedRun) -> list[tuple[str, str]]:
+def _training(trained: RecordedTraining) -> list[tuple[str, str]]:
     """Return the options and results of a training, by name."""
     told = trained.told
     method = dict(told.method_options)

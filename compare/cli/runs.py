@@ -13,7 +13,6 @@ from rich.table import Table
 from abscert_plugin.cli import completion, engines, manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.engines.leash import when_stdin_ends
-from abscert_plugin.errors import ConfigError
 from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.report.figures import rough_duration
 from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name
@@ -163,11 +162,10 @@ def run(
 
 def status(out: Results = DEFAULT_RESULTS, json: options.Json = False) -> None:
     """Show how far every run of a results folder is (to do, started, done, failed), and why those that failed did."""
-    from compare.results.stored_run import stored_runs
+    from compare.results.stored_run import need_runs, stored_runs
 
     found = list(stored_runs(out))
-    if not found:
-        raise ConfigError(f"expected runs in {out}, found none; `abscert compare run PLAN --out {out}` makes them")
+    need_runs(out, found)
     if json:
         rows = [
             {"key": stored.run.key, "run": stored.run.title, "state": str(stored.state), "reason": stored.reason}

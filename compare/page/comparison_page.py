@@ -15,10 +15,10 @@ from compare.page.error_bars import charts
 from compare.page.falsified import MOST_BYTES, MOST_ITEMS, falsified_galleries
 from compare.page.listing import facts, listed
 from compare.plans.plan import read_plan
-from compare.results.stored_run import State, StoredRun, stored_runs, stored_runs_of
+from compare.results.stored_run import State, StoredRun, need_runs, stored_runs, stored_runs_of
 from compare.results.verified_run import VerifiedRun, verified_runs
 from compare.tables.catalogue import Sources, all_tables
-from compare.tables.error_table import PROTOCOL_NOTES, require_runs
+from compare.tables.error_table import PROTOCOL_NOTES
 from compare.tables.formats import templates
 
 _TITLE: Final = "Comparison of methods"
@@ -61,7 +61,7 @@ class ComparisonContent:
         keys = {stored.run.key for stored in held}
         found = tuple(verified for verified in verified_runs(results)[0] if verified.run.key in keys)
         content = cls(results, title, held, found)
-        require_runs(results, found, content.others)
+        need_runs(results, (*found, *content.others))
         return content
 
     @property

@@ -80,6 +80,14 @@ def stored_runs(results: Path) -> Iterator[StoredRun]:
         yield stored_run(config.parent)
 
 
+def need_runs(results: Path, found: Sequence[object]) -> None:
+    """Raise RecordError unless a results folder has a run."""
+    if not found:
+        raise RecordError(
+            f"expected runs in {results}, found none; `abscert compare run PLAN --out {results}` makes them"
+        )
+
+
 def stored_run(folder: Path) -> StoredRun:
     """Return the run of a folder.
 

@@ -10,9 +10,9 @@ from typing import Final, final
 from abscert_plugin.choices import expected_one_of
 from abscert_plugin.errors import ConfigError
 from compare.results.estimates import Estimate, read_estimates
-from compare.results.stored_run import StoredRun
+from compare.results.stored_run import StoredRun, need_runs
 from compare.results.verified_run import VerifiedRun, verified_runs
-from compare.tables.error_table import NOT_RUN, Table, require_runs, tables_of
+from compare.tables.error_table import NOT_RUN, Table, tables_of
 from compare.tables.paper_cells import PaperTable
 from compare.tables.paper_tables import Pool, drafts
 from compare.tables.paper_times import time_drafts, time_table
@@ -63,7 +63,7 @@ def select_tables(results: Path, name: str) -> tuple[Table, ...]:
         raise ConfigError(expected_one_of("--table", TABLES, name))
     sources = Sources.of(results, *verified_runs(results))
     if not sources.times:
-        require_runs(results, sources.found, sources.others)
+        need_runs(results, (*sources.found, *sources.others))
     return TABLES[name](sources)
 
 

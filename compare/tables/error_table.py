@@ -11,10 +11,9 @@ from typing import Final, TypeAlias, final
 
 import msgspec
 
-from abscert_plugin.errors import RecordError
 from compare.plans.naming import names, variant
 from compare.plans.planned_run import Run
-from compare.results.stored_run import StoredRun
+from compare.results.stored_run import StoredRun, need_runs
 from compare.results.verified_run import VerifiedRun, grouped
 from compare.tables.selection import mislabelled, not_verified, one_a_seed, rate
 
@@ -114,22 +113,10 @@ def tables_of(results: Path, found: Sequence[VerifiedRun], others: Sequence[Stor
     Raises:
         RecordError: if there is nothing, or rows of one cell are of different versions.
     """
-    require_runs(results, found, others)
+    need_runs(results, (*found, *others))
     protocols = sorted({verified.run.protocol for verified in found})
     tables = [_errors([verified for verified in found if verified.run.protocol == name], name) for name in protocols]
     return (*tables, *([_open_runs(others)] if others else []))
-
-
-def require_runs(results: Path, found: Sequence[VerifiedRun], others: Sequence[StoredRun]) -> None:
-    """Return if a results folder has a run.
-
-    Raises:
-        RecordError: if it has none.
-    """
-    if not found and not others:
-        raise RecordError(
-            f"expected runs in {results}, found none; `abscert compare run PLAN --out {results}` makes them"
-        )
 
 
 def scales(radius: Fraction, printed: str = "") -> str:
