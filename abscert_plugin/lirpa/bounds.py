@@ -19,10 +19,10 @@ from abscert_plugin.bounds.bounder import (
 )
 from abscert_plugin.bounds.forward import crown_lbp_margins
 from abscert_plugin.errors import ConfigError, UnsupportedModelError, VerifierError
-from abscert_plugin.lirpa.compat import load_lirpa
 from abscert_plugin.lirpa.tracing import (
     LIRPA_FAILURES,
     bounded_module,
+    boxes_between,
     full_precision,
     margin_rows,
     quiet,
@@ -187,16 +187,14 @@ class LirpaBounder:
         with_slopes: bool,
         hidden: HiddenBounds | None = None,
     ) -> tuple[Tensor, Any]:
-        bounded, lirpa = self._bounded, load_lirpa()
-        norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
-        box = lirpa.BoundedTensor((lower + upper) / 2, norm)
+        bounded, boxes = self._bounded, boxes_between(lower, upper)
         source = bounded.input_name[bounded.input_index.index(0)]  # the other inputs are weights
         target = bounded.final_name
         options: dict[str, Any] = {"return_A": True, "needed_A_dict": {target: {source}}} if with_slopes else {}
         if hidden is not None:
             options[self._hidden_option] = dict(hidden)
         with torch.set_grad_enabled(method == BoundMethod.OPTIMISED):
-            result = bounded.compute_bounds(x=(box,), C=rows, method=_NAMES[method], bound_upper=False, **options)
+            result = bounded.compute_bounds(x=(boxes,), C=rows, method=_NAMES[method], bound_upper=False, **options)
         return result[0], result[2][target][source]["lA"] if with_slopes else None
 
     def _check(self, lower: Tensor, upper: Tensor, labels: Tensor) -> None:

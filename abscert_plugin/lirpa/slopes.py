@@ -5,13 +5,18 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias, final
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional
 
 from abscert_plugin.errors import UnsupportedModelError
-from abscert_plugin.lirpa.compat import load_lirpa
-from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet, refuse_statistics
+from abscert_plugin.lirpa.tracing import (
+    beside_labels,
+    bounded_module,
+    boxes_between,
+    margin_rows,
+    quiet,
+    refuse_statistics,
+)
 
 Slopes: TypeAlias = tuple[Tensor, ...]
 """For each ReLU in the order of the network, the slope of the lower line through 0: [batch, *its output]."""
@@ -77,15 +82,12 @@ class SlopedMargins:
             labels: the class whose margins are bounded, for each box.
             slopes: one for each neuron of each image, shaped as those of `random_slopes`.
         """
-        lirpa = load_lirpa()
-        norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
-        box = lirpa.BoundedTensor((lower + upper) / 2, norm)
+        boxes = boxes_between(lower, upper)
         with quiet(), torch.autocast(lower.device.type, enabled=False), _chosen(self._bounded, slopes):
             others: Tensor = self._bounded.compute_bounds(
-                x=(box,), C=self._rows[labels], method="CROWN-IBP", bound_upper=False
+                x=(boxes,), C=self._rows[labels], method="CROWN-IBP", bound_upper=False
             )[0]
-        is_other: Bool[Tensor, "batch classes"] = functional.one_hot(labels, len(self._rows)) == 0
-        return others.new_zeros(is_other.shape).masked_scatter(is_other, others)
+        return beside_labels(others, labels)
 
 
 def stepped_to_ends(slopes: Slopes, gradients: Slopes) -> Slopes:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any, Final
 
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from abscert_plugin.bounds.margin import other_classes
@@ -108,6 +108,21 @@ def margin_rows(classes: int) -> Float32[Tensor, "classes others classes"]:
     """Return, for each label, the rows that turn logits into logit[label] - logit[j], for all other j, ascending."""
     eye = torch.eye(classes)
     return eye[:, None] - eye[other_classes(torch.arange(classes), classes)]
+
+
+def boxes_between(lower: Float[Tensor, "batch *feature"], upper: Float[Tensor, "batch *feature"]) -> Any:
+    """Return boxes of inputs as a bounded module takes them."""
+    lirpa = load_lirpa()
+    norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
+    return lirpa.BoundedTensor((lower + upper) / 2, norm)
+
+
+def beside_labels(
+    others: Float[Tensor, "batch others"], labels: Int64[Tensor, "batch"]
+) -> Float[Tensor, "batch classes"]:
+    """Return bounds for all classes, 0 at the label, from those for the others, ascending."""
+    classes = others.shape[1] + 1
+    return others.new_zeros(len(others), classes).scatter(1, other_classes(labels, classes), others)
 
 
 @contextmanager

@@ -8,9 +8,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from abscert_plugin.bounds.intervals import frozen_statistics
-from abscert_plugin.bounds.margin import other_classes
-from abscert_plugin.lirpa.compat import load_lirpa
-from abscert_plugin.lirpa.tracing import bounded_module, margin_rows, quiet, refuse_statistics
+from abscert_plugin.lirpa.tracing import (
+    beside_labels,
+    bounded_module,
+    boxes_between,
+    margin_rows,
+    quiet,
+    refuse_statistics,
+)
 
 
 @runtime_checkable
@@ -79,9 +84,7 @@ class CrownIbpMargins:
         labels: Int64[Tensor, "batch"],
     ) -> Float[Tensor, "batch classes"]:
         """Return lower bounds of the label's logit minus each logit over the boxes; 0 at the label itself."""
-        others = self._bound(lower, upper, self._rows[labels])
-        batch, count = others.shape
-        return others.new_zeros(batch, count + 1).scatter(1, other_classes(labels, count + 1), others)
+        return beside_labels(self._bound(lower, upper, self._rows[labels]), labels)
 
     def weighted(
         self,
@@ -100,9 +103,7 @@ class CrownIbpMargins:
 
     def _bound(self, lower: Tensor, upper: Tensor, rows: Tensor) -> Tensor:
         """Return lower bounds of rows of linear functions of the logits."""
-        lirpa = load_lirpa()
-        norm = lirpa.PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper)
-        box = lirpa.BoundedTensor((lower + upper) / 2, norm)
+        boxes = boxes_between(lower, upper)
         with quiet():
-            found: Tensor = self._bounded.compute_bounds(x=(box,), C=rows, method="CROWN-IBP", bound_upper=False)[0]
+            found: Tensor = self._bounded.compute_bounds(x=(boxes,), C=rows, method="CROWN-IBP", bound_upper=False)[0]
         return found

@@ -56,7 +56,6 @@ class Refuter:
     def __init__(self, proof: Proof, case: Case, is_real: bool) -> None:
         self._proof = proof
         self._inputs = case.inputs
-        self._entries = (len(case.lower),)
         classes = proof.classes
         rows: dict[bytes, int] = {}
         found: list[np.ndarray] = []

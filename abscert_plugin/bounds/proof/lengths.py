@@ -67,7 +67,7 @@ class LengthsPass:
     """
 
     def __init__(self, steps: Sequence[Step], source: str, output: str, dtype: torch.dtype) -> None:
-        self._steps, self._source, self._output, self._dtype = steps, source, output, dtype
+        self._steps, self._source, self._dtype = steps, source, dtype
         self._closing = closing(steps)
         self._layers: dict[str, tuple[Layer, float, Tensor]] = {}
         self._repeats: dict[str, float] = {}
