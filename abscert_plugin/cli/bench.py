@@ -9,6 +9,7 @@ from abscert_plugin.cli import engines, manual, options
 from abscert_plugin.cli.console import OUT, interruptible, print_json, say
 from abscert_plugin.cli.fresh import put_aside
 from abscert_plugin.cli.progress import progress_bar
+from abscert_plugin.engines.table import engine_of
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import write_text
 from abscert_plugin.instances.bench import Bench
@@ -99,7 +100,7 @@ def bench(
         raise ConfigError(f"expected --memory above 0 GiB, got {memory}")
     listed = read_lists(instances, limit, timeout)
     other = None if against is None else read_other(against)
-    hands = engines.chosen(engine, workers, address, cpus, gpus)
+    hands = engine_of(engine, workers, address, cpus, gpus)
     if hands is not None:
         hands.check()
     if fresh:

@@ -7,10 +7,10 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from abscert_plugin.cli import completion, manual
-from abscert_plugin.engines.job import Engine, EngineError
-from abscert_plugin.engines.table import LOCAL, Options, engine_of
+from abscert_plugin.engines.job import EngineError
+from abscert_plugin.engines.table import LOCAL
 
-__all__ = ["LOCAL", "Address", "Cpus", "Gpus", "Name", "Workers", "chosen", "few_batches", "going_on"]
+__all__ = ["LOCAL", "Address", "Cpus", "Gpus", "Name", "Workers", "few_batches", "going_on"]
 
 Name: TypeAlias = Annotated[
     str,
@@ -53,15 +53,6 @@ Gpus: TypeAlias = Annotated[
 
 
 _FEW: Final = 16
-
-
-def chosen(name: str, workers: int | None, address: str | None, cpus: int | None, gpus: float | None) -> Engine | None:
-    """Return the engine that options ask for; None for this process alone.
-
-    Raises:
-        ConfigError: if there is none, or an option is of another engine or has no meaning.
-    """
-    return engine_of(name, Options(workers, address, cpus, gpus))
 
 
 def few_batches(images: int, at_once: int) -> str:

@@ -22,6 +22,7 @@ from abscert_plugin.cli.fresh import put_aside
 from abscert_plugin.cli.progress import progress_bar, working
 from abscert_plugin.cli.query import verify_query
 from abscert_plugin.data import Split, load_data
+from abscert_plugin.engines.table import engine_of
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.query.naming import is_query
@@ -180,7 +181,7 @@ def verify(  # one parameter per option
     if certificate is not None:
         refuse_other(question.other_solver)
         refuse_replacing(certificate)
-    hands = engines.chosen(engine, workers, address, cpus, gpus)
+    hands = engine_of(engine, workers, address, cpus, gpus)
     keep_freed_memory()
     asked = ask(artifact, images, question, tell=say)
     folder = out or model.parent / folder_name(model, data, question, radius)

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Final, Protocol, TypeAlias, final, runtime_checkable
 
@@ -158,11 +158,16 @@ def _line(error: Exception) -> str:
 class Deaths:
     """How many workers have died of each task."""
 
-    _counts: dict[int, int]
+    _counts: dict[int, int] = field(init=False, default_factory=dict)
 
-    def of(self, place: int, reason: str) -> TaskAnswer | None:
-        """Count a death; return the answer that the task is lost, or None where it is to be handed out again."""
-        count = self._counts[place] = self._counts.get(place, 0) + 1
+    def last(self, answer: TaskAnswer) -> TaskAnswer | None:
+        """Return an answer that is its task's last; count a death, and return None where it is to be handed out again.
+
+        After the last death that a task may have, the answer is that the task is lost.
+        """
+        if not answer.is_death:
+            return answer
+        count = self._counts[answer.place] = self._counts.get(answer.place, 0) + 1
         if count < MOST_DEATHS:
             return None
-        return TaskAnswer(place, loss=f"its worker died {count} times: {reason}")
+        return TaskAnswer(answer.place, loss=f"its worker died {count} times: {answer.loss}")

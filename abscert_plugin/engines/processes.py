@@ -173,7 +173,7 @@ class _Crew:
         self._free: list[_Worker] = []
         self._busy: list[_Worker] = []
         self._again = deque[Task]()
-        self._deaths = Deaths({})
+        self._deaths = Deaths()
         self._stillborn = 0  # since one has last opened the job
         self._events: Events = Queue()
         self._temporary = tempfile.TemporaryDirectory(prefix="abscert-workers-", ignore_cleanup_errors=True)
@@ -227,10 +227,10 @@ class _Crew:
 
     def _last(self, task: Task, answer: TaskAnswer) -> TaskAnswer | None:
         """Return an answer that is the task's last; None where it is to be handed out again."""
-        lost = self._deaths.of(task.place, answer.loss) if answer.is_death else answer
-        if lost is None:
+        last = self._deaths.last(answer)
+        if last is None:
             self._again.append(task)
-        return lost
+        return last
 
     def end(self) -> None:
         """End all workers."""

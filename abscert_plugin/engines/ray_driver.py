@@ -87,7 +87,7 @@ class _Driver:
         self._remote = ray.remote(**options)(_answer)
         self._held = _Held(asked.job.opens, asked.cpus, [ray.put(asked.job.shared)])
         self._pending: dict[Any, Task] = {}
-        self._deaths = Deaths({})
+        self._deaths = Deaths()
         self._room = 0
 
     def run(self, tasks: "Queue[Task]", is_alone: Flag) -> None:
@@ -128,12 +128,11 @@ class _Driver:
 
     def _end(self, reference: Any) -> None:
         task = self._pending.pop(reference)
-        answer = _answer_of(reference, task)
-        lost = self._deaths.of(task.place, answer.loss) if answer.is_death else answer
-        if lost is None:
+        last = self._deaths.last(_answer_of(reference, task))
+        if last is None:
             self._send(task)
         else:
-            send(self._replies, lost)
+            send(self._replies, last)
 
 
 @final

@@ -13,6 +13,7 @@ from rich.table import Table
 from abscert_plugin.cli import completion, engines, manual, options
 from abscert_plugin.cli.console import LOG, OUT, interruptible, print_json
 from abscert_plugin.engines.leash import when_stdin_ends
+from abscert_plugin.engines.table import engine_of
 from abscert_plugin.memory import keep_freed_memory
 from abscert_plugin.report.figures import rough_duration
 from compare.cli.paths import DEFAULT_RESULTS, Results, plan_name
@@ -144,7 +145,7 @@ def run(
     from compare.results.stored_run import State, stored_runs_of
     from compare.running.runner import carry_out, held, pick
 
-    chosen = engines.chosen(engine, workers, address, cpus, gpus)
+    chosen = engine_of(engine, workers, address, cpus, gpus)
     found = stored_runs_of(pick(read_plan(name).runs(), method, network), out)
     _name_costly([stored.run for stored in found if stored.state is not State.DONE])
     again = "the same command goes on with the plan"

@@ -227,7 +227,7 @@ def test_without_ray_the_message_says_how_to_install_it(
 
 
 def test_few_batches_are_told(deploy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abscert_plugin.cli.engines.chosen", lambda *_: Here())
+    monkeypatch.setattr("abscert_plugin.cli.verify.engine_of", lambda *_: Here())
     asked = ("verify", deploy, "--data", "digits", "--limit", 6, "--claim", "cell", "--json")
     assert "a worker takes 250 images at a time, so only 1 has work" in command(*asked, "--out", tmp_path / "a").err
     assert "at a time" not in command(*asked, "--out", tmp_path / "b", "--batch-size", 1).err
