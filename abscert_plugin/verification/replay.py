@@ -110,25 +110,7 @@ def check_verdicts(
     yield checked("labels", listed(wrong), "all as in the data set")
     if wrong:
         return
-    counts: list[str] = []
-    answers: list[str] = []
-
-    def seen() -> Iterator[np.ndarray]:
-        """Yield the images, read once, and note what their rows say otherwise."""
-        for part, _, pixels in batches_of(records, data):
-            counts.extend(_other_counts(part, pixels, replay))
-            answers.extend(_other_answers(part, pixels, replay))
-            yield pixels
-
-    found = pixels_sha256(seen())
-    if certificate.schema == 1 and "pixels_sha256" not in certificate.data:
-        yield not_checked("pixels", "certificates of schema 1 keep no checksum of them")
-    else:
-        is_same = certificate.data.get("pixels_sha256") == found
-        other = "" if is_same else "images of these names have other pixels than those that were verified"
-        yield checked("pixels", other, "the same, row by row")
-    yield checked("reachable cells", listed(counts), "counted again")
-    yield checked("predictions and margins of the images", listed(answers), "run again")
+    yield from _image_checks(certificate, records, data, replay)
     falsified = [row for row in certificate.rows if row.record.verdict == Verdict.FALSIFIED]
     faults = [fault for row in falsified if (fault := _counterexample_fault(row, data, places, replay))]
     name = "counterexamples, replayed through the file"
@@ -145,6 +127,31 @@ def check_verdicts(
     unshown = _unshown_margins(anew, len(drawn))
     name = "margins of certified images"
     yield not_checked(name, unshown) if unshown else checked(name, "", of_all + rest)
+
+
+def _image_checks(
+    certificate: Certificate, records: Sequence[Record], data: DataSet, replay: Replay
+) -> Iterator[Check]:
+    """Yield the checks of what rows say of their images themselves, each of which is read once."""
+    counts: list[str] = []
+    answers: list[str] = []
+
+    def seen() -> Iterator[np.ndarray]:
+        """Yield the images, and note what their rows say otherwise."""
+        for part, _, pixels in batches_of(records, data):
+            counts.extend(_other_counts(part, pixels, replay))
+            answers.extend(_other_answers(part, pixels, replay))
+            yield pixels
+
+    found = pixels_sha256(seen())
+    if certificate.schema == 1 and "pixels_sha256" not in certificate.data:
+        yield not_checked("pixels", "certificates of schema 1 keep no checksum of them")
+    else:
+        is_same = certificate.data.get("pixels_sha256") == found
+        other = "" if is_same else "images of these names have other pixels than those that were verified"
+        yield checked("pixels", other, "the same, row by row")
+    yield checked("reachable cells", listed(counts), "counted again")
+    yield checked("predictions and margins of the images", listed(answers), "run again")
 
 
 def _is_same_count(first: float | None, second: float | None) -> bool:
