@@ -124,7 +124,7 @@ def _in_halves(model: onnx.ModelProto, source: Artifact, _: np.ndarray) -> onnx.
         for names in (node.input, node.output):
             names[:] = [renamed.get(name, name) for name in names]
     ahead = helper.make_node("Cast", [source.read], [given], given, to=TensorProto.FLOAT16)
-    back = helper.make_node("Cast", [answer], [LOGITS], LOGITS, to=TensorProto.FLOAT)
+    back = helper.make_node("Cast", [answer], [LOGITS], answer, to=TensorProto.FLOAT)
     nodes, known = [*front, ahead, *network, back], [one for one in graph.value_info if one.name == source.read]
     made = onnx.ModelProto()
     made.CopyFrom(model)

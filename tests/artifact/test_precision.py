@@ -82,6 +82,14 @@ def test_a_file_in_fewer_bits_keeps_its_front_and_says_what_it_was_made_of(run: 
     assert np.abs(made.run_images(images()) - source.run_images(images())).max() < 1
 
 
+def test_a_node_may_have_the_name_of_the_logits(run: Path, tmp_path: Path) -> None:
+    model = onnx.load_model(str(run / "deploy.onnx"))
+    next(node for node in model.graph.node if "logits" in node.output).name = "logits"
+    onnx.save_model(model, str(tmp_path / "deploy.onnx"))
+    abscert("export", tmp_path / "deploy.onnx", "--precision", "float16", "--json")
+    assert (tmp_path / "deploy-float16.onnx").exists()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_held_in_fewer_bits(run: Path, precision: str) -> None:
     kind = {"float16": TensorProto.FLOAT16, "int8": TensorProto.INT8}[precision]
