@@ -30,7 +30,6 @@ Where the code differs from the paper, or we from the code:
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from math import isfinite
 from typing import Any, ClassVar, Final, TypeAlias, final
 
 import torch
@@ -50,7 +49,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
-from abscert_plugin.training.options import NOT_NEGATIVE, UNIT
+from abscert_plugin.training.options import NOT_NEGATIVE, UNIT, check_ranges
 from abscert_plugin.training.robust import RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
 from baselines.pixels import PixelBalls
@@ -97,13 +96,9 @@ class AdvIbp:
     takes_intervals: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name in ("natural", "attacked", "ramp"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"expected {name} from 0 to 1, a share of the epochs, got {getattr(self, name)}")
+        check_ranges(self)
         if self._joint > 1 + 1e-9:
             raise ConfigError(f"expected natural, attacked and ramp within the training, got {self._joint:g} of it")
-        if not (isfinite(self.threshold) and self.threshold >= 0):
-            raise ConfigError(f"expected a threshold of at least 0, got {self.threshold}")
 
     @property
     def _joint(self) -> float:

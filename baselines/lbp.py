@@ -32,7 +32,7 @@ from abscert_plugin.networks import Activation
 from abscert_plugin.networks.param_ramp import ETA, ParamRamp, collecting, ramps_of
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
-from abscert_plugin.training.options import UNIT
+from abscert_plugin.training.options import UNIT, check_ranges
 from abscert_plugin.training.robust import BoundKind, RobustConfig, RobustObjective
 from abscert_plugin.training.schedule import Ramp
 from baselines.pixels import PixelBalls
@@ -72,9 +72,7 @@ class Lbp:
 
     def __post_init__(self) -> None:
         self.config()
-        for name in ("eta", "eta_end", "bend_at"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
+        check_ranges(self)
 
     def config(self) -> RobustConfig:
         """Return the options of the loss."""

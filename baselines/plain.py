@@ -18,11 +18,10 @@ from abscert_plugin.bounds.intervals import frozen_statistics
 from abscert_plugin.bounds.margin import logit_margins
 from abscert_plugin.claim import Radius
 from abscert_plugin.draws import drawing_from
-from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
-from abscert_plugin.training.options import POSITIVE, UNIT
+from abscert_plugin.training.options import POSITIVE, UNIT, check_ranges
 from abscert_plugin.training.schedule import Ramp
 from baselines.pixels import PixelBalls
 
@@ -72,8 +71,7 @@ class Pgd:
     takes_intervals: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.attack_steps < 1:
-            raise ConfigError(f"expected at least 1 attack step, got {self.attack_steps}")
+        check_ranges(self)
         Ramp(0.0, self.ramp)
 
     def prepare(self, network: nn.Module) -> None:

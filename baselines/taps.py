@@ -32,7 +32,6 @@ dense layer is most of it, a step takes 30 times IBP's and more.
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, ClassVar, Final, TypeAlias, final
 
 import torch
@@ -54,7 +53,7 @@ from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
 from abscert_plugin.training.method import MethodEntry
 from abscert_plugin.training.objective import Moment, Objective
-from abscert_plugin.training.options import NOT_NEGATIVE, PART, POSITIVE, UNIT
+from abscert_plugin.training.options import NOT_NEGATIVE, PART, POSITIVE, UNIT, check_ranges
 from abscert_plugin.training.robust import Initialisation, RobustConfig, RobustLoss, RobustObjective, small_box
 from baselines.pixels import PixelBalls
 from baselines.robust import RobustBaseline
@@ -82,14 +81,7 @@ class _LatentBaseline(RobustBaseline):
             ConfigError: if one has none.
         """
         self.config()
-        if self.classifier < 0:
-            raise ConfigError(f"expected a classifier of at least 0 activation layers, got {self.classifier}")
-        if self.latent_steps < 1:
-            raise ConfigError(f"expected at least 1 step of the latent attack, got {self.latent_steps}")
-        if not 0 < self.connector <= 1:
-            raise ConfigError(f"expected connector above 0 and at most 1, got {self.connector}")
-        if not (isfinite(self.weight) and self.weight >= 0):
-            raise ConfigError(f"expected a weight of at least 0, got {self.weight}")
+        check_ranges(self)
 
     def prepare(self, network: nn.Module) -> None:
         """Draw the first weights, once it is known that the network can be trained.

@@ -1,17 +1,20 @@
 """What a method's options mean: each field of its dataclass, by the docstring, with its default and its range.
 
 A field says its range by its type, or by its metadata: `UNIT`, `PART`, `POSITIVE` or `NOT_NEGATIVE`. The dataclass
-checks it in `__post_init__`.
+calls `check_ranges` in `__post_init__`.
 """
 
 import dataclasses
 import inspect
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import EnumType
 from types import MappingProxyType
 from typing import Any, Final, final, get_type_hints
+
+from abscert_plugin.errors import ConfigError
 
 PATIENCE: Final = 0
 """`TrainingConfig.patience` of methods where nothing else is asked for: a loss that rises with the radius is no reason
@@ -19,11 +22,23 @@ to end."""
 GRADIENT_CLIP: Final = 10.0
 """`TrainingConfig.gradient_clip` likewise; as in the code of Shi et al. 2021."""
 
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Range:
+    words: str
+    holds: Callable[[float], bool]
+
+
 _RANGE: Final = "range"
-UNIT: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "0 to 1"})
-POSITIVE: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "at least 1"})
-PART: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "above 0 and at most 1"})
-NOT_NEGATIVE: Final[Mapping[str, str]] = MappingProxyType({_RANGE: "at least 0"})
+UNIT: Final[Mapping[str, _Range]] = MappingProxyType({_RANGE: _Range("from 0 to 1", lambda value: 0 <= value <= 1)})
+POSITIVE: Final[Mapping[str, _Range]] = MappingProxyType({_RANGE: _Range("of at least 1", lambda value: value >= 1)})
+PART: Final[Mapping[str, _Range]] = MappingProxyType(
+    {_RANGE: _Range("above 0 and at most 1", lambda value: 0 < value <= 1)}
+)
+NOT_NEGATIVE: Final[Mapping[str, _Range]] = MappingProxyType(
+    {_RANGE: _Range("of at least 0", lambda value: 0 <= value < math.inf)}
+)
 _KINDS: Final[Mapping[Any, str]] = MappingProxyType(
     {bool: "true, false", int: "a whole number", float: "a number", str: "text"}
 )
@@ -45,6 +60,14 @@ class OptionFacts:
     meaning: str
     default: str
     range: str
+
+
+def check_ranges(options: Any) -> None:
+    """Raise ConfigError if a field of a dataclass of options is outside the range that its metadata say."""
+    for field in dataclasses.fields(options):
+        limits, value = field.metadata.get(_RANGE), getattr(options, field.name)
+        if limits is not None and not limits.holds(value):
+            raise ConfigError(f"expected {field.name} {limits.words}, got {value}")
 
 
 def facts_of(options: type[Any]) -> tuple[OptionFacts, ...]:
@@ -87,4 +110,5 @@ def _range(field: "dataclasses.Field[Any]", kind: Any) -> str:
     if isinstance(kind, EnumType):
         members: list[Any] = list(kind)
         return ", ".join(str(member.value) for member in members)
-    return str(field.metadata.get(_RANGE, _KINDS.get(kind, "")))
+    limits = field.metadata.get(_RANGE)
+    return _KINDS.get(kind, "") if limits is None else limits.words.removeprefix("from ").removeprefix("of ")

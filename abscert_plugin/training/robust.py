@@ -25,7 +25,7 @@ from abscert_plugin.draws import drawing_from
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.training.loss_fusion import fused_cross_entropy
 from abscert_plugin.training.objective import Moment
-from abscert_plugin.training.options import NOT_NEGATIVE, PART, POSITIVE, UNIT
+from abscert_plugin.training.options import NOT_NEGATIVE, PART, POSITIVE, UNIT, check_ranges
 from abscert_plugin.training.schedule import Ramp
 
 if TYPE_CHECKING:
@@ -136,22 +136,14 @@ class RobustConfig:
     attack: CellAttack = CellAttack.ENDS
 
     def __post_init__(self) -> None:
-        for name in ("share", "natural_start", "natural_end", "bounds_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
+        check_ranges(self)
         Ramp(self.start, self.ramp, self.smooth)
-        if not (math.isfinite(self.regulariser) and self.regulariser >= 0):
-            raise ConfigError(f"expected a regulariser of at least 0, got {self.regulariser}")
         if self.loss_fusion and self.bounds is not BoundKind.CROWN_IBP:
             raise ConfigError(f"expected bounds of {BoundKind.CROWN_IBP} with loss fusion, got {self.bounds}")
         for name in ("interval_batch", "attacked_batch"):
-            part = getattr(self, name)
-            if not 0 < part <= 1:
-                raise ConfigError(f"expected {name} above 0 and at most 1, got {part}")
-            if part < 1 and (self.loss is not RobustLoss.MTL_IBP or self.bounds is not BoundKind.INTERVAL):
+            takes_parts = self.loss is RobustLoss.MTL_IBP and self.bounds is BoundKind.INTERVAL
+            if getattr(self, name) < 1 and not takes_parts:
                 raise ConfigError(f"expected a loss of {RobustLoss.MTL_IBP} and bounds of intervals with {name}")
-        if self.attack_steps < 1:
-            raise ConfigError(f"expected at least 1 attack step, got {self.attack_steps}")
 
     def progress(self, moment: Moment) -> float:
         """Return how far the radius has risen at a moment, from 0 to 1."""

@@ -211,7 +211,7 @@ def test_radii_of_either_scale_are_the_same_ball(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"attack_steps": 0}, "at least 1 attack step, got 0"),
+        ({"attack_steps": 0}, "attack_steps of at least 1, got 0"),
         ({"ramp": 1.5}, "ramp from 0 to 1"),
         ({"ramp": math.nan}, "ramp from 0 to 1"),
     ],

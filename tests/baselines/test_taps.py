@@ -223,8 +223,8 @@ def test_the_classifier_begins_with_the_layer_before_its_first_activation(activa
 @pytest.mark.parametrize(
     ("option", "text", "words"),
     [
-        ("classifier", "-1", "classifier of at least 0 activation layers"),
-        ("latent_steps", "0", "at least 1 step of the latent attack"),
+        ("classifier", "-1", "classifier of at least 0"),
+        ("latent_steps", "0", "latent_steps of at least 1"),
         ("connector", "0", "connector above 0 and at most 1"),
         ("weight", "nan", "weight of at least 0"),
         ("ramp", "2", "ramp from 0 to 1"),

@@ -139,7 +139,7 @@ def test_the_radius_rises_as_the_schedule_says(start: float, ramp: float, step: 
         ({"start": 0.6, "ramp": 0.6}, "start and ramp within the training"),
         ({"regulariser": -1.0}, "regulariser of at least 0"),
         ({"regulariser": float("inf")}, "regulariser of at least 0"),
-        ({"attack_steps": 0}, "at least 1 attack step"),
+        ({"attack_steps": 0}, "attack_steps of at least 1"),
         ({"interval_batch": 0.0}, "interval_batch above 0"),
         ({"interval_batch": 0.5}, "loss of mtl-ibp"),
         ({"attacked_batch": 0.0}, "attacked_batch above 0"),
