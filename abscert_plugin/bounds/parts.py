@@ -193,7 +193,8 @@ class PartBounds:
             gain = (found.detach() - bounds).clamp(min=0) > _WORTH * bounds.abs()
             best, bounds = best.better(lines, found.detach() > bounds), torch.maximum(bounds, found.detach())
             waited = 0 if bool((gain & (bounds <= 0)).any()) else waited + 1
-            if waited >= _PATIENCE or bool((bounds > 0).all()):
+            is_moved = found.requires_grad  # not where rows end before they get to what has lines, such as at a Mod
+            if waited >= _PATIENCE or bool((bounds > 0).all()) or not is_moved:
                 break
             ascent.step(found.sum())
             lines.clamp()

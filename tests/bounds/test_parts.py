@@ -211,3 +211,30 @@ def test_memory_that_ends_makes_groups_smaller(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Draft, "bounds", lambda *arguments: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(MemoryError):
         case.bounds.improved(parts[:1], wanted[:1], 2)
+
+
+def test_lines_that_no_row_gets_to_are_left_as_they_are() -> None:
+    random, half = np.random.default_rng(0), numpy_helper.from_array(np.array(0.5, np.float32), "half")
+    weights = [random.standard_normal(shape).astype(np.float32) for shape in ((FEATURES, WIDTH), (WIDTH, CLASSES))]
+    tensors = [half, *(numpy_helper.from_array(array, f"w{place}") for place, array in enumerate(weights))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["z"]),
+        helper.make_node("Relu", ["z"], ["h"]),
+        helper.make_node("Mod", ["h", "half"], ["m"], fmod=1),
+        helper.make_node("MatMul", ["m", "w1"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+        for name, size in (("x", FEATURES), ("y", CLASSES))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    proof = Proof(read_graph(model, Path("net.onnx")), "x", (FEATURES,), CLASSES)
+    values = proof.intervals(-torch.ones(1, FEATURES), torch.ones(1, FEATURES), refined=True)
+    bounds = PartBounds(proof, values, margin_rows(torch.tensor([0]), CLASSES)[0])
+    whole = bounds.whole()
+    assert whole.slopes.size
+    (found,) = bounds.improved([whole], np.ones((1, CLASSES - 1), dtype=bool), 5).parts
+    assert (found.slopes == whole.slopes).all()
+    by_intervals = proof.lower_bounds(values, bounds._rows.unsqueeze(0), BoundMethod.IBP).numpy()
+    assert np.array_equal(bounds.proven([found]), by_intervals)
