@@ -13,7 +13,10 @@ from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.constants import reciprocal, reshaped, weights
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Scale, Weights
+from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.graph.walk import need
+
+_MOVING: Final = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def _sum(view: View, sign: int) -> None:
@@ -64,12 +67,37 @@ def _negate(view: View) -> None:
     view.walk.append(Shift(view.output, view.name(), -1, None))
 
 
+def _need_columns_as_channels(view: View, channels: int) -> None:
+    """Raise where onnxruntime joins it with a matrix product before it, of which its channels are not the columns.
+
+    It does so across any Reshape and Transpose, wherever there are as many columns as channels (MatmulBNFusion).
+    """
+    product, walk = view.giver(view.node.inputs[0], _MOVING), view.walk
+    if product is None or product.operator != "MatMul" or product.outputs[0] not in walk.values:
+        return
+    steps, name, moves = {step.output: step for step in walk.steps}, view.name(), list[Move]()
+    while name != product.outputs[0]:
+        step = steps[name]
+        moves += [step] if isinstance(step, Move) else []
+        name = step.inputs[0]
+    shape = walk.values[name].lower.shape
+    if shape[-1] != channels:
+        return
+    columns = torch.arange(channels, dtype=torch.float64)
+    found = columns.expand(shape)
+    for move in reversed(moves):
+        found = move.move(found)
+    wanted = columns.reshape(1, -1, *(1 for _ in found.shape[2:]))
+    need(bool((found == wanted).all()), "expected columns of the MatMul before it as channels; onnxruntime joins them")
+
+
 def _batch_normalisation(view: View) -> None:
     """Scale and shift of each channel; the runtime may compute scale / sqrt(var + eps) first, or last."""
     view.require(training_mode=0, spatial=1)
     need(len(view.node.outputs) == 1, "expected a BatchNormalization of inference")
     need(bool(view.shape()), "expected channels")
     rank, channels = len(view.shape()) - 1, view.shape()[0]
+    _need_columns_as_channels(view, channels)
     arrays = [torch.from_numpy(view.array(place).astype("float64")) for place in range(1, 5)]
     for place in range(1, 5):
         given = view.constant(place).lower.shape  # float32 and finite

@@ -51,6 +51,7 @@ def _pad(view: View) -> None:
     pads = view.integers("pads", 1) or []
     axes = [int(axis) % rank for axis in view.array(3).reshape(-1)] if view.has(3) else list(range(rank))
     need(len(pads) == 2 * len(axes) and len(set(axes)) == len(axes), "expected two paddings for each axis")
+    view.need_plain_axes(axes, rank)
     given = {axis: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
     around = [given.get(axis, (0, 0)) for axis in range(rank)]
     need(around[0] == (0, 0), "expected the batch as it is")

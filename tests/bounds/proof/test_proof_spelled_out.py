@@ -191,6 +191,75 @@ def test_a_pad_behind_a_relu_is_joined_where_each_window_holds_a_number() -> Non
         assert is_covered(file, is_fused=True)
 
 
+def normalised_product(perm: list[int], rows: bool = False, nothing: str = "Identity") -> onnx.ModelProto:
+    """Return BatchNormalization of x W, or of rows of x times W, as 2 x 2 with axes in another order."""
+    between, constants = doing_nothing(nothing, "t", "u", rank=3)
+    image, channels = ([-1, 2], [-1, 2, 2]) if rows else ([0, 4], [0, 4, 1])
+    nodes = (
+        ("Reshape", "x image", "i"),
+        ("MatMul", "i w", "p"),
+        ("Reshape", "p square", "s"),
+        ("Transpose", "s", "t", {"perm": perm}),
+        between,
+        ("Reshape", "u channels", "c"),
+        ("BatchNormalization", "c scale shift mean variance", "n", {"epsilon": 1e-5}),
+        ("Flatten", "n", "f"),
+        ("MatMul", "f last", "logits"),
+    )
+    count = 2 if rows else 4
+    weights: dict[str, Any] = {
+        "w": np.eye(count),
+        "last": np.eye(4, 2),
+        "mean": np.zeros(count),
+        "variance": np.ones(count),
+    }
+    sizes: dict[str, Any] = {"image": image, "square": [-1, 2, 2], "channels": channels}
+    scales: dict[str, Any] = {"scale": np.arange(1, count + 1), "shift": np.arange(count)}
+    return model(nodes, **weights, **scales, **sizes, **constants)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("nothing", ["Identity", "Mul", "Expand"])
+def test_a_matrix_and_a_normalisation_are_joined_whatever_stands_between(nothing: str, rows: bool) -> None:
+    wrong, right = ([0, 1, 2], [0, 2, 1]) if rows else ([0, 2, 1], [0, 1, 2])
+    file = normalised_product(wrong, rows, nothing)
+    assert not np.array_equal(run(file, POINT, is_fused=True), run(file, POINT, is_fused=False))
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(file)
+    assert is_covered(normalised_product(right, rows, nothing), is_fused=True)
+
+
+def turned(operator: str, axes: list[int]) -> onnx.ModelProto:
+    """Return a Pad or a Resize that names its axes, between two transposes that cancel."""
+    middle: tuple[Any, ...] = ("Pad", "t told fill axes", "u")
+    constants: dict[str, Any] = {"told": [0, 1, 0, 0, 0, 0, 0, 0], "fill": 0.5, "axes": axes}
+    if operator == "Resize":
+        options = {"axes": axes, "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+        middle = ("Resize", "t region told", "u", {"mode": "nearest", **options})
+        constants = {"told": np.array([1, 2, 1, 1]), "region": np.zeros(0)}
+    nodes = (
+        ("Reshape", "x image", "i"),
+        ("Expand", "i cube", "r"),
+        ("Transpose", "r", "t", {"perm": [0, 2, 3, 1]}),
+        middle,
+        ("Transpose", "u", "v", {"perm": [0, 3, 1, 2]}),
+        ("Flatten", "v", "f"),
+        ("MatMul", "f w", "logits"),
+    )
+    size = 16 if operator == "Resize" else 12
+    weights = np.arange(2 * size).reshape(size, 2)
+    return model(nodes, image=[0, 1, 2, 2], cube=[1, 2, 2, 2], w=weights, **constants)
+
+
+@pytest.mark.parametrize("operator", ["Pad", "Resize"])
+def test_axes_in_another_order_have_no_proof(operator: str) -> None:
+    file = turned(operator, [0, 2, 1, 3])
+    assert not np.array_equal(run(file, POINT, is_fused=True), run(file, POINT, is_fused=False))
+    with pytest.raises(UnsupportedModelError, match="in ascending order"):
+        known(file)
+    assert is_covered(turned(operator, [0, 1, 2, 3]), is_fused=True)
+
+
 # --- kernels that compute in their own order --------------------------------------------------------------------------
 
 
