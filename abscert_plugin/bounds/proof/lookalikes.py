@@ -1,7 +1,8 @@
 """Constants that a runtime takes for those of a function that it knows, although they are others.
 
-onnxruntime replaces nodes that spell out Gelu, its approximation by tanh, or LayerNormalization by one node of that
-function, and takes a number for √2, 1, ½, 0.044715 and so on within a hundred-thousandth of it (and more in float16).
+onnxruntime replaces nodes that spell out Gelu, its approximation by tanh, LayerNormalization or attention by one node
+of that function, and takes a number for √2, 1, ½, 0.044715 and so on within a hundred-thousandth of it (and more in
+float16).
 What it then computes is another function than the file's, so that no proof of the file holds of it.
 """
 
@@ -16,6 +17,7 @@ from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import need
 
 _SAME: Final = ("Cast", "Dropout", "Identity")
+_MOVING: Final = (*_SAME, "Reshape", "Transpose")
 _GATES: Final = frozenset({"Erf", "Tanh"})
 _FACTORS: Final = (
     1.0,
@@ -41,6 +43,11 @@ def need_no_lookalike(view: View, has_gates: bool) -> None:
     if view.node.operator == "Sqrt":
         _need_normalisation(view)
         return
+    if view.node.operator == "Softmax":
+        _need_no_mask(view)
+        return
+    if view.node.operator == "Div":
+        _need_root_of_attention(view)
     if view.node.operator == "Pow":
         numbers: Sequence[float] = _EXPONENTS
     elif has_gates and view.node.operator in ("Add", "Div", "Mul"):
@@ -85,6 +92,33 @@ def _need_normalisation(view: View) -> None:
         if node.operator == "Div":
             is_plain &= view.giver(node.inputs[0], _SAME) is not view.node
     need(is_plain, "expected (x - mean) / sqrt(variance + number) in this order; runtimes take all else for it too")
+
+
+def _need_no_mask(view: View) -> None:
+    """Raise where a softmax reads a sum with (1 - mask) times a number, of a mask that the file computes.
+
+    onnxruntime takes attention with such a sum for one node, which reads the mask as whole numbers.
+    """
+    total, walk = view.giver(view.node.inputs[0], _MOVING), view.walk
+    if total is None or total.operator != "Add":
+        return
+    products = [view.giver(name, _MOVING) for name in total.inputs]
+    factors = [name for node in products if node is not None and node.operator == "Mul" for name in node.inputs]
+    for difference in (view.giver(name, _MOVING) for name in factors):
+        if difference is not None and difference.operator == "Sub" and difference.inputs[0] not in walk.values:
+            mask = view.giver(difference.inputs[1], _MOVING)
+            is_mask = mask is not None and mask.operator == "Unsqueeze" and mask.outputs[0] in walk.values
+            need(not is_mask, "expected no mask that is computed; runtimes read it as whole numbers in attention")
+
+
+def _need_root_of_attention(view: View) -> None:
+    """Raise where a product of two values is divided by nearly the root of how many entries each sum has."""
+    product, values = view.giver(view.node.inputs[0], _SAME), view.walk.values
+    if product is None or product.operator != "MatMul" or not view.is_constant(1):
+        return
+    if all(name in values for name in product.inputs) and view.constant(1).lower.numel() == 1:
+        lower, upper = view.constant(1).computed()
+        _need_exact(float(lower), float(upper), math.sqrt(values[product.inputs[0]].lower.shape[-1]), False)
 
 
 def _need_exact(lower: float, upper: float, number: float, is_half: bool) -> None:

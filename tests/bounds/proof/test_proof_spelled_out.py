@@ -121,6 +121,63 @@ def test_what_does_nothing_does_not_hide_a_variance(nothing: str) -> None:
     assert is_covered(normalised(nothing=nothing), is_fused=True)
 
 
+def attention(root: float = 2**0.5, sign: str = "one m") -> onnx.ModelProto:
+    """Return attention of two heads between 4 entries of two numbers each, with x as its mask."""
+    nodes: list[tuple[Any, ...]] = [
+        ("Unsqueeze", "x", "u", {"axes": [2]}),
+        ("Add", "u spread", "e"),
+        ("ReduceMean", "e", "mean", {"axes": [-1], "keepdims": 1}),
+        ("Sub", "e mean", "d"),
+        ("Pow", "d two", "s"),
+        ("ReduceMean", "s", "v", {"axes": [-1], "keepdims": 1}),
+        ("Add", "v eps", "w"),
+        ("Sqrt", "w", "r"),
+        ("Div", "d r", "n"),
+        ("Mul", "n scale", "h"),
+        ("Add", "h shift", "l"),
+    ]
+    for letter, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("t", [0, 2, 1, 3])):
+        names = [f"{letter}{place}" for place in range(4)]
+        nodes += [("MatMul", f"l weight_{letter}", names[0]), ("Add", f"{names[0]} shift", names[1])]
+        nodes += [("Reshape", f"{names[1]} heads", names[2]), ("Transpose", names[2], names[3], {"perm": perm})]
+    nodes += [
+        ("MatMul", "q3 k3", "p"),
+        ("Div", "p root", "b"),
+        ("Unsqueeze", "x", "m0", {"axes": [1]}),
+        ("Unsqueeze", "m0", "m", {"axes": [2]}),
+        ("Sub", sign, "o"),
+        ("Mul", "o large", "c"),
+        ("Add", "b c", "a"),
+        ("Softmax", "a", "f", {"axis": 3}),
+        ("MatMul", "f t3", "g"),
+        ("Transpose", "g", "i", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", "i rows", "j"),
+        ("MatMul", "j weight_q", "y0"),
+        ("Add", "y0 shift", "y1"),
+        ("Add", "y1 l", "y2"),
+        ("Flatten", "y2", "y3"),
+        ("MatMul", "y3 last", "logits"),
+    ]
+    numbers = {"root": root, "one": 1.0, "large": -10000.0, "two": 2.0, "eps": 0.1}
+    rows = {"spread": np.eye(4), "scale": np.arange(1, 5), "shift": np.ones(4), "last": np.arange(32).reshape(16, 2)}
+    sizes: dict[str, Any] = {"heads": [0, 0, 2, 2], "rows": [0, 0, 4]}
+    weights: dict[str, Any] = {f"weight_{letter}": np.eye(4, k=place) - 0.5 for place, letter in enumerate("qkt")}
+    return model(nodes, 12, **numbers, **rows, **sizes, **weights)
+
+
+def test_attention_with_a_computed_mask_has_no_proof(tmp_path: Path) -> None:
+    file = attention()
+    assert "Attention" in operators(file, tmp_path)
+    point = np.array([[0.9999, 0.9998, 0.9995, 0.999]], np.float32)
+    assert not np.allclose(run(file, point, is_fused=True), run(file, point, is_fused=False), rtol=0.01)
+    with pytest.raises(UnsupportedModelError, match="no mask that is computed"):
+        known(file)
+    with pytest.raises(UnsupportedModelError, match="is nearly"):
+        known(attention(root=2**0.5 * (1 + 8e-6)))
+    assert "Attention" not in operators(attention(sign="m one"), tmp_path)
+    assert is_covered(attention(sign="m one"), is_fused=True)
+
+
 # --- nodes that runtimes join, with others between that they leave out ------------------------------------------------
 
 
