@@ -49,7 +49,7 @@ FLAGS = [
     (["--image-shape", "1,4,4"], "fits the input .* got 1,4,4"),
     (["--mean", "0.5,0.5"], "expected one mean or 3, one for each channel, got 2"),
     (["--mean", "0.1,0.2,0.3,0.4"], "expected one mean or 3, one for each channel, got 4"),
-    (["--mean", ""], "expected --mean as numbers joined by commas, got ''"),
+    (["--mean", " "], "expected --mean as numbers joined by commas, got ' '"),
     (["--mean", "nan"], "finite"),
     (["--std", "1,1"], "expected one std or 3, one for each channel, got 2"),
     (["--std", "0"], "every std above 0"),

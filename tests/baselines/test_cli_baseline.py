@@ -341,7 +341,7 @@ def test_the_list_names_every_method_its_source_and_options() -> None:
         (("--method", "ibp", "--set", "ramp="), "expected another value of ramp, got ''"),
         (("--method", "ibp", "--set", "ramp=fast"), "expected another value of ramp, got 'fast'"),
         (("--method", "ibp", "--set", "ramp=nan"), "ramp from 0 to 1"),
-        (("--method", "pgd", "--set", "attack_steps=0"), "at least 1 attack step"),
+        (("--method", "pgd", "--set", "attack_steps=0"), "attack_steps of at least 1"),
         (("--method", "pgd", "--set", "attack_steps=1.5"), "expected another value of attack_steps"),
         (("--method", "ibp", "--set", "start=0.8", "--set", "ramp=0.5"), "start and ramp within the training"),
         (("--method", "sabr", "--set", "start=0.8", "--set", "ramp=0.5"), "start and ramp within the training"),

@@ -118,8 +118,8 @@ def test_a_value_that_is_no_member_is_refused_with_a_list_of_those_there_are() -
         ("crown-ibp", "bounds_end", "1.5", "bounds_end from 0 to 1"),
         ("crown-ibp", "natural_end", "-1", "natural_end from 0 to 1"),
         ("sabr", "share", "2", "share from 0 to 1"),
-        ("mtl-ibp", "attack_steps", "0", "at least 1 attack step"),
-        ("pgd", "attack_steps", "-1", "at least 1 attack step"),
+        ("mtl-ibp", "attack_steps", "0", "attack_steps of at least 1"),
+        ("pgd", "attack_steps", "-1", "attack_steps of at least 1"),
         ("reachable", "regulariser", "inf", "regulariser of at least 0"),
     ],
 )
