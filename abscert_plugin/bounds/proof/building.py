@@ -269,13 +269,6 @@ class View(Operands[Build]):
                 return (node.inputs[1 - place],)
         return ()
 
-    def need_plain_axes(self, axes: Sequence[int], rank: int) -> None:
-        """Raise where a Pad or Resize lists all axes in another order: onnxruntime moves a Transpose through it.
-
-        It puts what is told for each axis in another order then, and leaves the list of axes as it is.
-        """
-        need(len(axes) < rank or list(axes) == list(range(rank)), f"expected axes in ascending order, got {list(axes)}")
-
     def part(self) -> str:
         """Return a name for a tensor inside the node; NUL is in no name of a file that was checked."""
         self.parts_count += 1
@@ -294,3 +287,11 @@ class View(Operands[Build]):
     ) -> None:
         """Give W x + b, as the first output or another one; `more` as `Affine` takes it."""
         self.walk.append(Affine(output or self.output, source, linear, bias, **more))
+
+
+def need_plain_axes(axes: Sequence[int], rank: int) -> None:
+    """Raise where a Pad or Resize lists all axes in another order: onnxruntime moves a Transpose through it.
+
+    It puts what is told for each axis in another order then, and leaves the list of axes as it is.
+    """
+    need(len(axes) < rank or list(axes) == list(range(rank)), f"expected axes in ascending order, got {list(axes)}")

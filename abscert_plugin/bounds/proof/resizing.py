@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from abscert_plugin.bounds.proof.affine import Affine
-from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.building import View, need_plain_axes
 from abscert_plugin.bounds.proof.maps import Bilinear, Weights
 from abscert_plugin.graph.walk import BATCH, need
 
@@ -65,7 +65,7 @@ def _targets(view: View, place: int) -> tuple[list[Fraction], list[int]]:
     """Return scales and sizes along all axes."""
     shape, policy = (1, *view.shape()), view.attribute("keep_aspect_ratio_policy", b"stretch")
     axes = [int(axis) % len(shape) for axis in view.attribute("axes", range(len(shape)))]
-    view.need_plain_axes(axes, len(shape))
+    need_plain_axes(axes, len(shape))
     scales, sizes = [Fraction(1)] * len(shape), list(shape)
     if view.has(place) and view.array(place).size:
         for axis, scale in zip(axes, view.array(place).reshape(-1).tolist(), strict=True):

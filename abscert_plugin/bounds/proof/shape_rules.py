@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.building import View, need_plain_axes
 from abscert_plugin.bounds.proof.constants import need_plain_slice
 from abscert_plugin.bounds.proof.moves import Concatenation
 from abscert_plugin.bounds.proof.rows import reshape
@@ -51,7 +51,7 @@ def _pad(view: View) -> None:
     pads = view.integers("pads", 1) or []
     axes = [int(axis) % rank for axis in view.array(3).reshape(-1)] if view.has(3) else list(range(rank))
     need(len(pads) == 2 * len(axes) and len(set(axes)) == len(axes), "expected two paddings for each axis")
-    view.need_plain_axes(axes, rank)
+    need_plain_axes(axes, rank)
     given = {axis: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
     around = [given.get(axis, (0, 0)) for axis in range(rank)]
     need(around[0] == (0, 0), "expected the batch as it is")
