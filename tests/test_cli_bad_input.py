@@ -95,24 +95,6 @@ def test_options_without_meaning_are_refused(
     assert not (tmp_path / "out").exists() or not contents(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "option"),
-    [
-        (["train", "--epochs", "1", "--out", ""], "--out"),
-        (["train", "--epochs", "1", "--out="], "--out"),
-        (["verify", "DEPLOY", "--data-dir", ""], "--data-dir"),
-        (["show", ""], "show"),
-    ],
-    ids=" ".join,
-)
-def test_values_of_unset_variables_are_refused(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], option: str
-) -> None:
-    monkeypatch.chdir(tmp_path)  # where an empty path would lead
-    given = [str(trained / "deploy.onnx") if part == "DEPLOY" else part for part in arguments]
-    assert_untouched(tmp_path, given, f"a value after {option},", "a variable of the shell")
-
-
 @pytest.mark.parametrize("radius", ["-0.1", "nan", "inf", "-1/255", "1/0", "0.1x", "", "8/255/2"])
 @pytest.mark.parametrize("option", ["--radius", "--radius="])
 def test_radii_without_meaning_are_refused(tmp_path: Path, radius: str, option: str) -> None:
