@@ -11,14 +11,14 @@ Choice = TypeVar("Choice", bound=StrEnum)
 _ALIKE: Final = 0.6
 
 
-def did_you_mean(word: str, names: Iterable[str]) -> str:
+def did_you_mean(word: object, names: Iterable[str]) -> str:
     """Return what ends a message about an unknown word: the name most like it; empty where none is alike.
 
     >>> did_you_mean("Crown_IBP", ["ibp", "crown-ibp"])
     '; did you mean crown-ibp?'
     """
     plain = {_plain(name): name for name in names}
-    close = get_close_matches(_plain(word), plain, 1, _ALIKE)
+    close = get_close_matches(_plain(str(word)), plain, 1, _ALIKE)
     return f"; did you mean {plain[close[0]]}?" if close else ""
 
 
@@ -26,7 +26,7 @@ def _plain(word: str) -> str:
     return word.lower().replace("_", "-").strip()
 
 
-def expected_one_of(what: str, names: Iterable[str], got: str) -> str:
+def expected_one_of(what: str, names: Iterable[str], got: object) -> str:
     """Return the message about a word that is none of some names.
 
     >>> expected_one_of("a claim", ["cell", "ball"], "bal")

@@ -44,7 +44,9 @@ def opening_of(reading: Reading) -> Opening | None:
         raise ConfigError(f"there is no argument {unknown[0]!r}{hint}")
     if not reading:
         return None
-    layout = reading.get("layout")
+    constants, layout = reading.get("constants", {}), reading.get("layout")
+    if not isinstance(constants, Mapping):
+        raise ConfigError(f"expected constants as a number for each name, got {constants!r}")
     shape = reading.get("image_shape")
     try:
         scale = InputScale(
@@ -60,7 +62,7 @@ def opening_of(reading: Reading) -> Opening | None:
         None if layout is None else member(Layout, "layout", layout),
         scale,
         reading.get("output"),
-        dict(reading.get("constants", {})),
+        dict(constants),
     )
 
 

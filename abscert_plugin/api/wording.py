@@ -1,10 +1,13 @@
 """Messages name an option as the command line spells it; to a caller of Python it is a keyword argument."""
 
 import functools
+import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, ParamSpec, TypeVar
 
+from abscert_plugin.api.arguments import check_arguments, parameter_kinds
 from abscert_plugin.errors import AbscertError
 
 _P = ParamSpec("_P")
@@ -14,10 +17,16 @@ _NAMES: Final = {"data": "images", "constant": "constants", "resume": "resume=Tr
 
 
 def in_python(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Return a function whose errors name options as keyword arguments: `--batch-size` is `batch_size`."""
+    """Return a function that refuses arguments of another kind than its parameters say.
+
+    Its errors name options as keyword arguments: `--batch-size` is `batch_size`.
+    """
+    signature, kinds = inspect.signature(function), parameter_kinds(function)
 
     @functools.wraps(function)
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with suppress(TypeError):  # of arguments that are missing or unknown, which Python says better below
+            check_arguments(kinds, signature.bind(*args, **kwargs).arguments)
         try:
             return function(*args, **kwargs)
         except AbscertError as error:
