@@ -128,7 +128,7 @@ class Piecewise(Function):
 
     @override
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
-        ends = [self._value(lower), self._value(upper), *self._at_kinks(lower, upper)]
+        ends = [self.value(lower), self.value(upper), *self._at_kinks(lower, upper)]
         error = self._error(lower, upper)
         least, most = _least(ends), _most(ends)
         return flushed(least if error is None else least - error, most if error is None else most + error)
@@ -136,7 +136,7 @@ class Piecewise(Function):
     @override
     def apart(self, distance: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         error = self._error(lower, upper)
-        found = self._steepness(distance) * distance * (1 + arithmetic.own_gamma(8))
+        found = self.steepness(distance) * distance * (1 + arithmetic.own_gamma(8))
         return found if error is None else found + 2 * error
 
     @override
@@ -147,7 +147,7 @@ class Piecewise(Function):
     @override
     def slopes(self, lower: Tensor, upper: Tensor) -> Interval:
         width = (upper - lower).clamp(min=1e-300)
-        chord = (self._value(upper) - self._value(lower)) / width
+        chord = (self.value(upper) - self.value(lower)) / width
         left, right = self._slope_at(lower), self._slope_at(upper)
         chord = torch.where(upper > lower, chord, right)
         # the piece that holds more of the interval, measured from the middle
@@ -159,14 +159,14 @@ class Piecewise(Function):
 
     @override
     def offsets(self, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Interval:
-        gaps_below = [self._value(end) - below * end for end in (lower, upper)]
-        gaps_above = [self._value(end) - above * end for end in (lower, upper)]
+        gaps_below = [self.value(end) - below * end for end in (lower, upper)]
+        gaps_above = [self.value(end) - above * end for end in (lower, upper)]
         for kink, value in zip(self.kinks, self._kink_values(), strict=True):
             inside = (lower < kink) & (kink < upper)
             gaps_below.append(torch.where(inside, value - below * kink, torch.inf))
             gaps_above.append(torch.where(inside, value - above * kink, -torch.inf))
         most = torch.maximum(lower.abs(), upper.abs())
-        margin = arithmetic.own_gamma(16) * (self._size(most) + torch.maximum(below.abs(), above.abs()) * most)
+        margin = arithmetic.own_gamma(16) * (self.size(most) + torch.maximum(below.abs(), above.abs()) * most)
         margin = margin + arithmetic.underflow(2.0)  # a subnormal value may be flushed
         error = self._error(lower, upper)
         if error is not None:
@@ -178,10 +178,10 @@ class Piecewise(Function):
         if not self.roundings and self.kinks == (0.0,):
             return None
         most = torch.maximum(lower.abs(), upper.abs())
-        error = arithmetic.own_gamma(16) * self._size(most)
+        error = arithmetic.own_gamma(16) * self.size(most)
         if not self.roundings:
             return error
-        steepness = self._steepness(most)
+        steepness = self.steepness(most)
         # a flushed slope moves the value by as much as the input is large
         return (
             error
@@ -189,15 +189,17 @@ class Piecewise(Function):
             + arithmetic.underflow(4.0) * (1 + steepness + most)
         )
 
-    def _size(self, most: Tensor) -> Tensor:
-        """Return a bound of the absolute terms that make a value."""
-        steepness = self._steepness(most)
+    def size(self, most: Tensor) -> Tensor:
+        """Return a bound of the absolute terms that make a value, of an input up to `most`."""
+        steepness = self.steepness(most)
         return abs(self.start) + (max(map(abs, self.kinks)) * 2 + most) * (steepness + 1)
 
-    def _steepness(self, like: Tensor) -> Tensor:
+    def steepness(self, like: Tensor) -> Tensor:
+        """Return its largest absolute slope, in a shape that goes with the input."""
         return _most([torch.as_tensor(piece, dtype=like.dtype).abs() for piece in self.pieces])
 
-    def _value(self, points: Tensor) -> Tensor:
+    def value(self, points: Tensor) -> Tensor:
+        """Return its exact values, about."""
         first = self.kinks[0]
         found = self.start + self.pieces[0] * (points - first).clamp(max=0)
         ends = [*self.kinks[1:], torch.inf]
@@ -213,7 +215,7 @@ class Piecewise(Function):
 
     def _at_kinks(self, lower: Tensor, upper: Tensor) -> list[Tensor]:
         return [
-            torch.where((lower < kink) & (kink < upper), value, self._value(upper))
+            torch.where((lower < kink) & (kink < upper), value, self.value(upper))
             for kink, value in zip(self.kinks, self._kink_values(), strict=True)
         ]
 
@@ -231,6 +233,19 @@ class Ramp(Function):
 
     has_choice: ClassVar[bool] = True
     kink: ClassVar[float | None] = 0.0
+    kinks: ClassVar[tuple[float, ...]] = (0.0,)
+
+    def value(self, points: Tensor) -> Tensor:
+        """Return its exact values."""
+        return points.clamp(min=0)
+
+    def size(self, most: Tensor) -> Tensor:
+        """Return a bound of its values, for inputs up to `most`."""
+        return most
+
+    def steepness(self, like: Tensor) -> Tensor:
+        """Return its largest slope."""
+        return torch.ones_like(like)
 
     @override
     def gaps(self, lower: Tensor, upper: Tensor) -> Interval:

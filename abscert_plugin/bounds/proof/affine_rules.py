@@ -1,6 +1,7 @@
 """From ONNX nodes that are affine entry by entry to steps."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -9,6 +10,7 @@ import torch
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.affine import Join, Shift
+from abscert_plugin.bounds.proof.bends import bent_sum
 from abscert_plugin.bounds.proof.building import View
 from abscert_plugin.bounds.proof.constants import reciprocal, reshaped, weights
 from abscert_plugin.bounds.proof.enclosure import Enclosure
@@ -30,7 +32,11 @@ def _sum(view: View, sign: int) -> None:
         shape = np.broadcast_shapes(view.shape(0), view.shape(1))
         need(len(view.shape(0)) == len(view.shape(1)), "expected two values of one rank")
         first, second = (_expanded(view, view.name(place), shape) for place in (0, 1))
-        view.walk.append(Join(view.output, first, second, sign))
+        total = Join(view.part(), first, second, sign)
+        bent = bent_sum(view.walk.steps, view.output, total)
+        view.walk.append(replace(total, output=view.output) if bent is None else total)
+        if bent is not None:
+            view.walk.append(bent)
 
 
 def _pair(view: View, place: int, constant_place: int) -> tuple[str, Enclosure]:

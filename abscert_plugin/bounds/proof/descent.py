@@ -23,6 +23,9 @@ class Step(ABC):
     reads_ends: ClassVar[bool] = False
     """Whether it asks nothing of what it reads but the ends of what may be computed."""
 
+    is_closer: ClassVar[bool] = False
+    """Whether the ends of what it gives are closer than those of what it reads imply, so that intervals stop there."""
+
     sends_rows: ClassVar[bool] = True
     """Whether `backward` hands rows on, which lines of what comes before could make better."""
 

@@ -57,6 +57,7 @@ class ProofPlan:
         source: name of the tensor that boxes are of.
         output: name of the logits.
         held: names at which chains begin: of what nonlinear steps give, and of the source.
+        stops: names at whose ends intervals stop: those that are held, and closer ones along chains.
         shapes: of all tensors by name, without the batch.
     """
 
@@ -64,6 +65,7 @@ class ProofPlan:
     source: str
     output: str
     held: frozenset[str]
+    stops: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
 
     def in_single(self) -> "ProofPlan":
@@ -123,6 +125,7 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int, wide_s
         except (KeyError, walk.UnsupportedNodeError) as error:
             raise UnsupportedModelError(f"this file has no proof in float32: its input: {error}") from error
     build.run(RULES, classes, "this file has no proof in float32")
-    holding = {step.output for step in build.steps if step.ends_chains}
+    holding = frozenset({step.output for step in build.steps if step.ends_chains} | {source})
+    stops = holding | {step.output for step in build.steps if step.is_closer}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
-    return ProofPlan(tuple(build.steps), source, graph.output, frozenset(holding | {source}), shapes)
+    return ProofPlan(tuple(build.steps), source, graph.output, holding, stops, shapes)

@@ -24,7 +24,7 @@ from abscert_plugin.bounds.proof.lengths import LengthsPass
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.plan import plan
 from abscert_plugin.bounds.proof.points import PointsPass
-from abscert_plugin.bounds.proof.tightening import Refine, Tightening
+from abscert_plugin.bounds.proof.tightening import Refine, Tightening, mixes
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.graph.nodes import Graph
 
@@ -133,13 +133,15 @@ class Proof:
         """
         lower, upper = lower.double(), upper.double()
         self._check(lower, upper)
-        values, close = {self._plan.source: held(lower, upper)}, set(self._plan.held)
+        values, close = {self._plan.source: held(lower, upper)}, set[str]()
         for step in self._plan.steps:
             if refined and step.is_curved:
-                for name in set(step.inputs) - close:
+                for name in set(step.inputs) - close - self._plan.held:
                     values[name] = (refine or self.tightening.everywhere())(step, name, values)
                     close.add(name)
             values[step.output] = step.forward(values)
+            if close.issuperset(step.inputs) and not mixes(step):  # as close as what it reads
+                close.add(step.output)
         return values
 
     @torch.no_grad()
@@ -320,7 +322,7 @@ class Proof:
         `multipliers` may go with these ends. Enclosures of a single box serve all rows of a batch.
         """
         steps, output = self._before.get(self.output, ()), self.output
-        bounds = Descent(values, {}).run(steps, output, rows, self._plan.held)
+        bounds = Descent(values, {}).run(steps, output, rows, self._plan.stops)
         if method is BoundMethod.IBP:
             return bounds
         linear = Descent(values, slopes or {}, part, multipliers).run(steps, output, rows, {self._plan.source})
@@ -351,14 +353,14 @@ class Proof:
 
     @functools.cached_property
     def _last_chain(self) -> frozenset[str]:
-        """Return the tensors between the output and the held ones before it, these included."""
+        """Return the tensors between the output and those at which intervals stop before it, these included."""
         names, found = [self._plan.output], set()
         by_output = {step.output: step for step in self._plan.steps}
         while names:
             name = names.pop()
             if name not in found:
                 found.add(name)
-                if name not in self._plan.held:
+                if name not in self._plan.stops:
                     names += by_output[name].inputs
         return frozenset(found)
 

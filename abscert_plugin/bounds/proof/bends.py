@@ -1,0 +1,226 @@
+"""Sums of functions of one value, each of straight pieces: ParamRamp, leaky ReLUs and clips as they are written out.
+
+Taken term by term, relu(x) - relu(x - 1) may lie anywhere between -r and r for |x| <= r, as if the terms had nothing to
+do with one another, although it is between 0 and 1. Such a sum is recognised where it is
+
+    y = sum_k c_k f_k(a_k x + b_k),
+
+f_k being straight, or of straight pieces. Then y is of straight pieces too: between two ends of x it is least and most
+at an end or at a bend of one of the f_k. That is found of the *ideal* x. What is computed in front of f_k differs from
+a_k x + b_k by the error e_k of its chain, and f_k(...) is held as computed: so the ideal y, which goes on with its
+chain as any sum does, lies within sum |c_k| d_k of that, d_k being how far f_k may be apart for inputs e_k apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from abscert_plugin.bounds.proof import arithmetic
+from abscert_plugin.bounds.proof.activations import Piecewise, Ramp
+from abscert_plugin.bounds.proof.affine import Affine, Join, Shift
+from abscert_plugin.bounds.proof.arithmetic import SINGLE
+from abscert_plugin.bounds.proof.descent import Descent, Step
+from abscert_plugin.bounds.proof.enclosure import Enclosure
+from abscert_plugin.bounds.proof.maps import Scale
+from abscert_plugin.bounds.proof.nonlinear import Activation
+
+_MOST_TERMS: Final = 8
+_OWN: Final = arithmetic.own_gamma(128)  # of a value: a few operations for each factor, bias and term
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """slope * x + offset of a value x; `size` bounds the sum of the absolute numbers that make the offset."""
+
+    slope: Tensor
+    offset: Tensor
+    size: Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """factor * function(line of x); `read` is the name of what the function reads, both None where it is straight."""
+
+    factor: Tensor
+    line: _Line
+    function: Ramp | Piecewise | None = None
+    read: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BentSum(Step):
+    """A sum of functions of one value, closer than its terms are by themselves; chains and rows go through it.
+
+    Args:
+        output: name of what it gives.
+        total: name of the sum as any other.
+        source: name of x.
+        terms: of the sum.
+    """
+
+    is_closer: ClassVar[bool] = True
+    output: str
+    total: str
+    source: str
+    terms: tuple[_Term, ...]
+
+    @property
+    @override
+    def inputs(self) -> Sequence[str]:
+        return (self.total, self.source, *dict.fromkeys(term.read for term in self.terms if term.read is not None))
+
+    @override
+    def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
+        made, value = values[self.total], values[self.source]
+        lower, upper = value.lower, value.upper
+        room, points = torch.zeros_like(lower), [lower, upper]
+        steepest = sum((self._steepness(term, lower) for term in self.terms), torch.zeros_like(lower))
+        size = torch.maximum(lower.abs(), upper.abs())
+        for term in self.terms:
+            entered = term.line.slope.abs() * size + term.line.size
+            if term.function is None or term.read is None:
+                room = room + _OWN * term.factor.abs() * entered
+                continue
+            room = room + _OWN * term.factor.abs() * term.function.size(entered)
+            room = room + term.factor.abs() * _apart(term.function, values[term.read])
+            for bend in term.function.kinks:
+                point = ((bend - term.line.offset) / term.line.slope).nan_to_num(nan=torch.inf)
+                points.append(torch.minimum(torch.maximum(point, lower), upper))
+                # where the bend is found in float64 it lies beside the true one
+                off = _OWN * (abs(bend) + term.line.size) / term.line.slope.abs()
+                room = room + steepest * torch.minimum(off.nan_to_num(nan=torch.inf), upper - lower)
+        found = [sum((self._value(term, point) for term in self.terms), torch.zeros_like(lower)) for point in points]
+        room = room * (1 + _OWN) + arithmetic.underflow(1.0)
+        least, most = torch.stack(found).amin(0) - room, torch.stack(found).amax(0) + room
+        is_known = least.isfinite() & most.isfinite()
+        return replace(
+            made,
+            lower=torch.where(is_known, torch.maximum(made.lower, least), made.lower),
+            upper=torch.where(is_known, torch.minimum(made.upper, most), made.upper),
+        )
+
+    @override
+    def backward(self, rows: Tensor, descent: Descent) -> None:
+        descent.send(self.total, rows)
+
+    @staticmethod
+    def _value(term: _Term, point: Tensor) -> Tensor:
+        entered = term.line.slope * point + term.line.offset
+        return term.factor * (entered if term.function is None else term.function.value(entered))
+
+    @staticmethod
+    def _steepness(term: _Term, like: Tensor) -> Tensor:
+        slope = (term.factor * term.line.slope).abs() * (1 + _OWN)
+        return slope + torch.zeros_like(like) if term.function is None else slope * term.function.steepness(like)
+
+
+def _apart(function: Ramp | Piecewise, entered: Enclosure) -> Tensor:
+    """Return how far what a function gives, computed, may lie from its value at the ideal input."""
+    error, (lower, upper) = entered.error(), entered.computed()
+    near = arithmetic.underflow(1.0) + (torch.zeros_like(lower) if error is None else error)
+    return function.apart(near, lower, upper) * (1 + _OWN) + arithmetic.underflow(2.0)
+
+
+def bent_sum(steps: Sequence[Step], output: str, total: Join) -> BentSum | None:
+    """Return the step that brings a sum of two values closer, None where they are no functions of one.
+
+    Args:
+        steps: those before the sum.
+        output: name of what is to be given.
+        total: the sum.
+    """
+    if total.first == total.second:  # whose ends are as close
+        return None
+    known = {step.output: step for step in steps}
+    for source, found in _terms_of(total, known).items():
+        if any(term.function is not None for term in found):
+            return BentSum(output, total.output, source, tuple(found))
+    return None
+
+
+def _terms(steps: Mapping[str, Step], name: str) -> dict[str, list[_Term]]:
+    """Return the terms that a value is the sum of, by the name of each value that all of them are functions of."""
+    one, none = torch.ones(()).double(), torch.zeros(()).double()
+    found = {name: [_Term(one, _Line(one, none, none))]}
+    step = steps.get(name)
+    if step is not None:
+        found |= _terms_of(step, steps)
+    return found
+
+
+def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[_Term]]:
+    if isinstance(step, BentSum):
+        return {step.source: list(step.terms)}
+    if isinstance(step, Join) and step.kind is SINGLE:
+        first, second = _terms(steps, step.first), _terms(steps, step.second)
+        sign = torch.tensor(float(step.sign)).double()
+        joint = {
+            name: [*first[name], *(replace(term, factor=term.factor * sign) for term in second[name])]
+            for name in first
+            if name in second
+        }
+        return {name: terms for name, terms in joint.items() if len(terms) <= _MOST_TERMS}
+    if isinstance(step, Activation) and isinstance(step.function, Ramp | Piecewise) and step.kind is SINGLE:
+        one = torch.ones(()).double()
+        return {name: [_Term(one, line, step.function, step.input)] for name, line in _lines(steps, step.input).items()}
+    factor = _factor(step)
+    if factor is not None:
+        assert isinstance(step, Affine)
+        return {
+            name: [replace(term, factor=term.factor * factor) for term in terms]
+            for name, terms in _terms(steps, step.input).items()
+        }
+    bias = _bias(step)
+    if bias is not None:
+        assert isinstance(step, Shift)
+        one, none = torch.ones(()).double(), torch.zeros(()).double()
+        constant = _Term(one, _Line(none, bias, bias.abs()))
+        return {
+            name: [*(replace(term, factor=term.factor * step.sign) for term in terms), constant]
+            for name, terms in _terms(steps, step.input).items()
+        }
+    return {}
+
+
+def _lines(steps: Mapping[str, Step], name: str) -> dict[str, _Line]:
+    """Return the values that another one is a line of, itself first."""
+    one, none = torch.ones(()).double(), torch.zeros(()).double()
+    found, line = {name: _Line(one, none, none)}, _Line(one, none, none)
+    step = steps.get(name)
+    while step is not None:
+        factor, bias = _factor(step), _bias(step)
+        if isinstance(step, Affine) and factor is not None:
+            line = _Line(line.slope * factor, line.offset, line.size)
+        elif isinstance(step, Shift) and bias is not None:
+            shift = line.slope * bias
+            line = _Line(line.slope * step.sign, line.offset + shift, line.size + shift.abs())
+        else:
+            break
+        found[step.input] = line
+        step = steps.get(step.input)
+    return found
+
+
+def _factor(step: Step) -> Tensor | None:
+    """Return what a step multiplies by, known exactly; None where it is another step."""
+    is_factor = isinstance(step, Affine) and isinstance(step.map, Scale) and step.bias is None and step.kind is SINGLE
+    if not is_factor:
+        return None
+    assert isinstance(step, Affine)
+    return step.map.weights.center if step.map.weights.radius is None else None
+
+
+def _bias(step: Step) -> Tensor | None:
+    """Return what a step adds, known exactly; None where it is another step."""
+    if not isinstance(step, Shift) or step.kind is not SINGLE:
+        return None
+    if step.bias is None:
+        return torch.zeros(()).double()
+    return step.bias.lower if step.bias.is_point else None
