@@ -17,6 +17,7 @@ from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards.answers import answer
+from abscert_plugin.guards.bends import rising_sums
 from abscert_plugin.guards.emitter import Emitter
 from abscert_plugin.guards.rules import RULES
 from abscert_plugin.guards.values import Ends, Fact, Pixels
@@ -94,7 +95,17 @@ class WrittenGuard:
         proof = Proof(graph, graph.input, shape, classes)
         facts = {name: Fact.of(value) for name, value in proof.intervals(lowest, highest).items()}
         emitter = Emitter({*self._boxes, GIVEN, *proof.shapes, *graph.tensors}, graph.opset)
-        self.walk = GuardWalk(graph, graph.input, ends, emitter, facts, proof.shapes, RULES, is_backward)
+        self.walk = GuardWalk(
+            graph,
+            graph.input,
+            ends,
+            emitter,
+            facts,
+            proof.shapes,
+            RULES,
+            is_backward,
+            rising_sums(proof, facts),
+        )
         self.walk.run(RULES, classes, "no guard")
         self.ends = {name: self.walk.ends(name) for name in self.walk.values}
         self._margin = answer(self.walk, GIVEN, graph.output, classes, 1, is_backward).margin

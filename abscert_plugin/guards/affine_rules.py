@@ -11,7 +11,7 @@ import numpy as np
 from abscert_plugin.graph.walk import need
 from abscert_plugin.guards import layers
 from abscert_plugin.guards.linear import Array, Linear, Pooled, Weighted
-from abscert_plugin.guards.values import Ends, Line
+from abscert_plugin.guards.values import Chain, Ends, Line
 from abscert_plugin.guards.walk import View
 
 _TRAINED: Final = 2.0**-40  # of weights that float64 made of others
@@ -23,6 +23,8 @@ def _affine(
     """Give W x + b of what the node reads at a place."""
     size = np.abs(bias) if bias is not None and bias_size is None else bias_size
     value = view.value(place)
+    if isinstance(value, Chain) and value.near is not None:
+        value = value.near
     if isinstance(value, Ends):
         view.give(Line(value, view.shape(place), linear, bias, size, view.fact))
         return
@@ -154,9 +156,16 @@ def _add(sign: int) -> Callable[[View], None]:
             _shifted(view, 1, sign, fitted(view, 0))
         else:
             need(len(view.shape()) == len(view.shape(1)), "expected two values of one rank")
-            view.give(layers.joined(view.emitter, view.chain(0), view.chain(1), sign, view.fact))
+            view.give(_joined(view, sign))
 
     return rule
+
+
+def _joined(view: View, sign: int) -> Chain:
+    rising, walk = view.rising, view.walk
+    if rising is not None:
+        return rising.written(view.emitter, walk.ends(rising.source), walk.chain(rising.source), view.fact)
+    return layers.joined(view.emitter, view.chain(0), view.chain(1), sign, view.fact)
 
 
 def _shifted(view: View, place: int, sign: int, bias: Array) -> None:

@@ -27,6 +27,7 @@ from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards.answers import answer
+from abscert_plugin.guards.bends import rising_sums
 from abscert_plugin.guards.emitter import Emitter
 from abscert_plugin.guards.front import fed, inside
 from abscert_plugin.guards.rules import RULES
@@ -105,7 +106,9 @@ def guarded(
     )
     emitter = Emitter(_names(model), graph.opset)
     ends, is_backward = fed(emitter, artifact, balls), bound is BoundMethod.CROWN_IBP
-    walk = GuardWalk(inner, artifact.held, ends, emitter, _facts(proof, artifact), proof.shapes, RULES, is_backward)
+    facts = _facts(proof, artifact)
+    sums = rising_sums(proof, facts)
+    walk = GuardWalk(inner, artifact.held, ends, emitter, facts, proof.shapes, RULES, is_backward, sums)
     walk.run(RULES, artifact.metadata.classes, _REFUSAL, partial(tell, _WRITING))
     try:
         found = answer(walk, graph.output, inner.output, artifact.metadata.classes, len(balls), is_backward)
@@ -119,6 +122,7 @@ def guarded(
     _set_input(model, graph.input, fed_images.shape[1:])
     logits = _logits(model, graph.output)
     _set_outputs(model, graph.output, logits, len(balls), has_largest)
+    _keep_read(model)
     _set_metadata(model, artifact, balls, bound)
     return Guarded(model, tuple(balls), logits, None if cut is None else cut.tail)
 
@@ -199,6 +203,19 @@ def _keep_needed(model: onnx.ModelProto, graph: Graph) -> None:
     taken = (needed | {graph.input, *graph.tensors}) & {LABEL, CERTIFIED, MARGIN, RADIUS}
     if taken:
         raise UnsupportedModelError(f"{_REFUSAL}: a tensor of it is called {min(taken)}, as an answer of the guard is")
+
+
+def _keep_read(model: onnx.ModelProto) -> None:
+    """Leave out nodes and constants that no output needs: runtimes would compute what a closer sum made needless."""
+    needed, kept = {value.name for value in model.graph.output}, list[onnx.NodeProto]()
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    for field, items in ((model.graph.node, kept[::-1]), (model.graph.initializer, constants)):
+        del field[:]
+        field.extend(items)
 
 
 def _names(model: onnx.ModelProto) -> set[str]:

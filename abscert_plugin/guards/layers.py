@@ -199,8 +199,15 @@ def moved_chain(emitter: Emitter, chain: Chain, moves: tuple[Move, ...]) -> Chai
     """Write a chain with its entries moved."""
     for move in moves:
         parts = [move(emitter, name) for name in (chain.center, chain.radius, chain.size)]
-        chain = replace(chain, center=parts[0], radius=parts[1], size=parts[2])
+        near = None if chain.near is None else moved_ends(emitter, chain.near, move)
+        chain = replace(chain, center=parts[0], radius=parts[1], size=parts[2], near=near)
     return chain
+
+
+def moved_ends(emitter: Emitter, value: Ends, move: Move) -> Ends:
+    """Write ends with their entries moved."""
+    size = None if value.size is None else move(emitter, value.size)
+    return replace(value, lower=move(emitter, value.lower), upper=move(emitter, value.upper), size=size)
 
 
 def rescaled(emitter: Emitter, chain: Chain, power: int) -> Chain:
@@ -212,7 +219,7 @@ def rescaled(emitter: Emitter, chain: Chain, power: int) -> Chain:
     radius = emitter.node("Mul", [chain.radius, emitter.number(2.0 ** (power - chain.power) * OUTWARD)])
     if chain.underflow:
         radius = emitter.node("Add", [radius, emitter.number(4 * chain.underflow * 2.0**chain.power)])
-    return replace(chain, center=center, radius=radius, size=size, power=power)
+    return replace(chain, center=center, radius=radius, size=size, power=power, near=None)
 
 
 def plain(emitter: Emitter, value: Ends, most: int = 0) -> Ends:
@@ -221,6 +228,7 @@ def plain(emitter: Emitter, value: Ends, most: int = 0) -> Ends:
         return value
     factor = emitter.exactly(2.0**-value.power)
     lower, upper = (emitter.node("Mul", [name, factor]) for name in (value.lower, value.upper))
+    assert value.size is None
     return replace(value, lower=lower, upper=upper, power=0)
 
 
@@ -252,6 +260,8 @@ def doubled_middle(emitter: Emitter, value: Ends) -> str:
 
 def size_of(emitter: Emitter, value: Ends) -> str:
     """Write the largest absolute value between two ends; of what the network is fed, what bounds its absolute terms."""
+    if value.size is not None:
+        return value.size
     if value.is_even:
         return emitter.node("Max", [value.upper, emitter.number(value.top * 2.0**value.power)])
     if value.is_positive:

@@ -72,7 +72,7 @@ def _pad(view: View) -> None:
         return
     chain = layers.rescaled(view.emitter, view.chain(), 0)
     center, radius, size = padded(chain.center, number), padded(chain.radius, 0.0), padded(chain.size, abs(number))
-    view.give(replace(chain, center=center, radius=radius, size=size, top=view.fact.top))
+    view.give(replace(chain, center=center, radius=radius, size=size, top=view.fact.top, near=None))
 
 
 def _nearest(view: View) -> None:

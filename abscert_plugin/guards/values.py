@@ -33,6 +33,7 @@ class Ends:
         is_even: whether `top` is about as tight for each entry as its own ends are, and bounds the absolute terms of
             what it was made of, in no nodes but affine ones: of what the network is fed.
         origin: the ReLU that gives it, entry by entry in this order; None where something else does.
+        size: name of a tensor, not below the absolute values nor the sum of absolute terms; None of a held value.
     """
 
     lower: str
@@ -42,6 +43,7 @@ class Ends:
     is_positive: bool = False
     is_even: bool = False
     origin: "Rectified | None" = None
+    size: str | None = None
 
 
 @final
@@ -161,6 +163,7 @@ class Chain:
         top: bound of the absolute values over all images, in the file's own units.
         roundings: that a term meets in the file at most.
         underflow: bound of what underflow adds up to in the file.
+        near: ends of what the chain gives in real numbers, closer than by center and radius; None where none are known.
     """
 
     center: str
@@ -170,3 +173,4 @@ class Chain:
     top: float
     roundings: int
     underflow: float
+    near: Ends | None = None

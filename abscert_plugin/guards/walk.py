@@ -13,6 +13,7 @@ from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.operands import Operands
 from abscert_plugin.graph.walk import Walk, need
 from abscert_plugin.guards import layers
+from abscert_plugin.guards.bends import Rising
 from abscert_plugin.guards.emitter import Emitter
 from abscert_plugin.guards.front import pixel_ends
 from abscert_plugin.guards.values import Chain, Ends, Fact, Line, Pixels
@@ -33,6 +34,7 @@ class GuardWalk(Walk):
         shapes: of each tensor, without the batch.
         rules: from an operator to what writes the guard of a node.
         is_backward: whether a backward pass will ask for the ends of what a ReLU reads.
+        rising: sums that are closer than by their terms, by the names of what gives them.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class GuardWalk(Walk):
         shapes: Mapping[str, tuple[int, ...]],
         rules: Mapping[str, Callable[["View"], None]],
         is_backward: bool = False,
+        rising: Mapping[str, Rising] | None = None,
     ) -> None:
         super().__init__(graph, source)
         self.emitter = emitter
@@ -55,6 +58,7 @@ class GuardWalk(Walk):
         self._shapes = shapes
         self._rules = rules
         self.is_backward = is_backward
+        self.rising = rising or {}
 
     @override
     def shape_of(self, name: str) -> tuple[int, ...] | None:
@@ -128,6 +132,11 @@ class View(Operands[GuardWalk]):
         """Return the shape, without the batch, of what it gives."""
         return self.walk.shape_after(self.output)
 
+    @property
+    def rising(self) -> Rising | None:
+        """What is known of the sum that it gives; None where that is any other."""
+        return self.walk.rising.get(self.output)
+
     def is_constant(self, place: int) -> bool:
         """Return whether the input at a place is a constant."""
         return self.node.inputs[place] in self.walk.arrays
@@ -191,4 +200,4 @@ def moved(
     if isinstance(value, Chain):
         return layers.moved_chain(emitter, value, (move,))
     origin = value.origin if keeps_order else None
-    return replace(value, lower=move(emitter, value.lower), upper=move(emitter, value.upper), origin=origin)
+    return replace(layers.moved_ends(emitter, value, move), origin=origin)

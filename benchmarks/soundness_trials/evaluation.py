@@ -305,6 +305,10 @@ class Evaluation:
         elif node.operator == "LeakyRelu":
             slope = np.float32(node.attributes["alpha"])
             found = np.where(values >= 0, way.taken(values), way.multiply(values, np.asarray(slope)))
+        elif node.operator == "Clip":
+            found = way.given(np.clip(way.taken(values), *(self._constants[name] for name in node.inputs[1:])))
+        elif node.operator == "Neg":
+            found = -values
         elif node.operator in ("MaxPool", "AveragePool"):
             found = self._pooled(node, values)
         elif node.operator in ("Sigmoid", "Tanh"):

@@ -35,18 +35,24 @@ def point(draft: Draft, logits: str, values: Any) -> tuple[Graph, WrittenGuard]:
 # --- what the file may be off by ------------------------------------------------------------------------------------
 
 
-def rounded_down(steps: int) -> bool:
-    """Return whether a file that multiplies so often, and is rounded down each time, lies within its guard's ends."""
-    chance, draft = np.random.default_rng(0), Draft()
-    value = np.float32(1.0000001)
-    logits = draft.node("MatMul", "x", draft.constant([[1.0, 0.0]]))
+def rounded_chain(draft: Draft, steps: int) -> tuple[str, np.float32]:
+    """Append so many products of `x`, 1.0000001, each rounded down; return their name and the first entry's value."""
+    chance, value = np.random.default_rng(0), np.float32(1.0000001)
+    last = draft.node("MatMul", "x", draft.constant([[1.0, 0.0]]))
     for _ in range(steps):
         factors = chance.uniform(0.999, 1.001, 2000).astype(np.float32)
         exact = factors.astype(np.float64) * np.float64(value)
         off = np.where(value * factors >= 1, (exact - value * factors) / exact, -1)
         factor = factors[off.argmax()]
         value = value * factor
-        logits = draft.node("Mul", logits, draft.constant([[factor, 1.0]]))
+        last = draft.node("Mul", last, draft.constant([[factor, 1.0]]))
+    return last, value
+
+
+def rounded_down(steps: int) -> bool:
+    """Return whether a file that multiplies so often, and is rounded down each time, lies within its guard's ends."""
+    draft = Draft()
+    logits, value = rounded_chain(draft, steps)
     _, guard = point(draft, logits, [np.float32(1.0000001)])
     held = np.array([[value, 0]], dtype=np.float32)
     return not any(escaped(seen, {"logits": held}, 1) for seen in guard.by_runtimes())

@@ -28,13 +28,13 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 
-_MOST_TERMS: Final = 8
+_MOST_TERMS: Final = 16
 _OWN: Final = arithmetic.own_gamma(128)  # of a value: a few operations for each factor, bias and term
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
     """slope * x + offset of a value x; `size` bounds the sum of the absolute numbers that make the offset."""
 
     slope: Tensor
@@ -44,11 +44,11 @@ class _Line:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Term:
+class Term:
     """factor * function(line of x); `read` is the name of what the function reads, both None where it is straight."""
 
     factor: Tensor
-    line: _Line
+    line: Line
     function: Ramp | Piecewise | None = None
     read: str | None = None
 
@@ -69,7 +69,7 @@ class BentSum(Step):
     output: str
     total: str
     source: str
-    terms: tuple[_Term, ...]
+    terms: tuple[Term, ...]
 
     @property
     @override
@@ -80,24 +80,13 @@ class BentSum(Step):
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
         made, value = values[self.total], values[self.source]
         lower, upper = value.lower, value.upper
-        room, points = torch.zeros_like(lower), [lower, upper]
-        steepest = sum((self._steepness(term, lower) for term in self.terms), torch.zeros_like(lower))
-        size = torch.maximum(lower.abs(), upper.abs())
+        points = [lower, upper]
         for term in self.terms:
-            entered = term.line.slope.abs() * size + term.line.size
-            if term.function is None or term.read is None:
-                room = room + _OWN * term.factor.abs() * entered
-                continue
-            room = room + _OWN * term.factor.abs() * term.function.size(entered)
-            room = room + term.factor.abs() * _apart(term.function, values[term.read])
-            for bend in term.function.kinks:
-                point = ((bend - term.line.offset) / term.line.slope).nan_to_num(nan=torch.inf)
+            for kink in () if term.function is None else term.function.kinks:
+                point = ((kink - term.line.offset) / term.line.slope).nan_to_num(nan=torch.inf)
                 points.append(torch.minimum(torch.maximum(point, lower), upper))
-                # where the bend is found in float64 it lies beside the true one
-                off = _OWN * (abs(bend) + term.line.size) / term.line.slope.abs()
-                room = room + steepest * torch.minimum(off.nan_to_num(nan=torch.inf), upper - lower)
-        found = [sum((self._value(term, point) for term in self.terms), torch.zeros_like(lower)) for point in points]
-        room = room * (1 + _OWN) + arithmetic.underflow(1.0)
+        found = [self.value(point) for point in points]
+        room = self.room(values)
         least, most = torch.stack(found).amin(0) - room, torch.stack(found).amax(0) + room
         is_known = least.isfinite() & most.isfinite()
         return replace(
@@ -106,19 +95,47 @@ class BentSum(Step):
             upper=torch.where(is_known, torch.minimum(made.upper, most), made.upper),
         )
 
+    def value(self, points: Tensor) -> Tensor:
+        """Return the sum where x lies at points, about: see `room`."""
+        found = torch.zeros_like(points)
+        for term in self.terms:
+            entered = term.line.slope * points + term.line.offset
+            found = found + term.factor * (entered if term.function is None else term.function.value(entered))
+        return found
+
+    def size(self, most: Tensor) -> Tensor:
+        """Return a bound of the sum of the absolute terms, where x is up to `most`."""
+        found = torch.zeros_like(most)
+        for term in self.terms:
+            entered = term.line.slope.abs() * most + term.line.size
+            found = found + term.factor.abs() * (entered if term.function is None else term.function.size(entered))
+        return found * (1 + _OWN)
+
+    def room(self, values: Mapping[str, Enclosure]) -> Tensor:
+        """Return how far the ideal sum may lie from what `value` gives for the ideal x; bends are found in float64."""
+        lower, upper = values[self.source].lower, values[self.source].upper
+        found = _OWN * self.size(torch.maximum(lower.abs(), upper.abs()))
+        steepness = self.steepness(lower)
+        for term in self.terms:
+            if term.function is None or term.read is None:
+                continue
+            found = found + term.factor.abs() * _apart(term.function, values[term.read])
+            for kink in term.function.kinks:
+                off = _OWN * (abs(kink) + term.line.size) / term.line.slope.abs()
+                found = found + steepness * torch.minimum(off.nan_to_num(nan=torch.inf), upper - lower)
+        return found * (1 + _OWN) + arithmetic.underflow(1.0)
+
+    def steepness(self, like: Tensor) -> Tensor:
+        """Return a bound of its absolute slope."""
+        found = torch.zeros_like(like)
+        for term in self.terms:
+            slope = (term.factor * term.line.slope).abs()
+            found = found + (slope if term.function is None else slope * term.function.steepness(like))
+        return found * (1 + _OWN)
+
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
         descent.send(self.total, rows)
-
-    @staticmethod
-    def _value(term: _Term, point: Tensor) -> Tensor:
-        entered = term.line.slope * point + term.line.offset
-        return term.factor * (entered if term.function is None else term.function.value(entered))
-
-    @staticmethod
-    def _steepness(term: _Term, like: Tensor) -> Tensor:
-        slope = (term.factor * term.line.slope).abs() * (1 + _OWN)
-        return slope + torch.zeros_like(like) if term.function is None else slope * term.function.steepness(like)
 
 
 def _apart(function: Ramp | Piecewise, entered: Enclosure) -> Tensor:
@@ -145,17 +162,17 @@ def bent_sum(steps: Sequence[Step], output: str, total: Join) -> BentSum | None:
     return None
 
 
-def _terms(steps: Mapping[str, Step], name: str) -> dict[str, list[_Term]]:
+def _terms(steps: Mapping[str, Step], name: str) -> dict[str, list[Term]]:
     """Return the terms that a value is the sum of, by the name of each value that all of them are functions of."""
     one, none = torch.ones(()).double(), torch.zeros(()).double()
-    found = {name: [_Term(one, _Line(one, none, none))]}
+    found = {name: [Term(one, Line(one, none, none))]}
     step = steps.get(name)
     if step is not None:
         found |= _terms_of(step, steps)
     return found
 
 
-def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[_Term]]:
+def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[Term]]:
     if isinstance(step, BentSum):
         return {step.source: list(step.terms)}
     if isinstance(step, Join) and step.kind is SINGLE:
@@ -169,7 +186,7 @@ def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[_Term]]:
         return {name: terms for name, terms in joint.items() if len(terms) <= _MOST_TERMS}
     if isinstance(step, Activation) and isinstance(step.function, Ramp | Piecewise) and step.kind is SINGLE:
         one = torch.ones(()).double()
-        return {name: [_Term(one, line, step.function, step.input)] for name, line in _lines(steps, step.input).items()}
+        return {name: [Term(one, line, step.function, step.input)] for name, line in _lines(steps, step.input).items()}
     factor = _factor(step)
     if factor is not None:
         assert isinstance(step, Affine)
@@ -181,7 +198,7 @@ def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[_Term]]:
     if bias is not None:
         assert isinstance(step, Shift)
         one, none = torch.ones(()).double(), torch.zeros(()).double()
-        constant = _Term(one, _Line(none, bias, bias.abs()))
+        constant = Term(one, Line(none, bias, bias.abs()))
         return {
             name: [*(replace(term, factor=term.factor * step.sign) for term in terms), constant]
             for name, terms in _terms(steps, step.input).items()
@@ -189,18 +206,18 @@ def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[_Term]]:
     return {}
 
 
-def _lines(steps: Mapping[str, Step], name: str) -> dict[str, _Line]:
+def _lines(steps: Mapping[str, Step], name: str) -> dict[str, Line]:
     """Return the values that another one is a line of, itself first."""
     one, none = torch.ones(()).double(), torch.zeros(()).double()
-    found, line = {name: _Line(one, none, none)}, _Line(one, none, none)
+    found, line = {name: Line(one, none, none)}, Line(one, none, none)
     step = steps.get(name)
     while step is not None:
         factor, bias = _factor(step), _bias(step)
         if isinstance(step, Affine) and factor is not None:
-            line = _Line(line.slope * factor, line.offset, line.size)
+            line = Line(line.slope * factor, line.offset, line.size)
         elif isinstance(step, Shift) and bias is not None:
             shift = line.slope * bias
-            line = _Line(line.slope * step.sign, line.offset + shift, line.size + shift.abs())
+            line = Line(line.slope * step.sign, line.offset + shift, line.size + shift.abs())
         else:
             break
         found[step.input] = line

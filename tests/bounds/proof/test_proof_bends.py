@@ -4,11 +4,12 @@ import random
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bent_sums import WIDTH, bent, number
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -20,48 +21,6 @@ from abscert_plugin.bounds.proof.activations import Ramp
 from abscert_plugin.bounds.proof.bends import BentSum
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.graph.nodes import read_graph
-
-WIDTH: Final = 3
-
-
-def number(chance: random.Random) -> float:
-    return chance.choice([0.0, 1.0, -1.0, 0.5, chance.gauss(0, 1), chance.gauss(0, 100), chance.gauss(0, 1e-6)])
-
-
-def bent(net: Net, chance: random.Random) -> str:
-    """Append a random sum of functions of what there is, and return its name."""
-    source, terms = net.last, []
-    for _ in range(chance.randint(2, 4)):
-        net.last = source
-        for _ in range(chance.randint(0, 3)):
-            link(net, chance, chance.choice(("Add", "Mul", "Neg", "Sub")))
-        if chance.random() < 0.7:
-            link(net, chance, chance.choice(("Clip", "LeakyRelu", "Relu")))
-        if chance.random() < 0.5:
-            link(net, chance, "Mul")
-        terms.append(net.last)
-    while len(terms) > 1:
-        chance.shuffle(terms)
-        terms.append(net.add(chance.choice(("Add", "Sub")), terms.pop(), terms.pop()))
-        if chance.random() < 0.3:
-            link(net, chance, chance.choice(("Mul", "Sub")))
-            terms[-1] = net.last
-    return net.last
-
-
-def link(net: Net, chance: random.Random, operator: str) -> None:
-    constants = net.constant([[number(chance) for _ in range(WIDTH)]], np.float32)
-    if operator == "Sub" and chance.random() < 0.5:
-        net.add("Sub", constants, net.last)
-    elif operator in ("Add", "Mul", "Sub"):
-        net.add(operator, net.last, constants)
-    elif operator == "Clip":
-        low = number(chance)
-        net.add("Clip", net.last, net.constant(low, np.float32), net.constant(low + 1 + chance.random(), np.float32))
-    elif operator == "LeakyRelu":
-        net.add("LeakyRelu", alpha=chance.choice([0.0, 0.1, -0.5, 2.0]))
-    else:
-        net.add(operator)
 
 
 def proof_of(net: Net) -> Proof:

@@ -1,0 +1,200 @@
+"""Sums of functions of one value that rise with it, in a guard: between what they are at its two ends.
+
+`bounds.proof.bends` tells which sums of a file these are. What is written is g(l) - r and g(u) + r for l <= x <= u,
+where g is made of x once more: straight terms, and a ReLU for each bend. With M for the size of x, the sum of its
+absolute terms, the room is r = a M + b: c L gamma(n) (s M + t) for each function of steepness L, of what is computed in
+front of it with n roundings as s x + t; and what the guard itself rounds, gamma(k) of the sum of its own terms.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final, TypeAlias, final
+
+import numpy as np
+import torch
+
+from abscert_plugin.bounds.proof import Proof, arithmetic
+from abscert_plugin.bounds.proof.activations import Piecewise, Ramp
+from abscert_plugin.bounds.proof.bends import BentSum, Term
+from abscert_plugin.guards import layers
+from abscert_plugin.guards.emitter import LARGEST, Emitter
+from abscert_plugin.guards.linear import Array
+from abscert_plugin.guards.values import Chain, Ends, Fact
+
+_FEW: Final = 16  # roundings beside those of the terms: of constants, products and shifts
+_FLAT: Final = 2.0**-40  # of the steepest slope: a slope that far below 0 is one of 0, but for rounding
+_MOST: Final = LARGEST / 2**20
+_Bend: TypeAlias = tuple[Array, Array, Array]
+"""factor, rate and shift of factor * relu(rate * x + shift)."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rising:
+    """slope * x + offset + sum of factor * relu(rate * x + shift), which rises with x.
+
+    Args:
+        slope, offset: of the straight part, [1, *shape] or fewer entries.
+        bends: factor, rate and shift of each ReLU.
+        share, rest: a and b, by which what a guard computes of it has to be widened.
+        size_share, size_rest: what M and 1 are times in the size of the sum, beside its ReLUs.
+        heights: |factor| of each bend that is a ReLU of the file, 0 of others, which `size_share` counts.
+        source: name of x.
+    """
+
+    slope: Array
+    offset: Array
+    bends: tuple[_Bend, ...]
+    share: Array
+    rest: Array
+    size_share: Array
+    size_rest: Array
+    heights: tuple[Array, ...]
+    source: str
+
+    def written(self, emitter: Emitter, ends: Ends, start: Chain, fact: Fact) -> Chain:
+        """Write a chain that goes on from the sum.
+
+        Args:
+            emitter: takes up the nodes.
+            ends: of x.
+            start: x in its chain.
+            fact: of the sum.
+        """
+        plain, unit = layers.plain(emitter, ends), 2.0**-start.power
+        room = _above(emitter, start.size, self.share * unit, self.rest)
+        (low, low_bends), (high, high_bends) = (self._at(emitter, point) for point in (plain.lower, plain.upper))
+        lower, upper = emitter.node("Sub", [low, room]), emitter.node("Add", [high, room])
+        size = emitter.node("Add", [room, _above(emitter, start.size, self.size_share * unit, self.size_rest)])
+        for height, *bends in zip(self.heights, low_bends, high_bends, strict=True):
+            if height.any():
+                highest = emitter.node("Max", bends)
+                grown = emitter.node("Mul", [highest, emitter.above(height * layers.OUTWARD**2)])
+                size = emitter.node("Add", [size, grown])
+        sizes = [emitter.node("Mul", [size, emitter.number(layers.OUTWARD**2)])]
+        sizes += [emitter.node("Abs", [end]) for end in (lower, upper)]
+        near = Ends(lower, upper, 0, fact.top, size=emitter.node("Max", sizes))
+        made = layers.as_chain(emitter, near)
+        return replace(made, roundings=fact.roundings, underflow=fact.underflow, near=near)
+
+    def _at(self, emitter: Emitter, point: str) -> tuple[str, list[str]]:
+        """Write the sum at a tensor, and return it and its ReLUs."""
+        found, written = _line(emitter, point, self.slope, self.offset), list[str]()
+        for factor, rate, shift in self.bends:
+            written.append(emitter.node("Relu", [_line(emitter, point, rate, shift)]))
+            found = emitter.node("Add", [found, _times(emitter, written[-1], factor)])
+        return found, written
+
+
+def rising_sums(proof: Proof, facts: Mapping[str, Fact]) -> Mapping[str, Rising]:
+    """Return what a guard writes for sums of functions of one value, by the names of those that rise.
+
+    Args:
+        proof: whose sums they are.
+        facts: of each tensor, over all images.
+    """
+    made = {step.output: _rising(step, facts, proof.shapes[step.source]) for step in proof.bent_sums}
+    return {name: found for name, found in made.items() if found is not None}
+
+
+def _rising(step: BentSum, facts: Mapping[str, Fact], shape: Sequence[int]) -> Rising | None:
+    """Return what a guard writes for a sum; None where it does not rise, or may be too large."""
+    slope, offset, bends, heights = np.zeros(1), np.zeros(1), list[_Bend](), list[Array]()
+    share, rest, size_share, size_rest = (np.zeros((1, *shape)) for _ in range(4))
+    top, like = facts[step.source].top, torch.zeros((1, *shape), dtype=torch.float64)
+    for term in step.terms:
+        factor, rate, shift = (np.atleast_1d(of.numpy()) for of in (term.factor, term.line.slope, term.line.offset))
+        straight, constant, bent = _pieces(term)
+        slope = slope + factor * straight * rate
+        offset = offset + factor * (straight * shift + constant)
+        bends += [(factor * height, rate, shift - kink) for kink, height in bent]
+        if term.function is not None and term.read is not None:
+            off, fixed = _apart(term, facts[term.read], like)
+            share, rest = share + np.abs(factor * rate) * off, rest + np.abs(factor) * fixed
+        is_ramp = isinstance(term.function, Ramp)
+        heights += [np.abs(factor) * is_ramp for _ in bent]
+        if not is_ramp:
+            none, one = _sizes(term, like)
+            size_share = size_share + np.abs(factor * rate) * (one - none)
+            size_rest = size_rest + np.abs(factor) * (none + (one - none) * term.line.size.numpy())
+    constants = (slope, offset, *(of for bend in bends for of in bend))
+    steepness, scale = np.abs(slope) + 0 * share, 1 + np.abs(slope) + np.abs(offset) + 0 * share
+    for factor, rate, shift in bends:
+        steepness = steepness + np.abs(factor * rate)
+        scale = scale + (1 + np.abs(factor)) * (1 + np.abs(rate) + np.abs(shift))
+    own = 4 * arithmetic.gamma(_FEW + 2 * len(bends))  # 4, as the ends of x may lie a little beyond its size
+    fixed = np.abs(offset) + step.size(like).numpy() * (1 + len(bends)) * _FLAT  # of float64, that made the constants
+    for factor, _, shift in bends:
+        fixed = fixed + np.abs(factor * shift)
+    rest = rest + own * fixed + 4 * _FLAT * steepness * top + arithmetic.underflow(64.0) * scale * (1 + top)
+    share, rest = (share + own * steepness) * layers.OUTWARD, rest * layers.OUTWARD
+    if not all(bool((np.abs(of) < _MOST).all()) for of in (steepness * top, scale * (1 + top), rest, *constants)):
+        return None
+    if not _rises(slope, bends, steepness, top):
+        return None
+    sizes = size_share * layers.OUTWARD, size_rest * layers.OUTWARD
+    return Rising(slope, offset, tuple(bends), share, rest, *sizes, tuple(heights), step.source)
+
+
+def _apart(term: Term, entered: Fact, like: torch.Tensor) -> tuple[Array, Array]:
+    """Return how far a function, as computed, may lie from that of the ideal line of x: by |slope x|, and besides."""
+    function = term.function
+    assert function is not None
+    roundings = function.roundings if isinstance(function, Piecewise) else 0
+    own, before = arithmetic.gamma(roundings + 2), arithmetic.gamma(entered.roundings + 1)
+    steepness, size = function.steepness(like).numpy(), np.atleast_1d(term.line.size.numpy())
+    none, one = _sizes(term, like)
+    grown = own * (one - none) + before * steepness
+    flushed = arithmetic.underflow(16.0) * (1 + steepness) * (1 + entered.top)
+    return grown, grown * size + own * none + steepness * 4 * entered.underflow + flushed
+
+
+def _sizes(term: Term, like: torch.Tensor) -> tuple[Array, Array]:
+    """Return bounds of a term's function where its input is 0, and up to 1: straight between and beyond."""
+    if term.function is None:
+        return np.zeros(1), np.ones(1)
+    none, one = (term.function.size(like + most).numpy() for most in (0.0, 1.0))
+    return none, one
+
+
+def _pieces(term: Term) -> tuple[Array, Array, list[tuple[float, Array]]]:
+    """Return a term's function as straight * z + constant, and what its slope grows by at each bend."""
+    function = term.function
+    if function is None:
+        return np.ones(1), np.zeros(1), []
+    if not isinstance(function, Piecewise):
+        return np.zeros(1), np.zeros(1), [(0.0, np.ones(1))]
+    slopes = [np.atleast_1d(np.asarray(piece, dtype=np.float64)) for piece in function.pieces]
+    grown = [after - before for before, after in pairwise(slopes)]
+    constant = function.start - slopes[0] * function.kinks[0]
+    return slopes[0], constant, list(zip(function.kinks, grown, strict=True))
+
+
+def _rises(slope: Array, bends: Sequence[_Bend], steepness: Array, top: float) -> bool:
+    """Return whether a sum falls nowhere up to |x| = top, but for rounding: by its slope between bends, by entry."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        places = [np.clip(np.nan_to_num(-shift / rate), -top, top) for _, rate, shift in bends]
+    ends = [np.full_like(steepness, -top), *(place + 0 * steepness for place in places), np.full_like(steepness, top)]
+    ordered = np.sort(np.stack(ends), axis=0)
+    for low, high in pairwise(ordered):
+        middle, found = (low + high) / 2, slope + 0 * steepness
+        for factor, rate, shift in bends:
+            found = found + factor * rate * (rate * middle + shift > 0)
+        if not bool((found >= -_FLAT * steepness).all()):
+            return False
+    return True
+
+
+def _above(emitter: Emitter, size: str, share: Array, rest: Array) -> str:
+    """Write share * size + rest, rounded once or twice."""
+    return emitter.node("Add", [emitter.node("Mul", [size, emitter.above(share)]), emitter.above(rest)])
+
+
+def _line(emitter: Emitter, point: str, slope: Array, offset: Array) -> str:
+    found = _times(emitter, point, slope)
+    return emitter.node("Add", [found, emitter.nearest(offset)]) if offset.any() else found
+
+
+def _times(emitter: Emitter, point: str, factor: Array) -> str:
+    return point if bool((factor == 1).all()) else emitter.node("Mul", [point, emitter.nearest(factor)])
