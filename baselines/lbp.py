@@ -180,5 +180,5 @@ ENTRY = MethodEntry(
     "Lyu et al. 2021",
     Lbp,
     activation=Activation.PARAM_RAMP,
-    step_cost=20.0,
+    step_cost=12.0,
 )
