@@ -197,3 +197,25 @@ def test_intervals_are_the_values_at_both_ends(with_bend: bool) -> None:
     last = ramps_of(made)[-1]
     low, high = last(found.hidden[-1].lower), last(found.hidden[-1].upper)
     assert (low <= high).all()
+
+
+def operators_of(network: nn.Module) -> set[str]:
+    return {node.op_type for node in traced(network, "interval", SHAPE, CLASSES).graph.node}
+
+
+def test_with_eta_0_a_file_has_no_products() -> None:
+    network, points = ramped_network(), images(4)
+    ramps = ramps_of(network)
+    assert {"Mul", "Sub", "Relu"} <= operators_of(network)
+    for layer in ramps:
+        layer.set_eta(0.0)
+    flat = network(points)
+    assert "Mul" not in operators_of(network)
+    with torch.no_grad():
+        for layer in ramps:
+            layer._is_flat = False
+    assert torch.equal(network(points), flat)
+    again = ramped_network(seed=1, with_bend=False)
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(again(points), flat)
+    assert "Mul" not in operators_of(again)

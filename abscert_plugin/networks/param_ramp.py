@@ -46,9 +46,9 @@ class ParamRamp(nn.Module):
         self.register_buffer("bends", torch.tensor(False))
         self.register_buffer("seen_sum", torch.zeros(shape))
         self.register_buffer("seen_count", torch.tensor(0))
-        self._is_bent = False  # what the buffer says, without waiting for an accelerator
+        self._is_bent, self._is_flat = False, False  # what the buffers say, without waiting for an accelerator
         self._collects = False
-        self.register_load_state_dict_post_hook(_read_bends)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_read_buffers)  # type: ignore[no-untyped-call]
         self.set_eta(eta)
 
     @property
@@ -72,15 +72,15 @@ class ParamRamp(nn.Module):
         rising = functional.relu(inputs)
         if self._is_bent:
             rising = rising - functional.relu(inputs - self.bent_at)
-        outputs = self.eta * inputs + (1 - self.eta) * rising
+        # with eta = 0 a file needs no product, behind which a chain of roundings would go on
+        outputs = rising if self._is_flat else self.eta * inputs + (1 - self.eta) * rising
         if self._collects:
             self._collect(outputs)
         return outputs
 
     def train(self, mode: bool = True) -> Self:
-        """Change the mode, once it is read whether the bend has begun: an average of weights takes buffers alone."""
-        if not self.bends.is_meta:  # whose network computes nothing but shapes
-            self._is_bent = bool(self.bends)
+        """Change the mode, once the buffers are read, which are all that an average of weights takes."""
+        self._read()
         return super().train(mode)
 
     def set_eta(self, eta: float) -> None:
@@ -92,6 +92,11 @@ class ParamRamp(nn.Module):
         if not 0 <= eta <= 1:
             raise ConfigError(f"expected eta from 0 to 1, got {eta}")
         self.eta.fill_(eta)
+        self._is_flat = eta == 0
+
+    def _read(self) -> None:
+        if not self.bends.is_meta:  # whose network computes nothing but shapes
+            self._is_bent, self._is_flat = bool(self.bends), bool(self.eta == 0)
 
     def begin_bend(self) -> None:
         """Let the right bend begin, at the mean of the activations seen of each neuron, negative ones included.
@@ -119,10 +124,10 @@ class ParamRamp(nn.Module):
         self.seen_count += len(outputs)
 
 
-def _read_bends(layer: nn.Module, incompatible: Any) -> None:
+def _read_buffers(layer: nn.Module, incompatible: Any) -> None:
     del incompatible
     assert isinstance(layer, ParamRamp)
-    layer._is_bent = bool(layer.bends)
+    layer._read()
 
 
 def ramps_of(network: nn.Module) -> list[ParamRamp]:

@@ -107,7 +107,8 @@ class Prover:
         except VerifierError:
             return  # what does not run, or does not fit, certifies nothing
         lower, upper = (end.numpy() for end in answered(self.tail, *values[self._logits].computed()))
-        if logits.shape != lower.shape or not (((lower <= logits) & (logits <= upper)) | (upper == np.inf)).all():
+        is_unknown = ~(np.isfinite(lower) & np.isfinite(upper))
+        if logits.shape != lower.shape or not (((lower <= logits) & (logits <= upper)) | is_unknown).all():
             raise UnsupportedModelError(
                 f"{artifact.path} gives logits here that its graph does not give in float32, so nothing is proven of it"
             )
