@@ -129,7 +129,8 @@ def _rising(step: BentSum, facts: Mapping[str, Fact], shape: Sequence[int]) -> R
         fixed = fixed + np.abs(factor * shift)
     rest = rest + own * fixed + 4 * _FLAT * steepness * top + arithmetic.underflow(64.0) * scale * (1 + top)
     share, rest = (share + own * steepness) * layers.OUTWARD, rest * layers.OUTWARD
-    if not all(bool((np.abs(of) < _MOST).all()) for of in (steepness * top, scale * (1 + top), rest, *constants)):
+    moderate = (steepness * top, scale * (1 + top), share, rest, *constants)
+    if not all(bool((np.abs(of) < _MOST).all()) for of in moderate):  # nor is NaN
         return None
     if not _rises(slope, bends, steepness, top):
         return None
