@@ -1,0 +1,52 @@
+"""Nodes that onnxruntime joins to one that asks for less than they do: normalisations of sums."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fused_files import POINT, is_covered, known, model, operators, run
+
+from abscert_plugin.errors import UnsupportedModelError
+
+
+def normalised_sum(axis: int, between: str = "Identity") -> onnx.ModelProto:
+    """Return a LayerNormalization, from an axis on, of the sum of two values of 2 x 4 entries an image."""
+    nodes = (
+        ("MatMul", "x first", "a"),
+        ("Reshape", "a image", "b"),
+        ("MatMul", "x second", "c"),
+        ("Reshape", "c image", "d"),
+        ("Add", "b d", "s"),
+        (between, "s", "t"),
+        ("LayerNormalization", "t scale shift", "n", {"axis": axis}),
+        ("Reshape", "n row", "f"),
+        ("MatMul", "f last", "logits"),
+    )
+    numbers = np.arange(8.0)
+    weights: dict[str, Any] = {"first": np.eye(4, 8), "second": np.outer([1, -1, 2, 0.5], np.cos(numbers))}
+    vectors: dict[str, Any] = {
+        "scale": np.arange(1, 5),
+        "shift": np.ones(4),
+        "last": np.stack([np.sin(numbers), numbers / 8], 1),
+    }
+    return model(nodes, image=[0, 2, 4], row=[0, 8], **weights, **vectors)
+
+
+@pytest.mark.parametrize("between", ["Identity", "Dropout"])
+@pytest.mark.parametrize("axis", [1, -2])
+def test_a_sum_is_normalised_along_its_last_axis_whatever_the_file_says(
+    axis: int, between: str, tmp_path: Path
+) -> None:
+    file = normalised_sum(axis, between)
+    assert "SkipLayerNormalization" in operators(file, tmp_path)
+    assert not np.allclose(run(file, POINT, is_fused=True), run(file, POINT, is_fused=False), rtol=0.01)
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(file)
+
+
+def test_normalisations_along_the_last_axis_and_of_no_sums_are_covered() -> None:
+    for file in (normalised_sum(2), normalised_sum(-1), normalised_sum(1, "Relu")):
+        assert is_covered(file, is_fused=True)
+        assert is_covered(file, is_fused=False)
