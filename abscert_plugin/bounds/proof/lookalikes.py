@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from abscert_plugin.bounds.proof.building import View
-from abscert_plugin.graph.nodes import Graph
+from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.walk import need
 
 _SAME: Final = ("Cast", "Dropout", "Identity")
@@ -95,20 +95,52 @@ def _need_normalisation(view: View) -> None:
 
 
 def _need_no_mask(view: View) -> None:
-    """Raise where a softmax reads a sum with (1 - mask) times a number, of a mask that the file computes.
+    """Raise where a softmax reads what onnxruntime takes for a mask of attention, and computes in another way."""
+    total = view.giver(view.node.inputs[0], _MOVING)
+    terms = [total]
+    if total is not None and total.operator == "Add":
+        terms = [view.giver(name, _MOVING) for name in total.inputs]
+        for node in terms:
+            if node is not None and node.operator == "Mul":
+                _need_no_factor_of_mask(view, node)
+    for node in terms:
+        if node is not None and node.operator == "Where":
+            _need_no_choice_by_mask(view, node)
+
+
+def _need_no_factor_of_mask(view: View, product: Node) -> None:
+    """Raise where a product is one of (1 - mask), of a mask that the file computes.
 
     onnxruntime takes attention with such a sum for one node, which reads the mask as whole numbers.
     """
-    total, walk = view.giver(view.node.inputs[0], _MOVING), view.walk
-    if total is None or total.operator != "Add":
-        return
-    products = [view.giver(name, _MOVING) for name in total.inputs]
-    factors = [name for node in products if node is not None and node.operator == "Mul" for name in node.inputs]
-    for difference in (view.giver(name, _MOVING) for name in factors):
-        if difference is not None and difference.operator == "Sub" and difference.inputs[0] not in walk.values:
+    for difference in (view.giver(name, _MOVING) for name in product.inputs):
+        if difference is not None and difference.operator == "Sub" and difference.inputs[0] not in view.walk.values:
             mask = view.giver(difference.inputs[1], _MOVING)
-            is_mask = mask is not None and mask.operator == "Unsqueeze" and mask.outputs[0] in walk.values
+            is_mask = mask is not None and mask.operator == "Unsqueeze" and mask.outputs[0] in view.walk.values
             need(not is_mask, "expected no mask that is computed; runtimes read it as whole numbers in attention")
+
+
+def _need_no_choice_by_mask(view: View, choice: Node) -> None:
+    """Raise where entries are replaced by a number by a comparison.
+
+    onnxruntime takes attention with such a choice for one node, which adds the number instead, and reads what is
+    compared as whole numbers.
+    """
+    condition = view.giver(choice.inputs[0], (*_MOVING, "Not"))
+    is_mask = condition is not None and condition.operator == "Equal" and _is_fed(view, condition.outputs[0])
+    need(not is_mask, "expected no choice by a mask before it; runtimes compute attention with it in another way")
+
+
+def _is_fed(view: View, name: str) -> bool:
+    """Return whether a tensor depends on what is fed, or on its size: runtimes fold all others first."""
+    names, seen = [name], set[str]()
+    while names:
+        name = names.pop()
+        node = view.walk.givers.get(name)
+        if name not in seen and node is not None:
+            names += [*node.inputs, *node.captured]
+        seen.add(name)
+    return view.walk.graph.input in seen
 
 
 def _need_root_of_attention(view: View) -> None:

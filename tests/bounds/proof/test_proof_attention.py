@@ -1,0 +1,116 @@
+"""Attention that onnxruntime takes for one node, which reads its mask in a way of its own."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import pytest
+from fused_files import POINT, Nodes, is_covered, known, model, operators, run
+from onnx import numpy_helper
+
+from abscert_plugin.errors import UnsupportedModelError
+
+OPSET: Final = 12
+PERMS: Final = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "t": [0, 2, 1, 3]}
+NORMALISED: Final = (
+    ("ReduceMean", "e", "mean", {"axes": [-1], "keepdims": 1}),
+    ("Sub", "e mean", "d"),
+    ("Pow", "d two", "s"),
+    ("ReduceMean", "s", "v", {"axes": [-1], "keepdims": 1}),
+    ("Add", "v eps", "w"),
+    ("Sqrt", "w", "r"),
+    ("Div", "d r", "n"),
+    ("Mul", "n scale", "h"),
+    ("Add", "h shift", "l"),
+)
+HEADS: Final = tuple(
+    node
+    for letter, perm in PERMS.items()
+    for node in (
+        ("MatMul", f"l weight_{letter}", f"{letter}0"),
+        ("Add", f"{letter}0 shift", f"{letter}1"),
+        ("Reshape", f"{letter}1 heads", f"{letter}2"),
+        ("Transpose", f"{letter}2", f"{letter}3", {"perm": perm}),
+    )
+)
+PROJECTED: Final = (
+    ("MatMul", "j weight_q", "y0"),
+    ("Add", "y0 shift", "y1"),
+    ("Add", "y1 l", "y2"),
+    ("ReduceSum", "y2", "y3", {"axes": [1], "keepdims": 0}),
+    ("MatMul", "y3 last", "logits"),
+)
+
+
+def network(nodes: Nodes, numbers: dict[str, float], **more: Any) -> onnx.ModelProto:
+    """Return a file whose input is a sequence of any length, of words of 4 entries that are made of a number each."""
+    given = " ".join(node[1] for node in nodes).split()
+    constants: dict[str, Any] = {"two": 2.0, "eps": 0.1, "root": 2**0.5, **numbers}
+    constants |= {"spread": np.array([[1, 2, 3, -1.5]]), "scale": np.arange(1, 5), "shift": np.ones(4)}
+    constants |= {"last": np.arange(8).reshape(4, 2) / 10}
+    constants |= {f"weight_{letter}": np.eye(4, k=place) - 0.5 for place, letter in enumerate(PERMS)}
+    constants |= {"first": [0], "second": [1], "third": [2], "fourth": [3], "once": [1], "four": [4], "rest": [-1]}
+    constants |= {"as_rows": [0, 0, -1], **more}
+    file = model(nodes, OPSET, **{name: value for name, value in constants.items() if name in given})
+    for name, place in (("nought", 0), ("one_more", 1)):
+        if name in given:
+            file.graph.initializer.append(numpy_helper.from_array(np.array(place), name))
+    file.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "words"
+    return file
+
+
+def words(gives: str, by: str = "Sin", place: str = "") -> Nodes:
+    return (
+        ("Unsqueeze", "x", f"u{place}", {"axes": [2]}),
+        ("MatMul", f"u{place} spread", f"o{place}"),
+        (by, f"o{place}", gives),
+    )
+
+
+def chosen_by(comparison: str = "Equal", number: float = -1.0) -> onnx.ModelProto:
+    """Return attention where entries are a number instead whose word is 0, or is less than that."""
+    choice = (
+        ("Div", "q3 root", "q4"),
+        ("MatMul", "q4 k3", "p"),
+        ("Shape", "l", "sizes"),
+        ("Gather", "sizes nought", "g0", {"axis": 0}),
+        ("Gather", "sizes one_more", "g1", {"axis": 0}),
+        ("Unsqueeze", "g0", "images", {"axes": [0]}),
+        ("Unsqueeze", "g1", "length", {"axes": [0]}),
+        ("Concat", "images once second length", "shape", {"axis": 0}),
+        ("Tile", "x ones", "mask"),
+        (comparison, "mask zero", "c"),
+        ("Reshape", "c shape", "m"),
+        ("Shape", "p", "all"),
+        ("Expand", "m all", "z"),
+        ("Where", "z number p", "a"),
+        ("Softmax", "a", "f", {"axis": 3}),
+        ("MatMul", "f t3", "g"),
+        ("Transpose", "g", "i", {"perm": [0, 2, 1, 3]}),
+        ("Concat", "images rest four", "rows", {"axis": 0}),
+        ("Reshape", "i rows", "j"),
+    )
+    nodes = (*words("e"), *NORMALISED, *HEADS, *choice, *PROJECTED)
+    return network(nodes, {"zero": 0.0, "number": number}, ones=[1, 1], heads=[0, -1, 2, 2])
+
+
+WRONG: Final = {
+    "words that are compared": (chosen_by(), "choice by a mask"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_attention_with_a_mask_has_no_proof_where_it_is_computed_in_another_way(name: str, tmp_path: Path) -> None:
+    file, why = WRONG[name]
+    assert "Attention" in operators(file, tmp_path)
+    assert not np.allclose(run(file, POINT, is_fused=True), run(file, POINT, is_fused=False), rtol=0.01)
+    with pytest.raises(UnsupportedModelError, match=why):
+        known(file)
+
+
+def test_attention_with_another_choice_is_covered(tmp_path: Path) -> None:
+    file = chosen_by("Less")
+    assert "Attention" not in operators(file, tmp_path)
+    assert is_covered(file, is_fused=True)
+    assert is_covered(file, is_fused=False)
