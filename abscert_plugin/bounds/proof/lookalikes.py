@@ -18,6 +18,7 @@ from abscert_plugin.graph.walk import need
 
 _SAME: Final = ("Cast", "Dropout", "Identity")
 _MOVING: Final = (*_SAME, "Reshape", "Transpose")
+_MASKS: Final = ("Equal", "Gather", "Slice")
 _GATES: Final = frozenset({"Erf", "Tanh"})
 _FACTORS: Final = (
     1.0,
@@ -121,13 +122,13 @@ def _need_no_factor_of_mask(view: View, product: Node) -> None:
 
 
 def _need_no_choice_by_mask(view: View, choice: Node) -> None:
-    """Raise where entries are replaced by a number by a comparison.
+    """Raise where entries are replaced by a number: by a comparison, or by parts of a mask that is cut to a size.
 
-    onnxruntime takes attention with such a choice for one node, which adds the number instead, and reads what is
-    compared as whole numbers.
+    onnxruntime takes attention with such a choice for one node, which adds the number or gives no weight instead,
+    reads what is compared as whole numbers, and knows no factors of a Gemm before it.
     """
     condition = view.giver(choice.inputs[0], (*_MOVING, "Not"))
-    is_mask = condition is not None and condition.operator == "Equal" and _is_fed(view, condition.outputs[0])
+    is_mask = condition is not None and condition.operator in _MASKS and _is_fed(view, condition.outputs[0])
     need(not is_mask, "expected no choice by a mask before it; runtimes compute attention with it in another way")
 
 

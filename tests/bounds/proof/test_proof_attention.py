@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from abscert_plugin.errors import UnsupportedModelError
 
 OPSET: Final = 12
+LAST: Final = 2**31 - 1
 PERMS: Final = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "t": [0, 2, 1, 3]}
 NORMALISED: Final = (
     ("ReduceMean", "e", "mean", {"axes": [-1], "keepdims": 1}),
@@ -51,7 +52,7 @@ def network(nodes: Nodes, numbers: dict[str, float], **more: Any) -> onnx.ModelP
     constants |= {"last": np.arange(8).reshape(4, 2) / 10}
     constants |= {f"weight_{letter}": np.eye(4, k=place) - 0.5 for place, letter in enumerate(PERMS)}
     constants |= {"first": [0], "second": [1], "third": [2], "fourth": [3], "once": [1], "four": [4], "rest": [-1]}
-    constants |= {"as_rows": [0, 0, -1], **more}
+    constants |= {"before": [-2], "end": [LAST], "as_rows": [0, 0, -1], **more}
     file = model(nodes, OPSET, **{name: value for name, value in constants.items() if name in given})
     for name, place in (("nought", 0), ("one_more", 1)):
         if name in given:
@@ -95,8 +96,67 @@ def chosen_by(comparison: str = "Equal", number: float = -1.0) -> onnx.ModelProt
     return network(nodes, {"zero": 0.0, "number": number}, ones=[1, 1], heads=[0, -1, 2, 2])
 
 
+def dense(part: str, read: str, gives: str, size: str, **options: Any) -> Nodes:
+    """Return a Gemm of all words of all images, as GPT's exporter writes it."""
+    return (
+        ("Shape", read, f"{part}s"),
+        ("Slice", f"{part}s rest end first", f"{part}a"),
+        ("Squeeze", f"{part}a", f"{part}b", {"axes": [0]}),
+        ("Unsqueeze", f"{part}b", f"{part}c", {"axes": [0]}),
+        ("Concat", f"rest {part}c", f"{part}d", {"axis": 0}),
+        ("Reshape", f"{read} {part}d", f"{part}e"),
+        ("Gemm", f"{part}e {part}_weight {part}_bias", f"{part}f", options),
+        ("Gather", f"{part}s nought", f"{part}g", {"axis": 0}),
+        ("Gather", f"{part}s one_more", f"{part}h", {"axis": 0}),
+        ("Unsqueeze", f"{part}g", f"{part}i", {"axes": [0]}),
+        ("Unsqueeze", f"{part}h", f"{part}j", {"axes": [0]}),
+        ("Concat", f"{part}i {part}j {size}", f"{part}k", {"axis": 0}),
+        ("Reshape", f"{part}f {part}k", gives),
+    )
+
+
+def causal(size: float = 1.0, alpha: float = 1.0, fill: float = -10000.0, root: float = 2**0.5) -> onnx.ModelProto:
+    """Return GPT's attention, where no word sees those behind it: they are a number instead."""
+    read = (("Reshape", "a0 as_rows", "a1"), ("Reshape", "c0 as_rows", "c1"), ("Add", "a1 c1", "e"))
+    shaped = (
+        ("Split", "qkv", "q0", {"axis": 2, "split": [4, 4, 4]}),
+        *(("Reshape", f"{letter}0 heads", f"{letter}2") for letter in PERMS),
+        *(("Transpose", f"{letter}2", f"{letter}3", {"perm": perm}) for letter, perm in PERMS.items()),
+    )
+    cut = (
+        ("MatMul", "q3 k3", "p"),
+        ("Div", "p root", "b"),
+        ("Shape", "b", "sizes"),
+        ("Slice", "sizes rest end first", "s1"),
+        ("Squeeze", "s1", "s2", {"axes": [0]}),
+        ("Slice", "sizes before rest first", "s3"),
+        ("Squeeze", "s3", "s4", {"axes": [0]}),
+        ("Sub", "s2 s4", "s5"),
+        ("Unsqueeze", "s5", "s6", {"axes": [0]}),
+        ("Unsqueeze", "s2", "s7", {"axes": [0]}),
+        ("Slice", "triangle s6 s7 third second", "m0"),
+        ("Slice", "m0 first s7 fourth second", "m1"),
+        ("Cast", "m1", "m2", {"to": onnx.TensorProto.BOOL}),
+        ("Where", "m2 b fill", "a"),
+        ("Softmax", "a", "f", {"axis": 3}),
+        ("MatMul", "f t3", "g"),
+        ("Transpose", "g", "i", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", "i as_rows", "j"),
+    )
+    end = (("Add", "e y", "y2"), *PROJECTED[3:])
+    first, second = dense("A", "l", "qkv", "twelve", alpha=alpha), dense("B", "j", "y", "four")
+    nodes = (*words("a0"), *words("c0", "Cos", "2"), *read, *NORMALISED, *first, *shaped, *cut, *second, *end)
+    weights: dict[str, Any] = {"A_weight": size * np.cos(np.arange(48.0).reshape(4, 12)), "B_weight": np.eye(4) + 0.3}
+    weights |= {"A_bias": np.arange(12) / 10, "B_bias": np.ones(4), "triangle": np.tril(np.ones((1, 1, 8, 8)))}
+    file = network(nodes, {"fill": fill, "root": root}, heads=[0, 0, 2, -1], twelve=[12], **weights)
+    next(node for node in file.graph.node if node.op_type == "Split").output.extend(["k0", "t0"])
+    return file
+
+
 WRONG: Final = {
     "words that are compared": (chosen_by(), "choice by a mask"),
+    "large products behind a mask that is cut": (causal(size=60.0), "choice by a mask"),
+    "a factor of the Gemm before": (causal(alpha=2.0), "choice by a mask"),
 }
 
 
