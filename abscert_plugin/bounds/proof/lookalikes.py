@@ -110,14 +110,14 @@ def _need_no_mask(view: View) -> None:
 
 
 def _need_no_factor_of_mask(view: View, product: Node) -> None:
-    """Raise where a product is one of (1 - mask), of a mask that the file computes.
+    """Raise where a product is one of (1 - mask), of a mask that is read, or whose size is: it is no constant then.
 
     onnxruntime takes attention with such a sum for one node, which reads the mask as whole numbers.
     """
     for difference in (view.giver(name, _MOVING) for name in product.inputs):
         if difference is not None and difference.operator == "Sub" and difference.inputs[0] not in view.walk.values:
             mask = view.giver(difference.inputs[1], _MOVING)
-            is_mask = mask is not None and mask.operator == "Unsqueeze" and mask.outputs[0] in view.walk.values
+            is_mask = mask is not None and mask.operator == "Unsqueeze" and _is_fed(view, mask.outputs[0])
             need(not is_mask, "expected no mask that is computed; runtimes read it as whole numbers in attention")
 
 

@@ -96,6 +96,31 @@ def chosen_by(comparison: str = "Equal", number: float = -1.0) -> onnx.ModelProt
     return network(nodes, {"zero": 0.0, "number": number}, ones=[1, 1], heads=[0, -1, 2, 2])
 
 
+def counted(step: float = 0.25) -> onnx.ModelProto:
+    """Return attention with a mask that counts the words in steps, whatever the words are."""
+    sums = (
+        ("MatMul", "q3 k3", "p"),
+        ("Div", "p root", "b"),
+        ("Shape", "x", "sizes"),
+        ("Gather", "sizes one_more", "length", {"axis": 0}),
+        ("Range", "nought length one_more", "places"),
+        ("Cast", "places", "numbers", {"to": 1}),
+        ("Mul", "numbers step", "mask"),
+        ("Unsqueeze", "mask", "m0", {"axes": [0]}),
+        ("Unsqueeze", "m0", "m1", {"axes": [1]}),
+        ("Unsqueeze", "m1", "m2", {"axes": [2]}),
+        ("Sub", "one m2", "m3"),
+        ("Mul", "m3 large", "m4"),
+        ("Add", "b m4", "a"),
+        ("Softmax", "a", "f", {"axis": 3}),
+        ("MatMul", "f t3", "g"),
+        ("Transpose", "g", "i", {"perm": [0, 2, 1, 3]}),
+        ("Reshape", "i as_rows", "j"),
+    )
+    nodes = (*words("e"), *NORMALISED, *HEADS, *sums, *PROJECTED)
+    return network(nodes, {"step": step, "one": 1.0, "large": -10000.0}, heads=[0, 0, 2, 2])
+
+
 def dense(part: str, read: str, gives: str, size: str, **options: Any) -> Nodes:
     """Return a Gemm of all words of all images, as GPT's exporter writes it."""
     return (
@@ -155,6 +180,7 @@ def causal(size: float = 1.0, alpha: float = 1.0, fill: float = -10000.0, root: 
 
 WRONG: Final = {
     "words that are compared": (chosen_by(), "choice by a mask"),
+    "a mask of sizes alone": (counted(), "no mask that is computed"),
     "large products behind a mask that is cut": (causal(size=60.0), "choice by a mask"),
     "a factor of the Gemm before": (causal(alpha=2.0), "choice by a mask"),
 }
