@@ -39,6 +39,19 @@ def has_gates(graph: Graph, source: str) -> bool:
     return any(node.operator in _GATES for node in graph.between(source))
 
 
+def need_splits_apart(graph: Graph) -> None:
+    """Raise where two Splits make equal parts along the same axis, and one makes more of them.
+
+    If they read the same, onnxruntime leaves the second one out, whatever the number of its outputs, and gives out
+    those of the first one.
+    """
+    counts: dict[int, int] = {}
+    for node in graph.nodes:
+        if node.operator == "Split" and not node.has(1) and not {"split", "num_outputs"} & set(node.attributes):
+            count = counts.setdefault(node.attributes.get("axis", 0), len(node.outputs))
+            need(count == len(node.outputs), f"{node}: expected sizes of its parts; onnxruntime joins it with another")
+
+
 def need_no_lookalike(view: View, has_gates: bool) -> None:
     """Raise where a node's constant is nearly, and not quite, one of those of a function that runtimes recognise."""
     if view.node.operator == "Sqrt":

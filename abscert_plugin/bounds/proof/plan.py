@@ -10,7 +10,7 @@ from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.forest_rules import FOREST_RULES
-from abscert_plugin.bounds.proof.lookalikes import has_gates, need_no_lookalike
+from abscert_plugin.bounds.proof.lookalikes import has_gates, need_no_lookalike, need_splits_apart
 from abscert_plugin.bounds.proof.maps import Convolution, InSingle, LinearMap
 from abscert_plugin.bounds.proof.ml_rules import ML_RULES
 from abscert_plugin.bounds.proof.normalisation import NORMALISATION_RULES
@@ -115,6 +115,10 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int, wide_s
     """
     if 0 in shape:
         raise UnsupportedModelError(f"this file has no proof in float32: its input of shape {shape} holds nothing")
+    try:
+        need_splits_apart(graph)
+    except walk.UnsupportedNodeError as error:
+        raise UnsupportedModelError(f"this file has no proof in float32: {error}") from error
     need_plain = partial(need_no_lookalike, has_gates=has_gates(graph, source))
     build = Build(graph, source, shape, RULES, need_plain, need_rowwise, wide_sums)
     # of a file of others, what it reads may be cast from what is fed

@@ -1,4 +1,4 @@
-"""Nodes that onnxruntime joins to one that asks for less than they do: normalisations of sums."""
+"""Nodes that onnxruntime joins to one that does not do what they do: normalisations of sums, and Splits."""
 
 from pathlib import Path
 from typing import Any
@@ -50,3 +50,35 @@ def test_normalisations_along_the_last_axis_and_of_no_sums_are_covered() -> None
     for file in (normalised_sum(2), normalised_sum(-1), normalised_sum(1, "Relu")):
         assert is_covered(file, is_fused=True)
         assert is_covered(file, is_fused=False)
+
+
+def split_twice(reads: str, first: int, second: int, sizes: bool = False) -> onnx.ModelProto:
+    """Return the least entry of the first of so many equal parts, and the same of another number of parts."""
+    nodes: tuple[tuple[Any, ...], ...] = (
+        ("Split", f"{reads} {'many' if sizes else ''}", "a0", {"axis": 0 if reads == "constant" else 1}),
+        ("Split", reads, "b0", {"axis": 0 if reads == "constant" else 1}),
+        *(("ReduceMin", f"{part}0", part, {"axes": [0 if reads == "constant" else 1]}) for part in "ab"),
+        ("Concat", "a b", "c", {"axis": 0 if reads == "constant" else 1}),
+        *([("Slice", "x begin end along", "d"), ("Add", "c d", "logits")] if reads == "constant" else []),
+    )
+    constants: dict[str, Any] = {"constant": np.array([2, 1, 4, 3]), "begin": [0], "end": [2], "along": [1]}
+    constants |= {"many": [4 // first] * first}
+    given = " ".join(node[1] for node in nodes).split()
+    nodes = nodes if reads == "constant" else (*nodes, ("Identity", "c", "logits"))
+    file = model(nodes, 13, **{name: value for name, value in constants.items() if name in given})
+    for node, count in zip(file.graph.node, (first, second), strict=False):
+        node.output.extend(f"{node.output[0]}_{place}" for place in range(1, count))
+        node.input[:] = [name for name in node.input if name]
+    return file
+
+
+@pytest.mark.parametrize("reads", ["x", "constant"])
+@pytest.mark.parametrize("counts", [(2, 4), (4, 2)])
+def test_splits_that_are_taken_for_one_have_no_proof(counts: tuple[int, int], reads: str) -> None:
+    file = split_twice(reads, *counts)
+    assert not np.allclose(run(file, POINT, is_fused=True), run(file, POINT, is_fused=False), rtol=0.01)
+    with pytest.raises(UnsupportedModelError, match="joins it with another"):
+        known(file)
+    for plain in (split_twice(reads, *counts, sizes=True), split_twice(reads, 4, 4)):
+        assert is_covered(plain, is_fused=True)
+        assert is_covered(plain, is_fused=False)
