@@ -14,6 +14,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError, EncodeError
 from jaxtyping import Float32
 
 from abscert_plugin.cores import thread_count
@@ -229,6 +230,23 @@ def shapes_by_running(graph: Graph, model: onnx.ModelProto, shape: tuple[int, ..
     return {name: tuple(tensor.dims) for name, tensor in graph.tensors.items()} | found | {graph.input: shape}
 
 
+def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return what onnxruntime makes of a model before it runs it, but for where it puts numbers in memory.
+
+    Raises:
+        UnsupportedModelError: if onnxruntime cannot load it, or write what it makes of it.
+    """
+    with tempfile.TemporaryDirectory(prefix="abscert-") as folder:
+        path = Path(folder) / "rewritten.onnx"
+        try:
+            _open(model.SerializeToString(), _PROVIDERS[Provider.CPU], 1, path)
+            return onnx.load(path)
+        except (OSError, ValueError, DecodeError, EncodeError) as error:  # a full disk; protobuf's 2 GiB
+            raise UnsupportedModelError(
+                f"what onnxruntime makes of it cannot be written: {first_line(error)}"
+            ) from error
+
+
 def quantised(
     model: onnx.ModelProto, images: Float32[np.ndarray, "batch *feature"], nodes: Sequence[str]
 ) -> onnx.ModelProto:
@@ -346,7 +364,7 @@ def _has_cuda() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _open(model: Path | bytes, providers: tuple[str, ...], threads: int) -> Any:
+def _open(model: Path | bytes, providers: tuple[str, ...], threads: int, written: Path | None = None) -> Any:
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -356,6 +374,9 @@ def _open(model: Path | bytes, providers: tuple[str, ...], threads: int) -> Any:
     options.log_severity_level = _LOG_NOTHING
     # else nodes of quantised files become integer kernels, for which float weights and activations are quantised too
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if written is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(written)
     if providers[0] != "CPUExecutionProvider":
         preload = getattr(onnxruntime, "preload_dlls", None)  # since 1.21: finds CUDA in pip's nvidia wheels
         if preload is not None:

@@ -17,6 +17,7 @@ from torch import nn
 from abscert_plugin.artifact.adapted import saved
 from abscert_plugin.artifact.fitting import element_name, goes_with
 from abscert_plugin.artifact.model_file import ModelFile, read_whole
+from abscert_plugin.artifact.rewriting import need_known_nodes
 from abscert_plugin.artifact.trial import try_in_child
 from abscert_plugin.blackbox import Runner, shapes_by_running
 from abscert_plugin.bounds.proof import Proof
@@ -97,7 +98,10 @@ class Network:
             return error
         for graph, shape in ways:
             try:
-                return Proof(graph, graph.input, shape, prod(self.output_shape))
+                found = Proof(graph, graph.input, shape, prod(self.output_shape))
+                if found.has_products:
+                    need_known_nodes(self.file.model, self.file.path)
+                return found
             except UnsupportedModelError as error:
                 fault = fault or error
         assert fault is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from abscert_plugin.artifact.model_file import with_tensors
 from abscert_plugin.artifact.opened import Artifact
+from abscert_plugin.artifact.rewriting import need_known_nodes
 from abscert_plugin.bounds.bounder import BoundMethod, as_memory_error
 from abscert_plugin.bounds.proof import Proof, unsupported
 from abscert_plugin.bounds.proof.descent import Slopes
@@ -73,7 +74,8 @@ class Prover:
             raise UnsupportedModelError(f"expected a network of at least 2 classes, got {classes}")
         self._front, self._image_shape = front, shape
         self._is_on_cpu = artifact.classifier.is_on_cpu
-        graph = read_graph(with_tensors(artifact.model, artifact.path), artifact.path)
+        model = with_tensors(artifact.model, artifact.path)
+        graph = read_graph(model, artifact.path)
         cut = without_tail(graph)
         self.tail = None if cut is None else cut.tail
         """What stands behind the logits whose margins are proven; None where the file gives them."""
@@ -94,6 +96,8 @@ class Prover:
         """How many activations there are whose lines can be chosen, and by which a search may cut."""
         self.entries = self._proof.entries
         """How many entries all tensors of one input have together."""
+        if self._proof.has_products:  # of which onnxruntime makes attention
+            need_known_nodes(model, artifact.path)
         self._need_agreement(artifact)
 
     def _need_agreement(self, artifact: Artifact) -> None:
