@@ -17,10 +17,10 @@ from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards.answers import answer
-from abscert_plugin.guards.bends import rising_sums
+from abscert_plugin.guards.bends import facts_and_sums
 from abscert_plugin.guards.emitter import Emitter
 from abscert_plugin.guards.rules import RULES
-from abscert_plugin.guards.values import Ends, Fact, Pixels
+from abscert_plugin.guards.values import Ends, Pixels
 from abscert_plugin.guards.walk import GuardWalk
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -93,7 +93,7 @@ class WrittenGuard:
             lowest, highest = torch.zeros_like(lowest), torch.ones_like(lowest)
             ends = Pixels(CENTER, (one * ball[1],), zero, one, one, zero)
         proof = Proof(graph, graph.input, shape, classes)
-        facts = {name: Fact.of(value) for name, value in proof.intervals(lowest, highest).items()}
+        facts, sums = facts_and_sums(proof, lowest, highest)
         emitter = Emitter({*self._boxes, GIVEN, *proof.shapes, *graph.tensors}, graph.opset)
         self.walk = GuardWalk(
             graph,
@@ -104,7 +104,7 @@ class WrittenGuard:
             proof.shapes,
             RULES,
             is_backward,
-            rising_sums(proof, facts),
+            sums,
         )
         self.walk.run(RULES, classes, "no guard")
         self.ends = {name: self.walk.ends(name) for name in self.walk.values}

@@ -17,6 +17,7 @@ import torch
 from abscert_plugin.bounds.proof import Proof, arithmetic
 from abscert_plugin.bounds.proof.activations import Piecewise, Ramp
 from abscert_plugin.bounds.proof.bends import BentSum, Term
+from abscert_plugin.bounds.proof.enclosure import held
 from abscert_plugin.guards import layers
 from abscert_plugin.guards.emitter import LARGEST, Emitter
 from abscert_plugin.guards.linear import Array
@@ -87,15 +88,32 @@ class Rising:
         return found, written
 
 
-def rising_sums(proof: Proof, facts: Mapping[str, Fact]) -> Mapping[str, Rising]:
-    """Return what a guard writes for sums of functions of one value, by the names of those that rise.
+@torch.no_grad()
+def facts_and_sums(
+    proof: Proof, lower: torch.Tensor, upper: torch.Tensor
+) -> tuple[Mapping[str, Fact], Mapping[str, Rising]]:
+    """Return what is known of each tensor over a box, and what a guard writes for sums that rise, by their names.
+
+    What a guard keeps has to lie within its facts: a sum that does not rise, which a guard takes by its terms, is taken
+    by its terms here as well.
 
     Args:
-        proof: whose sums they are.
-        facts: of each tensor, over all images.
+        proof: whose tensors they are.
+        lower: lower ends of the box of all images, [1, *shape].
+        upper: upper ends.
     """
-    made = {step.output: _rising(step, facts, proof.shapes[step.source]) for step in proof.bent_sums}
-    return {name: found for name, found in made.items() if found is not None}
+    values, sums = {proof.source: held(lower.double(), upper.double())}, dict[str, Rising]()
+    for step in proof.steps:
+        made = step.forward(values)
+        if isinstance(step, BentSum):
+            facts = {name: Fact.of(values[name]) for name in step.inputs}
+            rising = _rising(step, facts, proof.shapes[step.source])
+            if rising is None:
+                made = values[step.total]
+            else:
+                sums[step.output] = rising
+        values[step.output] = made
+    return {name: Fact.of(value) for name, value in values.items()}, sums
 
 
 def _rising(step: BentSum, facts: Mapping[str, Fact], shape: Sequence[int]) -> Rising | None:

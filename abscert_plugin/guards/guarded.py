@@ -1,7 +1,7 @@
 """From a classifier to its guard: the file's own nodes, and beside them those that say what is certified."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -27,11 +27,10 @@ from abscert_plugin.graph.nodes import Graph, read_graph
 from abscert_plugin.graph.tail import Tail, without_tail
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards.answers import answer
-from abscert_plugin.guards.bends import rising_sums
+from abscert_plugin.guards.bends import facts_and_sums
 from abscert_plugin.guards.emitter import Emitter
 from abscert_plugin.guards.front import fed, inside
 from abscert_plugin.guards.rules import RULES
-from abscert_plugin.guards.values import Fact
 from abscert_plugin.guards.walk import GuardWalk
 from abscert_plugin.telling import Tell, nobody
 
@@ -106,8 +105,8 @@ def guarded(
     )
     emitter = Emitter(_names(model), graph.opset)
     ends, is_backward = fed(emitter, artifact, balls), bound is BoundMethod.CROWN_IBP
-    facts = _facts(proof, artifact)
-    sums = rising_sums(proof, facts)
+    everything = artifact.front.held_ends(*artifact.front.everything(artifact.metadata.image_shape))
+    facts, sums = facts_and_sums(proof, *map(torch.from_numpy, everything))
     walk = GuardWalk(inner, artifact.held, ends, emitter, facts, proof.shapes, RULES, is_backward, sums)
     walk.run(RULES, artifact.metadata.classes, _REFUSAL, partial(tell, _WRITING))
     try:
@@ -181,13 +180,6 @@ def _needed(tail: Tail, classes: int) -> float:
         raise UnsupportedModelError(f"{_REFUSAL}: it ends in {tail}; guard the file that gives the logits before it")
     nothing = torch.zeros((1, classes - 1), dtype=torch.float64)
     return -2 * float(kept_margins(tail, nothing, None, torch.zeros(1, dtype=torch.int64)).min())
-
-
-def _facts(proof: Proof, artifact: Artifact) -> Mapping[str, Fact]:
-    """Return what is known of each tensor for all images at once."""
-    ends = artifact.front.held_ends(*artifact.front.everything(artifact.metadata.image_shape))
-    lower, upper = map(torch.from_numpy, ends)
-    return {name: Fact.of(value) for name, value in proof.intervals(lower, upper).items()}
 
 
 def _keep_needed(model: onnx.ModelProto, graph: Graph) -> None:

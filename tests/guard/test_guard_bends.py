@@ -69,6 +69,27 @@ def test_nothing_leaves_the_ends_of_other_sums(seed: int) -> None:
     check(seed, bent)
 
 
+def test_a_guard_stays_within_its_facts_behind_a_sum_that_does_not_rise() -> None:
+    """A tent is between 0 and 1, but not by its terms; what comes next rises between the facts, and falls beyond."""
+    net = Net(np.random.default_rng(0), (WIDTH,))
+    read = net.add("Mul", net.last, net.constant(10, np.float32))
+    left, middle, right = (
+        net.add("Relu", net.add("Sub", read, net.constant(at, np.float32))) for at in (0.0, 1.0, 2.0)
+    )
+    twice = net.add("Mul", middle, net.constant(2, np.float32))
+    net.add("Add", net.add("Sub", left, twice), right)
+    value = net.add("Clip", net.last, net.constant(-100, np.float32), net.constant(100, np.float32))
+    far = net.add("Relu", net.add("Sub", net.add("Neg", value), net.constant(7, np.float32)))
+    net.add("Add", net.add("Relu", value), far)
+    graph = graph_of(finished(net))
+    high = np.ones((1, WIDTH), dtype=np.float32)
+    guard = WrittenGuard(graph, (WIDTH,), CLASSES, -high, high)
+    points = np.linspace(-1, 1, 30 * WIDTH, dtype=np.float32).reshape(-1, WIDTH)
+    values = Evaluation(graph, Way(np.random.default_rng(0))).run("x", points)
+    for seen in guard.by_runtimes():
+        assert escaped(seen, values, 1) == []
+
+
 # --- with a term left out, something is seen outside ------------------------------------------------------------------
 
 

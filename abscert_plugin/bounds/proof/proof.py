@@ -82,7 +82,9 @@ class Proof:
         """Of the tensors that curved steps read, without the batch."""
         self.shapes = self._plan.shapes
         """Of all tensors by name, without the batch."""
-        self.bent_sums = [step for step in self._plan.steps if isinstance(step, BentSum)]
+        self.steps = self._exact.steps
+        """All steps, in order."""
+        self.bent_sums = [step for step in self.steps if isinstance(step, BentSum)]
         """Sums of functions of one value, in order."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
         self.is_narrow = self._exact.is_narrow
