@@ -12,7 +12,7 @@ chain as any sum does, lies within sum |c_k| d_k of that, d_k being how far f_k 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, final
 
 import torch
@@ -29,6 +29,7 @@ from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 
 _MOST_TERMS: Final = 16
+_MOST_STEPS: Final = 32  # that a term is made of: sums of sums, each read twice, would double what there is to look at
 _OWN: Final = arithmetic.own_gamma(128)  # of a value: a few operations for each factor, bias and term
 
 
@@ -156,43 +157,60 @@ def bent_sum(steps: Sequence[Step], output: str, total: Join) -> BentSum | None:
     if total.first == total.second:  # whose ends are as close
         return None
     known = {step.output: step for step in steps}
-    for source, found in _terms_of(total, known).items():
+    for source, found in _terms_of(total, _Terms(known), _MOST_STEPS).items():
         if any(term.function is not None for term in found):
             return BentSum(output, total.output, source, tuple(found))
     return None
 
 
-def _terms(steps: Mapping[str, Step], name: str) -> dict[str, list[Term]]:
-    """Return the terms that a value is the sum of, by the name of each value that all of them are functions of."""
-    one, none = torch.ones(()).double(), torch.zeros(()).double()
-    found = {name: [Term(one, Line(one, none, none))]}
-    step = steps.get(name)
-    if step is not None:
-        found |= _terms_of(step, steps)
-    return found
+@final
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Terms of the values before a sum, each found once."""
+
+    steps: Mapping[str, Step]
+    found: dict[str, dict[str, list[Term]]] = field(default_factory=dict)
+
+    def of(self, name: str, most: int) -> dict[str, list[Term]]:
+        """Return the terms that a value is the sum of, by the name of each value that all of them are functions of.
+
+        Args:
+            name: of the value.
+            most: how many steps to go back at most.
+        """
+        if name not in self.found:
+            one, none = torch.ones(()).double(), torch.zeros(()).double()
+            step, itself = self.steps.get(name), {name: [Term(one, Line(one, none, none))]}
+            self.found[name] = itself if step is None or not most else itself | _terms_of(step, self, most - 1)
+        return self.found[name]
 
 
-def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[Term]]:
+def _terms_of(step: Step, terms: _Terms, most: int) -> dict[str, list[Term]]:
+    made = _all_terms_of(step, terms, most)
+    return {name: found for name, found in made.items() if len(found) <= _MOST_TERMS}
+
+
+def _all_terms_of(step: Step, terms: _Terms, most: int) -> dict[str, list[Term]]:
     if isinstance(step, BentSum):
         return {step.source: list(step.terms)}
     if isinstance(step, Join) and step.kind is SINGLE:
-        first, second = _terms(steps, step.first), _terms(steps, step.second)
+        first, second = terms.of(step.first, most), terms.of(step.second, most)
         sign = torch.tensor(float(step.sign)).double()
-        joint = {
+        return {
             name: [*first[name], *(replace(term, factor=term.factor * sign) for term in second[name])]
             for name in first
             if name in second
         }
-        return {name: terms for name, terms in joint.items() if len(terms) <= _MOST_TERMS}
     if isinstance(step, Activation) and isinstance(step.function, Ramp | Piecewise) and step.kind is SINGLE:
         one = torch.ones(()).double()
-        return {name: [Term(one, line, step.function, step.input)] for name, line in _lines(steps, step.input).items()}
+        lines = _lines(terms.steps, step.input)
+        return {name: [Term(one, line, step.function, step.input)] for name, line in lines.items()}
     factor = _factor(step)
     if factor is not None:
         assert isinstance(step, Affine)
         return {
-            name: [replace(term, factor=term.factor * factor) for term in terms]
-            for name, terms in _terms(steps, step.input).items()
+            name: [replace(term, factor=term.factor * factor) for term in found]
+            for name, found in terms.of(step.input, most).items()
         }
     bias = _bias(step)
     if bias is not None:
@@ -200,8 +218,8 @@ def _terms_of(step: Step, steps: Mapping[str, Step]) -> dict[str, list[Term]]:
         one, none = torch.ones(()).double(), torch.zeros(()).double()
         constant = Term(one, Line(none, bias, bias.abs()))
         return {
-            name: [*(replace(term, factor=term.factor * step.sign) for term in terms), constant]
-            for name, terms in _terms(steps, step.input).items()
+            name: [*(replace(term, factor=term.factor * step.sign) for term in found), constant]
+            for name, found in terms.of(step.input, most).items()
         }
     return {}
 

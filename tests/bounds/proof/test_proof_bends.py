@@ -205,3 +205,15 @@ def test_a_sum_of_functions_of_two_values_stays_as_it_is() -> None:
     second = net.add("Gemm", "x", net.floats(WIDTH, WIDTH))
     net.add("Add", net.add("Relu", first), net.add("Relu", second))
     assert not any(isinstance(step, BentSum) for step in proof_of(net)._plan.steps)
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_long_chains_of_sums_take_little(twice: bool) -> None:
+    """Each sum that is read twice would double what there is to look at, and Python calls no function too deep."""
+    net = Net(np.random.default_rng(0), (WIDTH,))
+    first = net.add("Gemm", "x", net.floats(WIDTH, WIDTH))
+    for _ in range(40 if twice else 500):
+        read, constant = net.last, net.constant(0.1, np.float32)
+        net.add("Sub", read, net.add("Mul", read, constant) if twice else constant)
+    net.add("Add", net.last, net.add("Relu", first))
+    proof_of(net)
