@@ -42,14 +42,19 @@ def need_known_nodes(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         UnsupportedModelError: if so, or if that cannot be seen.
     """
-    given = {(node.domain, node.op_type) for node in model.graph.node}
+    given = {_named(node) for node in model.graph.node}
     try:
         nodes = rewritten(model).graph.node
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{path}: {error}") from error
-    made = {(node.domain, node.op_type) for node in nodes if node.domain not in _STANDARD}
-    unknown = sorted(operator for domain, operator in made - given if operator not in KNOWN)
+    made = {_named(node) for node in nodes if node.domain not in _STANDARD}
+    unknown = sorted({operator for _, operator, *_ in made - given if operator not in KNOWN})
     if unknown:
         raise UnsupportedModelError(
             f"{path}: onnxruntime computes {', '.join(unknown)} in place of nodes of it, so nothing is proven of them"
         )
+
+
+def _named(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Return what a node is and what it gives: another one of the file's own, of the same operator, is not it."""
+    return node.domain, node.op_type, *node.output

@@ -37,13 +37,27 @@ def test_an_unknown_node_in_their_place_is_refused(monkeypatch: pytest.MonkeyPat
         need_known_nodes(of_swish(), FILE)
 
 
-def test_a_node_of_the_file_itself_is_no_matter_here() -> None:
-    model = of_swish()
+def with_a_node(model: onnx.ModelProto, is_last: bool) -> onnx.ModelProto:
+    """Return a model with a QuickGelu of its own behind the logits."""
     (last,) = model.graph.output
     model.graph.node.append(helper.make_node("QuickGelu", [last.name], ["more"], domain="com.microsoft"))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    last.name = "more"
-    need_known_nodes(model, FILE)
+    last.name = "more" if is_last else last.name
+    return model
+
+
+def test_a_node_of_the_file_itself_is_no_matter_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewriting, "KNOWN", rewriting.KNOWN - {"QuickGelu"})
+    net = Net(np.random.default_rng(0), (4,))
+    net.add("Gemm", net.last, net.floats(4, 4))
+    need_known_nodes(with_a_node(net.logits(), is_last=True), FILE)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_node_of_the_file_itself_hides_no_other(monkeypatch: pytest.MonkeyPatch, is_last: bool) -> None:
+    monkeypatch.setattr(rewriting, "KNOWN", rewriting.KNOWN - {"QuickGelu"})
+    with pytest.raises(UnsupportedModelError, match="onnxruntime computes QuickGelu in place"):
+        need_known_nodes(with_a_node(of_swish(), is_last), FILE)
 
 
 def test_what_cannot_be_written_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
