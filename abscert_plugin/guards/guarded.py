@@ -203,11 +203,18 @@ def _keep_read(model: onnx.ModelProto) -> None:
     for node in reversed(model.graph.node):
         if needed & set(node.output):
             kept.append(node)
-            needed |= set(node.input)
+            needed |= _read_by(node)
     constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     for field, items in ((model.graph.node, kept[::-1]), (model.graph.initializer, constants)):
         del field[:]
         field.extend(items)
+
+
+def _read_by(node: onnx.NodeProto) -> set[str]:
+    """Return the names that a node reads, in its branches too."""
+    branches = [branch for attribute in node.attribute for branch in (attribute.g, *attribute.graphs)]
+    given = {value.name for branch in branches for value in branch.output}
+    return {*node.input, *given, *(name for branch in branches for inner in branch.node for name in _read_by(inner))}
 
 
 def _names(model: onnx.ModelProto) -> set[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 from tiny_networks import SHAPE, export_tiny, run_onnx, tiny_network
 
 from abscert_plugin.artifact.opened import Artifact
@@ -12,6 +13,7 @@ from abscert_plugin.ball import Ball
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.bounds.bounder import BoundMethod
 from abscert_plugin.claim import Inputs, Radius
+from abscert_plugin.guards.guarded import _keep_read
 from abscert_plugin.guards.write import write_guard
 from abscert_plugin.verification.proving import Prover
 
@@ -50,3 +52,19 @@ def test_the_radius_that_is_answered_is_not_above_a_proven_one(tmp_path: Path, t
         Fraction(float(found)) <= proven and float(found) == pytest.approx(float(proven), rel=2**-22, abs=0)
         for found, proven in zip(radius, largest, strict=True)
     )
+
+
+def test_what_a_branch_reads_is_kept_and_what_nothing_reads_is_not() -> None:
+    value, tensor = helper.make_tensor_value_info, numpy_helper.from_array
+    branch = helper.make_graph([helper.make_node("Neg", ["inner"], ["negated"])], "b", [], [value("negated", 1, None)])
+    nodes = [
+        helper.make_node("Abs", ["x"], ["inner"]),
+        helper.make_node("Add", ["x", "c"], ["nothing"]),
+        helper.make_node("If", ["is_so"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    constants = [tensor(np.ones(1, np.float32), "c"), tensor(np.array(True), "is_so")]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, [1])], [value("y", 1, None)], constants)
+    model = helper.make_model(graph)
+    _keep_read(model)
+    assert [node.op_type for node in model.graph.node] == ["Abs", "If"]
+    assert [constant.name for constant in model.graph.initializer] == ["is_so"]

@@ -25,7 +25,7 @@ from abscert_plugin.bounds.proof.lengths import LengthsPass
 from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.bounds.proof.plan import plan
 from abscert_plugin.bounds.proof.points import PointsPass
-from abscert_plugin.bounds.proof.tightening import Refine, Tightening, mixes
+from abscert_plugin.bounds.proof.tightening import Refine, Tightening
 from abscert_plugin.errors import VerifierError
 from abscert_plugin.graph.nodes import Graph
 
@@ -138,15 +138,13 @@ class Proof:
         """
         lower, upper = lower.double(), upper.double()
         self._check(lower, upper)
-        values, close = {self._plan.source: held(lower, upper)}, set[str]()
+        values, close = {self._plan.source: held(lower, upper)}, set(self._plan.held)
         for step in self._plan.steps:
             if refined and step.is_curved:
-                for name in set(step.inputs) - close - self._plan.held:
+                for name in set(step.inputs) - close:
                     values[name] = (refine or self.tightening.everywhere())(step, name, values)
                     close.add(name)
             values[step.output] = step.forward(values)
-            if close.issuperset(step.inputs) and not mixes(step):  # as close as what it reads
-                close.add(step.output)
         return values
 
     @torch.no_grad()

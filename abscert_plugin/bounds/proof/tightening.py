@@ -114,7 +114,7 @@ class Tightening:
         is_open = (bends & value.magnitude.isfinite()).flatten(1)
         before = self._before.get(name, ())
         # intervals are as tight where nothing bends and entries meet in one step alone
-        is_loose = any(one.ends_chains for one in before) or sum(map(mixes, before)) > 1
+        is_loose = any(one.ends_chains for one in before) or sum(map(_mixes, before)) > 1
         return is_open if is_loose and bool(is_open.any()) else None
 
     def tightened(
@@ -199,7 +199,7 @@ def _need_time(until: float) -> None:
         raise BoundTimeError("the time was up before all hidden values were bounded")
 
 
-def mixes(step: Step) -> bool:
+def _mixes(step: Step) -> bool:
     """Return whether entries meet in a step: it does more than move, scale or shift each."""
     is_scaling = isinstance(step, Affine) and isinstance(step.map, Scale)
     return not (is_scaling or isinstance(step, Move | Shift))
