@@ -219,3 +219,9 @@ def test_with_eta_0_a_file_has_no_products() -> None:
     again.load_state_dict(network.state_dict())
     assert torch.equal(again(points), flat)
     assert "Mul" not in operators_of(again)
+
+
+def test_a_slope_that_is_0_in_float32_is_flat_and_a_layer_without_numbers_can_be_built() -> None:
+    assert ParamRamp((2,), 1e-50)._is_flat
+    with torch.device("meta"):
+        assert ParamRamp((2,), 0.0)(torch.zeros(1, 2)).shape == (1, 2)

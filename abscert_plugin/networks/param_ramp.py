@@ -92,7 +92,7 @@ class ParamRamp(nn.Module):
         if not 0 <= eta <= 1:
             raise ConfigError(f"expected eta from 0 to 1, got {eta}")
         self.eta.fill_(eta)
-        self._is_flat = torch.tensor(eta).item() == 0  # as the buffer has it, in float32
+        self._is_flat = torch.tensor(eta, device="cpu").item() == 0  # in float32, as the buffer has it
 
     def _read(self) -> None:
         if not self.bends.is_meta:  # whose network computes nothing but shapes
