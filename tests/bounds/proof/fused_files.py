@@ -16,6 +16,30 @@ from abscert_plugin.graph.nodes import read_graph
 
 Nodes = Sequence[tuple[Any, ...]]
 POINT: Final = np.array([[0.75, 0.5, 1.0, 0.25]], np.float32)
+PERMS: Final = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "t": [0, 2, 1, 3]}
+NORMALISED: Final[Nodes] = (
+    ("ReduceMean", "e", "mean", {"axes": [-1], "keepdims": 1}),
+    ("Sub", "e mean", "d"),
+    ("Pow", "d two", "s"),
+    ("ReduceMean", "s", "v", {"axes": [-1], "keepdims": 1}),
+    ("Add", "v eps", "w"),
+    ("Sqrt", "w", "r"),
+    ("Div", "d r", "n"),
+    ("Mul", "n scale", "h"),
+    ("Add", "h shift", "l"),
+)
+"""Layer normalisation of `e` along the last axis."""
+HEADS: Final[Nodes] = tuple(
+    node
+    for letter, perm in PERMS.items()
+    for node in (
+        ("MatMul", f"l weight_{letter}", f"{letter}0"),
+        ("Add", f"{letter}0 shift", f"{letter}1"),
+        ("Reshape", f"{letter}1 heads", f"{letter}2"),
+        ("Transpose", f"{letter}2", f"{letter}3", {"perm": perm}),
+    )
+)
+"""Queries, keys and values of `l`, each in heads."""
 
 
 def model(nodes: Nodes, opset: int = 18, **constants: Any) -> onnx.ModelProto:

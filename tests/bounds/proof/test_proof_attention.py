@@ -6,35 +6,13 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import pytest
-from fused_files import POINT, Nodes, is_covered, known, model, operators, run
+from fused_files import HEADS, NORMALISED, PERMS, POINT, Nodes, is_covered, known, model, operators, run
 from onnx import numpy_helper
 
 from abscert_plugin.errors import UnsupportedModelError
 
 OPSET: Final = 12
 LAST: Final = 2**31 - 1
-PERMS: Final = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "t": [0, 2, 1, 3]}
-NORMALISED: Final = (
-    ("ReduceMean", "e", "mean", {"axes": [-1], "keepdims": 1}),
-    ("Sub", "e mean", "d"),
-    ("Pow", "d two", "s"),
-    ("ReduceMean", "s", "v", {"axes": [-1], "keepdims": 1}),
-    ("Add", "v eps", "w"),
-    ("Sqrt", "w", "r"),
-    ("Div", "d r", "n"),
-    ("Mul", "n scale", "h"),
-    ("Add", "h shift", "l"),
-)
-HEADS: Final = tuple(
-    node
-    for letter, perm in PERMS.items()
-    for node in (
-        ("MatMul", f"l weight_{letter}", f"{letter}0"),
-        ("Add", f"{letter}0 shift", f"{letter}1"),
-        ("Reshape", f"{letter}1 heads", f"{letter}2"),
-        ("Transpose", f"{letter}2", f"{letter}3", {"perm": perm}),
-    )
-)
 PROJECTED: Final = (
     ("MatMul", "j weight_q", "y0"),
     ("Add", "y0 shift", "y1"),

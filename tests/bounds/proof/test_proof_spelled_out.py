@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from fused_files import POINT, doing_nothing, is_covered, known, model, operators, run
+from fused_files import HEADS, POINT, doing_nothing, is_covered, known, model, operators, run
+from fused_files import NORMALISED as OF_LAST
 
 from abscert_plugin.errors import UnsupportedModelError
 
@@ -126,20 +127,9 @@ def attention(root: float = 2**0.5, sign: str = "one m") -> onnx.ModelProto:
     nodes: list[tuple[Any, ...]] = [
         ("Unsqueeze", "x", "u", {"axes": [2]}),
         ("Add", "u spread", "e"),
-        ("ReduceMean", "e", "mean", {"axes": [-1], "keepdims": 1}),
-        ("Sub", "e mean", "d"),
-        ("Pow", "d two", "s"),
-        ("ReduceMean", "s", "v", {"axes": [-1], "keepdims": 1}),
-        ("Add", "v eps", "w"),
-        ("Sqrt", "w", "r"),
-        ("Div", "d r", "n"),
-        ("Mul", "n scale", "h"),
-        ("Add", "h shift", "l"),
+        *OF_LAST,
+        *HEADS,
     ]
-    for letter, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("t", [0, 2, 1, 3])):
-        names = [f"{letter}{place}" for place in range(4)]
-        nodes += [("MatMul", f"l weight_{letter}", names[0]), ("Add", f"{names[0]} shift", names[1])]
-        nodes += [("Reshape", f"{names[1]} heads", names[2]), ("Transpose", names[2], names[3], {"perm": perm})]
     nodes += [
         ("MatMul", "q3 k3", "p"),
         ("Div", "p root", "b"),
