@@ -16,6 +16,7 @@ from soundness_trials.nets import boxes, points_of
 from test_guard_mutations import point, rounded_chain
 
 from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof.bends import BentSum
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.walk import UnsupportedNodeError
 from abscert_plugin.guards import bends
@@ -138,7 +139,8 @@ def hold_own_roundings() -> None:
         graph = graph_of(finished(net))
         at = (np.random.default_rng(seed).standard_normal((1, WIDTH)) * 3).astype(np.float32)
         guard = WrittenGuard(graph, (WIDTH,), CLASSES, at, at)
-        steps = [one for one in Proof(graph, "x", (WIDTH,), CLASSES).bent_sums if one.output == name]
+        proof = Proof(graph, "x", (WIDTH,), CLASSES)
+        steps = [one for one in proof.steps if isinstance(one, BentSum) and one.output == name]
         if not steps:  # it has a function of a function
             continue
         (step,) = steps

@@ -43,6 +43,11 @@ class Line:
     size: Tensor
 
 
+_ONE: Final = torch.ones(()).double()
+_NONE: Final = torch.zeros(()).double()
+_ITSELF: Final = Line(_ONE, _NONE, _NONE)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -179,8 +184,7 @@ class _Terms:
             most: how many steps to go back at most.
         """
         if name not in self.found:
-            one, none = torch.ones(()).double(), torch.zeros(()).double()
-            step, itself = self.steps.get(name), {name: [Term(one, Line(one, none, none))]}
+            step, itself = self.steps.get(name), {name: [Term(_ONE, _ITSELF)]}
             self.found[name] = itself if step is None or not most else itself | _terms_of(step, self, most - 1)
         return self.found[name]
 
@@ -202,9 +206,8 @@ def _all_terms_of(step: Step, terms: _Terms, most: int) -> dict[str, list[Term]]
             if name in second
         }
     if isinstance(step, Activation) and isinstance(step.function, Ramp | Piecewise) and step.kind is SINGLE:
-        one = torch.ones(()).double()
         lines = _lines(terms.steps, step.input)
-        return {name: [Term(one, line, step.function, step.input)] for name, line in lines.items()}
+        return {name: [Term(_ONE, line, step.function, step.input)] for name, line in lines.items()}
     factor = _factor(step)
     if factor is not None:
         assert isinstance(step, Affine)
@@ -215,8 +218,7 @@ def _all_terms_of(step: Step, terms: _Terms, most: int) -> dict[str, list[Term]]
     bias = _bias(step)
     if bias is not None:
         assert isinstance(step, Shift)
-        one, none = torch.ones(()).double(), torch.zeros(()).double()
-        constant = Term(one, Line(none, bias, bias.abs()))
+        constant = Term(_ONE, Line(_NONE, bias, bias.abs()))
         return {
             name: [*(replace(term, factor=term.factor * step.sign) for term in found), constant]
             for name, found in terms.of(step.input, most).items()
@@ -226,8 +228,7 @@ def _all_terms_of(step: Step, terms: _Terms, most: int) -> dict[str, list[Term]]
 
 def _lines(steps: Mapping[str, Step], name: str) -> dict[str, Line]:
     """Return the values that another one is a line of, itself first."""
-    one, none = torch.ones(()).double(), torch.zeros(()).double()
-    found, line = {name: Line(one, none, none)}, Line(one, none, none)
+    found, line = {name: _ITSELF}, _ITSELF
     step = steps.get(name)
     while step is not None:
         factor, bias = _factor(step), _bias(step)
@@ -257,5 +258,5 @@ def _bias(step: Step) -> Tensor | None:
     if not isinstance(step, Shift) or step.kind is not SINGLE:
         return None
     if step.bias is None:
-        return torch.zeros(()).double()
+        return _NONE
     return step.bias.lower if step.bias.is_point else None

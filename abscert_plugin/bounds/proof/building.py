@@ -35,6 +35,9 @@ _ON_WHOLE: Final = MOVES | {"And", "Equal", "Not", "Or", "Where", "Xor"}
 FLOATS: Final = (np.dtype(np.float32), np.dtype(np.float64))
 """What a proof computes with. Float64 rounds less than float32, so whatever holds of that holds of it."""
 
+SAME: Final = ("Cast", "Dropout", "Identity")
+"""Operators that give what they read, as numbers of a type; runtimes leave them out."""
+
 _MOVING: Final = (
     "Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxPool Pad Reshape "
     "ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze"

@@ -12,12 +12,11 @@ from typing import Final
 
 import numpy as np
 
-from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.building import SAME, View
 from abscert_plugin.graph.nodes import Graph, Node
 from abscert_plugin.graph.walk import need
 
-_SAME: Final = ("Cast", "Dropout", "Identity")
-_MOVING: Final = (*_SAME, "Reshape", "Transpose")
+_MOVING: Final = (*SAME, "Reshape", "Transpose")
 _MASKS: Final = ("Equal", "Gather", "Slice")
 _GATES: Final = frozenset({"Erf", "Tanh"})
 _FACTORS: Final = (
@@ -84,13 +83,11 @@ def _need_normalisation(view: View) -> None:
 
     onnxruntime takes it for that whatever the power, the epsilon and the order of what is subtracted, added or divided.
     """
-    graph, total = view.walk.graph, view.giver(view.node.inputs[0], _SAME)
+    graph, total = view.walk.graph, view.giver(view.node.inputs[0], SAME)
     if total is None or total.operator != "Add":
         return
-    means = [view.giver(name, _SAME) for name in total.inputs]
-    squares = [
-        view.giver(mean.inputs[0], _SAME) for mean in means if mean is not None and mean.operator == "ReduceMean"
-    ]
+    means = [view.giver(name, SAME) for name in total.inputs]
+    squares = [view.giver(mean.inputs[0], SAME) for mean in means if mean is not None and mean.operator == "ReduceMean"]
     powers = [node for node in squares if node is not None and node.operator in ("Mul", "Pow")]
     if not powers:
         return
@@ -98,13 +95,13 @@ def _need_normalisation(view: View) -> None:
     is_plain = epsilon is not None and epsilon.size == 1
     exponent = view.walk.arrays.get(power.inputs[1])
     is_plain &= power.operator == "Mul" or (exponent is not None and exponent.size == 1 and bool((exponent == 2).all()))
-    difference = view.giver(power.inputs[0], _SAME)
+    difference = view.giver(power.inputs[0], SAME)
     if difference is not None and difference.operator == "Sub":
-        first = view.giver(difference.inputs[0], _SAME)
+        first = view.giver(difference.inputs[0], SAME)
         is_plain &= first is None or first.operator != "ReduceMean"
     for node in graph.nodes:
         if node.operator == "Div":
-            is_plain &= view.giver(node.inputs[0], _SAME) is not view.node
+            is_plain &= view.giver(node.inputs[0], SAME) is not view.node
     need(is_plain, "expected (x - mean) / sqrt(variance + number) in this order; runtimes take all else for it too")
 
 
@@ -159,7 +156,7 @@ def _is_fed(view: View, name: str) -> bool:
 
 def _need_root_of_attention(view: View) -> None:
     """Raise where a product of two values is divided by nearly the root of how many entries each sum has."""
-    product, values = view.giver(view.node.inputs[0], _SAME), view.walk.values
+    product, values = view.giver(view.node.inputs[0], SAME), view.walk.values
     if product is None or product.operator != "MatMul" or not view.is_constant(1):
         return
     if all(name in values for name in product.inputs) and view.constant(1).lower.numel() == 1:

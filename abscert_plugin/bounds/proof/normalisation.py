@@ -23,7 +23,7 @@ from abscert_plugin.bounds.proof.blocks import (
     shifted_by,
     square_of,
 )
-from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.building import SAME, View
 from abscert_plugin.bounds.proof.constants import reshaped
 from abscert_plugin.bounds.proof.enclosure import Enclosure, held
 from abscert_plugin.bounds.proof.nonlinear import Hold
@@ -91,7 +91,7 @@ def _layer(view: View, is_centred: bool = True) -> None:
     need(len([name for name in view.node.outputs if name]) == 1, "expected the normalised values alone")
     view.require(stash_type=1)
     axes, rank = _from_axis(view), len(view.shape()) + 1
-    before = view.giver(view.node.inputs[0], ("Cast", "Dropout", "Identity"))
+    before = view.giver(view.node.inputs[0], SAME)
     is_joined = is_centred and len(axes) > 1 and rank == 3 and before is not None and before.operator == "Add"
     need(not is_joined, "expected the last axis alone behind an Add; onnxruntime joins them and takes that for it")
     found = normalised(view, view.name(), axes, number(view, "epsilon", 1e-5), is_centred)

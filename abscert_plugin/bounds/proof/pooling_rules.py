@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from abscert_plugin.bounds.proof import arithmetic, functions
 from abscert_plugin.bounds.proof.activations import Interval
-from abscert_plugin.bounds.proof.building import View
+from abscert_plugin.bounds.proof.building import SAME, View
 from abscert_plugin.bounds.proof.constants import exactly, reciprocal
 from abscert_plugin.bounds.proof.enclosure import held
 from abscert_plugin.bounds.proof.maps import Mean
@@ -24,8 +24,7 @@ from abscert_plugin.reading.sliding import CONVOLUTIONS, MAX_POOLS, RANKS, padde
 
 _LARGEST_POWER: Final = 8
 
-_SAME: Final = ("Cast", "Dropout", "Identity")
-_MOVING: Final = (*_SAME, "AveragePool", "MaxPool", "Reshape", "Slice", "Transpose")  # of numbers of at least 0 too
+_MOVING: Final = (*SAME, "AveragePool", "MaxPool", "Reshape", "Slice", "Transpose")  # of numbers of at least 0 too
 _POSITIVE: Final = ("Relu", "Sigmoid")
 
 
@@ -34,7 +33,7 @@ def _need_no_joined_pad(view: View, is_harmless: bool) -> None:
 
     It does so where there are transposes between them, or about the Pad, that cancel each other.
     """
-    pad = view.giver(view.node.inputs[0], (*_SAME, "Transpose"))
+    pad = view.giver(view.node.inputs[0], (*SAME, "Transpose"))
     if pad is None or pad.operator != "Pad" or is_harmless:
         return
     before = view.giver(pad.inputs[0], _MOVING)

@@ -15,7 +15,6 @@ from torch.nn import functional
 from abscert_plugin.bounds.bounder import BoundMethod, BoundTimeError
 from abscert_plugin.bounds.margin import other_classes
 from abscert_plugin.bounds.proof.activations import RELU
-from abscert_plugin.bounds.proof.bends import BentSum
 from abscert_plugin.bounds.proof.descent import Descent, Multipliers, Part, Slopes, Step
 from abscert_plugin.bounds.proof.domain import apart
 from abscert_plugin.bounds.proof.draft import Draft
@@ -84,8 +83,6 @@ class Proof:
         """Of all tensors by name, without the batch."""
         self.steps = self._exact.steps
         """All steps, in order."""
-        self.bent_sums = [step for step in self.steps if isinstance(step, BentSum)]
-        """Sums of functions of one value, in order."""
         self._widest = max(map(math.prod, self._plan.shapes.values()))
         self.is_narrow = self._exact.is_narrow
         """Whether some nodes compute in fewer bits than float32."""
