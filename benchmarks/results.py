@@ -186,17 +186,17 @@ def _of_balls(table: Table) -> Table:
     )
 
 
-def paper(number: int, protocol: str = "", device: str = "") -> str:
+def paper(number: int, protocol: str = "", says: str = "") -> str:
     """Return a table of the paper, without the rows that have no figure of ours; those of `cpu` say what they take.
 
     Args:
         number: of the table.
         protocol: of the runs; empty of all.
-        device: a part of the name of the machine, of times; empty of all.
+        says: a part of its title, such as a claim, or of times the name of the machine; empty of all.
     """
     drafts = drafts_of(str(number), Sources.of(KEPT, *kept_runs()))
     wanted = [one for one in drafts if not protocol or f"protocol {protocol}" in one.title]
-    made = [one for one in wanted if not one.is_empty and device in one.title]
+    made = [one for one in wanted if not one.is_empty and says in one.title]
     shown = made if protocol == "cpu" else [replace(one, blocks=tuple(filter(_has_figure, one.blocks))) for one in made]
     return _with_notes([one.table for one in shown])
 

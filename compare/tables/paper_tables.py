@@ -56,7 +56,7 @@ _PLACE: Final = (
 _TWO_RADII: Final = (
     "As the paper compares: AC is the claim `cell` (`abstrain`), the others are balls, and one printed epsilon is two "
     "radii, on the training scale for AC and on the pixel scale for the others. Impr. is (e' - e) / e' of these, e "
-    "AC's. The next table has equal radii, and the claim `ball` for all."
+    "AC's. Another table has equal radii, and the claim `ball` for all."
 )
 _EQUAL: Final = (
     "Every column is the claim `ball` at the row's radius, of networks trained for it (AC: with any number of cells). "
