@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.table import Table
 
 from abscert_plugin.claim import Radius, RadiusScale
 from abscert_plugin.cli import manual, options
@@ -14,13 +13,15 @@ from abscert_plugin.files import write_json, write_text
 from abscert_plugin.folders import writing_in
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from abscert_plugin.training.advise import Advice
 
 _EXAMPLE: Final = "abscert advise --data digits --radius 0.1"
 _COLUMNS: Final = (
     "cells",
     "edges",
-    "straddling %",
+    "across %",
     "log2 mean",
     "median",
     "most cells",
@@ -29,10 +30,10 @@ _COLUMNS: Final = (
     "least error %",
 )
 _READING: Final = (
-    "straddling: pixels whose ball reaches several cells. log2: of the combinations of cells that a ball reaches, for "
-    "an image. most cells: that the ball of one pixel reaches. room: each cell keeps a value whose ball stays in it, 0 "
-    "and 1 among them. shared: images that share an interval image with a near one of another class. least error: of "
-    "the ball, on these images, whatever the network. A lower bound: more --neighbours may raise both."
+    "across: pixels whose ball reaches several cells. log2: of the combinations of cells that a ball reaches, "
+    "for an image. most cells: that the ball of one pixel reaches. room: each cell keeps a value whose ball stays in "
+    "it, 0 and 1 among them. shared: images that share an interval image with a near one of another class. least "
+    "error: of the ball, on these images, whatever the network. A lower bound: more --neighbours may raise both."
 )
 
 
@@ -106,13 +107,15 @@ def advise(
         OUT.print(f"wrote {out / 'advice.json'} and {out / 'advice.svg'}", highlight=False, soft_wrap=True)
 
 
-def _table(found: "Advice") -> Table:
+def _table(found: "Advice") -> "Table":
+    from abscert_plugin.report.terminal import plain_table
+
     title = (
         f"{found.data}, radius {found.radius:.4g} (pixel scale): {found.images:,} images, {found.compared:,} compared"
     )
-    table = Table(title=title, title_justify="left")
+    table = plain_table(title)
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in ("edges", "room") else "right")
+        table.add_column(name, justify="left" if name in ("edges", "room") else "right", no_wrap=name == "edges")
     for row in found.rows:
         table.add_row(
             str(row.cells),

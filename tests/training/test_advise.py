@@ -103,7 +103,9 @@ def test_the_command_writes_table_chart_and_json(tmp_path: Path) -> None:
     told = abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100, "--out", tmp_path, "--json").json
     assert told["advised"]["cells"] == max(row["cells"] for row in told["rows"] if row["has_room"])
     assert (tmp_path / "advice.svg").read_text().startswith("<svg")
-    assert "advice: " in abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100).out
+    shown = abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100).out
+    assert "advice: " in shown
+    assert "quantile" in shown  # whole, at the width of 80
     assert "at least 1 image" in refused("advise", "--data", "digits", "--radius", 0.1, "--compared", 0)
 
 
