@@ -93,19 +93,9 @@ class WrittenGuard:
             lowest, highest = torch.zeros_like(lowest), torch.ones_like(lowest)
             ends = Pixels(CENTER, (one * ball[1],), zero, one, one, zero)
         proof = Proof(graph, graph.input, shape, classes)
-        facts, sums = facts_and_sums(proof, lowest, highest)
+        self._facts, sums = facts_and_sums(proof, lowest, highest)
         emitter = Emitter({*self._boxes, GIVEN, *proof.shapes, *graph.tensors}, graph.opset)
-        self.walk = GuardWalk(
-            graph,
-            graph.input,
-            ends,
-            emitter,
-            facts,
-            proof.shapes,
-            RULES,
-            is_backward,
-            sums,
-        )
+        self.walk = GuardWalk(graph, graph.input, ends, emitter, self._facts, proof.shapes, RULES, is_backward, sums)
         self.walk.run(RULES, classes, "no guard")
         self.ends = {name: self.walk.ends(name) for name in self.walk.values}
         self._margin = answer(self.walk, GIVEN, graph.output, classes, 1, is_backward).margin
@@ -151,6 +141,8 @@ class WrittenGuard:
 
         ends = {name: (end(one.lower, one.power), end(one.upper, one.power)) for name, one in self.ends.items()}
         assert all((ends[name][0] >= 0).all() for name, one in self.ends.items() if one.is_positive)
+        for name, pair in ends.items():  # nor is any NaN
+            assert all((np.abs(one) <= self._facts[name].top).all() for one in pair), f"{name} is beyond its fact"
         return Seen(ends, found[self._margin].reshape(-1, self._classes))
 
 

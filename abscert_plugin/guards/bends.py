@@ -17,11 +17,13 @@ import torch
 from abscert_plugin.bounds.proof import Proof, arithmetic
 from abscert_plugin.bounds.proof.activations import Piecewise, Ramp
 from abscert_plugin.bounds.proof.bends import BentSum, Term
-from abscert_plugin.bounds.proof.enclosure import held
+from abscert_plugin.bounds.proof.descent import Step
+from abscert_plugin.bounds.proof.enclosure import Enclosure, held
+from abscert_plugin.bounds.proof.nonlinear import Activation
 from abscert_plugin.guards import layers
 from abscert_plugin.guards.emitter import LARGEST, Emitter
 from abscert_plugin.guards.linear import Array
-from abscert_plugin.guards.values import Chain, Ends, Fact
+from abscert_plugin.guards.values import Chain, Ends, Fact, greatest, kept
 
 _FEW: Final = 16  # roundings beside those of the terms: of constants, products and shifts
 _FLAT: Final = 2.0**-40  # of the steepest slope: a slope that far below 0 is one of 0, but for rounding
@@ -95,25 +97,38 @@ def facts_and_sums(
     """Return what is known of each tensor over a box, and what a guard writes for sums that rise, by their names.
 
     What a guard keeps has to lie within its facts: a sum that does not rise, which a guard takes by its terms, is taken
-    by its terms here as well.
+    by its terms here as well, and the bounds of sizes are those of wider ends (`values.kept`).
 
     Args:
         proof: whose tensors they are.
         lower: lower ends of the box of all images, [1, *shape].
         upper: upper ends.
     """
-    values, sums = {proof.source: held(lower.double(), upper.double())}, dict[str, Rising]()
+    fed = held(lower.double(), upper.double())
+    values, around = {proof.source: fed}, {proof.source: kept(fed, greatest(fed))}
+    facts, sums = {proof.source: Fact.of(fed, around[proof.source])}, dict[str, Rising]()
     for step in proof.steps:
-        made = step.forward(values)
+        made, wide = step.forward(values), step.forward(around)
         if isinstance(step, BentSum):
-            facts = {name: Fact.of(values[name]) for name in step.inputs}
             rising = _rising(step, facts, proof.shapes[step.source])
             if rising is None:
-                made = values[step.total]
+                made, wide = values[step.total], around[step.total]
             else:
                 sums[step.output] = rising
-        values[step.output] = made
-    return {name: Fact.of(value) for name, value in values.items()}, sums
+        values[step.output], around[step.output] = made, kept(wide, _computed_of(step, around, wide))
+        facts[step.output] = Fact.of(made, around[step.output])
+    return facts, sums
+
+
+def _computed_of(step: Step, values: Mapping[str, Enclosure], made: Enclosure) -> float:
+    """Return a bound of the absolute terms that a held value is computed of."""
+    size, function = greatest(made), step.function if isinstance(step, Activation) else None
+    if function is None or isinstance(function, Ramp) or (isinstance(function, Piecewise) and not function.roundings):
+        return size  # nothing is rounded
+    read = max(greatest(values[name]) for name in step.inputs)
+    if isinstance(function, Piecewise):
+        return size + float(function.size(torch.tensor(read).double()).max())
+    return size + 1 + read  # errors of smooth functions are of 1, or of what they read
 
 
 def _rising(step: BentSum, facts: Mapping[str, Fact], shape: Sequence[int]) -> Rising | None:

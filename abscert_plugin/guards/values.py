@@ -4,10 +4,11 @@ Each is stored times a power of two, which is exact: a middle is then a sum, wit
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, final
 
 import numpy as np
+import torch
 
 from abscert_plugin.bounds.proof import arithmetic
 from abscert_plugin.bounds.proof.enclosure import Enclosure
@@ -18,6 +19,8 @@ Move: TypeAlias = Callable[[Emitter, str], str]
 """From a tensor to the same entries in other places."""
 
 _OUTWARD: Final = 1 + 2.0**-40
+_CHAINED: Final = 256.0
+_HELD: Final = 2.0**-16
 
 
 @final
@@ -105,10 +108,14 @@ class Fact:
     top: float
 
     @classmethod
-    def of(cls, value: Enclosure) -> "Fact":
-        """Return what an enclosure over all images tells."""
-        size = float(value.size().max()) if value.lower.numel() else 0.0
-        return cls(value.roundings, float(value.underflow.max()), 4 * size + 1)
+    def of(cls, value: Enclosure, around: Enclosure) -> "Fact":
+        """Return what is known over all images.
+
+        Args:
+            value: its enclosure.
+            around: what encloses all that a guard keeps of it, as `kept` gives it.
+        """
+        return cls(value.roundings, float(value.underflow.max()), 4 * greatest(around) + 1)
 
 
 @final
@@ -174,3 +181,26 @@ class Chain:
     roundings: int
     underflow: float
     near: Ends | None = None
+
+
+def greatest(value: Enclosure) -> float:
+    """Return a bound of all absolute values."""
+    return float(value.size().max()) if value.lower.numel() else 0.0
+
+
+def kept(value: Enclosure, size: float) -> Enclosure:
+    """Return an enclosure widened so that all that a guard keeps of a value lies within it.
+
+    A guard's ends are farther apart than those of a proof, by what the guard rounds itself. Let the ends of what a node
+    reads lie within the widened ones. In a chain the file's term meets n roundings, at least one for each of the p
+    products of each node; the guard adds no more than 2 (p + 16) + 16 for a node, gamma(n) + 8 u at its end, and for a
+    sum of functions 4 (16 + 32): less than 255 gamma(n) of the absolute terms M at each node, where ends here grow by
+    256. A function that is held is widened by a few ulps of what it is computed of, and here by 256 or so.
+
+    Args:
+        value: what a node gives of widened values.
+        size: bound of the absolute terms that a held value is computed of.
+    """
+    error = value.error()
+    room = torch.full_like(value.magnitude, _HELD * size) if error is None else _CHAINED * error
+    return replace(value, lower=value.lower - room, upper=value.upper + room, magnitude=value.magnitude + room)

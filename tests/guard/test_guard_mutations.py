@@ -18,7 +18,7 @@ from abscert_plugin.bounds.proof.smooth import Error
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.nodes import Graph
 from abscert_plugin.graph.walk import UnsupportedNodeError
-from abscert_plugin.guards import answers, layers, rising_rules, rules
+from abscert_plugin.guards import answers, bends, layers, rising_rules, rules
 from abscert_plugin.guards.emitter import rounded_up
 from abscert_plugin.guards.values import Fact
 
@@ -150,9 +150,46 @@ def underflows() -> bool:
 def test_underflow_is_held(monkeypatch: Patch) -> None:
     assert underflows()
     of = Fact.of
-    monkeypatch.setattr(Fact, "of", classmethod(lambda cls, value: replace(of(value), underflow=0.0)))
+    monkeypatch.setattr(Fact, "of", classmethod(lambda cls, *about: replace(of(*about), underflow=0.0)))
     monkeypatch.setattr(layers, "lost", lambda linear, top, unit: 0.0)
     assert not underflows()
+
+
+# --- sizes -----------------------------------------------------------------------------------------------------------
+
+
+def far_and_back(draft: Draft) -> str:
+    """Append a ReLU of 0 * x + 2^24 - 2^24: the guard's ends of it are much farther apart than the file's roundings."""
+    far = draft.constant([[2.0**24, 2.0**24]])
+    moved = draft.node("Add", draft.node("Mul", "x", draft.constant([[0.0, 0.0]])), far)
+    return draft.relu(draft.node("Sub", moved, far))
+
+
+def keeps_to_its_facts() -> bool:
+    """Return whether what a guard keeps is as small as it takes for granted, as every test here asks for."""
+    draft = Draft()
+    _, guard = point(draft, far_and_back(draft), [1.0, 1.0])
+    try:
+        return bool(list(guard.by_runtimes()))
+    except AssertionError:
+        return False
+
+
+def test_ends_are_within_what_is_known_of_their_size(monkeypatch: Patch) -> None:
+    assert keeps_to_its_facts()
+    monkeypatch.setattr(bends, "kept", lambda value, _: value)
+    assert not keeps_to_its_facts()
+
+
+def test_ends_that_may_overflow_have_no_guard() -> None:
+    """What is 0 for the file may be 35 for its guard, and times 2^132 it is no number, which a minimum passes over."""
+    draft = Draft()
+    last = far_and_back(draft)
+    for _ in range(3):
+        apart = draft.relu(draft.node("Sub", last, draft.constant([[35.0, 35.0]])))
+        last = draft.relu(draft.node("Mul", apart, draft.constant([[2.0**44, 2.0**44]])))
+    with pytest.raises((UnsupportedModelError, UnsupportedNodeError), match="too large"):
+        point(draft, last, [1.0, 1.0])
 
 
 # --- margins, and functions -------------------------------------------------------------------------------------------
