@@ -29,7 +29,7 @@ from abscert_plugin.bounds.proof.maps import Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 
 _MOST_TERMS: Final = 16
-_MOST_STEPS: Final = 32  # that a term is made of: sums of sums, each read twice, would double what there is to look at
+_MOST_STEPS: Final = 32  # that a term, or a line, is made of: sums of sums, each read twice, would double at each
 _OWN: Final = arithmetic.own_gamma(128)  # of a value: a few operations for each factor, bias and term
 
 
@@ -229,8 +229,10 @@ def _all_terms_of(step: Step, terms: _Terms, most: int) -> dict[str, list[Term]]
 def _lines(steps: Mapping[str, Step], name: str) -> dict[str, Line]:
     """Return the values that another one is a line of, itself first."""
     found, line = {name: _ITSELF}, _ITSELF
-    step = steps.get(name)
-    while step is not None:
+    for _ in range(_MOST_STEPS):
+        step = steps.get(name)
+        if step is None:
+            break
         factor, bias = _factor(step), _bias(step)
         if isinstance(step, Affine) and factor is not None:
             line = Line(line.slope * factor, line.offset, line.size)
@@ -239,8 +241,8 @@ def _lines(steps: Mapping[str, Step], name: str) -> dict[str, Line]:
             line = Line(line.slope * step.sign, line.offset + shift, line.size + shift.abs())
         else:
             break
-        found[step.input] = line
-        step = steps.get(step.input)
+        name = step.input
+        found[name] = line
     return found
 
 

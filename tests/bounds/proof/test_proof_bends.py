@@ -217,3 +217,22 @@ def test_long_chains_of_sums_take_little(twice: bool) -> None:
         net.add("Sub", read, net.add("Mul", read, constant) if twice else constant)
     net.add("Add", net.last, net.add("Relu", first))
     proof_of(net)
+
+
+def test_a_term_looks_back_no_farther_than_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 20 sums read is a line of 300 values; a file that is small would take minutes to open."""
+    asked, factor = list[Any](), bends._factor
+    net = Net(np.random.default_rng(0), (WIDTH,))
+    for _ in range(300):
+        net.add("Add", net.last, net.constant(0.1, np.float32))
+    read, last = net.last, net.add("Relu", net.last)
+    for _ in range(20):
+        last = net.add("Add", last, net.add("Relu", read))
+
+    def counted(step: Any) -> torch.Tensor | None:
+        asked.append(step)
+        return factor(step)
+
+    monkeypatch.setattr(bends, "_factor", counted)
+    proof_of(net)
+    assert len(asked) < 2000
