@@ -250,15 +250,23 @@ class View(Operands[Build]):
         Nodes that runtimes, or guards, leave out are passed over: those that add 0, multiply by 1, expand, or clip to
         nothing, and of operators in `through`, for what they read first.
         """
-        givers = self.walk.givers
-        node = givers.get(name)
+        path = self.givers(name, through)
+        return path[-1] if path and not self._passed(path[-1], through) else None
+
+    def givers(self, name: str, through: Collection[str] = ()) -> Sequence[Node]:
+        """Return the nodes that `giver` passes over, the last one first, and the one that it returns."""
+        found, node = list[Node](), self.walk.givers.get(name)
         while node is not None:
-            read = node.inputs[:1] if node.operator in through else self._read_by_nothing(node)
-            if not read:
-                break
-            node = givers.get(read[0])
-        need(node is None or node.operator != "If", "expected no If before it, whose nodes runtimes may join with it")
-        return node
+            found.append(node)
+            read = self._passed(node, through)
+            node = self.walk.givers.get(read[0]) if read else None
+        is_if = bool(found) and found[-1].operator == "If"
+        need(not is_if, "expected no If before it, whose nodes runtimes may join with it")
+        return found
+
+    def _passed(self, node: Node, through: Collection[str]) -> Sequence[str]:
+        """Return what a node that is passed over reads; nothing of another one."""
+        return node.inputs[:1] if node.operator in through else self._read_by_nothing(node)
 
     def _read_by_nothing(self, node: Node) -> Sequence[str]:
         """Return what a node reads and gives as it is, by its constant; nothing of other nodes."""

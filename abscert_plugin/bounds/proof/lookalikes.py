@@ -82,10 +82,15 @@ def _need_normalisation(view: View) -> None:
     """Raise where a root is that of a variance plus a constant, but for layer normalisation as it is spelled out.
 
     onnxruntime takes it for that whatever the power, the epsilon and the order of what is subtracted, added or divided.
+    An epsilon is so small that a node which adds it does next to nothing.
     """
-    graph, total = view.walk.graph, view.giver(view.node.inputs[0], SAME)
-    if total is None or total.operator != "Add":
-        return
+    for total in view.givers(view.node.inputs[0], SAME):
+        if total.operator == "Add":
+            _need_plain(view, total)
+
+
+def _need_plain(view: View, total: Node) -> None:
+    """Raise where a sum is one of a variance, and not as layer normalisation is spelled out."""
     means = [view.giver(name, SAME) for name in total.inputs]
     squares = [view.giver(mean.inputs[0], SAME) for mean in means if mean is not None and mean.operator == "ReduceMean"]
     powers = [node for node in squares if node is not None and node.operator in ("Mul", "Pow")]
@@ -99,7 +104,7 @@ def _need_normalisation(view: View) -> None:
     if difference is not None and difference.operator == "Sub":
         first = view.giver(difference.inputs[0], SAME)
         is_plain &= first is None or first.operator != "ReduceMean"
-    for node in graph.nodes:
+    for node in view.walk.graph.nodes:
         if node.operator == "Div":
             is_plain &= view.giver(node.inputs[0], SAME) is not view.node
     need(is_plain, "expected (x - mean) / sqrt(variance + number) in this order; runtimes take all else for it too")

@@ -81,6 +81,7 @@ def normalised(
     quotient: str = "d r",
     power: float = 2.0,
     nothing: str = "",
+    epsilon: float = 0.1,
 ) -> onnx.ModelProto:
     """Return layer normalisation of x + 100 by plain nodes; with a node that does nothing behind the difference."""
     between, constants = doing_nothing(nothing, "d0", "d") if nothing else (None, {})
@@ -96,21 +97,23 @@ def normalised(
         ("Div", quotient, "n"),
         ("MatMul", "n w", "logits"),
     )
-    constants |= {"many": np.array([0.1, 0.2, 0.3, 0.4])} if "many" in total else {}
-    constants |= {"eps": 0.1} if "eps" in total else {}
+    constants |= {"many": epsilon * np.arange(1, 5)} if "many" in total else {}
+    constants |= {"eps": epsilon} if "eps" in total else {}
     return model(nodes, far=100.0, axes=[-1], two=power, w=np.eye(4, 2), **constants)
 
 
+@pytest.mark.parametrize("epsilon", [0.1, 1e-5, 1e-12])
 @pytest.mark.parametrize("name", NORMALISED)
-def test_what_is_taken_for_a_normalisation_and_is_none_has_no_proof(name: str) -> None:
+def test_what_is_taken_for_a_normalisation_and_is_none_has_no_proof(name: str, epsilon: float) -> None:
     with pytest.raises(UnsupportedModelError, match="in this order"):
-        known(normalised(*NORMALISED[name]))
+        known(normalised(*NORMALISED[name], epsilon=epsilon))
 
 
 def test_another_power_is_no_variance() -> None:
     with pytest.raises(UnsupportedModelError, match="in this order"):
         known(normalised(power=4.0))
     assert is_covered(normalised(), is_fused=True)
+    known(normalised(epsilon=1e-5))
 
 
 @pytest.mark.parametrize("nothing", ["Identity", "Mul", "Div", "Add", "Reshape"])
