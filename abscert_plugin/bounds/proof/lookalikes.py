@@ -100,27 +100,29 @@ def _need_plain(view: View, total: Node) -> None:
     is_plain = epsilon is not None and epsilon.size == 1
     exponent = view.walk.arrays.get(power.inputs[1])
     is_plain &= power.operator == "Mul" or (exponent is not None and exponent.size == 1 and bool((exponent == 2).all()))
-    difference = view.giver(power.inputs[0], SAME)
-    if difference is not None and difference.operator == "Sub":
-        first = view.giver(difference.inputs[0], SAME)
-        is_plain &= first is None or first.operator != "ReduceMean"
+    differences = [view.giver(power.inputs[0], SAME)]
     for node in view.walk.graph.nodes:
         if node.operator == "Div":
-            is_plain &= view.giver(node.inputs[0], SAME) is not view.node
+            above, below = (view.giver(name, SAME) for name in node.inputs)
+            is_plain &= above is not view.node
+            differences += [above] if below is view.node else []
+    for difference in differences:
+        if difference is not None and difference.operator == "Sub":
+            first = view.giver(difference.inputs[0], SAME)
+            is_plain &= first is None or first.operator != "ReduceMean"
     need(is_plain, "expected (x - mean) / sqrt(variance + number) in this order; runtimes take all else for it too")
 
 
 def _need_no_mask(view: View) -> None:
     """Raise where a softmax reads what onnxruntime takes for a mask of attention, and computes in another way."""
-    total = view.giver(view.node.inputs[0], _MOVING)
-    terms = [total]
-    if total is not None and total.operator == "Add":
-        terms = [view.giver(name, _MOVING) for name in total.inputs]
-        for node in terms:
-            if node is not None and node.operator == "Mul":
-                _need_no_factor_of_mask(view, node)
+    path = view.givers(view.node.inputs[0], _MOVING)
+    names = [name for total in path if total.operator == "Add" for name in total.inputs]
+    terms = [node for name in names for node in view.givers(name, _MOVING)]
     for node in terms:
-        if node is not None and node.operator == "Where":
+        if node.operator == "Mul":
+            _need_no_factor_of_mask(view, node)
+    for node in (*path, *terms):
+        if node.operator == "Where":
             _need_no_choice_by_mask(view, node)
 
 

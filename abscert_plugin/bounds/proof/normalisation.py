@@ -91,8 +91,8 @@ def _layer(view: View, is_centred: bool = True) -> None:
     need(len([name for name in view.node.outputs if name]) == 1, "expected the normalised values alone")
     view.require(stash_type=1)
     axes, rank = _from_axis(view), len(view.shape()) + 1
-    before = view.giver(view.node.inputs[0], SAME)
-    is_joined = is_centred and len(axes) > 1 and rank == 3 and before is not None and before.operator == "Add"
+    is_sum = any(node.operator == "Add" for node in view.givers(view.node.inputs[0], SAME))  # of small numbers too
+    is_joined = is_centred and len(axes) > 1 and rank == 3 and is_sum
     need(not is_joined, "expected the last axis alone behind an Add; onnxruntime joins them and takes that for it")
     found = normalised(view, view.name(), axes, number(view, "epsilon", 1e-5), is_centred)
     scale, bias = (fitted(view.constant(place), rank) if view.has(place) else None for place in (1, 2))

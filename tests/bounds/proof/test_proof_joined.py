@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from fused_files import POINT, is_covered, known, model, operators, run
+from onnx import numpy_helper
 
 from abscert_plugin.errors import UnsupportedModelError
 
@@ -42,6 +43,15 @@ def test_a_sum_is_normalised_along_its_last_axis_whatever_the_file_says(
     file = normalised_sum(axis, between)
     assert "SkipLayerNormalization" in operators(file, tmp_path)
     assert not np.allclose(run(file, POINT, is_fused=True), run(file, POINT, is_fused=False), rtol=0.01)
+    with pytest.raises(UnsupportedModelError, match="joins them"):
+        known(file)
+
+
+def test_a_sum_with_small_numbers_is_a_sum() -> None:
+    file = normalised_sum(1)
+    total = next(node for node in file.graph.node if node.op_type == "Add")
+    total.input[1] = "small"
+    file.graph.initializer.append(numpy_helper.from_array(np.full((1, 2, 4), 5e-5, np.float32), "small"))
     with pytest.raises(UnsupportedModelError, match="joins them"):
         known(file)
 

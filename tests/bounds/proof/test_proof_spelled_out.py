@@ -82,15 +82,25 @@ def normalised(
     power: float = 2.0,
     nothing: str = "",
     epsilon: float = 0.1,
+    squared: str = "",
 ) -> onnx.ModelProto:
-    """Return layer normalisation of x + 100 by plain nodes; with a node that does nothing behind the difference."""
+    """Return layer normalisation of x + 100 by plain nodes.
+
+    Args:
+        difference, total, quotient: what Sub, Add and Div read.
+        power: of the difference.
+        nothing: an operator that does nothing behind the difference.
+        epsilon: what is added to the variance.
+        squared: what another Sub reads, of which the variance is made.
+    """
     between, constants = doing_nothing(nothing, "d0", "d") if nothing else (None, {})
     nodes = (
         ("Add", "x far", "f"),
         ("ReduceMean", "f axes", "m", {"keepdims": 1}),
         ("Sub", difference, "d0" if nothing else "d"),
         *([between] if between else []),
-        ("Pow", "d two", "s"),
+        *([("Sub", squared, "d2")] if squared else []),
+        ("Pow", "d2 two" if squared else "d two", "s"),
         ("ReduceMean", "s axes", "v", {"keepdims": 1}),
         ("Add", total, "e"),
         ("Sqrt", "e", "r"),
@@ -109,6 +119,13 @@ def test_what_is_taken_for_a_normalisation_and_is_none_has_no_proof(name: str, e
         known(normalised(*NORMALISED[name], epsilon=epsilon))
 
 
+@pytest.mark.parametrize(("difference", "squared"), [("m f", "f m"), ("f m", "m f")])
+def test_what_is_squared_and_what_is_divided_may_be_two_differences(difference: str, squared: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="in this order"):
+        known(normalised(difference, squared=squared))
+    assert is_covered(normalised(squared="f m"), is_fused=True)
+
+
 def test_another_power_is_no_variance() -> None:
     with pytest.raises(UnsupportedModelError, match="in this order"):
         known(normalised(power=4.0))
@@ -125,7 +142,7 @@ def test_what_does_nothing_does_not_hide_a_variance(nothing: str) -> None:
     assert is_covered(normalised(nothing=nothing), is_fused=True)
 
 
-def attention(root: float = 2**0.5, sign: str = "one m") -> onnx.ModelProto:
+def attention(root: float = 2**0.5, sign: str = "one m", large: float = -10000.0) -> onnx.ModelProto:
     """Return attention of two heads between 4 entries of two numbers each, with x as its mask."""
     nodes: list[tuple[Any, ...]] = [
         ("Unsqueeze", "x", "u", {"axes": [2]}),
@@ -151,7 +168,7 @@ def attention(root: float = 2**0.5, sign: str = "one m") -> onnx.ModelProto:
         ("Flatten", "y2", "y3"),
         ("MatMul", "y3 last", "logits"),
     ]
-    numbers = {"root": root, "one": 1.0, "large": -10000.0, "two": 2.0, "eps": 0.1}
+    numbers = {"root": root, "one": 1.0, "large": large, "two": 2.0, "eps": 0.1}
     rows = {"spread": np.eye(4), "scale": np.arange(1, 5), "shift": np.ones(4), "last": np.arange(32).reshape(16, 2)}
     sizes: dict[str, Any] = {"heads": [0, 0, 2, 2], "rows": [0, 0, 4]}
     weights: dict[str, Any] = {f"weight_{letter}": np.eye(4, k=place) - 0.5 for place, letter in enumerate("qkt")}
@@ -165,6 +182,8 @@ def test_attention_with_a_computed_mask_has_no_proof(tmp_path: Path) -> None:
     assert not np.allclose(run(file, point, is_fused=True), run(file, point, is_fused=False), rtol=0.01)
     with pytest.raises(UnsupportedModelError, match="no mask that is computed"):
         known(file)
+    with pytest.raises(UnsupportedModelError, match="no mask that is computed"):
+        known(attention(large=1 - 5e-5))  # a factor that does next to nothing
     with pytest.raises(UnsupportedModelError, match="is nearly"):
         known(attention(root=2**0.5 * (1 + 8e-6)))
     assert "Attention" not in operators(attention(sign="m one"), tmp_path)
