@@ -81,6 +81,16 @@ class Rising:
         made = layers.as_chain(emitter, near)
         return replace(made, roundings=fact.roundings, underflow=fact.underflow, near=near)
 
+    def around(self, made: Enclosure, value: Enclosure) -> Enclosure:
+        """Return an enclosure of the sum, widened by what a guard widens it by, given that of x."""
+        most = value.size()
+        room, size = (
+            torch.from_numpy(share) * most + torch.from_numpy(rest)
+            for share, rest in ((2 * self.share, 2 * self.rest), (self.size_share, self.size_rest))
+        )
+        lower, upper = made.lower - room, made.upper + room
+        return replace(made, lower=lower, upper=upper, magnitude=made.magnitude + room + size)
+
     def _at(self, emitter: Emitter, point: str) -> tuple[str, list[str]]:
         """Write the sum at a tensor, and return it and its ReLUs."""
         found, written = _line(emitter, point, self.slope, self.offset), list[str]()
@@ -114,7 +124,7 @@ def facts_and_sums(
             if rising is None:
                 made, wide = values[step.total], around[step.total]
             else:
-                sums[step.output] = rising
+                sums[step.output], wide = rising, rising.around(wide, around[step.source])
         values[step.output], around[step.output] = made, kept(wide, _computed_of(step, around, wide))
         facts[step.output] = Fact.of(made, around[step.output])
     return facts, sums

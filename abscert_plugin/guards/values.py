@@ -193,9 +193,9 @@ def kept(value: Enclosure, size: float) -> Enclosure:
 
     A guard's ends are farther apart than those of a proof, by what the guard rounds itself. Let the ends of what a node
     reads lie within the widened ones. In a chain the file's term meets n roundings, at least one for each of the p
-    products of each node; the guard adds no more than 2 (p + 16) + 16 for a node, gamma(n) + 8 u at its end, and for a
-    sum of functions 4 (16 + 32): less than 255 gamma(n) of the absolute terms M at each node, where ends here grow by
-    256. A function that is held is widened by a few ulps of what it is computed of, and here by 256 or so.
+    products of each node; the guard adds no more than 2 (p + 16) + 16 for a node, and gamma(n) + 8 u at its end: less
+    than 255 gamma(n) of the absolute terms M at each node, where ends here grow by 256. A function that is held is
+    widened by a few ulps of what it is computed of, and here by 256 or so.
 
     Args:
         value: what a node gives of widened values.

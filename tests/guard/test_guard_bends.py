@@ -16,6 +16,7 @@ from soundness_trials.nets import boxes, points_of
 from test_guard_mutations import point, rounded_chain
 
 from abscert_plugin.bounds.proof import Proof
+from abscert_plugin.bounds.proof import bends as bounds_bends
 from abscert_plugin.bounds.proof.bends import BentSum
 from abscert_plugin.errors import UnsupportedModelError
 from abscert_plugin.graph.walk import UnsupportedNodeError
@@ -108,6 +109,7 @@ def rounded_down() -> bool:
 
 
 def test_what_functions_read_may_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds_bends, "_MOST_STEPS", 500)  # within fewer, the guard's own room holds what they round
     assert rounded_down()
     monkeypatch.setattr(bends, "_apart", lambda term, entered, like: (np.zeros(1), np.zeros(1)))
     assert not rounded_down()
@@ -127,6 +129,7 @@ def test_sums_that_do_not_rise_are_taken_by_their_terms(monkeypatch: pytest.Monk
 def test_a_guard_rounds_too(monkeypatch: pytest.MonkeyPatch) -> None:
     hold_own_roundings()
     monkeypatch.setattr(bends, "_FEW", -1e9)  # no roundings of its own
+    monkeypatch.setattr(bends.Rising, "around", lambda rising, made, value: made)
     with pytest.raises(AssertionError):
         hold_own_roundings()
 

@@ -181,6 +181,25 @@ def test_ends_are_within_what_is_known_of_their_size(monkeypatch: Patch) -> None
     assert not keeps_to_its_facts()
 
 
+def a_far_sum_keeps_to_its_facts() -> bool:
+    """Return the same of a sum whose ReLUs are 0, and which a guard writes by bends far away."""
+    draft, far = Draft(), 2.0**24
+    twice = draft.node("Mul", "x", draft.constant([[2.0, 2.0]]))
+    first, second = (draft.relu(draft.node("Sub", read, draft.constant([[far, far]]))) for read in (twice, "x"))
+    _, guard = point(draft, draft.node("Sub", first, second), [1.0, 1.0])
+    assert guard.walk.rising
+    try:
+        return bool(list(guard.by_runtimes()))
+    except AssertionError:
+        return False
+
+
+def test_ends_of_sums_are_within_what_is_known_of_their_size(monkeypatch: Patch) -> None:
+    assert a_far_sum_keeps_to_its_facts()
+    monkeypatch.setattr(bends.Rising, "around", lambda rising, made, value: made)
+    assert not a_far_sum_keeps_to_its_facts()
+
+
 def test_ends_that_may_overflow_have_no_guard() -> None:
     """What is 0 for the file may be 35 for its guard, and times 2^132 it is no number, which a minimum passes over."""
     draft = Draft()
