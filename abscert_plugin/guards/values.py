@@ -194,13 +194,18 @@ def kept(value: Enclosure, size: float) -> Enclosure:
     A guard's ends are farther apart than those of a proof, by what the guard rounds itself. Let the ends of what a node
     reads lie within the widened ones. In a chain the file's term meets n roundings, at least one for each of the p
     products of each node; the guard adds no more than 2 (p + 16) + 16 for a node, and gamma(n) + 8 u at its end: less
-    than 255 gamma(n) of the absolute terms M at each node, where ends here grow by 256. A function that is held is
-    widened by a few ulps of what it is computed of, and here by 256 or so.
+    than 255 gamma(n) of the absolute terms M at each node, where ends here grow by 256; and it flushes up to 32 t for
+    each product and, times 4, each number that it reads. A function that is held is widened by a few ulps of what it is
+    computed of, and here by 256 or so.
 
     Args:
         value: what a node gives of widened values.
         size: bound of the absolute terms that a held value is computed of.
     """
     error = value.error()
-    room = torch.full_like(value.magnitude, _HELD * size) if error is None else _CHAINED * error
+    if error is None:
+        room = torch.full_like(value.magnitude, _HELD * size)
+    else:
+        flushed = arithmetic.underflow(4 * _CHAINED) * (value.roundings + 2) * (1 + value.reach.max() * value.gain)
+        room = _CHAINED * error + flushed
     return replace(value, lower=value.lower - room, upper=value.upper + room, magnitude=value.magnitude + room)
