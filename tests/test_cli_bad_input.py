@@ -140,7 +140,7 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--edges", "sparse", "--radius", "0.1", "--cells", "200"], "too few values for 200 cells"),
+        (["--edges", "sparse", "--radius", "0.1", "--cells", "200"], "expected fewer than 200 cells"),
         (["--edges", "quantile", "--cells", "17"], "too few values for 17 cells"),
         (["--data", "mnist"], "--data-dir"),
         (["--network", "alexnet"], "AlexNet"),

@@ -1,5 +1,6 @@
 """`abscert advise`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,22 +19,14 @@ if TYPE_CHECKING:
     from abscert_plugin.training.advise import Advice
 
 _EXAMPLE: Final = "abscert advise --data digits --radius 0.1"
-_COLUMNS: Final = (
-    "cells",
-    "edges",
-    "across %",
-    "log2 mean",
-    "median",
-    "most cells",
-    "room",
-    "shared %",
-    "least error %",
-)
+_COLUMNS: Final = ("cells", "edges", "across %", "log2", "most", "clear", "room", "shared %", "least %")
 _READING: Final = (
     "across: pixels whose ball reaches several cells. log2: of the combinations of cells that a ball reaches, "
-    "for an image. most cells: that the ball of one pixel reaches. room: each cell keeps a value whose ball stays in "
-    "it, 0 and 1 among them. shared: images that share an interval image with a near one of another class. least "
-    "error: of the ball, on these images, whatever the network. A lower bound: more --neighbours may raise both."
+    "for an image, in the mean. most: cells that the ball of one pixel reaches. clear: bits of a pixel that are known "
+    "whatever is chosen within the ball, as a multiple of the bits that are chosen. room: each cell keeps a value "
+    "whose ball stays in it, 0 and 1 among them. shared: images that share an interval image with a near one of "
+    "another class. least: error of the ball, on these images, whatever the network. A lower bound: more --neighbours "
+    "may raise both."
 )
 
 
@@ -122,8 +115,8 @@ def _table(found: "Advice") -> "Table":
             str(row.edges),
             f"{100 * row.straddling:.2f}",
             f"{row.log2_mean:.1f}",
-            f"{row.log2_median:.1f}",
             str(row.most),
+            "" if math.isinf(row.clarity) else f"{row.clarity:.1f}",
             "yes" if row.has_room else "no",
             f"{100 * row.shared:.2f}",
             f"{100 * row.least_error:.2f}",

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Final, final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt, UInt8
 
 from abscert_plugin.claim import Radius
 from abscert_plugin.data.dataset import DataSet
@@ -18,6 +18,7 @@ from abscert_plugin.training.edges import EdgeChoice, grid_of
 MOST_CELLS: Final = 16
 COMPARED: Final = 10_000
 NEIGHBOURS: Final = 5
+CLEAR: Final = 10  # see `advise`
 _BATCH: Final = 1000
 
 
@@ -33,6 +34,9 @@ class AdviceRow:
         straddling: mean share of an image's pixels whose ball reaches more than one cell, 0 to 1.
         log2_mean, log2_median: of how many interval images the ball of an image reaches: mean and median of log2.
         most: the largest number of cells that the ball of one pixel reaches.
+        bits: what a verifier can be sure of about one pixel, in the mean: -log2 of the share of all pixels that lie in
+            the cells its ball reaches.
+        open_bits: what is left open: log2 of how many cells its ball reaches, in the mean over pixels.
         has_room: whether each cell has a stored value whose ball stays in it, and the least and the largest value,
             0 and 1, are such values: background and ink never straddle.
         shared: share of the images compared that share an interval image, within their balls, with one of their
@@ -49,9 +53,18 @@ class AdviceRow:
     log2_mean: float
     log2_median: float
     most: int
+    bits: float
+    open_bits: float
     has_room: bool
     shared: float
     least_error: float
+
+    @property
+    def clarity(self) -> float:
+        """`bits`, as a multiple of the bits that a ball leaves open: log2 of the cells that it reaches, for a pixel."""
+        if self.open_bits > 0:
+            return self.bits / self.open_bits
+        return math.inf if self.bits > 0 else 0.0
 
 
 @final
@@ -97,9 +110,11 @@ def advise(
 ) -> Advice:
     """Return what balls of a radius do on grids of 1 to `most_cells` cells and each kind of edges, and which to take.
 
-    Advised is the largest number of cells of which each has room (`AdviceRow.has_room`), since more cells keep more
-    of the image, and a cell without room makes every pixel in it straddle; of several kinds of edges the one with the
-    least error that is sure, then with the fewest combinations.
+    Advised is a grid of which each cell has room (`AdviceRow.has_room`), since a cell without makes every pixel in it
+    straddle. More cells keep more of the image, and leave more of it to whoever chooses within the ball: advised is
+    what leaves most sure (`AdviceRow.bits`) of the grids that leave at least `CLEAR` times as much sure as open
+    (`AdviceRow.clarity`), and where there is none, the clearest one. The bound is of trial trainings:
+    docs/METHOD.md.
 
     Args:
         data: the training split: cells are chosen on no other.
@@ -172,10 +187,26 @@ def _row(
         log2_mean=float(logs.mean()),
         log2_median=float(np.median(logs)),
         most=int(reached.max()),
+        bits=_bits(grid, counts.sum(axis=0), lowest, highest),
+        open_bits=float(logs.sum() / counts.sum()),
         has_room=len(stays) == grid.cells and not straddles[0] and not straddles[-1],
         shared=len(np.unique(sharing)) / len(images),
         least_error=_disjoint(sharing) / len(images),
     )
+
+
+def _bits(
+    grid: Grid,
+    counts: Float64[np.ndarray, "values"],
+    lowest: UInt[np.ndarray, "values"],
+    highest: UInt[np.ndarray, "values"],
+) -> float:
+    """Return the mean over pixels of -log2 of the share of pixels in the cells from the lowest to the highest."""
+    held = np.bincount(grid.level_cells(len(counts) - 1), counts, grid.cells)
+    below = np.concatenate([[0], np.cumsum(held)])  # of whole numbers: exact
+    reached = below[highest.astype(np.int64) + 1] - below[lowest]
+    seen = counts > 0
+    return float(counts[seen] @ np.log2(counts.sum() / reached[seen]) / counts.sum())
 
 
 def _share(
@@ -248,11 +279,16 @@ def _choice(rows: Sequence[AdviceRow]) -> tuple[AdviceRow | None, str]:
             "no grid of more than one cell has room for balls of this radius: on every one, background or ink "
             "straddles, or every pixel of a cell does; verify a smaller radius, or train on plain images"
         )
-    best = min(fitting, key=lambda row: (-row.cells, row.least_error, row.log2_mean))
+    clear = [row for row in fitting if row.clarity >= CLEAR]
+    best = max(clear, key=lambda row: row.bits) if clear else max(fitting, key=lambda row: row.clarity)
+    why = (
+        f"leave most of a pixel sure, of the grids that leave {CLEAR} times as much sure as open"
+        if clear
+        else f"leave {best.clarity:.1f} times as much of a pixel sure as open, and no grid leaves more"
+    )
     mean = "" if math.isclose(best.log2_mean, best.log2_median, rel_tol=0.1) else f" (median {best.log2_median:.1f})"
     return best, (
-        f"{best.cells} cells with {best.edges} edges are the most of which each keeps values whose ball stays in it, 0 "
-        f"and 1 among them; {100 * best.straddling:.1f} % of pixels straddle, 2^{best.log2_mean:.1f}{mean} "
-        f"combinations an image, and at least {100 * best.least_error:.2f} % of the images compared can be certified "
-        "by no network on them"
+        f"{best.cells} cells with {best.edges} edges {why}; {100 * best.straddling:.1f} % of pixels straddle, "
+        f"2^{best.log2_mean:.1f}{mean} combinations an image, and at least {100 * best.least_error:.2f} % of the "
+        "images compared can be certified by no network on them"
     )

@@ -1,6 +1,8 @@
 """Where the edges between cells lie, chosen from the training images' histogram and the radius."""
 
 from enum import StrEnum
+from fractions import Fraction
+from math import floor
 from typing import Final
 
 import numpy as np
@@ -19,7 +21,8 @@ class EdgeChoice(StrEnum):
 
     `UNIFORM`: cells of one width, as the paper has them.
     `QUANTILE`: the same number of pixels in each cell, not counting pixels at the ends of the range.
-    `SPARSE`: where the fewest pixels lie within the radius of an edge, so that balls reach the fewest cells.
+    `SPARSE`: where the fewest pixels lie within the radius of an edge, so that balls reach the fewest cells; each cell
+        keeps a value whose ball stays in it.
     """
 
     UNIFORM = "uniform"
@@ -37,7 +40,8 @@ def choose_grid(choice: EdgeChoice, cells: int, radius: Radius | None, data: Dat
         data: the training split; the test split has no say.
 
     Raises:
-        ConfigError: if a radius is needed and not given, or the images have too few values for so many cells.
+        ConfigError: if a radius is needed and not given, or the images have too few values for so many cells, or
+            cells have no room for balls of the radius.
         GridError: if the number of cells is out of range.
     """
     if choice is EdgeChoice.UNIFORM or cells == 1:
@@ -63,7 +67,7 @@ def grid_of(choice: EdgeChoice, cells: int, radius: Radius | None, counts: Int64
         return Grid.from_inner_edges(_quantiles(counts, cells).tolist())
     if radius is None:
         raise ConfigError("expected a --radius with --edges sparse: it says how near an edge a pixel may not lie")
-    return Grid.from_inner_edges(_sparse(counts, cells, float(radius.pixel)).tolist())
+    return Grid.from_inner_edges(_sparse(counts, cells, radius.pixel).tolist())
 
 
 def histogram(data: DataSet) -> Int64[np.ndarray, "values"]:
@@ -105,32 +109,37 @@ def _quantiles(counts: Int64[np.ndarray, "values"], cells: int) -> Float64[np.nd
     return (values + 0.5) / levels
 
 
-def _sparse(counts: Int64[np.ndarray, "values"], cells: int, radius: float) -> Float64[np.ndarray, "edges"]:
+def _sparse(counts: Int64[np.ndarray, "values"], cells: int, radius: Fraction) -> Float64[np.ndarray, "edges"]:
     """Return mid-points between stored values, with the fewest pixels within the radius of them in all.
 
-    Edges keep a distance of twice the radius, rounded to stored values, so that hardly any pixel straddles two, or of
-    a cell's mean width if that is less. Dynamic programming over the edges, from left to right.
+    Each cell has room: it keeps a stored value whose ball stays in it, the first cell 0 and the last one 1. Else an
+    edge at the end of the range would be the cheapest one, with few pixels beside it, and tell nothing: every ball
+    that reaches the cell behind it reaches the cell before it too. Dynamic programming over the edges, from left to
+    right.
     """
     levels = len(counts) - 1
-    places = (np.arange(levels) + 0.5) / levels
+    beside = floor(levels * radius + Fraction(1, 2))  # on either side of an edge, stored values within the radius
+    gap = 2 * beside + 1
+    last = levels - 1 - beside  # the highest value that the last edge may lie above; the first one's lowest: beside
+    if last - beside < (cells - 2) * gap:
+        raise ConfigError(
+            f"expected fewer than {cells} cells, or --edges uniform: with --edges sparse each cell keeps a value whose "
+            f"ball of radius {float(radius):g} (pixel) stays in it"
+        )
     total = np.concatenate([[0], np.cumsum(counts)])
-    first = np.searchsorted(np.arange(levels + 1) / levels, places - radius, side="left")
-    last = np.searchsorted(np.arange(levels + 1) / levels, places + radius, side="right")
-    cost = (total[last] - total[first]).astype(np.float64)
-    gap = max(1, round(min(2 * radius, 1 / cells) * levels))
-    if (cells - 2) * gap >= levels:
-        raise ConfigError(f"the images have too few values for {cells} cells; use --edges uniform")
+    places = np.arange(beside, last + 1)
+    cost = (total[places + beside + 1] - total[places + 1 - beside]).astype(np.float64)
     best = cost.copy()  # least cost of k edges of which the last is here
     before: list[np.ndarray] = []
     for _ in range(cells - 2):
         least = np.minimum.accumulate(best)
-        where = np.where(best == least, np.arange(levels), 0)
+        where = np.where(best == least, np.arange(len(places)), 0)
         where = np.maximum.accumulate(where)  # the place of the least value so far
-        reached = np.full(levels, np.inf)
+        reached = np.full(len(places), np.inf)
         reached[gap:] = least[:-gap]
         before.append(np.concatenate([np.zeros(gap, dtype=np.int64), where[:-gap]]))
         best = reached + cost
     chosen = [int(np.argmin(best))]
     for step in reversed(before):
         chosen.append(int(step[chosen[-1]]))
-    return places[chosen[::-1]]
+    return (places[chosen[::-1]] + 0.5) / levels

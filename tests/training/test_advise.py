@@ -14,7 +14,7 @@ from abscert_plugin.claim import Radius
 from abscert_plugin.data import ArraySource, DataSet, Split, load_data
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.grid import Grid
-from abscert_plugin.training.advise import AdviceRow, advise
+from abscert_plugin.training.advise import CLEAR, AdviceRow, advise
 from abscert_plugin.training.edges import EdgeChoice
 
 
@@ -41,6 +41,9 @@ def test_figures_by_hand() -> None:
     assert (one.straddling, one.log2_mean, one.most, one.shared, one.least_error) == (0, 0, 1, 1, 0.5)
     assert (two.straddling, two.log2_mean, two.log2_median, two.most) == (2 / 8, 0.5, 0.5, 2)
     assert two.has_room
+    # half of the pixels lie in either cell: one bit is known of the six whose ball stays, and one open of the others
+    assert (two.bits, two.open_bits, two.clarity) == (6 / 8, 2 / 8, 3)
+    assert (one.bits, one.clarity) == (0, 0)
     # [0, 4] is (low, either) and [5, 10] is (either, high): both may be (low, high); no other pair of classes shares
     assert (two.shared, two.least_error) == (2 / 4, 1 / 4)
     assert found.advised is not None
@@ -67,6 +70,9 @@ def test_pairs_are_those_that_brute_force_finds(images: list[list[int]], cells: 
         return set(grid.cell(near).tolist())
 
     sets = [[set(product(*map(reached, image)))] for image in images]
+    pixels = [value for image in images for value in image]
+    in_cell = grid.level_cells(8).tolist()
+    sure = [np.mean([in_cell[other] in reached(value) for other in pixels]) for value in pixels]
     count = len(images)
     pairs = [
         (one, other)
@@ -75,6 +81,8 @@ def test_pairs_are_those_that_brute_force_finds(images: list[list[int]], cells: 
         if labels[one] != labels[other] and sets[one][0] & sets[other][0]
     ]
     row = uniform(found.rows, cells)
+    assert row.bits == pytest.approx(-np.log2(sure).mean())
+    assert row.open_bits == pytest.approx(np.mean([np.log2(len(reached(value))) for value in pixels]))
     assert row.shared == len({place for pair in pairs for place in pair}) / count
     best = most_disjoint(pairs) / count
     assert row.least_error <= best <= 2 * row.least_error  # what is taken greedily is at least half of the most
@@ -99,9 +107,24 @@ def test_mnist_is_advised_what_trials_found(mnist_dir: Path, radius: str, cells:
     assert uniform(found.rows, cells).most == 2  # at most two combinations a pixel
 
 
+def test_edges_that_tell_nothing_are_not_advised() -> None:
+    # most pixels are 0, and the others lie all over the range but for its upper end, where few straddle an edge
+    images = [[0, 0, 0, 0, value, value + 1, value + 2, 9] for value in range(0, 200, 5)]
+    found = advise(data_of(images, [0, 1] * 20, 255), Radius.parse("2/255"), most_cells=3)
+    assert found.advised is not None
+    sparse, even = (
+        next(row for row in found.rows if row.cells == 3 and row.edges is how)
+        for how in (EdgeChoice.SPARSE, EdgeChoice.UNIFORM)
+    )
+    assert sparse.log2_mean < even.log2_mean
+    assert sparse.bits < even.bits
+    assert found.advised.edges is not EdgeChoice.SPARSE
+
+
 def test_the_command_writes_table_chart_and_json(tmp_path: Path) -> None:
     told = abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100, "--out", tmp_path, "--json").json
-    assert told["advised"]["cells"] == max(row["cells"] for row in told["rows"] if row["has_room"])
+    clear = [row["bits"] for row in told["rows"] if row["has_room"] and row["bits"] >= CLEAR * row["open_bits"]]
+    assert told["advised"]["bits"] == max(clear) > 0
     assert (tmp_path / "advice.svg").read_text().startswith("<svg")
     shown = abscert("advise", "--data", "digits", "--radius", 0.1, "--limit", 100).out
     assert "advice: " in shown
