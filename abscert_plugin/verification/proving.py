@@ -29,7 +29,7 @@ from abscert_plugin.verification.alone import alone
 from abscert_plugin.verification.part_margins import PartMargins
 
 _PROBES: Final = 4
-_MOST_ENTRIES: Final = 2**18  # of all tensors of an input, where linear bounds at a point take less than 0.1 s
+_MOST_ENTRIES: Final = 2**20  # of all tensors of an input, where linear bounds at a point take less than half a second
 _NARROW: Final = 2**10  # entries of a tensor that linear bounds at a point are worth a backward pass each
 _MOST_ROWS: Final = 2**28  # of these, times all entries: some seconds
 _ALL: Final = 2**62
