@@ -8,12 +8,9 @@ import torch
 from tiny_networks import CLASSES, SHAPE, export_tiny, tiny_network
 from torch import nn
 
-from abscert_plugin.artifact.export import export
 from abscert_plugin.artifact.opened import Artifact
 from abscert_plugin.blackbox import Provider
 from abscert_plugin.claim import Verdict
-from abscert_plugin.grid import Grid
-from abscert_plugin.networks import Activation, NetworkConfig
 from abscert_plugin.verification.cell import open_cells
 from abscert_plugin.verification.logits import read_logits
 from abscert_plugin.verification.proving import Prover
@@ -76,13 +73,6 @@ def test_lines_show_what_intervals_lose_of_many_layers(tmp_path: Path) -> None:
     decided = open_cells(artifact, None)[0].decide(artifact.front.images(points), labels, np.arange(len(points)))
     shown = [place for place, one in enumerate(decided) if one.record.verdict == Verdict.CERTIFIED]
     assert set(right[lines > 0]) <= set(shown) <= set(np.flatnonzero(seen > 0))
-
-
-def test_lines_are_tried_at_points_of_the_largest_network_of_table_1(tmp_path: Path) -> None:
-    config = NetworkConfig("dm-large", Activation.RELU, (1, 28, 28), 10)
-    probes = np.zeros((1, 1, 28, 28), dtype=np.float32)
-    deploy = export(config.build(CELLS), config, Grid(CELLS), "none", probes, tmp_path).deploy
-    assert Prover(Artifact.open(deploy, Provider.CPU)).lines_at_points
 
 
 def test_runs_elsewhere_than_on_the_cpu_prove_nothing(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
