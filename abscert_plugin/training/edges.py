@@ -21,8 +21,9 @@ class EdgeChoice(StrEnum):
 
     `UNIFORM`: cells of one width, as the paper has them.
     `QUANTILE`: the same number of pixels in each cell, not counting pixels at the ends of the range.
-    `SPARSE`: where the fewest pixels lie within the radius of an edge, so that balls reach the fewest cells; each cell
-        keeps a value whose ball stays in it.
+    `SPARSE`: where the fewest pixels lie within the radius of an edge, so that balls reach the fewest cells.
+
+    Each cell of `SPARSE` keeps a value whose ball stays in it.
     """
 
     UNIFORM = "uniform"
