@@ -154,7 +154,7 @@ def test_an_epoch_has_the_images_of_its_protocol(plan: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_no_row_twice(tmp_path: Path) -> None:
     draw = random.Random(5)
-    options = ["--out", str(tmp_path), "--rounds", "15", "--steps", "2", "--images", "10"]
+    options = ["--out", str(tmp_path), "--rounds", "8", "--steps", "2", "--images", "10"]
     path = tmp_path / "plan.toml"
     path.write_text(PLAN.replace('"crown-ibp", ', ""))
     command = [sys.executable, "-c", COMMAND, "compare", "times", str(path), *options]
@@ -170,13 +170,13 @@ def test_a_kill_at_any_moment_leaves_no_row_twice(tmp_path: Path) -> None:
         worker.wait()
     whole = rows_of(tmp_path)
     with (folder_of(tmp_path) / ROWS).open("ab") as file:
-        file.write(b'{"round":14,"place":0,"meth')  # what the kill of a slow disk leaves
+        file.write(b'{"round":7,"place":0,"meth')  # what the kill of a slow disk leaves
     assert {row.rounds for row in read_times(tmp_path)} == {len({row["round"] for row in whole})}
     abscert("compare", "times", path, *options)
     rows = rows_of(tmp_path)
     assert rows[: len(whole)] == whole
     assert {path.name for path in folder_of(tmp_path).iterdir()} == {ROWS, SETTING}  # no scratch is left
-    assert Counter(row["round"] for row in rows) == Counter(dict.fromkeys(range(15), 5))
+    assert Counter(row["round"] for row in rows) == Counter(dict.fromkeys(range(8), 5))
     assert max(Counter((row["round"], row["method"], row["kind"]) for row in rows).values()) == 1
 
 
