@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# of the tests: make test WORKERS=0 runs them in one process
-WORKERS ?= auto
+# of the tests: one more than cores, since some wait for processes; make test WORKERS=0 runs them in one process
+WORKERS ?= $$(( $$(nproc 2>/dev/null || echo 2) + 1 ))
 PYTEST := $(BIN)/python -m pytest -q -n $(strip $(WORKERS)) --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
