@@ -1,6 +1,7 @@
 """How far a plan is: a bar with what is at work, done and failed, and under it what the runs at work are at."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, final
 
@@ -11,9 +12,11 @@ from rich.text import Text
 from abscert_plugin.cli.console import LOG
 from abscert_plugin.cli.progress import line_of, new_bar, plain_lines
 from abscert_plugin.errors import RecordError
+from abscert_plugin.report.figures import rough_duration
 from compare.results.stored_run import State, StoredRun
 
 _LINES: Final = 6  # runs that are shown at once: those that got on last
+_LONG: Final = 60.0  # seconds; what goes on for longer is shown with its time: a log says something new
 
 
 @final
@@ -22,13 +25,15 @@ class PlanProgress:
 
     Args:
         total: how many runs it has.
+        clock: tells the time, in seconds.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._bar = new_bar()
         self._task = self._bar.add_task("runs", total=total, note="")
         self._ended = dict.fromkeys((State.DONE, State.FAILED), 0)
-        self._at_work: dict[str, str] = {}  # what each run is at, by its key; the newest last
+        self._at_work: dict[str, tuple[str, float]] = {}  # what each run is at, and since when; the newest last
 
     def on_end(self, stored: StoredRun) -> None:
         """Say how a run has ended."""
@@ -41,8 +46,9 @@ class PlanProgress:
     def on_progress(self, at_work: Sequence[StoredRun]) -> None:
         """Show what the runs at work are at."""
         notes = {stored.run.key: _note(stored) for stored in at_work}
-        unchanged = {key: note for key, note in self._at_work.items() if notes.get(key) == note}
-        self._at_work = unchanged | {key: note for key, note in notes.items() if key not in unchanged}
+        now = self._clock()
+        unchanged = {key: since for key, since in self._at_work.items() if notes.get(key) == since[0]}
+        self._at_work = unchanged | {key: (note, now) for key, note in notes.items() if key not in unchanged}
         self._bar.update(self._task, note=self.counts)
 
     @property
@@ -61,10 +67,14 @@ class PlanProgress:
 
     @property
     def _newest(self) -> list[str]:
-        newest = list(reversed(self._at_work.values()))
+        newest = [self._line(*note) for note in reversed(self._at_work.values())]
         if len(newest) <= _LINES:
             return newest
         return [*newest[: _LINES - 1], f"and {len(newest) - _LINES + 1} more"]
+
+    def _line(self, note: str, since: float) -> str:
+        seconds = self._clock() - since
+        return note if seconds < _LONG else f"{note}, for {rough_duration(seconds)} now"
 
 
 @contextmanager

@@ -61,6 +61,22 @@ def test_the_run_that_got_on_last_is_shown_first(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_that_does_not_get_on_is_shown_with_its_time(tmp_path: Path) -> None:
+    slow, quick = places = [place(tmp_path, seed) for seed in (0, 1)]
+    now = 0.0
+    progress = PlanProgress(2, clock=lambda: now)
+    progress.on_progress(places)
+    now = 200.0
+    train(quick, 1)
+    progress.on_progress(places)
+    now = 230.0
+    progress.on_progress(places)
+    assert [line.strip() for line in progress.lines[1:]] == [
+        f"{quick.run.title}: epoch 1 done",
+        f"{slow.run.title}: training, for 4 min now",
+    ]
+
+
 def test_runs_that_end_are_counted_and_no_longer_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad, still = places = [place(tmp_path, seed) for seed in range(3)]
     progress = PlanProgress(3)
