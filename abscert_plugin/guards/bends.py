@@ -141,44 +141,70 @@ def _computed_of(step: Step, values: Mapping[str, Enclosure], made: Enclosure) -
     return size + 1 + read  # errors of smooth functions are of 1, or of what they read
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A term of a sum, as slope * x + offset and a ReLU for each bend, with M for the size of x.
+
+    Args:
+        slope, offset: of the straight part.
+        bends: factor, rate and shift of each ReLU.
+        heights: |factor| of each bend that is a ReLU of the file, 0 of others.
+        apart: a and b, of a M + b: how far what the file computes may lie from what the ideal line gives.
+        size: the same of the size of the term, beside its ReLUs.
+    """
+
+    slope: Array
+    offset: Array
+    bends: tuple[_Bend, ...]
+    heights: tuple[Array, ...]
+    apart: tuple[Array, Array]
+    size: tuple[Array, Array]
+
+
 def _rising(step: BentSum, facts: Mapping[str, Fact], shape: Sequence[int]) -> Rising | None:
     """Return what a guard writes for a sum; None where it does not rise, or may be too large."""
-    slope, offset, bends, heights = np.zeros(1), np.zeros(1), list[_Bend](), list[Array]()
-    share, rest, size_share, size_rest = (np.zeros((1, *shape)) for _ in range(4))
     top, like = facts[step.source].top, torch.zeros((1, *shape), dtype=torch.float64)
-    for term in step.terms:
-        factor, rate, shift = (np.atleast_1d(of.numpy()) for of in (term.factor, term.line.slope, term.line.offset))
-        straight, constant, bent = _pieces(term)
-        slope = slope + factor * straight * rate
-        offset = offset + factor * (straight * shift + constant)
-        bends += [(factor * height, rate, shift - kink) for kink, height in bent]
-        if term.function is not None and term.read is not None:
-            off, fixed = _apart(term, facts[term.read], like)
-            share, rest = share + np.abs(factor * rate) * off, rest + np.abs(factor) * fixed
-        is_ramp = isinstance(term.function, Ramp)
-        heights += [np.abs(factor) * is_ramp for _ in bent]
-        if not is_ramp:
-            none, one = _sizes(term, like)
-            size_share = size_share + np.abs(factor * rate) * (one - none)
-            size_rest = size_rest + np.abs(factor) * (none + (one - none) * term.line.size.numpy())
-    constants = (slope, offset, *(of for bend in bends for of in bend))
-    steepness, scale = np.abs(slope) + 0 * share, 1 + np.abs(slope) + np.abs(offset) + 0 * share
+    parts = [_part(term, facts, like) for term in step.terms]
+    none, zero = np.zeros((1, *shape)), np.zeros(1)
+    slope, offset = sum((part.slope for part in parts), zero), sum((part.offset for part in parts), zero)
+    share, rest = (sum((part.apart[place] for part in parts), none) for place in (0, 1))
+    size_share, size_rest = (sum((part.size[place] for part in parts), none) * layers.OUTWARD for place in (0, 1))
+    bends = [bend for part in parts for bend in part.bends]
+    steepness = sum((np.abs(factor * rate) for factor, rate, _ in bends), start=np.abs(slope) + none)
+    scale = 1 + np.abs(slope) + np.abs(offset) + none
     for factor, rate, shift in bends:
-        steepness = steepness + np.abs(factor * rate)
         scale = scale + (1 + np.abs(factor)) * (1 + np.abs(rate) + np.abs(shift))
     own = 4 * arithmetic.gamma(_FEW + 2 * len(bends))  # 4, as the ends of x may lie a little beyond its size
     fixed = np.abs(offset) + step.size(like).numpy() * (1 + len(bends)) * _FLAT  # of float64, that made the constants
-    for factor, _, shift in bends:
-        fixed = fixed + np.abs(factor * shift)
+    fixed = sum((np.abs(factor * shift) for factor, _, shift in bends), start=fixed)
     rest = rest + own * fixed + 4 * _FLAT * steepness * top + arithmetic.underflow(64.0) * scale * (1 + top)
     share, rest = (share + own * steepness) * layers.OUTWARD, rest * layers.OUTWARD
+    constants = (slope, offset, *(of for bend in bends for of in bend))
     moderate = (steepness * top, scale * (1 + top), share, rest, *constants)
     if not all(bool((np.abs(of) < _MOST).all()) for of in moderate):  # nor is NaN
         return None
     if not _rises(slope, bends, steepness, top):
         return None
-    sizes = size_share * layers.OUTWARD, size_rest * layers.OUTWARD
-    return Rising(slope, offset, tuple(bends), share, rest, *sizes, tuple(heights), step.source)
+    heights = tuple(height for part in parts for height in part.heights)
+    return Rising(slope, offset, tuple(bends), share, rest, size_share, size_rest, heights, step.source)
+
+
+def _part(term: Term, facts: Mapping[str, Fact], like: torch.Tensor) -> _Part:
+    factor, rate, shift = (np.atleast_1d(of.numpy()) for of in (term.factor, term.line.slope, term.line.offset))
+    straight, constant, bent = _pieces(term)
+    bends = tuple((factor * height, rate, shift - kink) for kink, height in bent)
+    apart = size = (np.zeros(1), np.zeros(1))
+    if term.function is not None and term.read is not None:
+        off, fixed = _apart(term, facts[term.read], like)
+        apart = np.abs(factor * rate) * off, np.abs(factor) * fixed
+    is_ramp = isinstance(term.function, Ramp)
+    if not is_ramp:
+        none, one = _sizes(term, like)
+        grown = one - none
+        size = np.abs(factor * rate) * grown, np.abs(factor) * (none + grown * term.line.size.numpy())
+    heights = tuple(np.abs(factor) * is_ramp for _ in bent)
+    return _Part(factor * straight * rate, factor * (straight * shift + constant), bends, heights, apart, size)
 
 
 def _apart(term: Term, entered: Fact, like: torch.Tensor) -> tuple[Array, Array]:
