@@ -140,10 +140,9 @@ class Tightening:
         if name not in self._windows:
             self._windows[name] = windows_of(self._before[name], name, self._source, self._shapes)
         windows, value = self._windows[name], values[name]
-        if windows is None:
+        bounds = None if windows is None else _by_windows(windows, values, is_open.reshape(value.lower.shape), until)
+        if bounds is None:
             bounds = self._bounds_of(name, values, is_open, until, self._before[name] if steps is None else steps)
-        else:
-            bounds = _by_windows(windows, values, is_open.reshape(value.lower.shape).flatten(2), until)
         lower, upper = (bound.reshape(value.lower.shape) for bound in bounds)
         closer = replace(value, lower=torch.maximum(value.lower, lower), upper=torch.minimum(value.upper, -upper))
         return closer.checked()
@@ -178,13 +177,22 @@ class Tightening:
 
 
 def _by_windows(
-    windows: Windows, values: Mapping[str, Enclosure], is_open: Bool[Tensor, "batch channels place"], until: float
-) -> Tensor:
-    """Return such bounds, and those of more entries, by passes over windows."""
-    found = torch.full((2, *is_open.shape), -torch.inf, dtype=torch.float64)
-    for image in is_open.flatten(1).any(1).nonzero().flatten().tolist():
+    windows: Windows,
+    values: Mapping[str, Enclosure],
+    is_open: Bool[Tensor, "batch channels height width"],
+    until: float,
+) -> Tensor | None:
+    """Return such bounds, and those of more entries, by passes over windows; None where whole images take less."""
+    asked = [open_places(one.flatten(1)) for one in is_open]
+    most = int(is_open.flatten(1).sum(1).max())
+    if not windows.are_worth(sum(channels.numel() for _, channels in asked), len(asked) * most):
+        return None
+    found = torch.full((2, *is_open.flatten(2).shape), -torch.inf, dtype=torch.float64)
+    for image, (places, channels) in enumerate(asked):
+        if not len(places):
+            continue
         one = windows.taken(values, image)
-        lines, (places, channels) = windows.lines(one), open_places(is_open[image])
+        lines = windows.lines(one)
         chunk = max(1, _ENTRIES // (2 * channels.shape[1] * windows.largest))
         for start in range(0, len(places), chunk):
             _need_time(until)

@@ -3,7 +3,8 @@
 An entry behind convolutions depends on a window of each tensor before it. Rows over one entry are 0 outside of these
 windows, so a pass over them gives the same bound: `Descent` runs as it is, with a place of the image in place of an
 image of the batch, and channels for rows. What a window has beyond the border of its tensor is no value: rows are set
-to 0 there (`_Inside`), as a convolution's padding is no value either.
+to 0 there (`_Part`), as a convolution's padding is no value either. Where two steps read a tensor, as around a residual
+block, its window holds those of both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,8 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Convolution, InSingle, Scale
 from abscert_plugin.bounds.proof.nonlinear import Activation
 
-_INSIDE: Final = "\0inside"
-_WORTH: Final = 0.5  # windows with a larger share of all entries are not worth their overhead
+_PART: Final = "\0part"
+_WORTH: Final = 0.5  # of the entries of rows over whole images: with more, windows are not worth their overhead
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -55,6 +56,15 @@ class Window:
         sizes = [(size - 1) * stride + span for (_, _, size, stride, _), span in zip(axes, spans, strict=True)]
         return Window((steps[0], steps[1]), (pads[0], pads[1]), (sizes[0], sizes[1]))
 
+    def joined(self, other: "Window") -> "Window | None":
+        """Return the windows that hold those of two steps; None where these do not stay at one distance."""
+        if self.step != other.step:
+            return None
+        pads = [max(pair) for pair in zip(self.pad, other.pad, strict=True)]
+        behind = [[size - pad for size, pad in zip(one.size, one.pad, strict=True)] for one in (self, other)]
+        sizes = [pad + max(ends) for pad, *ends in zip(pads, *behind, strict=True)]
+        return Window(self.step, (pads[0], pads[1]), (sizes[0], sizes[1]))
+
     def of(self, values: Tensor, count: Pair, places: Int64[Tensor, "place"]) -> Tensor:
         """Return the windows of a tensor, [channels, *size], at some places, [place, channels, *size], 0 outside."""
         behind = [
@@ -68,20 +78,34 @@ class Window:
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Inside(Unary):
-    """A value as it is, in windows of which a part may lie outside of its tensor."""
+class _Part(Unary):
+    """The part of a window that a step reads.
+
+    Args:
+        output: name of what it gives.
+        input: name of the window.
+        before: how many rows and columns of the window lie before the part.
+        size: of the part.
+        mask: 0 at what lies outside of the tensor, and else 1; None where no row is other than 0 there.
+    """
 
     output: str
     input: str
-    mask: Tensor
+    before: Pair
+    size: Pair
+    mask: Tensor | None
 
     @override
     def forward(self, values: Mapping[str, Enclosure]) -> Enclosure:
-        return values[self.input]
+        (top, left), (height, width) = self.before, self.size
+        return values[self.input].moved(lambda entries: entries[:, :, top : top + height, left : left + width])
 
     @override
     def backward(self, rows: Tensor, descent: Descent) -> None:
-        descent.send(self.input, rows * self.mask)
+        rows = rows if self.mask is None else rows * self.mask
+        (top, left), whole = self.before, descent.values[self.input].lower.shape[2:]
+        below, right = whole[0] - top - self.size[0], whole[1] - left - self.size[1]
+        descent.send(self.input, functional.pad(rows, (left, right, top, below)))
 
 
 @final
@@ -89,8 +113,8 @@ class Windows:
     """The steps before a tensor, over windows.
 
     Args:
-        steps: a chain from the source to the tensor, with convolutions over two axes as in `windows_of`.
-        windows: of each tensor of it, by name.
+        steps: those from the source to the tensor, as in `windows_of`, and which windows of its inputs each reads.
+        windows: of each tensor, by name.
         shapes: of these tensors, without the batch.
 
     Attributes:
@@ -99,16 +123,26 @@ class Windows:
     """
 
     def __init__(
-        self, steps: Sequence[Step], windows: Mapping[str, Window], shapes: Mapping[str, tuple[int, ...]]
+        self,
+        steps: Sequence[tuple[Step, Window]],
+        windows: Mapping[str, Window],
+        shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._steps, self._windows = steps, windows
-        self._source, self._name = steps[0].inputs[0], steps[-1].output
+        self._source, self._name = steps[0][0].inputs[0], steps[-1][0].output
         sizes = [shapes[name][0] * window.size[0] * window.size[1] for name, window in windows.items()]
         self.largest = max(sizes)
         self.share = sum(sizes) / sum(prod(shapes[name]) for name in windows)
 
+    def are_worth(self, rows: int, whole: int) -> bool:
+        """Return whether so many rows over windows take less than others over whole images.
+
+        A window has rows for as many entries at each place as are open at the one that has most.
+        """
+        return self.share * rows <= _WORTH * whole
+
     def taken(self, values: Mapping[str, Enclosure], image: int) -> dict[str, Enclosure]:
-        """Return what is known of one image, of the tensors of the chain."""
+        """Return what is known of one image, of the tensors of these steps."""
         return {name: values[name].take(torch.tensor([image])) for name in self._windows}
 
     def lines(self, values: Mapping[str, Enclosure]) -> dict[str, Lines]:
@@ -116,7 +150,7 @@ class Windows:
         descent = Descent(values, {})
         return {
             step.output: descent.lines(step.output, step.input, step.function, step.kind.tiny)
-            for step in self._steps
+            for step, _ in self._steps
             if isinstance(step, Activation)
         }
 
@@ -137,36 +171,41 @@ class Windows:
         """
         outputs, *count = values[self._name].lower.shape[1:]
 
-        def cut(name: str, tensor: Tensor) -> Tensor:
-            return self._windows[name].of(tensor[0], (count[0], count[1]), places)
+        def cut(window: Window, tensor: Tensor) -> Tensor:
+            return window.of(tensor[0], (count[0], count[1]), places)
 
-        here = {}
-        for name in self._windows:
-            value = values[name].moved(partial(cut, name))
+        def enclosed(name: str, window: Window) -> Enclosure:
+            value = values[name].moved(partial(cut, window))
             underflow, reach = (part.expand(len(places)) for part in (value.underflow, value.reach))
-            here[name] = replace(value, underflow=underflow, reach=reach)
+            return replace(value, underflow=underflow, reach=reach)
+
+        here = {name: enclosed(name, window) for name, window in self._windows.items()}
         kept = {}
         steps: list[Step] = []
-        for step in self._steps:
+        for step, read in self._steps:
             if isinstance(step, Activation):
                 like = values[step.input].lower
-                below, above, low, high = (cut(step.input, line.expand_as(like)) for line in lines[step.output])
+                below, above, low, high = (cut(read, line.expand_as(like)) for line in lines[step.output])
                 kept[step.output] = below, above, low, high
-            if isinstance(step, Affine) and not isinstance(step.map, Scale):
-                inside = step.input + _INSIDE
-                mask = torch.ones_like(values[step.input].lower[:, :1])
-                steps.append(_Inside(inside, step.input, cut(step.input, mask).unsqueeze(1)))
-                here[inside] = here[step.input]
-                steps.append(replace(step, input=inside))
-            else:
-                steps.append(step)
+            is_padded = isinstance(step, Affine) and not isinstance(step.map, Scale)
+            names = {}
+            for name in set(step.inputs):
+                whole = self._windows[name]
+                if not is_padded and whole == read:
+                    continue
+                names[name] = f"{step.output}{_PART}{name}"
+                mask = cut(read, torch.ones_like(values[name].lower[:, :1])).unsqueeze(1) if is_padded else None
+                before = whole.pad[0] - read.pad[0], whole.pad[1] - read.pad[1]
+                steps.append(_Part(names[name], name, before, read.size, mask))
+                here[names[name]] = enclosed(name, read)
+            steps.append(_reading(step, names))
         rows = torch.zeros((*channels.shape, outputs), dtype=torch.float64).scatter_(2, channels.unsqueeze(2), 1.0)
         both = torch.cat([rows, -rows], 1).reshape(len(places), -1, outputs, 1, 1)
         return Descent(here, {}, kept=kept).run_ideal(steps, self._name, both, {self._source})
 
 
 def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[str, tuple[int, ...]]) -> Windows | None:
-    """Return the windows of a tensor behind convolutions over two axes, steps entry by entry, and nothing else.
+    """Return the windows of a tensor behind convolutions over two axes, sums, steps entry by entry, and nothing else.
 
     None where there is something else, or where windows are not much smaller than their tensors.
 
@@ -177,30 +216,43 @@ def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[st
         shapes: of all tensors, without the batch.
     """
     windows = {name: Window()}
-    made: list[Step] = []
+    made: list[tuple[Step, Window]] = []
     for step in reversed(steps):
-        read = step.inputs[0]
-        if step.output not in windows or read in windows or {len(shapes[step.output]), len(shapes[read])} != {3}:
+        if step.output not in windows or {len(shapes[each]) for each in (step.output, *step.inputs)} != {3}:
             return None
-        window = windows[step.output]
+        read = windows[step.output]
         if isinstance(step, Affine):
             whole = _without_padding(step)
             if whole is None:
                 return None
             step, exact = whole
             if exact is not None:
-                window = window.before(exact.options, exact.weights.center.shape[2:])
+                read = read.before(exact.options, exact.weights.center.shape[2:])
         elif not (
             isinstance(step, Activation)
             or (isinstance(step, Shift) and _is_even(step.bias))
-            or (isinstance(step, Join) and step.first == step.second)  # as our own files double a pixel
+            or (isinstance(step, Join) and shapes[step.first] == shapes[step.second])
         ):
             return None
-        windows[read] = window
-        made.append(step)
-    is_whole = bool(made) and made[-1].inputs[0] == source and len(windows) == len(made) + 1
+        for each in step.inputs:
+            joined = windows.get(each, read).joined(read)
+            if joined is None:
+                return None
+            windows[each] = joined
+        made.append((step, read))
+    is_whole = bool(made) and set(windows) == {source, *(step.output for step, _ in made)}
     found = Windows(made[::-1], windows, shapes) if is_whole else None
     return found if found is not None and found.share <= _WORTH else None
+
+
+def _reading(step: Step, names: Mapping[str, str]) -> Step:
+    """Return a step that reads other tensors, by the names of those that it reads."""
+    if isinstance(step, Join):
+        first, second = (names.get(name, name) for name in step.inputs)
+        return replace(step, first=first, second=second)
+    if isinstance(step, Affine | Activation | Shift):
+        return replace(step, input=names.get(step.input, step.input))
+    return step
 
 
 def _without_padding(step: Affine) -> tuple[Affine, Convolution | None] | None:
