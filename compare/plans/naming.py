@@ -17,6 +17,7 @@ _PARTS: Final[Mapping[str, Callable[[Run], str]]] = MappingProxyType(
         "learning_rate": lambda run: "" if run.learning_rate is None else f"rate {run.learning_rate:g}",
         "timeout": lambda run: f"{run.timeout:g} s an image",
         "solver": lambda run: "" if run.solver is None else f"solver {run.solver}",
+        "arithmetic": lambda run: "" if run.arithmetic is None else f"for {run.arithmetic}",
         "limit": lambda run: "" if run.limit is None else f"first {run.limit:,} images",
         "ball_limit": lambda run: "" if run.ball_limit is None else f"balls of the first {run.ball_limit:,} images",
     }

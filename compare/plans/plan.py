@@ -10,7 +10,7 @@ from typing import Final, final
 import msgspec
 
 from abscert_plugin.choices import expected_one_of
-from abscert_plugin.claim import Claim, Radius, RadiusScale
+from abscert_plugin.claim import Arithmetic, Claim, Radius, RadiusScale
 from abscert_plugin.errors import ConfigError
 from abscert_plugin.files import read_text
 from abscert_plugin.wording import plain_words
@@ -50,6 +50,7 @@ class RunGrid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     limit: int | None = None
     ball_limit: int | None = None
     image_size: int | None = None
+    arithmetic: Arithmetic | None = None
     beyond: bool = False
 
 
@@ -169,6 +170,7 @@ def _expanded(part: RunGrid, protocol: str) -> list[Run]:
                     limit=part.limit,
                     ball_limit=part.ball_limit,
                     image_size=part.image_size,
+                    arithmetic=part.arithmetic,
                     protocol=protocol,
                 )
             )

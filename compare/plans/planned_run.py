@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias, final
 
 import msgspec
 
-from abscert_plugin.claim import Claim, Radius, RadiusScale
+from abscert_plugin.claim import Arithmetic, Claim, Radius, RadiusScale
 from abscert_plugin.records import digest_of
 
 _KEY_LENGTH: Final = 16
@@ -55,6 +55,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         limit: only the first so many test images; None takes all.
         ball_limit: the same for the claim `ball` alone.
         image_size: side to resize the images of a folder to; None keeps them.
+        arithmetic: what verdicts are to hold for; None: any order where the graph can be read, else this runtime.
         protocol: one of `PROTOCOLS`.
     """
 
@@ -77,6 +78,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     limit: int | None = None
     ball_limit: int | None = None
     image_size: int | None = None
+    arithmetic: Arithmetic | None = None
     protocol: str = "sound"
 
     @property

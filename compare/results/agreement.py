@@ -50,8 +50,10 @@ def need_own_rows(run: Run, asked: Question, folder: Path, info: RunInfo, rows: 
     """Raise RecordError unless a verification is of what its run asks: claim, radius, images, cells and training."""
     data, model = info.data or {}, info.model or {}
     trained = facts_of(str(model.get("training")))
+    held = {} if run.arithmetic is None else {"arithmetic": str(run.arithmetic)}
     _need_alike(
         {
+            **held,
             "claim": str(asked.claim),
             **(asked.radius.as_options() if asked.radius is not None else {"radius": None, "radius_scale": None}),
             "data": run.data,
@@ -61,7 +63,7 @@ def need_own_rows(run: Run, asked: Question, folder: Path, info: RunInfo, rows: 
             "cells": run.cells,
         },
         {
-            **{name: info.configuration.get(name) for name in ("claim", "radius", "radius_scale")},
+            **{name: info.configuration.get(name) for name in ("claim", "radius", "radius_scale", *held)},
             "data": data.get("name"),
             "split": data.get("split"),
             **{name: trained.get(name) for name in ("method", "seed")},

@@ -66,13 +66,13 @@ def ball_search(run: Run, artifact: Artifact, images: DataSet, radius: Radius) -
     if run.solver is not None:
         return open_solver(run.solver, BallQuestion(artifact, images, ball, budget))[0]
     choice = network_choice(images.shape, artifact.path.parent)
-    return open_verifier(BallQuestion(artifact, images, ball, budget, choice))[0]
+    return open_verifier(BallQuestion(artifact, images, ball, budget, choice, run.arithmetic))[0]
 
 
-def cell_decider(artifact: Artifact) -> Decider:
-    """Return what decides the claim `cell`: in any order of the sums, but for networks of large images."""
+def cell_decider(run: Run, artifact: Artifact) -> Decider:
+    """Return what decides the claim `cell`: in any order of the sums, but where the run says, or images are large."""
     is_closed = math.prod(artifact.metadata.image_shape) > _LARGEST_OPENED
-    return open_cells(artifact, Arithmetic.THIS_RUNTIME if is_closed else None)[0]
+    return open_cells(artifact, Arithmetic.THIS_RUNTIME if is_closed else run.arithmetic)[0]
 
 
 def network_choice(image_shape: tuple[int, ...], training: Path) -> NetworkChoice:

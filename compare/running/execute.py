@@ -48,7 +48,8 @@ def execute(
     test = load_data(run.data, Split.TEST, data_dir, run.image_size)
     for name, asked in run.questions.items():
         images = test.first(asked.limit)
-        decider = cell_decider(artifact) if asked.radius is None else ball_search(run, artifact, images, asked.radius)
+        radius = asked.radius
+        decider = cell_decider(run, artifact) if radius is None else ball_search(run, artifact, images, radius)
         at_once = decided_at_once(asked.claim, run.timeout)
         Verification(artifact, images, at_once, decider).run(folder / name, on_images)
     write_json(folder / DONE, {"key": run.key, "seconds": time.perf_counter() - began})

@@ -13,6 +13,7 @@ import pytest
 from command_line import abscert, refused
 from stored_records import RUN, store
 
+from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import RecordError
 from abscert_plugin.records import read_records, write_records
 from compare.page.curve_plot import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, plots
@@ -146,6 +147,7 @@ def test_settings_have_charts_of_their_own(tmp_path: Path) -> None:
         ("timeout", 2.0, "2 s an image"),
         ("limit", 1000, "first 1,000 images"),
         ("ball_limit", 10, "first 10 images"),
+        ("arithmetic", Arithmetic.THIS_RUNTIME, "for this-runtime"),
         ("cells", 2, "2 cells"),
         ("options", {"fast": "false"}, "fast=false"),
         ("method", "sabr", "sabr"),
@@ -164,6 +166,7 @@ def test_seed_and_what_is_verified_make_no_other_way_to_train() -> None:
     assert variant(other) == variant(IBP)
     known = {"method", "cells", "options", "radius", "epochs", "batch_size", "learning_rate", "timeout", "limit"}
     known |= {
+        "arithmetic",
         "ball_limit",
         "seed",
         "certify",

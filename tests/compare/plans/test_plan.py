@@ -77,6 +77,7 @@ def test_a_plan_is_every_combination_once(tmp_path: Path) -> None:
         ("limit", 10),
         ("ball_limit", 10),
         ("image_size", 64),
+        ("arithmetic", "this-runtime"),
         ("protocol", "paper"),
     ],
 )

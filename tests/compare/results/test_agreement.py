@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from stored_records import RUN, store
 
+from abscert_plugin.claim import Arithmetic
 from abscert_plugin.errors import RecordError
 from compare.results.verified_run import verified_runs
 
@@ -95,6 +96,15 @@ def test_a_run_whose_files_disagree_is_refused(edit: Edit, reason: str, tmp_path
 def test_more_images_than_the_run_is_of_are_refused(tmp_path: Path) -> None:
     store(tmp_path, msgspec.structs.replace(IBP, ball_limit=100), {"ball": 20})
     with pytest.raises(RecordError, match="200 images, expected 100 as its run says"):
+        verified_runs(tmp_path)
+
+
+def test_verdicts_that_hold_for_less_than_the_run_asks_are_refused(tmp_path: Path) -> None:
+    folder = store(tmp_path, msgspec.structs.replace(IBP, arithmetic=Arithmetic.ANY_ORDER), {"ball": 20})
+    of_run(BALL, "configuration", "arithmetic", value="any-order")(folder)
+    assert len(verified_runs(tmp_path)[0]) == 1
+    of_run(BALL, "configuration", "arithmetic", value="this-runtime")(folder)
+    with pytest.raises(RecordError, match="arithmetic: expected 'any-order', got 'this-runtime'"):
         verified_runs(tmp_path)
 
 

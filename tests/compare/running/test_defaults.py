@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from abscert_plugin.claim import Verdict
 from abscert_plugin.plugins import Registry
 from abscert_plugin.records import RunInfo, read_records
 from abscert_plugin.training.loop import SilentObserver
@@ -65,3 +66,15 @@ def test_a_plan_chooses_its_solver(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(rows) == 5
     assert {row.method for row in rows} <= {"forward", "idle"}
     assert any("too tired" in row.reason for row in rows)
+
+
+@pytest.mark.parametrize("asked", ["this-runtime", "any-order"])
+def test_a_plan_chooses_what_verdicts_hold_for(asked: str, tmp_path: Path) -> None:
+    claims = PLAN.replace('"ibp"', '"abstrain"') + f'cells = [3]\nclaims = ["cell", "ball"]\narithmetic = "{asked}"\n'
+    (tmp_path / "plan.toml").write_text(claims)
+    (run,) = read_plan(str(tmp_path / "plan.toml")).runs()
+    execute(run, tmp_path / run.key, None, SilentObserver(), lambda _: None)
+    for folder in ("verify-cell", "verify-ball-0.05"):
+        assert RunInfo.read(tmp_path / run.key / folder / "run.json").configuration["arithmetic"] == asked
+    rows = read_records(tmp_path / run.key / "verify-cell/records.jsonl")
+    assert {row.arithmetic for row in rows if row.verdict == Verdict.CERTIFIED} == {asked}
