@@ -13,6 +13,7 @@ from compare.tables.error_table import LINE, NOT_RUN, Table
 LONGEST = 160
 TEXT = 140
 GAINS: Final = ("Impr. ", "SpeedUp ")
+_TIME: Final = ", Time"  # of a network whose error stands before it
 _ESTIMATED: Final = re.compile(rf"{NOT_RUN}: (\S+ \w+) by estimate")
 _UP_TO_ALL: Final = re.compile(r" to 100\.00$")  # of an interval of per cents
 _SHORT = (  # headings; the notes say that radii are on the pixel scale, with the training scale in brackets
@@ -27,8 +28,8 @@ _SHORT = (  # headings; the notes say that radii are on the pixel scale, with th
 def narrow(table: Table) -> str:
     """Return a table and its notes as Markdown: what is the same in every row stands above it.
 
-    What a gain is made of says already that it was not run. A table that is too wide comes in parts, by data set and
-    network.
+    What a gain is made of, or a time is of, says already that it was not run. A table that is too wide comes in parts,
+    by data set and network.
     """
     lines = _lines(table, table.title)
     if max(map(len, lines[2:])) > LONGEST:
@@ -63,7 +64,7 @@ def _parts(table: Table) -> Iterator[Table]:
 
 
 def _said(column: str, text: str) -> str:
-    if column.startswith(GAINS) and text == NOT_RUN:
+    if (column.startswith(GAINS) and text == NOT_RUN) or (column.endswith(_TIME) and text.startswith(NOT_RUN)):
         return ""
     return _UP_TO_ALL.sub(" to 100", _ESTIMATED.sub(rf"{NOT_RUN}, \1", text))
 
@@ -102,6 +103,8 @@ def _row(cells: Sequence[str]) -> str:
 def _heading(text: str) -> str:
     if text.startswith(GAINS):  # it stands behind the method's own column
         return text.split(" ")[0]
+    if text.endswith(_TIME):
+        return _TIME.removeprefix(", ")
     for long, short in _SHORT:
         text = text.replace(long, short)
     return text
