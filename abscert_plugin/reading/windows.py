@@ -11,14 +11,14 @@ from torch import Tensor
 from abscert_plugin.graph.operands import SAME, Window
 from abscert_plugin.graph.walk import need
 from abscert_plugin.reading.building import Computed, Function, View
-from abscert_plugin.reading.sliding import CONVOLUTIONS, MAX_POOLS, RANKS, TRANSPOSED, padder
+from abscert_plugin.reading.sliding import CONVOLUTIONS, MAX_POOLS, RANKS, TRANSPOSED, Padding
 
 _LEAST_SUM: Final = 1e-30  # of powers: at 0 the slope of a root is infinite
 
 
 def _convolution(view: View) -> Computed:
     window, groups = view.window(view.array(1).shape[2:], RANKS), int(view.attribute("group", 1))
-    pad, run = padder(window.begins, window.ends), CONVOLUTIONS[len(window.kernel) - 1]
+    pad, run = Padding(window.begins, window.ends), CONVOLUTIONS[len(window.kernel) - 1]
 
     def convolved(values: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
         one = bias[0] if bias else None
@@ -37,7 +37,7 @@ def _transposed_convolution(view: View) -> Computed:
         for size, step, side, apart, extra in zip(sizes, stride, kernel, dilation, more, strict=True)
     ]
     begins, ends = _cut(view, sizes, stride, full)
-    cut = padder([-pad for pad in begins], [extra - pad for extra, pad in zip(more, ends, strict=True)])
+    cut = Padding([-pad for pad in begins], [extra - pad for extra, pad in zip(more, ends, strict=True)])
 
     def convolved(values: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
         run = TRANSPOSED[rank - 1]
@@ -63,7 +63,7 @@ def _cut(view: View, sizes: Sequence[int], stride: Sequence[int], full: Sequence
 def _max_pool(view: View) -> Computed:
     need(len([name for name in view.node.outputs if name]) == 1, "expected no indices")
     window = view.pool(RANKS)
-    pad, run = padder(window.begins, window.ends, -torch.inf), MAX_POOLS[len(window.kernel) - 1]
+    pad, run = Padding(window.begins, window.ends, -torch.inf), MAX_POOLS[len(window.kernel) - 1]
     return Computed((lambda values: run(pad(values), window.kernel, window.stride, dilation=window.dilation),))
 
 
@@ -92,7 +92,7 @@ def _root_of_powers(view: View, summed: Function) -> Computed:
 
 def _window_sums(window: Window) -> Function:
     """Return what sums the entries of each window, channel by channel."""
-    pad, run = padder(window.begins, window.ends), CONVOLUTIONS[len(window.kernel) - 1]
+    pad, run = Padding(window.begins, window.ends), CONVOLUTIONS[len(window.kernel) - 1]
     kernel = torch.ones((1, 1, *window.kernel))
 
     def summed(values: Tensor) -> Tensor:

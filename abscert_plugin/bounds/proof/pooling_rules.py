@@ -20,7 +20,7 @@ from abscert_plugin.bounds.proof.nonlinear import Activation, Largest
 from abscert_plugin.bounds.proof.pairs import Ranged
 from abscert_plugin.graph.operands import Window
 from abscert_plugin.graph.walk import need
-from abscert_plugin.reading.sliding import CONVOLUTIONS, MAX_POOLS, RANKS, padder
+from abscert_plugin.reading.sliding import CONVOLUTIONS, MAX_POOLS, RANKS, Padding
 
 _LARGEST_POWER: Final = 8
 
@@ -50,7 +50,7 @@ def _max_pool(view: View) -> None:
     _need_no_joined_pad(view, False)
     need(len([name for name in view.node.outputs if name]) == 1, "expected no indices")
     window = view.pool(RANKS)
-    pad, run = padder(window.begins, window.ends, -torch.inf), MAX_POOLS[len(window.kernel) - 1]
+    pad, run = Padding(window.begins, window.ends, -torch.inf), MAX_POOLS[len(window.kernel) - 1]
 
     def pool(values: Tensor) -> Tensor:
         return run(pad(values), window.kernel, window.stride, dilation=window.dilation)
@@ -92,7 +92,7 @@ def _average_pool(view: View) -> None:
 
 def _window_sums(window: Window) -> Callable[[Tensor], Tensor]:
     """Return what sums the entries of each window, channel by channel."""
-    pad, rank = padder(window.begins, window.ends), len(window.kernel)
+    pad, rank = Padding(window.begins, window.ends), len(window.kernel)
     if rank == 2 and window.dilation == [1, 1]:
         return lambda values: functional.avg_pool2d(pad(values), window.kernel, window.stride, divisor_override=1)
 

@@ -17,7 +17,7 @@ from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Bilinear, Convolution, Matrix, Scale
 from abscert_plugin.graph.operands import SAME
 from abscert_plugin.graph.walk import need
-from abscert_plugin.reading.sliding import RANKS, TRANSPOSED, padder
+from abscert_plugin.reading.sliding import RANKS, TRANSPOSED, Padding
 
 _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 
@@ -28,7 +28,7 @@ def _convolution(view: View) -> None:
     window = view.window(weight.lower.shape[2:], RANKS)
     source, begins = view.name(), window.begins
     if begins != window.ends:
-        source, begins = view.move(source, padder(begins, window.ends)), [0] * len(begins)
+        source, begins = view.move(source, Padding(begins, window.ends)), [0] * len(begins)
     options = {"stride": window.stride, "padding": begins, "dilation": window.dilation}
     options["groups"] = view.attribute("group", 1)
     view.affine(source, Convolution(weights(weight), options), _bias(view, len(begins), len(weight.lower)))
@@ -54,7 +54,7 @@ def _transposed_convolution(view: View) -> None:
     spans = [(side - 1) * apart + 1 for side, apart in zip(kernel, dilation, strict=True)]
     full = [(size - 1) * step + span for size, step, span in zip(shape[1:], stride, spans, strict=True)]
     begins, ends = _cut(view, shape[1:], stride, [size + extra for size, extra in zip(full, more, strict=True)])
-    cut = padder([-pad for pad in begins], [extra - pad for extra, pad in zip(more, ends, strict=True)])
+    cut = Padding([-pad for pad in begins], [extra - pad for extra, pad in zip(more, ends, strict=True)])
     sizes = [size + extra - begin - end for size, extra, begin, end in zip(full, more, begins, ends, strict=True)]
     need(min(sizes) >= 1, "nothing is left of an axis")
 

@@ -16,6 +16,7 @@ from abscert_plugin.bounds.proof.moves import Concatenation
 from abscert_plugin.bounds.proof.rows import reshape
 from abscert_plugin.graph.operands import SHAPES, new_shape
 from abscert_plugin.graph.walk import BATCH, need
+from abscert_plugin.reading.sliding import Padding
 
 _FOREVER: Final = 2**31 - 1  # an end of a slice that is behind every batch
 _INDEXED: Final = {b"reflect": "reflect", b"edge": "edge", b"wrap": "wrap"}  # of a Pad: numpy's names are ONNX's
@@ -71,8 +72,8 @@ def _pad(view: View) -> None:
         )
         _pad_with(view, value, around)
         return
-    flat = [int(size) for pair in reversed(around[1:]) for size in pair]
-    view.moved(lambda values: torch.nn.functional.pad(values, flat))
+    begins, ends = ([int(pair[side]) for pair in around[1:]] for side in (0, 1))
+    view.moved(Padding(begins, ends))
 
 
 def _pad_with(view: View, value: float, around: Sequence[tuple[int, int]]) -> None:

@@ -24,7 +24,9 @@ from abscert_plugin.bounds.proof.affine import Affine, Join, Shift
 from abscert_plugin.bounds.proof.descent import Descent, Step, Unary
 from abscert_plugin.bounds.proof.enclosure import Enclosure
 from abscert_plugin.bounds.proof.maps import Convolution, InSingle, Scale
+from abscert_plugin.bounds.proof.moves import Move
 from abscert_plugin.bounds.proof.nonlinear import Activation
+from abscert_plugin.reading.sliding import Padding
 
 _PART: Final = "\0part"
 _WORTH: Final = 0.5  # of the entries of rows over whole images: with more, windows are not worth their overhead
@@ -55,6 +57,10 @@ class Window:
         pads = [pad * stride + padding for _, pad, _, stride, padding in axes]
         sizes = [(size - 1) * stride + span for (_, _, size, stride, _), span in zip(axes, spans, strict=True)]
         return Window((steps[0], steps[1]), (pads[0], pads[1]), (sizes[0], sizes[1]))
+
+    def padded(self, begins: Sequence[int]) -> "Window":
+        """Return the windows of what a padding reads, of so many rows and columns in front of it."""
+        return replace(self, pad=(self.pad[0] + begins[0], self.pad[1] + begins[1]))
 
     def joined(self, other: "Window") -> "Window | None":
         """Return the windows that hold those of two steps; None where these do not stay at one distance."""
@@ -179,6 +185,12 @@ class Windows:
             underflow, reach = (part.expand(len(places)) for part in (value.underflow, value.reach))
             return replace(value, underflow=underflow, reach=reach)
 
+        def part(output: str, name: str, read: Window, is_masked: bool) -> _Part:
+            whole = self._windows[name]
+            before = whole.pad[0] - read.pad[0], whole.pad[1] - read.pad[1]
+            mask = cut(read, torch.ones_like(values[name].lower[:, :1])).unsqueeze(1) if is_masked else None
+            return _Part(output, name, before, read.size, mask)
+
         here = {name: enclosed(name, window) for name, window in self._windows.items()}
         kept = {}
         steps: list[Step] = []
@@ -187,17 +199,16 @@ class Windows:
                 like = values[step.input].lower
                 below, above, low, high = (cut(read, line.expand_as(like)) for line in lines[step.output])
                 kept[step.output] = below, above, low, high
+            if isinstance(step, Move):
+                steps.append(part(step.output, step.input, read, is_masked=True))
+                continue
             is_padded = isinstance(step, Affine) and not isinstance(step.map, Scale)
             names = {}
             for name in set(step.inputs):
-                whole = self._windows[name]
-                if not is_padded and whole == read:
-                    continue
-                names[name] = f"{step.output}{_PART}{name}"
-                mask = cut(read, torch.ones_like(values[name].lower[:, :1])).unsqueeze(1) if is_padded else None
-                before = whole.pad[0] - read.pad[0], whole.pad[1] - read.pad[1]
-                steps.append(_Part(names[name], name, before, read.size, mask))
-                here[names[name]] = enclosed(name, read)
+                if is_padded or self._windows[name] != read:
+                    names[name] = f"{step.output}{_PART}{name}"
+                    steps.append(part(names[name], name, read, is_padded))
+                    here[names[name]] = enclosed(name, read)
             steps.append(_reading(step, names))
         rows = torch.zeros((*channels.shape, outputs), dtype=torch.float64).scatter_(2, channels.unsqueeze(2), 1.0)
         both = torch.cat([rows, -rows], 1).reshape(len(places), -1, outputs, 1, 1)
@@ -205,7 +216,7 @@ class Windows:
 
 
 def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[str, tuple[int, ...]]) -> Windows | None:
-    """Return the windows of a tensor behind convolutions over two axes, sums, steps entry by entry, and nothing else.
+    """Return the windows of a tensor behind convolutions over two axes, sums, paddings and steps entry by entry.
 
     None where there is something else, or where windows are not much smaller than their tensors.
 
@@ -228,6 +239,11 @@ def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[st
             step, exact = whole
             if exact is not None:
                 read = read.before(exact.options, exact.weights.center.shape[2:])
+        elif isinstance(step, Move):
+            begins = _begins(step)
+            if begins is None:
+                return None
+            read = read.padded(begins)
         elif not (
             isinstance(step, Activation)
             or (isinstance(step, Shift) and _is_even(step.bias))
@@ -243,6 +259,14 @@ def windows_of(steps: Sequence[Step], name: str, source: str, shapes: Mapping[st
     is_whole = bool(made) and set(windows) == {source, *(step.output for step, _ in made)}
     found = Windows(made[::-1], windows, shapes) if is_whole else None
     return found if found is not None and found.share <= _WORTH else None
+
+
+def _begins(step: Move) -> Sequence[int] | None:
+    """Return how many rows and columns a padding by zeros has in front; None of another move."""
+    if not isinstance(step.move, Padding) or step.move.value:
+        return None
+    (*around, top, left), (*behind, _, _) = step.move.begins, step.move.ends
+    return None if any(around) or any(behind) or min(*step.move.begins, *step.move.ends) < 0 else (top, left)
 
 
 def _reading(step: Step, names: Mapping[str, str]) -> Step:

@@ -19,17 +19,20 @@ SHAPE = 2, 14, 13
 
 def convolution(net: Net, inputs: int, outputs: int) -> None:
     groups = net.pick(1, 2)
-    side, pads = net.integers(2, 1, 3), net.integers(2, 0, 2)
+    side, pads = net.integers(2, 1, 3), net.pick(2 * net.integers(2, 0, 2), net.integers(4, 0, 2))
     weight = net.floats(outputs, inputs // groups, *side)
     bias = [net.floats(outputs)] if net.pick(True, False) else []
-    how: dict[str, Any] = {"strides": net.integers(2, 1, 2), "dilations": net.integers(2, 1, 2), "pads": 2 * pads}
+    how: dict[str, Any] = {"strides": net.integers(2, 1, 2), "dilations": net.integers(2, 1, 2), "pads": pads}
     net.add("Conv", net.last, weight, *bias, group=groups, **how)
 
 
 def entrywise(net: Net, channels: int) -> None:
-    kind = net.pick("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Mul", "Add", "BatchNormalization", "twice")
+    kind = net.pick("Relu", "Sigmoid", "Tanh", "LeakyRelu", "Mul", "Add", "BatchNormalization", "twice", "Pad")
     if kind == "twice":
         net.add("Add", net.last, net.last)
+    elif kind == "Pad":
+        sides = net.integers(4, 0, 2)
+        net.add(kind, net.last, net.whole(0, 0, *sides[:2], 0, 0, *sides[2:]))
     elif kind in ("Mul", "Add"):
         net.add(kind, net.last, net.floats(1, channels, 1, 1))
     elif kind == "BatchNormalization":
@@ -146,6 +149,10 @@ def at_the_corner(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Window, "padded", lambda self, begins: self)
+
+
 def other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = windows.Windows.lines
     monkeypatch.setattr(
@@ -159,7 +166,13 @@ def other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "kind"),
-    [(without_mask, "chain"), (one_off, "chain"), (other_lines, "chain"), (at_the_corner, "residual")],
+    [
+        (without_mask, "chain"),
+        (one_off, "chain"),
+        (other_lines, "chain"),
+        (without_padding, "chain"),
+        (at_the_corner, "residual"),
+    ],
 )
 def test_a_fault_in_windows_is_seen(
     fault: Callable[[pytest.MonkeyPatch], None], kind: str, monkeypatch: pytest.MonkeyPatch
@@ -182,6 +195,20 @@ def test_what_is_scaled_unevenly_has_no_windows() -> None:
     net.add("Relu")
     net.add("Mul", net.last, net.floats(2, 12, 11))
     behind = net.add("Conv", net.last, net.floats(2, 2, 3, 3))
+    net.add("Relu")
+    proof = proof_of(net)
+    assert windows_of(proof.tightening._before[behind], behind, "x", proof.shapes) is None
+
+
+@pytest.mark.parametrize(
+    ("pads", "number"), [((0, 0, 1, 1, 0, 0, 1, 1), 1.0), ((0, 1, 0, 0, 0, 1, 0, 0), 0.0), ((0, 0, -1, 0) * 2, 0.0)]
+)
+def test_what_is_padded_by_more_than_zeros_around_has_no_windows(pads: tuple[int, ...], number: float) -> None:
+    net = Net(np.random.default_rng(0), SHAPE)
+    net.add("Conv", net.last, net.floats(2, 2, 3, 3))
+    net.add("Relu")
+    net.add("Pad", net.last, net.whole(*pads), net.constant(number, np.float32))
+    behind = net.add("Conv", net.last, net.floats(2, 2 + pads[1] + pads[5], 3, 3))
     net.add("Relu")
     proof = proof_of(net)
     assert windows_of(proof.tightening._before[behind], behind, "x", proof.shapes) is None
