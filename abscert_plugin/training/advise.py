@@ -19,6 +19,8 @@ MOST_CELLS: Final = 16
 COMPARED: Final = 10_000
 NEIGHBOURS: Final = 5
 CLEAR: Final = 10  # see `advise`
+KEPT: Final = Fraction(1, 3)
+"""Cells that keep a smaller share of what balls leave sure of plain images are advised with a warning."""
 _BATCH: Final = 1000
 
 
@@ -78,6 +80,7 @@ class Advice:
         images: how many images were counted.
         compared: how many of them, the first ones, were compared with their neighbours.
         neighbours: how many neighbours of other classes, nearest in the Euclidean norm, each was compared with.
+        plain_bits: `AdviceRow.bits` of plain images, whose ball reaches the values within the radius.
         rows: the grids, by number of cells; one that the data's values are too few for has none.
         advised: the row to train on; None where no grid of more than one cell has room.
         reason: why, in one sentence.
@@ -89,6 +92,7 @@ class Advice:
     images: int
     compared: int
     neighbours: int
+    plain_bits: float
     rows: tuple[AdviceRow, ...]
     advised: AdviceRow | None
     reason: str
@@ -114,7 +118,8 @@ def advise(
     straddle. More cells keep more of the image, and leave more of it to whoever chooses within the ball: advised is
     what leaves most sure (`AdviceRow.bits`) of the grids that leave at least `CLEAR` times as much sure as open
     (`AdviceRow.clarity`), and where there is none, the clearest one. The bound is of trial trainings:
-    docs/METHOD.md.
+    docs/METHOD.md. Cells that keep less than `KEPT` of what balls leave sure of plain images are advised with a
+    warning: there they are no gain.
 
     Args:
         data: the training split: cells are chosen on no other.
@@ -137,11 +142,13 @@ def advise(
     some = data.first(min(compared, len(data)))
     images = some.take(np.arange(len(some))).images.reshape(len(some), -1)
     pairs = _neighbours(images, some.labels, neighbours)
+    total = counts.sum(axis=0)
     rows = tuple(
         _row(how, grid, counts, images, pairs, radius)
-        for how, grid in _grids(counts.sum(axis=0).astype(np.int64), radius, most_cells)
+        for how, grid in _grids(total.astype(np.int64), radius, most_cells)
     )
-    advised, reason = _choice(rows)
+    plain_bits = _sure(total, *_within(len(total), radius))
+    advised, reason = _choice(rows, plain_bits)
     return Advice(
         data=data.name,
         sha256=data.sha256,
@@ -149,6 +156,7 @@ def advise(
         images=len(data),
         compared=len(some),
         neighbours=neighbours,
+        plain_bits=plain_bits,
         rows=rows,
         advised=advised,
         reason=reason,
@@ -202,11 +210,24 @@ def _bits(
     highest: UInt[np.ndarray, "values"],
 ) -> float:
     """Return the mean over pixels of -log2 of the share of pixels in the cells from the lowest to the highest."""
-    held = np.bincount(grid.level_cells(len(counts) - 1), counts, grid.cells)
-    below = np.concatenate([[0], np.cumsum(held)])  # of whole numbers: exact
-    reached = below[highest.astype(np.int64) + 1] - below[lowest]
-    seen = counts > 0
+    cells = grid.level_cells(len(counts) - 1)
+    first = np.searchsorted(cells, np.arange(grid.cells + 1))  # cells rise with the values
+    return _sure(counts, first[lowest], first[highest.astype(np.int64) + 1])
+
+
+def _sure(
+    counts: Float64[np.ndarray, "values"], first: Int64[np.ndarray, "values"], behind: Int64[np.ndarray, "values"]
+) -> float:
+    """Return the mean over pixels of -log2 of the share of pixels whose values its ball reaches: first to behind."""
+    below = np.concatenate([[0], np.cumsum(counts)])  # of whole numbers: exact
+    reached, seen = below[behind] - below[first], counts > 0
     return float(counts[seen] @ np.log2(counts.sum() / reached[seen]) / counts.sum())
+
+
+def _within(count: int, radius: Radius) -> tuple[Int64[np.ndarray, "values"], Int64[np.ndarray, "values"]]:
+    """Return which stored values lie within the radius of each, as the first one and the one behind the last."""
+    places, reach = np.arange(count), math.floor(radius.pixel * (count - 1))
+    return np.maximum(places - reach, 0), np.minimum(places + reach + 1, count)
 
 
 def _share(
@@ -272,7 +293,7 @@ def _histograms(data: DataSet) -> Float64[np.ndarray, "images values"]:
     return np.concatenate(found).astype(np.float64)
 
 
-def _choice(rows: Sequence[AdviceRow]) -> tuple[AdviceRow | None, str]:
+def _choice(rows: Sequence[AdviceRow], plain_bits: float) -> tuple[AdviceRow | None, str]:
     fitting = [row for row in rows if row.has_room and row.cells > 1]
     if not fitting:
         return None, (
@@ -286,9 +307,14 @@ def _choice(rows: Sequence[AdviceRow]) -> tuple[AdviceRow | None, str]:
         if clear
         else f"leave {best.clarity:.1f} times as much of a pixel sure as open, and no grid leaves more"
     )
+    is_coarse = best.bits < KEPT * plain_bits
+    warning = (
+        f"; they keep {best.bits:.1f} of the {plain_bits:.1f} bits that are sure of a pixel of plain images, so that "
+        "these may have less error: compare both"
+    )
     mean = "" if math.isclose(best.log2_mean, best.log2_median, rel_tol=0.1) else f" (median {best.log2_median:.1f})"
     return best, (
         f"{best.cells} cells with {best.edges} edges {why}; {100 * best.straddling:.1f} % of pixels straddle, "
         f"2^{best.log2_mean:.1f}{mean} combinations an image, and at least {100 * best.least_error:.2f} % of the "
-        "images compared can be certified by no network on them"
+        f"images compared can be certified by no network on them{warning if is_coarse else ''}"
     )

@@ -1,5 +1,6 @@
 """Advice on cells: figures by hand, pairs that nothing can tell apart by brute force, and what is known of MNIST."""
 
+import math
 from itertools import product
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def test_figures_by_hand() -> None:
     # half of the pixels lie in either cell: one bit is known of the six whose ball stays, and one open of the others
     assert (two.bits, two.open_bits, two.clarity) == (6 / 8, 2 / 8, 3)
     assert (one.bits, one.clarity) == (0, 0)
+    # of plain images: six pixels of eight whose ball holds three pixels, two whose ball holds two
+    assert found.plain_bits == pytest.approx((6 * math.log2(8 / 3) + 2 * 2) / 8)
+    assert two.bits > found.plain_bits / 3
+    assert "plain images" not in found.reason
     # [0, 4] is (low, either) and [5, 10] is (either, high): both may be (low, high); no other pair of classes shares
     assert (two.shared, two.least_error) == (2 / 4, 1 / 4)
     assert found.advised is not None
@@ -105,6 +110,14 @@ def test_mnist_is_advised_what_trials_found(mnist_dir: Path, radius: str, cells:
     assert found.advised.cells == cells
     assert uniform(found.rows, cells).has_room
     assert uniform(found.rows, cells).most == 2  # at most two combinations a pixel
+
+
+def test_cells_that_keep_little_of_an_image_are_advised_with_a_warning() -> None:
+    even = [[*range(0, 256, 5)] for _ in range(20)]
+    found = advise(data_of(even, [0, 1] * 10, 255), Radius.parse("8/255"), most_cells=2)
+    assert found.advised is not None
+    assert found.advised.bits < found.plain_bits / 3
+    assert f"of the {found.plain_bits:.1f} bits that are sure of a pixel of plain images" in found.reason
 
 
 def test_edges_that_tell_nothing_are_not_advised() -> None:
