@@ -85,6 +85,8 @@ class Prover:
             self._proof = Proof(graph, artifact.held, sizes, classes, wide_sums=is_wide)
         except UnsupportedModelError as error:
             self._proof = _proof_of_one(graph, artifact, sizes, classes, error)
+        if self.tail is not None and self._proof.has_narrow_logits:  # `tails` knows what one in float32 may undo
+            raise UnsupportedModelError(f"{artifact.path}: expected a {self.tail} of float32, got one of fewer bits")
         self.arithmetic = Arithmetic.WIDE_SUMS if is_wide and self._proof.is_narrow else Arithmetic.ANY_ORDER
         self._logits = self._proof.output
         # intervals in float32 lose 0.02 points of a certified share, and take a third of the time

@@ -10,6 +10,7 @@ from abscert_plugin.bounds.proof.affine_rules import AFFINE_RULES
 from abscert_plugin.bounds.proof.building import Build
 from abscert_plugin.bounds.proof.descent import Step
 from abscert_plugin.bounds.proof.forest_rules import FOREST_RULES
+from abscert_plugin.bounds.proof.formats import NARROW
 from abscert_plugin.bounds.proof.lookalikes import has_gates, need_no_lookalike, need_splits_apart
 from abscert_plugin.bounds.proof.maps import Convolution, InSingle, LinearMap
 from abscert_plugin.bounds.proof.ml_rules import ML_RULES
@@ -59,6 +60,7 @@ class ProofPlan:
         held: names at which chains begin: of what nonlinear steps give, and of the source.
         stops: names at whose ends intervals stop: those that are held, and closer ones along chains.
         shapes: of all tensors by name, without the batch.
+        has_narrow_logits: whether the logits are in fewer bits than float32.
     """
 
     steps: tuple[Step, ...]
@@ -67,6 +69,7 @@ class ProofPlan:
     held: frozenset[str]
     stops: frozenset[str]
     shapes: Mapping[str, tuple[int, ...]]
+    has_narrow_logits: bool
 
     def in_single(self) -> "ProofPlan":
         """Return the same plan, whose convolutions are in float32: in float64, torch has none that are quick."""
@@ -132,4 +135,5 @@ def plan(graph: Graph, source: str, shape: tuple[int, ...], classes: int, wide_s
     holding = frozenset({step.output for step in build.steps if step.ends_chains} | {source})
     stops = holding | {step.output for step in build.steps if step.is_closer}
     shapes = {name: tuple(value.lower.shape[1:]) for name, value in build.values.items()}
-    return ProofPlan(tuple(build.steps), source, graph.output, holding, stops, shapes)
+    is_narrow = build.types.get(graph.output) in NARROW
+    return ProofPlan(tuple(build.steps), source, graph.output, holding, stops, shapes, is_narrow)

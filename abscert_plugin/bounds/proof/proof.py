@@ -86,6 +86,8 @@ class Proof:
         self._widest = max(map(math.prod, self._plan.shapes.values()))
         self.is_narrow = self._exact.is_narrow
         """Whether some nodes compute in fewer bits than float32."""
+        self.has_narrow_logits = self._exact.has_narrow_logits
+        """Whether the logits are in fewer bits than float32."""
         self.entries = sum(map(math.prod, self._plan.shapes.values()))
         """How many entries all tensors of one input have together."""
 

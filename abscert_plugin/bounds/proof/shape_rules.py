@@ -185,7 +185,7 @@ def _picked_along(view: View, picked: Mapping[int, np.ndarray]) -> None:
 
 
 def _picker(axis: int, indices: np.ndarray) -> Callable[[Tensor], Tensor]:
-    places = torch.from_numpy(np.ascontiguousarray(indices, dtype=np.int64))
+    places = torch.from_numpy(np.array(indices, dtype=np.int64, order="C"))  # of one entry, a view may go backward
     return lambda values: values.index_select(axis, places)
 
 

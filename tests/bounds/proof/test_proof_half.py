@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from half_evaluation import CLASSES, SOURCE, Layer, Runtime, graph_of, random_layers
+from half_evaluation import CLASSES, SOURCE, Layer, Runtime, graph_of, name_of, random_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,3 +151,11 @@ def test_weights_that_are_subnormal_may_be_flushed(monkeypatch: pytest.MonkeyPat
     assert escapes(layers, point, 0.0, 0, wide_sums=True) == []
     monkeypatch.setattr(formats, "_subnormal", lambda *_: 0.0)
     assert escapes(layers, point, 0.0, 0, wide_sums=True) != []
+
+
+def test_a_proof_says_whether_its_logits_are_in_fewer_bits() -> None:
+    layers = random_layers(np.random.default_rng(0), 4)
+    cast = graph_of(layers, 4)  # back to float32
+    assert not Proof(cast, SOURCE, (4,), CLASSES).has_narrow_logits
+    bare = replace(cast, output=name_of(layers, len(layers) - 1))
+    assert Proof(bare, SOURCE, (4,), CLASSES).has_narrow_logits

@@ -380,3 +380,9 @@ def test_which_of_several_largest_is_meant_does_not_matter() -> None:
     net.add("ArgMax", axis=2, select_last_index=1)
     net.add("Cast", to=TensorProto.FLOAT)
     assert sampled(net.logits(), np.random.default_rng(0)).excess <= 0
+
+
+def test_an_axis_of_one_entry_may_be_read_backward() -> None:
+    net = Net(np.random.default_rng(0), (1, 4, 4))
+    net.add("Slice", net.last, net.whole(0), net.whole(-(2**62)), net.whole(1), net.whole(-1))
+    assert sampled(net.logits(), net.random).excess <= 0
