@@ -137,8 +137,11 @@ def test_slower_methods_are_tighter_on_a_whole() -> None:
     net = network("relu")
     bounder = bounder_of(net)
     lower, upper, labels = boxes(8, 0.5)
-    means = [float(bounder.margins(lower, upper, labels, method).mean()) for method in BoundMethod]
-    assert all(tight > loose for loose, tight in pairwise(means))
+    means = {method: float(bounder.margins(lower, upper, labels, method).mean()) for method in BoundMethod}
+    lbp = means.pop(BoundMethod.CROWN_LBP)
+    assert all(tight > loose for loose, tight in pairwise(means.values()))
+    # behind two hidden layers its lines are those of CROWN: which is the larger, rounding alone decides
+    assert lbp == pytest.approx(means[BoundMethod.CROWN], rel=0, abs=1e-6)
 
 
 def test_optimised_bounds_are_nowhere_below_crown() -> None:
